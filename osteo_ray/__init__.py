@@ -1,0 +1,21 @@
+"""osteo-ray: opportunistic osteoporosis screening on CT archives.
+
+    from osteo_ray import load_bundle
+    result = load_bundle("bundle/").score("study_folder/", record={"age_y": 67, "sex": "F"})
+
+Research use only; an aid, not a diagnosis; it cannot rule out low bone density.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("osteo-ray")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+uninstalled"
+
+
+def load_bundle(path: str):
+    """A `osteo_ray.screening.scorer.Scorer` over the trained model in folder `path`."""
+    from osteo_ray.screening.scorer import Scorer
+
+    return Scorer.load(path)

@@ -1,0 +1,94 @@
+"""Typed configs: frozen pydantic models, read from YAML, changed by dotted overrides.
+
+    cfg = load(ScreenConfig, "configs/screen.yaml", ["scoring.batch=16", "seed=3"])
+
+Every job has one tree. A bad key or value gives a `ConfigError` that names the key, what it was and
+what it may be. Nothing is read from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A config that can't be used; the text names each bad key, what it was and what it may be."""
+
+
+class Section(BaseModel):
+    """Base of every config node: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+T = TypeVar("T", bound=Section)
+
+
+def load(model: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
+    """Read `path` (YAML, may be absent), apply `a.b=value` overrides (values are YAML), validate.
+
+    Raises:
+        ConfigError: naming each bad key.
+    """
+    data: Any = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as e:
+            raise ConfigError(f"config file {path}: {e.strerror}") from None
+        except yaml.YAMLError as e:
+            raise ConfigError(f"config file {path} is not YAML: {e}") from None
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"config file {path}: the top level must be keys and values, it is a {type(data).__name__}")
+    data = dict(data)
+    for item in overrides:
+        _set_dotted(data, item)
+    return validate(model, data)
+
+
+def validate(model: type[T], data: Mapping[str, Any]) -> T:
+    """Validate a nested mapping against `model`; `ConfigError` names each bad key."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise ConfigError("\n".join(_explain(model, err) for err in e.errors())) from None
+
+
+def dump(cfg: Section, path: str | Path) -> None:
+    """Write `cfg` as YAML that `load` reads back to an equal config."""
+    Path(path).write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+
+
+def _set_dotted(data: dict[str, Any], item: str) -> None:
+    key, eq, text = item.partition("=")
+    if not eq or not all(key.split(".")):
+        raise ConfigError(f"override {item!r}: write it as key.subkey=value")
+    node: Any = data
+    *parents, leaf = key.split(".")
+    for p in parents:
+        node = node.setdefault(p, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {item!r}: {p} holds a value, not keys")
+    node[leaf] = yaml.safe_load(text)
+
+
+def _explain(model: type[BaseModel], err: Any) -> str:
+    loc = [str(p) for p in err["loc"]]
+    key = ".".join(loc)
+    if err["type"] == "extra_forbidden":
+        node: Any = model
+        for p in loc[:-1]:
+            field = getattr(node, "model_fields", {}).get(p)
+            node = field.annotation if field else None
+        names = sorted(getattr(node, "model_fields", {}))
+        near = get_close_matches(loc[-1], names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{key}: no such key{hint} (keys here: {', '.join(names)})"
+    got = f" (got {err['input']!r})" if err["type"] != "missing" else ""
+    return f"{key}: {err['msg']}{got}"

@@ -1,0 +1,58 @@
+"""Outcome states and codes: the one list of everything that can become of a file or a series.
+
+A failure is a row, not an exception that leaves the worker. Inside a stage a function may raise
+`Rejected`; the stage's edge turns it into an `Outcome`, and the outcome into columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Terminal states; every indexed series ends in exactly one."""
+
+    SCORED = "SCORED"
+    SCORED_WARN = "SCORED_WARN"
+    ABSTAINED = "ABSTAINED"
+    EXCLUDED = "EXCLUDED"
+    QUARANTINED = "QUARANTINED"
+    ERROR = "ERROR"
+
+
+class Stage(StrEnum):
+    """Where on the road an outcome was reached."""
+
+    LIST = "list"
+    HEADER = "header"
+    ASSEMBLE = "assemble"
+    GATE = "gate"
+    CHOOSE = "choose"
+    DECODE = "decode"
+    SELECT = "select"
+    SCORE = "score"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file or series. `code` is stable and short; `message` is for a person."""
+
+    state: State
+    code: str
+    stage: Stage
+    message: str = ""
+    attempt: int = 1
+
+
+class Rejected(Exception):
+    """Raised inside a stage to end one file or series with an outcome."""
+
+    def __init__(self, state: State, code: str, stage: Stage, message: str = ""):
+        super().__init__(f"{code}: {message}" if message else code)
+        self.outcome = Outcome(state, code, stage, message)
+
+    def __reduce__(self):
+        # Exceptions are rebuilt from their arguments when they cross a Ray worker's border.
+        o = self.outcome
+        return (Rejected, (o.state, o.code, o.stage, o.message))

@@ -1,0 +1,92 @@
+"""The results table: one Arrow schema, one row per indexed series.
+
+`results.parquet` holds these columns in this order; `result.json` is one row of it as nested JSON.
+Rows of series that were not scored carry nulls in the score columns and always a state and a code.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+RESULT_VERSION = "1.0"
+
+SELECTED = pa.struct(
+    [
+        ("sop_uid", pa.string()),
+        ("index", pa.int32()),  # position in the z-ordered stack
+        ("z_mm", pa.float64()),
+        ("weight", pa.float32()),  # attention weight in the score, sums to 1 over the picks
+        ("p_lumbar", pa.float32()),  # the encoder's belief that the slice shows L1-L5
+    ]
+)
+SHAP = pa.struct(
+    [
+        ("feature", pa.string()),
+        ("group", pa.string()),  # demographics | labs | ct
+        ("value", pa.float64()),  # null where the record lacks it
+        ("unit", pa.string()),
+        ("shap", pa.float64()),  # in log-odds of osteoporosis
+    ]
+)
+GATE = pa.struct(
+    [
+        ("gate", pa.string()),  # Q_KVP, Q_TILT, ...
+        ("verdict", pa.string()),  # pass | warn | fail
+        ("value", pa.string()),
+        ("threshold", pa.string()),
+    ]
+)
+
+RESULTS = pa.schema(
+    [
+        # identity of the row
+        ("row_key", pa.string()),
+        ("run_id", pa.string()),
+        ("study_uid", pa.string()),
+        ("series_uid", pa.string()),
+        ("patient_key", pa.string()),
+        # outcome: exactly one state per indexed series
+        ("state", pa.string()),
+        ("code", pa.string()),
+        ("stage", pa.string()),
+        ("message", pa.string()),
+        ("attempt", pa.int32()),
+        # score
+        ("risk_prob", pa.float64()),  # calibrated P(osteoporosis)
+        ("risk_low", pa.float64()),  # interval at the bundle's stated level
+        ("risk_high", pa.float64()),
+        ("risk_class", pa.string()),  # high | low, at the operating point
+        ("p_normal", pa.float64()),
+        ("p_osteopenia", pa.float64()),
+        ("p_osteoporosis", pa.float64()),
+        ("log_odds", pa.float64()),  # osteoporosis against normal, before calibration
+        ("operating_point", pa.string()),
+        ("threshold", pa.float64()),
+        ("calibrator", pa.string()),  # which missingness pattern's calibrator
+        ("modalities", pa.list_(pa.string())),
+        # evidence
+        ("selected", pa.list_(SELECTED)),
+        ("slices_total", pa.int32()),
+        ("slices_decoded", pa.int32()),
+        ("bytes_read", pa.int64()),
+        ("shap_base", pa.float64()),
+        ("shap", pa.list_(SHAP)),
+        ("gates", pa.list_(GATE)),
+        # what subgroups are cut by
+        ("age_y", pa.float64()),
+        ("sex", pa.string()),
+        ("manufacturer", pa.string()),
+        ("kvp", pa.float64()),
+        ("convolution_kernel", pa.string()),
+        ("slice_thickness_mm", pa.float64()),
+        ("spacing_z_median_mm", pa.float64()),
+        ("contrast", pa.string()),
+        # provenance
+        ("model_name", pa.string()),
+        ("model_version", pa.string()),
+        ("model_sha256", pa.string()),
+        ("open_s", pa.float64()),
+        ("select_s", pa.float64()),
+        ("score_s", pa.float64()),
+    ]
+)
