@@ -1,0 +1,101 @@
+"""Calibration per missingness pattern: logits -> P(osteoporosis) with an interval (scipy + numpy).
+
+A Platt curve on the log-odds of osteoporosis against the rest, one per pattern of modalities, fitted
+on validation patients. Patients who have more than a pattern's modalities count for it too, with the
+surplus hidden. The interval is the calibrator's own: the fit is repeated on resampled patients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+MIN_EVENTS = 5
+"""Fewest patients of each class a pattern's own calibrator is fitted on (fewer: scores abstain)."""
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """P = sigmoid(slope * x + intercept), x the log-odds of osteoporosis against the rest."""
+
+    pattern: str  # e.g. "demographics+labs+ct"
+    slope: float
+    intercept: float
+    n: int
+    events: int
+    level: float  # of the interval
+    resampled: tuple[tuple[float, float], ...]  # (slope, intercept) of each resample
+
+    def __call__(self, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log-odds [n] -> probability, lower and upper bound, each [n]."""
+        x = np.asarray(log_odds, float)
+        ab = np.array(self.resampled)
+        p = expit(self.slope * x + self.intercept)
+        spread = expit(ab[:, :1] * x[None] + ab[:, 1:])
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(spread, [tail, 1 - tail], axis=0)
+        return p, np.minimum(low, p), np.maximum(high, p)
+
+    def to_dict(self) -> dict:
+        """Plain data for the bundle's JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict) -> Calibrator:
+        """Inverse of `to_dict`."""
+        return cls(**{**d, "resampled": tuple(tuple(r) for r in d["resampled"])})
+
+
+def rest_log_odds(logits: np.ndarray) -> np.ndarray:
+    """Class logits [n, 3] -> log-odds of osteoporosis against the other two together [n]."""
+    return logits[:, 2] - np.logaddexp(logits[:, 0], logits[:, 1])
+
+
+def fit_calibrator(
+    pattern: str, log_odds: np.ndarray, label: np.ndarray, seed: int, level: float = 0.9, resamples: int = 200
+) -> Calibrator | None:
+    """Fit on log-odds [n] and class indices [n]; None where fewer than MIN_EVENTS patients of a side exist."""
+    y = np.asarray(label) == 2
+    x = np.asarray(log_odds, float)
+    if min(y.sum(), (~y).sum()) < MIN_EVENTS:
+        return None
+    slope, intercept = _platt(x, y)
+    rng = np.random.default_rng(seed)
+    resampled = []
+    # Resampled within each class, so that no resample loses one.
+    pos, neg = np.flatnonzero(y), np.flatnonzero(~y)
+    for _ in range(resamples):
+        rows = np.r_[rng.choice(pos, len(pos)), rng.choice(neg, len(neg))]
+        resampled.append(_platt(x[rows], y[rows]))
+    return Calibrator(pattern, slope, intercept, len(y), int(y.sum()), level, tuple(resampled))
+
+
+def operating_threshold(prob: np.ndarray, label: np.ndarray, sensitivity: float) -> float:
+    """Highest probability threshold that keeps `sensitivity` for osteoporosis on these patients.
+
+    Raises:
+        ValueError: where no patient has osteoporosis.
+    """
+    cases = np.sort(prob[np.asarray(label) == 2])[::-1]
+    if cases.size == 0:
+        raise ValueError("no validation patient with osteoporosis: an operating point can't be set")
+    return float(cases[min(int(np.ceil(sensitivity * cases.size)), cases.size) - 1])
+
+
+def pattern_of(present: np.ndarray, names: tuple[str, ...]) -> str:
+    """'demographics+ct' for a row of a presence mask."""
+    return "+".join(n for n, here in zip(names, present, strict=True) if here)
+
+
+def _platt(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Logistic curve with Platt's smoothed targets, as weights: a separable sample keeps a finite slope."""
+    n1, n0 = y.sum(), (~y).sum()
+    hi, lo = (n1 + 1) / (n1 + 2), 1 / (n0 + 2)
+    weight1 = np.where(y, hi, lo)
+    xs = np.r_[x, x][:, None]
+    ys = np.r_[np.ones(len(x)), np.zeros(len(x))]
+    lr = LogisticRegression(C=1e3).fit(xs, ys, sample_weight=np.r_[weight1, 1 - weight1])
+    return float(lr.coef_[0, 0]), float(lr.intercept_[0])

@@ -1,0 +1,136 @@
+"""Slice encoder: one spine crop -> an embedding that a person can read part of (plain torch).
+
+A small convolutional network looks for regions of interest in the crop; part of the embedding is
+the mean and spread of the *untouched* HU inside each region. The first region is trained to be the
+trabecular core, so the bone density in the embedding is a measurement made where the network
+points, not a number it recalls.
+
+    enc = SliceEncoder(EncoderConfig())
+    f = enc(torch.from_numpy(crops))        # int16 or float HU [n, 96, 96]
+    f.embedding                             # [n, D]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from osteo_ray.config import Section
+
+REGIONS = ("thoracic", "lumbar", "pelvic", "none")
+"""Where along the spine a slice lies; `none` is neck, head or legs."""
+LUMBAR = REGIONS.index("lumbar")
+
+
+class EncoderConfig(Section):
+    """Architecture of the slice encoder; ships in the bundle."""
+
+    width: int = Field(16, ge=4, le=128)
+    n_rois: int = Field(4, ge=1, le=32)
+    n_learned: int = Field(20, ge=1, le=512, description="free dimensions of the embedding")
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding."""
+        return self.n_learned + 2 * self.n_rois + len(REGIONS) + 1
+
+
+@dataclass
+class SliceFeatures:
+    """What the encoder says about n slices."""
+
+    embedding: torch.Tensor  # [n, D]
+    region_logits: torch.Tensor  # [n, len(REGIONS)]
+    mid_logit: torch.Tensor  # [n], how near to the middle of a vertebral body
+    trabecular_hu: torch.Tensor  # [n], mean HU inside the first region of interest
+    roi: torch.Tensor  # [n, n_rois, S/2, S/2], weights that sum to 1
+
+
+class _Block(nn.Module):
+    """Strided residual block; group norm, so that a slice's embedding never depends on its batch."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(4, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(4, c_out)
+        self.skip = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
+
+
+class SliceEncoder(nn.Module):
+    """Crop [n, S, S] in HU -> `SliceFeatures`. S must be a multiple of 16."""
+
+    def __init__(self, cfg: EncoderConfig):
+        super().__init__()
+        w = cfg.width
+        self.cfg = cfg
+        self.stem = nn.Conv2d(2, w, 5, 2, 2, bias=False)  # 48
+        self.stem_norm = nn.GroupNorm(4, w)
+        self.down = nn.ModuleList([_Block(w, 2 * w, 2), _Block(2 * w, 4 * w, 2), _Block(4 * w, 4 * w, 2)])
+        self.up = nn.ModuleList([nn.Conv2d(4 * w, 4 * w, 1), nn.Conv2d(4 * w, 2 * w, 1), nn.Conv2d(2 * w, w, 1)])
+        self.roi = nn.Sequential(nn.Conv2d(w, w, 3, 1, 1), nn.ReLU(), nn.Conv2d(w, cfg.n_rois, 1))
+        self.learned = nn.Linear(4 * w, cfg.n_learned)
+        self.region = nn.Linear(4 * w, len(REGIONS))
+        self.mid = nn.Linear(4 * w, 1)
+
+    def forward(self, hu: torch.Tensor) -> SliceFeatures:
+        hu = hu.float()[:, None]
+        x = torch.cat([_window(hu, -200.0, 600.0), _window(hu, -160.0, 240.0)], dim=1)
+        levels = [F.relu(self.stem_norm(self.stem(x)))]
+        for block in self.down:
+            levels.append(block(levels[-1]))
+        y = levels[-1]
+        for conv, skip in zip(self.up, reversed(levels[:-1]), strict=True):
+            y = F.relu(F.interpolate(conv(y), scale_factor=2.0, mode="nearest") + skip)
+        roi = self.roi(y).flatten(2).softmax(dim=-1)  # [n, K, P]
+        flat = F.avg_pool2d(hu.clamp(-200.0, 1200.0), 2).flatten(2)  # [n, 1, P]
+        mean = (roi * flat).sum(-1)
+        spread = ((roi * (flat - mean[..., None]) ** 2).sum(-1) + 1.0).sqrt()
+        pooled = levels[-1].mean(dim=(2, 3))
+        region = self.region(pooled)
+        mid = self.mid(pooled)
+        embedding = torch.cat(
+            [
+                torch.tanh(self.learned(pooled)),
+                mean / 150.0 - 1.0,
+                spread / 50.0 - 1.0,
+                region.softmax(-1),
+                mid.sigmoid(),
+            ],
+            dim=1,
+        )
+        side = hu.shape[-1] // 2
+        return SliceFeatures(
+            embedding=embedding,
+            region_logits=region,
+            mid_logit=mid[:, 0],
+            trabecular_hu=mean[:, 0],
+            roi=roi.unflatten(-1, (side, side)),
+        )
+
+
+def _window(hu: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    return (hu.clamp(low, high) - low) / (high - low) * 2.0 - 1.0
+
+
+class PretrainConfig(Section):
+    """How the encoder is pre-trained, before it is frozen."""
+
+    supervision: Literal["slices", "patients"] = Field(
+        "slices", description="slices: region, mid-vertebra and trabecular HU per slice; patients: only the DXA label"
+    )
+    steps: int = Field(500, ge=1)
+    batch: int = Field(48, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    shift_px: int = Field(10, ge=0, description="random shift of the crop, pixels")
+    noise_hu: float = Field(10.0, ge=0)

@@ -1,0 +1,35 @@
+"""Progress for people: one bar a stage, with done/total and time left, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def stage(name: str, total: int | None, unit: str = "it", quiet: bool = False) -> Iterator[Advance]:
+    """Show a bar called `name`; the value is a function that advances it by n.
+
+    Where stderr is not a terminal (a log file, CI) a line is written at most every ten seconds.
+    """
+    live = sys.stderr.isatty()
+    bar = tqdm(
+        total=total,
+        desc=name,
+        unit=unit,
+        disable=quiet,
+        mininterval=0.2 if live else 10.0,
+        ascii=not live,
+        dynamic_ncols=live,
+        ncols=None if live else 100,
+        file=sys.stderr,
+    )
+    try:
+        yield lambda n=1: bar.update(n)
+    finally:
+        bar.close()

@@ -1,0 +1,136 @@
+"""The selection reward and its scorer (pure; torch for the scorer).
+
+Each term is its own function so that an episode's return can be computed by hand. The scorer that
+turns kept slices into class probabilities is cross-fitted by patient: a patient's reward never comes
+from a scorer that saw that patient's label.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from osteo_ray.config import Section
+from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.progress import stage
+from osteo_ray.records.labels import CLASSES
+from osteo_ray.selection.data import Scans, p_lumbar
+
+
+class RewardConfig(Section):
+    """Weights of the reward's terms."""
+
+    gain: float = Field(1.0, description="per step: gain in log p(correct class)")
+    terminal: float = Field(1.0, ge=0, description="+ for a right, - for a wrong decision at the end")
+    look_cost: float = Field(0.01, ge=0, description="per slice decoded")
+    dr_dsn: float = Field(
+        0.0, ge=0, description="weight of diversity + representativeness at the end (0.1 in the literature)"
+    )
+
+
+def information_gain(log_p_before: float, log_p_after: float) -> float:
+    """Gain in log p(correct class), clipped so that one slice can't dwarf the decision."""
+    return float(np.clip(log_p_after - log_p_before, -2.0, 2.0))
+
+
+def decision(probs: np.ndarray, label: int) -> float:
+    """+1 where the most probable class is the label, else -1."""
+    return 1.0 if int(np.argmax(probs)) == label else -1.0
+
+
+def dr_dsn(embedding: np.ndarray, kept: np.ndarray) -> float:
+    """Diversity-representativeness of the picks (Zhou et al. 2018, arXiv 1801.00054).
+
+    Args:
+        embedding: [n, D], every slice of the scan.
+        kept: indices of the picks.
+
+    Returns:
+        (mean pairwise 1 - cosine among picks + exp(-mean distance of a slice to its nearest pick)) / 2.
+    """
+    if len(kept) == 0:
+        return 0.0
+    picks = embedding[kept]
+    unit = picks / np.maximum(np.linalg.norm(picks, axis=1, keepdims=True), 1e-8)
+    k = len(kept)
+    diversity = float((1 - unit @ unit.T).sum() / (k * (k - 1))) if k > 1 else 0.0
+    nearest = np.linalg.norm(embedding[:, None] - picks[None], axis=2).min(axis=1)
+    return (diversity + float(np.exp(-nearest.mean()))) / 2
+
+
+class ScorerConfig(Section):
+    """The reward's scorer and its cross-fitting."""
+
+    folds: int = Field(3, ge=2, le=20)
+    steps: int = Field(400, ge=1)
+    batch: int = Field(64, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+
+
+def fold_of(patient: str, folds: int) -> int:
+    """A patient's cross-fitting fold, a function of the key alone: all scans of a patient share it."""
+    return zlib.crc32(f"fold|{patient}".encode()) % folds
+
+
+def fit_scorers(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, quiet: bool = False) -> list[AttentionPool]:
+    """One scorer per fold, each trained on the labelled patients of the other folds.
+
+    Raises:
+        ValueError: where a fold's training part has fewer than two classes.
+    """
+    folds = np.array([fold_of(p, cfg.folds) for p in scans.patient])
+    scorers = []
+    with stage("fit reward scorers", cfg.folds * cfg.steps, "step", quiet) as advance:
+        for f in range(cfg.folds):
+            rows = np.flatnonzero((folds != f) & (scans.label >= 0))
+            if len(np.unique(scans.label[rows])) < 2:
+                raise ValueError(
+                    f"cross-fitting fold {f}: its {len(rows)} labelled training scans have fewer than two classes; "
+                    "give more labelled patients with CT, or fewer folds"
+                )
+            scorers.append(_fit_one(scans.take(rows), cfg, max_keep, seed * 1000 + f, advance))
+    return scorers
+
+
+def random_bags(
+    scans: Scans, rows: np.ndarray, max_keep: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bags of 1..max_keep slices: half drawn evenly over the scan, half where the lumbar spine is believed.
+
+    Returns:
+        bag float32 [len(rows), max_keep, D], mask bool [len(rows), max_keep].
+    """
+    n = len(rows)
+    emb, valid = scans.embedding[rows], scans.valid[rows]
+    weight = np.where(rng.random((n, 1)) < 0.5, 1.0, p_lumbar(emb) + 0.02)
+    # Gumbel top-k draws without replacement in one go.
+    keys = np.log(np.maximum(weight, 1e-9)) + rng.gumbel(size=valid.shape)
+    order = np.argsort(-np.where(valid, keys, -np.inf), axis=1)[:, :max_keep]
+    size = rng.integers(1, max_keep + 1, (n, 1))
+    mask = (np.arange(max_keep)[None] < size) & np.take_along_axis(valid, order, 1)
+    bag = np.take_along_axis(emb, order[..., None], 1) * mask[..., None]
+    return torch.from_numpy(bag.astype(np.float32)), torch.from_numpy(mask)
+
+
+def _fit_one(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, advance) -> AttentionPool:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    net = AttentionPool(scans.embedding.shape[-1], len(CLASSES))
+    opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
+    sched = torch.optim.lr_scheduler.OneCycleLR(opt, cfg.lr, total_steps=cfg.steps)
+    net.train()
+    for _ in range(cfg.steps):
+        rows = rng.integers(0, len(scans), cfg.batch)
+        bag, mask = random_bags(scans, rows, max_keep, rng)
+        loss = F.cross_entropy(net(bag, mask).logits, torch.from_numpy(scans.label[rows]))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        sched.step()
+        advance(1)
+    return net.eval()
