@@ -1,0 +1,382 @@
+"""One result row -> what the study page shows: numbers formatted, positions in percent, groups summed. Pure.
+
+The templates only lay out; every choice of wording, scale and order is made here, so that it can be tested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from osteo_ray.outcomes import State
+from osteo_ray.records.schema import FEATURES
+from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, picture
+
+DISCLAIMER = "Research use only; an aid, not a diagnosis; it cannot rule out low bone density."
+
+GROUPS = {"demographics": "Demographics", "labs": "Laboratory values", "ct": "CT"}
+TONE = {
+    State.SCORED: "ok",
+    State.SCORED_WARN: "warn",
+    State.ABSTAINED: "warn",
+    State.EXCLUDED: "quiet",
+    State.QUARANTINED: "bad",
+    State.ERROR: "bad",
+}
+MEANING = {
+    State.SCORED: "Scored",
+    State.SCORED_WARN: "Scored, with a warning",
+    State.ABSTAINED: "Abstained: no score is given",
+    State.EXCLUDED: "Excluded: not scored",
+    State.QUARANTINED: "Quarantined: not scored",
+    State.ERROR: "Failed: not scored",
+}
+VERDICT = {"pass": ("✓", "Pass", "ok"), "warn": ("!", "Warn", "warn"), "fail": ("✕", "Fail", "bad")}
+NONE = "–"
+FEATURE = {f.name: f for f in FEATURES}
+CT_LABEL = "Chosen slices"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A row of the results with its pictures."""
+
+    row: Mapping[str, Any]
+    thumbnails: Sequence[Thumbnail] = ()
+    overview: Overview | None = None
+
+
+@dataclass(frozen=True)
+class Risk:
+    """The score; `at`, `low_at`, `high_at`, `threshold_at` are positions on a 0-100 scale, None where absent."""
+
+    value: str
+    interval: str
+    at: float
+    low_at: float | None
+    high_at: float | None
+    threshold: str
+    threshold_at: float | None
+    high: bool | None
+    verdict: str
+    operating_point: str
+    classes: tuple[tuple[str, str, float], ...]  # name, percent, width
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One chosen slice: number from head to foot, and `at`, its place from the top of the scan in percent."""
+
+    number: int
+    picture: Picture | None
+    z: str
+    weight: str
+    weight_at: float
+    p_lumbar: str
+    uid_tail: str
+    place: str
+    at: float | None
+    label_at: float | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One SHAP bar: `left` and `width` in percent of a track whose middle is 0."""
+
+    label: str
+    value: str
+    shap: str
+    raises: bool
+    left: float
+    width: float
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    title: str
+    total: Bar
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the study template prints."""
+
+    anchor: str
+    patient: str
+    facts: tuple[tuple[str, str], ...]
+    state: str
+    code: str
+    meaning: str
+    tone: str
+    message: str
+    stage: str
+    risk: Risk | None
+    modalities: tuple[tuple[str, bool], ...]
+    slices: tuple[Slice, ...]
+    overview: Picture | None
+    overview_plane: str
+    z_top: str
+    z_bottom: str
+    groups: tuple[BarGroup, ...]
+    shap_base: str
+    gates: tuple[tuple[str, str, str, str, str, str], ...]
+    provenance: tuple[tuple[str, str], ...]
+
+
+def page(view: StudyView) -> Page:
+    """Lay out one study."""
+    row = view.row
+    state = State(row["state"])
+    slices = _slices(view)
+    extent = _extent(view, slices)
+    return Page(
+        anchor=anchor(row),
+        patient=text(row.get("patient_key")),
+        facts=_facts(row),
+        state=state.value,
+        code=text(row.get("code")),
+        meaning=MEANING[state],
+        tone=TONE[state],
+        message=row.get("message") or "",
+        stage=text(row.get("stage")),
+        risk=_risk(row) if state in (State.SCORED, State.SCORED_WARN) else None,
+        modalities=tuple((GROUPS[g], g in (row.get("modalities") or ())) for g in GROUPS),
+        slices=slices,
+        overview=picture(view.overview.png, view.overview.spacing, 420) if view.overview else None,
+        overview_plane=view.overview.plane if view.overview else "",
+        z_top=extent[0],
+        z_bottom=extent[1],
+        groups=_groups(row.get("shap") or ()),
+        shap_base=signed(row.get("shap_base")),
+        gates=tuple(_gate(g) for g in row.get("gates") or ()),
+        provenance=_provenance(row),
+    )
+
+
+def anchor(row: Mapping[str, Any]) -> str:
+    """An id for links inside one page; series UIDs are digits and dots, anything else is dropped."""
+    key = row.get("series_uid") or row.get("row_key") or row.get("study_uid") or "unknown"
+    return "s-" + "".join(c if c.isalnum() else "-" for c in str(key))
+
+
+def text(value: object) -> str:
+    return NONE if value is None or value == "" else str(value)
+
+
+def percent(p: float | None) -> str:
+    """Risk for a person: whole percent, but never 0 % or 100 %, which no model can know."""
+    if p is None or math.isnan(p):
+        return NONE
+    if 0 < p < 0.01:
+        return "< 1 %"
+    if 0.99 < p < 1:
+        return "> 99 %"
+    return f"{100 * p:.0f} %"
+
+
+def signed(x: float | None) -> str:
+    return NONE if x is None or math.isnan(x) else f"{x:+.2f}".replace("-", "−")
+
+
+def number(x: float | None, digits: int = 1) -> str:
+    return NONE if x is None or math.isnan(x) else f"{x:.{digits}f}".replace("-", "−")
+
+
+def plain(x: float | None) -> str:
+    """A measured value in at most four significant digits, without an exponent."""
+    if x is None or math.isnan(x):
+        return NONE
+    return (f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}").replace("-", "−")
+
+
+def tail(uid: object, keep: int = 12) -> str:
+    """The end of a UID, which is what tells two apart."""
+    s = text(uid)
+    return s if len(s) <= keep + 1 else "…" + s[-keep:]
+
+
+def size(n: int | None) -> str:
+    if n is None:
+        return NONE
+    value = float(n)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def seconds(s: float | None) -> str:
+    return NONE if s is None else f"{s:.2f} s"
+
+
+def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    age = row.get("age_y")
+    sex = {"F": "female", "M": "male"}.get(row.get("sex") or "", row.get("sex"))
+    kvp = row.get("kvp")
+    thick = row.get("slice_thickness_mm")
+    return (
+        ("Age", NONE if age is None else f"{age:.0f} y"),
+        ("Sex", text(sex)),
+        ("Scanner", text(row.get("manufacturer"))),
+        ("Tube voltage", NONE if kvp is None else f"{kvp:g} kVp"),
+        ("Slice thickness", NONE if thick is None else f"{thick:g} mm"),
+        ("Kernel", text(row.get("convolution_kernel"))),
+        ("Contrast", text(row.get("contrast"))),
+        ("Study", tail(row.get("study_uid"))),
+    )
+
+
+def _risk(row: Mapping[str, Any]) -> Risk | None:
+    p = row.get("risk_prob")
+    if p is None:
+        return None
+    low, high, cut = row.get("risk_low"), row.get("risk_high"), row.get("threshold")
+    cls = row.get("risk_class")
+    both = low is not None and high is not None
+    verdict = {
+        "high": "High: at or above the operating point",
+        "low": "Low: below the operating point",
+    }.get(cls or "", "No operating point")
+    names = (("Osteoporosis", "p_osteoporosis"), ("Osteopenia", "p_osteopenia"), ("Normal", "p_normal"))
+    classes = tuple((n, percent(row[c]), 100 * row[c]) for n, c in names if row.get(c) is not None)
+    return Risk(
+        value=percent(p),
+        interval=f"{percent(low)} to {percent(high)}" if both else "no interval given",
+        at=100 * p,
+        low_at=100 * low if both else None,
+        high_at=100 * high if both else None,
+        threshold=percent(cut),
+        threshold_at=None if cut is None else 100 * cut,
+        high={"high": True, "low": False}.get(cls or ""),
+        verdict=verdict,
+        operating_point=text(row.get("operating_point")),
+        classes=classes if len(classes) == 3 else (),
+    )
+
+
+def _slices(view: StudyView) -> tuple[Slice, ...]:
+    """Chosen slices from head to foot; pictures are matched by SOP UID and index."""
+    chosen = sorted(view.row.get("selected") or (), key=lambda s: (-(s["z_mm"] or 0.0), s["index"]))
+    pictures = {(t.sop_uid, t.index): t for t in view.thumbnails}
+    total = view.row.get("slices_total")
+    top_weight = max((s["weight"] or 0.0 for s in chosen), default=0.0)
+    at = [_at(s, view.overview, total) for s in chosen]
+    labels = spread([a for a in at if a is not None], gap=5.5)
+    out = []
+    for i, s in enumerate(chosen):
+        t = pictures.get((s["sop_uid"], s["index"]))
+        out.append(
+            Slice(
+                number=i + 1,
+                picture=picture(t.png, t.spacing) if t else None,
+                z=number(s["z_mm"]) + " mm" if s["z_mm"] is not None else NONE,
+                weight=percent(s["weight"]),
+                weight_at=100 * (s["weight"] or 0.0) / top_weight if top_weight else 0.0,
+                p_lumbar=percent(s.get("p_lumbar")),
+                uid_tail=tail(s["sop_uid"]),
+                place=f"{s['index'] + 1} of {total}" if total else str(s["index"] + 1),
+                at=at[i],
+                label_at=labels.pop(0) if at[i] is not None else None,
+            )
+        )
+    return tuple(out)
+
+
+def _at(s: Mapping[str, Any], overview: Overview | None, total: int | None) -> float | None:
+    """Place from the top of the scan in percent: by mm where an overview says what it spans, else by index."""
+    if overview is not None and s["z_mm"] is not None and overview.z_top_mm > overview.z_bottom_mm:
+        rows = (overview.z_top_mm - overview.z_bottom_mm) / overview.spacing[0] + 1
+        row = (overview.z_top_mm - s["z_mm"]) / overview.spacing[0] + 0.5  # row centres, half a row from the edge
+        return min(100.0, max(0.0, 100 * row / rows))
+    if total:
+        return 100 * (1 - (s["index"] + 0.5) / total)
+    return None
+
+
+def spread(at: Sequence[float], gap: float) -> list[float]:
+    """Label places for ascending marks in [0, 100]: at least `gap` apart where there is room, near their marks."""
+    if not at:
+        return []
+    gap = min(gap, 100 / len(at))
+    places: list[float] = []
+    for a in at:
+        places.append(max(a, places[-1] + gap) if places else max(a, gap / 2))
+    over = places[-1] - (100 - gap / 2)
+    if over > 0:
+        places[-1] -= over
+        for i in range(len(places) - 2, -1, -1):
+            places[i] = min(places[i], places[i + 1] - gap)
+    return places
+
+
+def _extent(view: StudyView, slices: Sequence[Slice]) -> tuple[str, str]:
+    if view.overview is not None:
+        return number(view.overview.z_top_mm, 0) + " mm", number(view.overview.z_bottom_mm, 0) + " mm"
+    total = view.row.get("slices_total")
+    return (f"slice {total}", "slice 1") if total and slices else ("", "")
+
+
+def _groups(shap: Sequence[Mapping[str, Any]]) -> tuple[BarGroup, ...]:
+    """Bars by modality, the longest first; all share one scale, and each group has its sum."""
+    totals = {g: sum(s["shap"] for s in shap if s["group"] == g) for g in dict.fromkeys(s["group"] for s in shap)}
+    scale = max((abs(v) for v in [*totals.values(), *(s["shap"] for s in shap)]), default=0.0)
+    order = [g for g in GROUPS if g in totals] + sorted(set(totals) - set(GROUPS))
+    out = []
+    for g in order:
+        mine = sorted((s for s in shap if s["group"] == g), key=lambda s: -abs(s["shap"]))
+        title = GROUPS.get(g, g)
+        bars = tuple(_bar(feature_label(s["feature"]), _measured(s), s["shap"], scale) for s in mine)
+        out.append(BarGroup(title, _bar(title, "", totals[g], scale), bars))
+    return tuple(out)
+
+
+def _bar(label: str, value: str, shap: float, scale: float) -> Bar:
+    width = 50 * abs(shap) / scale if scale else 0.0
+    return Bar(label, value, signed(shap), shap >= 0, 50.0 if shap >= 0 else 50 - width, width)
+
+
+def _measured(s: Mapping[str, Any]) -> str:
+    if s["value"] is None:
+        return "" if s["group"] == "ct" else "missing"
+    known = FEATURE.get(s["feature"])
+    if known is not None and known.kind == "binary":
+        return "yes" if s["value"] >= 0.5 else "no"
+    unit = {"a": "y", "1": "", None: ""}.get(s["unit"], s["unit"])  # UCUM's year and unity, as people write them
+    return f"{plain(s['value'])} {unit}".strip()
+
+
+def feature_label(name: str) -> str:
+    """The record schema's own words for a feature; a name it doesn't know stands as it is."""
+    if name == "ct":
+        return CT_LABEL
+    return FEATURE[name].label if name in FEATURE else name
+
+
+def _gate(g: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
+    mark, word, tone = VERDICT.get(g["verdict"], ("?", text(g["verdict"]), "quiet"))
+    return (mark, word, tone, text(g["gate"]), text(g["value"]), text(g["threshold"]))
+
+
+def _provenance(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    decoded, total = row.get("slices_decoded"), row.get("slices_total")
+    share = f" ({100 * decoded / total:.0f} %)" if decoded is not None and total else ""
+    name = " ".join(str(v) for v in (row.get("model_name"), row.get("model_version")) if v)
+    times = [("open", "open_s"), ("select", "select_s"), ("score", "score_s")]
+    known = [f"{n} {row[c]:.2f} s" for n, c in times if row.get(c) is not None]
+    return (
+        ("Model", text(name)),
+        ("Model SHA-256", text(row.get("model_sha256"))),
+        ("Calibrator", text(row.get("calibrator"))),
+        ("Run", text(row.get("run_id"))),
+        ("Row key", text(row.get("row_key"))),
+        ("Study UID", text(row.get("study_uid"))),
+        ("Series UID", text(row.get("series_uid"))),
+        ("Slices decoded", NONE if decoded is None else f"{decoded} of {text(total)}{share}"),
+        ("Bytes read", size(row.get("bytes_read"))),
+        ("Time", ", ".join(known) or NONE),
+        ("Attempt", text(row.get("attempt"))),
+    )

@@ -1,0 +1,93 @@
+"""The worklist: scored series sorted by risk, for the people who call patients in.
+
+    write_worklist("worklist.csv", results, top_n_per_week=25)
+
+Ranks count patients, not series: a patient's further series stand right behind the first and share its rank. With a
+weekly capacity the column `week` says in which week a patient comes up (1 = now). Who was not scored is not in the
+list; the run report counts them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from osteo_ray.outcomes import State
+from osteo_ray.reports.study_view import DISCLAIMER
+
+COLUMNS = (
+    "rank",
+    "week",
+    "patient_key",
+    "risk_prob",
+    "risk_low",
+    "risk_high",
+    "risk_class",
+    "operating_point",
+    "age_y",
+    "sex",
+    "modalities",
+    "warning",
+    "study_uid",
+    "series_uid",
+    "run_id",
+    "notice",
+)
+
+
+def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """(patient rank, row) by falling risk; ties by series UID, so that the order never depends on the run.
+
+    A row without patient_key counts as a patient of its own.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for i, row in enumerate(sorted(rows, key=lambda r: (-r["risk_prob"], r["series_uid"] or "", r["row_key"] or ""))):
+        groups.setdefault(row["patient_key"] or f"\0{i}", []).append(row)
+    # Groups are in the order of their first row, which is their highest risk.
+    return [(rank, row) for rank, group in enumerate(groups.values(), start=1) for row in group]
+
+
+def write_worklist(path: str | Path, results: pa.Table, top_n_per_week: int | None = None) -> Path:
+    """Write the worklist as CSV (UTF-8, one header line, the disclaimer in each row's last column).
+
+    Args:
+        top_n_per_week: how many patients can be seen in a week; None leaves `week` empty.
+
+    Raises:
+        ValueError: a capacity below 1.
+    """
+    if top_n_per_week is not None and top_n_per_week < 1:
+        raise ValueError(f"top_n_per_week: {top_n_per_week} given; it must be at least 1, or none")
+    scored = [
+        r for r in results.to_pylist() if r["state"] in (State.SCORED, State.SCORED_WARN) and r["risk_prob"] is not None
+    ]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as f:
+        out = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
+        out.writeheader()
+        for rank, row in ranked(scored):
+            line = {c: _cell(row.get(c)) for c in COLUMNS}
+            line["rank"] = rank
+            line["week"] = "" if top_n_per_week is None else 1 + (rank - 1) // top_n_per_week
+            line["modalities"] = " + ".join(row["modalities"] or ())
+            warned = row["state"] == State.SCORED_WARN
+            line["warning"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if warned else ""
+            line["notice"] = DISCLAIMER
+            out.writerow(line)
+    return path
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".")
+    # Text from DICOM headers may begin like a formula; a spreadsheet would run it.
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value
