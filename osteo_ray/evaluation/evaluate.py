@@ -14,6 +14,7 @@ was locked into the rows; nothing is tuned here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -270,10 +271,10 @@ def pattern(modalities: Iterable[str]) -> str:
 
 def _band(values: pd.Series, edges: list[float], unit: str, closed_right: bool = False) -> pd.Series:
     if closed_right:  # thickness: up to and with 1 mm, ...
-        names = [f"<= {edges[0]:g} {unit}", *(f"{a:g} < .. <= {b:g} {unit}" for a, b in zip(edges, edges[1:]))]
+        names = [f"<= {edges[0]:g} {unit}", *(f"{a:g} < .. <= {b:g} {unit}" for a, b in itertools.pairwise(edges))]
         names.append(f"> {edges[-1]:g} {unit}")
     else:
-        names = [f"< {edges[0]:g} {unit}", *(f"{a:g}-{b - 1:g} {unit}" for a, b in zip(edges, edges[1:]))]
+        names = [f"< {edges[0]:g} {unit}", *(f"{a:g}-{b - 1:g} {unit}" for a, b in itertools.pairwise(edges))]
         names.append(f">= {edges[-1]:g} {unit}")
     which = np.searchsorted(edges, values.to_numpy(float), side="left" if closed_right else "right")
     named = pd.Series([names[i] for i in which], index=values.index, dtype=object)
@@ -298,10 +299,25 @@ def _results(results: pa.Table | str | Path) -> pd.DataFrame:
     missing = {"patient_key", "risk_prob"} - set(table.column_names)
     if missing:
         raise ValueError(f"results lack the columns {sorted(missing)} (there: {', '.join(table.column_names)})")
-    wanted = (
-        "row_key series_uid study_uid study_date patient_key state risk_prob log_odds threshold modalities sex age_y "
-        "manufacturer kvp slice_thickness_mm convolution_kernel contrast"
-    ).split()
+    wanted = [
+        "row_key",
+        "series_uid",
+        "study_uid",
+        "study_date",
+        "patient_key",
+        "state",
+        "risk_prob",
+        "log_odds",
+        "threshold",
+        "modalities",
+        "sex",
+        "age_y",
+        "manufacturer",
+        "kvp",
+        "slice_thickness_mm",
+        "convolution_kernel",
+        "contrast",
+    ]
     return table.select([c for c in wanted if c in table.column_names]).to_pandas()
 
 
