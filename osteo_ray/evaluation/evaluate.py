@@ -34,6 +34,11 @@ from osteo_ray.records.labels import CLASSES, label_of
 
 THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 80))
 
+WANTED = (
+    *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "risk_prob", "log_odds", "threshold"),
+    *("modalities", "sex", "age_y", "manufacturer", "kvp", "slice_thickness_mm", "convolution_kernel", "contrast"),
+)
+
 # What the made cohort's truth may bring: the posterior of a perfect reader, per task.
 BAYES = {"vs_normal": ("p_bayes", "p_bayes_vs_normal"), "vs_rest": ("p_bayes_rest", "p_bayes_vs_rest")}
 
@@ -299,26 +304,7 @@ def _results(results: pa.Table | str | Path) -> pd.DataFrame:
     missing = {"patient_key", "risk_prob"} - set(table.column_names)
     if missing:
         raise ValueError(f"results lack the columns {sorted(missing)} (there: {', '.join(table.column_names)})")
-    wanted = [
-        "row_key",
-        "series_uid",
-        "study_uid",
-        "study_date",
-        "patient_key",
-        "state",
-        "risk_prob",
-        "log_odds",
-        "threshold",
-        "modalities",
-        "sex",
-        "age_y",
-        "manufacturer",
-        "kvp",
-        "slice_thickness_mm",
-        "convolution_kernel",
-        "contrast",
-    ]
-    return table.select([c for c in wanted if c in table.column_names]).to_pandas()
+    return table.select([c for c in WANTED if c in table.column_names]).to_pandas()
 
 
 def _labels(labels: Any) -> pd.DataFrame:

@@ -128,10 +128,14 @@ def _outcomes(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
     if indexed is not None and indexed != len(rows):
         mismatch = f"{indexed} series were indexed, but {len(rows)} have an outcome."
     known = f"equals the {indexed} indexed series" if indexed is not None and not mismatch else ""
-    most = max(counts.values(), default=0)
     return dict(
         states=[
-            dict(state=s.value, tone=v.TONE[s], n=counts[s.value], share=100 * counts[s.value] / most if most else 0.0)
+            dict(
+                state=s.value,
+                tone=v.TONE[s],
+                n=counts[s.value],
+                share=100 * counts[s.value] / len(rows) if rows else 0.0,
+            )
             for s in State
         ],
         codes=[

@@ -36,7 +36,7 @@ MEANING = {
 VERDICT = {"pass": ("✓", "Pass", "ok"), "warn": ("!", "Warn", "warn"), "fail": ("✕", "Fail", "bad")}
 NONE = "–"
 FEATURE = {f.name: f for f in FEATURES}
-CT_LABEL = "Chosen slices"
+OWN_LABEL = {"ct": "Chosen slices", "sex_male": "Sex"}  # words for a page, where the column name is a code
 
 
 @dataclass(frozen=True)
@@ -342,6 +342,8 @@ def _bar(label: str, value: str, shap: float, scale: float) -> Bar:
 def _measured(s: Mapping[str, Any]) -> str:
     if s["value"] is None:
         return "" if s["group"] == "ct" else "missing"
+    if s["feature"] == "sex_male":
+        return "male" if s["value"] >= 0.5 else "female"
     known = FEATURE.get(s["feature"])
     if known is not None and known.kind == "binary":
         return "yes" if s["value"] >= 0.5 else "no"
@@ -351,8 +353,8 @@ def _measured(s: Mapping[str, Any]) -> str:
 
 def feature_label(name: str) -> str:
     """The record schema's own words for a feature; a name it doesn't know stands as it is."""
-    if name == "ct":
-        return CT_LABEL
+    if name in OWN_LABEL:
+        return OWN_LABEL[name]
     return FEATURE[name].label if name in FEATURE else name
 
 
