@@ -124,7 +124,9 @@ def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
                 continue
             a = g.auc_vs_rest
             if math.isnan(a.value):
-                ax.text(0.995, i, "not defined", va="center", ha="right", color=MUTED, fontsize=8)
+                ax.text(
+                    0.01, i, "not defined", va="center", color=MUTED, fontsize=8, transform=ax.get_yaxis_transform()
+                )
                 continue
             if not math.isnan(a.low):
                 ax.hlines(i, a.low, a.high, color=ACCENT, lw=1.2)
@@ -139,7 +141,7 @@ def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
             tick.set_fontweight("bold" if g is None else "normal")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.set(xlabel="AUC, osteoporosis vs rest (dashed: everyone)", xlim=(low - 0.02, 1.01))
+        ax.set(xlabel="AUC (dashed: all patients)", xlim=(low - 0.02, 1.01))
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.grid(axis="x")
         ax.set_axisbelow(True)
@@ -170,7 +172,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return fig, fig.add_subplot()
 
 
-def _cut(name: str, most: int = 34) -> str:
+def _cut(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

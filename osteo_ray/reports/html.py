@@ -79,13 +79,7 @@ def write_run(
         total=len(rows),
         studies=studies,
         n_scored=len(scored),
-        histogram=_svg(
-            figures.score_histogram(
-                [r["risk_prob"] for r in scored], {r["threshold"] for r in scored} - {None}, fmt="svg"
-            ),
-            "hist",
-            f"Histogram of {len(scored)} risks",
-        ),
+        histogram=_histogram(scored),
         worklist=[_line(rank, r, {s.anchor for s in studies}) for rank, r in listed[:top]],
         worklist_note=_listed(len(listed), top),
         kpis=_kpis(rows, scored, summary),
@@ -118,6 +112,14 @@ def _write(path: str | Path, template: str, **context: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path
+
+
+def _histogram(scored: Sequence[Mapping[str, Any]]) -> Markup:
+    if not scored:
+        return Markup("")
+    cuts = sorted({r["threshold"] for r in scored} - {None})
+    drawn = figures.score_histogram([r["risk_prob"] for r in scored], cuts, fmt="svg")
+    return _svg(drawn, "hist", f"Histogram of {len(scored)} risks")
 
 
 def _outcomes(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def _line(rank: int, row: Mapping[str, Any], anchors: set[str]) -> dict[str, Any
         high={"high": True, "low": False}.get(row["risk_class"] or ""),
         age=v.NONE if row["age_y"] is None else f"{row['age_y']:.0f}",
         sex=v.text(row["sex"]),
-        modalities=", ".join(v.GROUPS.get(m, m) for m in row["modalities"] or ()) or v.NONE,
+        modalities=", ".join(v.SHORT.get(m, m) for m in row["modalities"] or ()) or v.NONE,
         note=row["code"] if row["state"] == State.SCORED_WARN else "",
     )
 
@@ -241,22 +243,27 @@ def _evaluation(ev: Evaluation) -> dict[str, Any]:
         ("roc", figures.roc, 26, "ROC curves; the dashed line is osteoporosis against everyone else."),
         ("cal", figures.calibration, 26, "Observed share against predicted risk, with Wilson intervals."),
         ("dca", figures.decision, 30, "Net benefit of referring by this score, against referring all or none."),
-        ("forest", figures.forest, 38, "AUC by subgroup with its interval; groups of one class have none."),
+        ("forest", figures.forest, 42, "AUC by subgroup, osteoporosis against rest, with intervals where defined."),
     ]
     return dict(
         labelled=ev.patients_labelled,
         level=f"{100 * ev.level:g} %",
         tasks=ev.tasks,
         rows=[(name, cells) for name, cells in rows if any(c.value != v.NONE for c in cells)],
-        charts=[dict(svg=_svg(draw(ev, "svg"), i, text), width=w, caption=text) for i, draw, w, text in charts],
+        charts=[
+            dict(svg=_svg(draw(ev, "svg"), i, text), width=w, caption=text)
+            for i, draw, w, text in charts
+            if ev.patients_labelled
+        ],
         subgroups=[
             dict(
                 by=g.by,
-                group=g.group,
+                group=v.shorten(g.group),
                 n=g.n,
-                cells=[_cell(e) for e in (g.auc_vs_normal, g.auc_vs_rest, g.sensitivity, g.specificity)],
+                first=i == 0 or ev.subgroups[i - 1].by != g.by,
+                cells=[_cell(e, why=False) for e in (g.auc_vs_normal, g.auc_vs_rest, g.sensitivity, g.specificity)],
             )
-            for g in ev.subgroups
+            for i, g in enumerate(ev.subgroups)
         ],
         notes=ev.notes,
     )
@@ -269,11 +276,11 @@ class _Cell:
         self.value, self.range, self.note = value, span, note
 
 
-def _cell(e: Estimate | None) -> _Cell:
+def _cell(e: Estimate | None, why: bool = True) -> _Cell:
     if e is None or math.isnan(e.value):
-        return _Cell(v.NONE, note=e.note if e else "")
+        return _Cell(v.NONE, note=e.note if e and why else "")
     span = "" if math.isnan(e.low) else f"{v.number(e.low, 3)} to {v.number(e.high, 3)}"
-    return _Cell(v.number(e.value, 3), span, e.note)
+    return _Cell(v.number(e.value, 3), span, e.note if why else "")
 
 
 def _svg(svg: bytes, prefix: str, label: str) -> Markup:

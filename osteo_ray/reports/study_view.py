@@ -17,6 +17,7 @@ from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, picture
 DISCLAIMER = "Research use only; an aid, not a diagnosis; it cannot rule out low bone density."
 
 GROUPS = {"demographics": "Demographics", "labs": "Laboratory values", "ct": "CT"}
+SHORT = {"demographics": "demographics", "labs": "labs", "ct": "CT"}
 TONE = {
     State.SCORED: "ok",
     State.SCORED_WARN: "warn",
@@ -195,7 +196,11 @@ def plain(x: float | None) -> str:
 def tail(uid: object, keep: int = 12) -> str:
     """The end of a UID, which is what tells two apart."""
     s = text(uid)
-    return s if len(s) <= keep + 1 else "…" + s[-keep:]
+    return s if len(s) <= keep + 1 else "…" + s[-keep:].lstrip(".")
+
+
+def shorten(s: str, most: int = 60) -> str:
+    return s if len(s) <= most else s[: most - 1] + "…"
 
 
 def size(n: int | None) -> str:
@@ -218,16 +223,19 @@ def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     sex = {"F": "female", "M": "male"}.get(row.get("sex") or "", row.get("sex"))
     kvp = row.get("kvp")
     thick = row.get("slice_thickness_mm")
-    return (
-        ("Age", NONE if age is None else f"{age:.0f} y"),
-        ("Sex", text(sex)),
-        ("Scanner", text(row.get("manufacturer"))),
-        ("Tube voltage", NONE if kvp is None else f"{kvp:g} kVp"),
-        ("Slice thickness", NONE if thick is None else f"{thick:g} mm"),
-        ("Kernel", text(row.get("convolution_kernel"))),
-        ("Contrast", text(row.get("contrast"))),
+    facts = (
+        ("Age", None if age is None else f"{age:.0f} y"),
+        ("Sex", sex),
+        ("Scanner", row.get("manufacturer")),
+        ("Tube voltage", None if kvp is None else f"{kvp:g} kVp"),
+        ("Slice thickness", None if thick is None else f"{thick:g} mm"),
+        ("Kernel", row.get("convolution_kernel")),
+        ("Contrast", row.get("contrast")),
         ("Study", tail(row.get("study_uid"))),
     )
+    # For a scored study a gap in what is known is itself a finding; elsewhere it is only noise.
+    scored = row.get("risk_prob") is not None
+    return tuple((k, shorten(str(v)) if v else "not recorded") for k, v in facts if v or scored)
 
 
 def _risk(row: Mapping[str, Any]) -> Risk | None:
@@ -369,7 +377,7 @@ def _provenance(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     name = " ".join(str(v) for v in (row.get("model_name"), row.get("model_version")) if v)
     times = [("open", "open_s"), ("select", "select_s"), ("score", "score_s")]
     known = [f"{n} {row[c]:.2f} s" for n, c in times if row.get(c) is not None]
-    return (
+    lines = (
         ("Model", text(name)),
         ("Model SHA-256", text(row.get("model_sha256"))),
         ("Calibrator", text(row.get("calibrator"))),
@@ -382,3 +390,4 @@ def _provenance(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         ("Time", ", ".join(known) or NONE),
         ("Attempt", text(row.get("attempt"))),
     )
+    return tuple((k, v) for k, v in lines if v != NONE)
