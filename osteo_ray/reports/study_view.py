@@ -17,6 +17,7 @@ from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, picture
 DISCLAIMER = "Research use only; an aid, not a diagnosis; it cannot rule out low bone density."
 
 GROUPS = {"demographics": "Demographics", "labs": "Laboratory values", "ct": "CT"}
+MOST_BARS = 8  # per group
 SHORT = {"demographics": "demographics", "labs": "labs", "ct": "CT"}
 TONE = {
     State.SCORED: "ok",
@@ -329,17 +330,31 @@ def _extent(view: StudyView, slices: Sequence[Slice]) -> tuple[str, str]:
 
 
 def _groups(shap: Sequence[Mapping[str, Any]]) -> tuple[BarGroup, ...]:
-    """Bars by modality, the longest first; all share one scale, and each group has its sum."""
-    totals = {g: sum(s["shap"] for s in shap if s["group"] == g) for g in dict.fromkeys(s["group"] for s in shap)}
-    scale = max((abs(v) for v in [*totals.values(), *(s["shap"] for s in shap)]), default=0.0)
+    """Bars by modality, the longest first; all share one scale, and each group has its sum.
+
+    Beyond `MOST_BARS` a group's smallest features are summed in one bar, so that the bars still add up.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for s in shap:
+        groups.setdefault(s["group"], []).append(s)
+    lines: dict[str, list[tuple[str, str, float]]] = {}
+    for g, mine in groups.items():
+        mine = sorted(mine, key=lambda s: -abs(s["shap"]))
+        cut = MOST_BARS - 1 if len(mine) > MOST_BARS else len(mine)
+        lines[g] = [(feature_label(s["feature"]), _measured(s), s["shap"]) for s in mine[:cut]]
+        if mine[cut:]:
+            lines[g].append((f"{len(mine) - cut} others", "", sum(s["shap"] for s in mine[cut:])))
+    totals = {g: sum(x for *_, x in items) for g, items in lines.items()}
+    scale = max((abs(x) for g, items in lines.items() for x in (totals[g], *(i[2] for i in items))), default=0.0)
     order = [g for g in GROUPS if g in totals] + sorted(set(totals) - set(GROUPS))
-    out = []
-    for g in order:
-        mine = sorted((s for s in shap if s["group"] == g), key=lambda s: -abs(s["shap"]))
-        title = GROUPS.get(g, g)
-        bars = tuple(_bar(feature_label(s["feature"]), _measured(s), s["shap"], scale) for s in mine)
-        out.append(BarGroup(title, _bar(title, "", totals[g], scale), bars))
-    return tuple(out)
+    return tuple(
+        BarGroup(
+            GROUPS.get(g, g),
+            _bar(GROUPS.get(g, g), "", totals[g], scale),
+            tuple(_bar(label, value, x, scale) for label, value, x in lines[g]),
+        )
+        for g in order
+    )
 
 
 def _bar(label: str, value: str, shap: float, scale: float) -> Bar:
