@@ -1,0 +1,201 @@
+"""The work of one header task: a part of the listing -> header rows and file rows. No Ray here.
+
+A part is a run of listed entries, cut where the entries themselves say so (by a checksum of their URI), so that a new
+file in an archive changes one part and leaves all others, and their results, as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.archive.headers import read_header
+from osteo_ray.archive.instances import FILE, INSTANCE, digest, file_row, instance_rows
+from osteo_ray.archive.sources import Entry, Source, open_source, shared_of, sniff_archive, unreadable
+from osteo_ray.outcomes import Rejected, Stage, State
+
+Row = dict[str, Any]
+ENTRY = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("bytes", pa.int64()),
+        ("stamp", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+INDEXED = INSTANCE.append(pa.field("study_hash", pa.int64()))  # 0 .. 2^32: what assembly tasks select by
+_FLUSH = 2000
+INDEX_VERSION = 1  # raised when header rows change their meaning: older parts are read again
+
+
+def parts(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[list[Entry]]:
+    """Cut a listing into parts of about `part_entries` entries or `part_bytes` bytes."""
+    part: list[Entry] = []
+    size = 0
+    for e in entries:
+        part.append(e)
+        size += e.bytes
+        cut = zlib.crc32(e.uri.encode("utf-8", "surrogateescape")) % cfg.part_entries == 0
+        if cut or len(part) >= 4 * cfg.part_entries or size >= cfg.part_bytes:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def part_key(part: list[Entry], cfg: IndexConfig) -> str:
+    """Name of a part's results: over what was listed and every setting that header rows depend on."""
+    h = hashlib.blake2b(digest_size=16)
+    key = hashlib.blake2b((cfg.pseudonym_key or "").encode()).hexdigest()
+    h.update(f"{INDEX_VERSION}|{key}|{cfg.walk_archives}|{cfg.limits.model_dump_json()}\n".encode())
+    for e in part:
+        h.update(f"{e.uri}|{e.bytes}|{e.stamp}|{e.code}\n".encode("utf-8", "surrogateescape"))
+    return h.hexdigest()
+
+
+def write_listing(part: list[Entry], path: Path) -> None:
+    _replace(pa.Table.from_pylist([asdict(e) for e in part], schema=ENTRY), path)
+
+
+def read_listing(path: Path) -> list[Entry]:
+    return [Entry(**r) for r in pq.read_table(path).to_pylist()]
+
+
+def index_part(listing: Path, cfg: IndexConfig) -> dict[str, int]:
+    """Read every header of a part; writes `<name>.headers.parquet` and `<name>.files.parquet` beside the listing.
+
+    Idempotent: names are the part's key, files appear whole or not at all.
+    """
+    rows, files = _Sink(INDEXED), _Sink(FILE)
+    for kind, row in index_entries(read_listing(listing), cfg):
+        (rows if kind else files).add(row)
+    base = str(listing).removesuffix(".list.parquet")
+    table = rows.table()
+    if table.num_rows:
+        table = table.sort_by([("study_hash", "ascending"), ("series_uid", "ascending")])
+    _replace(files.table(), Path(base + ".files.parquet"))
+    _replace(
+        table, Path(base + ".headers.parquet"), row_group_size=_FLUSH
+    )  # last: its presence says that the part is done
+    return {"instances": table.num_rows, "files": files.count}
+
+
+def index_entries(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
+    """(True, header row) or (False, file row) of every entry, with archives expanded."""
+    for e in entries:
+        if e.code is not None:
+            yield False, file_row(e, _listed(e))
+        elif e.uri.startswith("dicomweb+"):
+            yield from _service(e, cfg)
+        else:
+            yield from _one(shared_of(e.uri), e, cfg, cfg.walk_archives)
+
+
+def _listed(e: Entry) -> Rejected:
+    state = State.ERROR if e.code == "UNREADABLE" else State.EXCLUDED
+    return Rejected(state, e.code or "", Stage.LIST, e.message or "")
+
+
+def _one(source: Source, e: Entry, cfg: IndexConfig, expand: bool) -> Iterator[tuple[bool, Row]]:
+    try:
+        head = source.header(e.uri, cfg.limits.header_read_bytes)
+        kind = sniff_archive(head)
+        if kind is None:
+            h = read_header(lambda n: source.header(e.uri, n), e.bytes, cfg.limits, head)
+            rows = instance_rows(e, h, digest(head), cfg)
+        elif expand:
+            yield from _expand(e, kind, cfg)
+            return
+        else:
+            raise Rejected(
+                State.EXCLUDED, "NESTED_ARCHIVE", Stage.LIST, f"a {kind} inside an archive: unpack it to index it"
+            )
+    except Rejected as r:
+        yield False, file_row(e, r)
+        return
+    except Exception as x:  # stores raise their own kinds of error
+        yield False, file_row(e, unreadable(Stage.HEADER, e.uri, x))
+        return
+    for row in rows:
+        row["study_hash"] = study_hash(row["study_uid"])
+        yield True, row
+
+
+def _expand(e: Entry, kind: str, cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
+    source = open_source(f"{kind}://::{e.uri}")
+    try:
+        for k, member in enumerate(source.list()):
+            if k >= cfg.limits.max_members:
+                message = f"more than {cfg.limits.max_members} members; the rest is not indexed"
+                yield False, file_row(e, Rejected(State.QUARANTINED, "TOO_MANY_MEMBERS", Stage.LIST, message))
+                return
+            if member.code is not None:
+                state = State.QUARANTINED
+                yield False, file_row(member, Rejected(state, member.code, Stage.LIST, member.message or ""))
+            else:
+                yield from _one(source, member, cfg, False)
+    except Rejected as r:  # the archive breaks off in the middle: what was read stays
+        yield False, file_row(e, r)
+    finally:
+        source.close()
+
+
+def _service(e: Entry, cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
+    try:
+        for member, h, crc in shared_of(e.uri).headers(e.uri):  # type: ignore[attr-defined]
+            try:
+                rows = instance_rows(member, h, crc, cfg)
+            except Rejected as r:
+                yield False, file_row(member, r)
+                continue
+            for row in rows:
+                row["study_hash"] = study_hash(row["study_uid"])
+                yield True, row
+    except Rejected as r:
+        yield False, file_row(e, r)
+    except Exception as x:
+        yield False, file_row(e, unreadable(Stage.HEADER, e.uri, x))
+
+
+def study_hash(study_uid: str) -> int:
+    return zlib.crc32(study_uid.encode())
+
+
+class _Sink:
+    """Rows -> Arrow, a few thousand at a time: Python objects of a part never pile up."""
+
+    def __init__(self, schema: pa.Schema):
+        self.schema, self.count = schema, 0
+        self._rows: list[Row] = []
+        self._tables: list[pa.Table] = []
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        self.count += 1
+        if len(self._rows) >= _FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._tables.append(pa.Table.from_pylist(self._rows, schema=self.schema))
+        self._rows = []
+
+    def table(self) -> pa.Table:
+        self._flush()
+        return pa.concat_tables(self._tables).combine_chunks()
+
+
+def _replace(table: pa.Table, path: Path, row_group_size: int | None = None) -> None:
+    """Write whole or not at all."""
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pq.write_table(table, tmp, row_group_size=row_group_size, compression="zstd")
+    os.replace(tmp, path)
