@@ -1,0 +1,23 @@
+"""Demographics and labs: one schema, units, missing values kept missing, and sources that map onto it.
+
+from osteo_ray import records
+table = records.load("records.csv")
+values, mask = table.matrix()
+"""
+
+from osteo_ray.records.mapping import Mapping, load_mapping
+from osteo_ray.records.schema import FEATURES, Feature, label_of
+from osteo_ray.records.source import load
+from osteo_ray.records.table import RecordsError, RecordTable, from_mapping_dict
+
+__all__ = [
+    "FEATURES",
+    "Feature",
+    "Mapping",
+    "RecordTable",
+    "RecordsError",
+    "from_mapping_dict",
+    "label_of",
+    "load",
+    "load_mapping",
+]

@@ -1,0 +1,167 @@
+"""Reading records: CSV, Parquet or FHIR NDJSON, through a mapping, into a RecordTable.
+
+from osteo_ray import records
+table = records.load("records.csv", mapping="default", pseudonym_key="hospital secret")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from osteo_ray.archive.identity import patient_key
+from osteo_ray.records.mapping import Column, Mapping, load_mapping
+from osteo_ray.records.schema import NAMES, T_SCORE_RANGE, feature
+from osteo_ray.records.table import RecordsError, RecordTable
+from osteo_ray.records.units import UnitError, factor
+
+
+def load(
+    path: str | Path,
+    mapping: str | Path | Mapping | None = None,
+    pseudonym_key: str | None = None,
+    on_bad: str = "raise",
+) -> RecordTable:
+    """Read records from `path` (.csv, .csv.gz, .tsv, .parquet, .ndjson).
+
+    Args:
+        mapping: a shipped mapping's name, a YAML's path or a Mapping; None is `default`. Not used for FHIR, or
+            for a Parquet file that a RecordTable wrote.
+        pseudonym_key: secret under which patient ids become patient keys; the same as for the CT catalogue.
+        on_bad: "raise" ends with every bad value listed; "missing" makes them missing and lists them in `issues`.
+
+    Raises:
+        RecordsError: naming row, column, value and unit, or the column that is absent.
+    """
+    if on_bad not in ("raise", "missing"):
+        raise ValueError(f"on_bad={on_bad!r}: 'raise' or 'missing'")
+    path = Path(path)
+    if not path.is_file():
+        raise RecordsError([f"{path}: no such file"])
+    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
+    if kind in ("ndjson", "jsonl"):
+        from osteo_ray.records.fhir import read_ndjson
+
+        frame, problems = read_ndjson(path, pseudonym_key)
+    elif kind == "parquet":
+        raw = pd.read_parquet(path)
+        if mapping is None and {"patient_key", "record_date", *NAMES} <= set(raw.columns):
+            return RecordTable.of(raw)
+        frame, problems = map_frame(raw, load_mapping(mapping), pseudonym_key)
+    elif kind in ("csv", "tsv"):
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if kind == "tsv" else ",")
+        frame, problems = map_frame(raw, load_mapping(mapping), pseudonym_key)
+    else:
+        raise RecordsError([f"{path}: records are read from .csv, .tsv, .parquet or .ndjson, not .{kind}"])
+    if problems and on_bad == "raise":
+        raise RecordsError(problems)
+    return RecordTable.of(frame, problems)
+
+
+def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """Apply a mapping to a table as delivered; (frame in schema units, problems). Rows are counted from 1.
+
+    Raises:
+        RecordsError: columns that the mapping names and the table lacks.
+    """
+    wanted = [m.patient_id]
+    if not m.optional:
+        wanted += [c for c in (m.date, m.t_score) if c] + [c.column for c in m.features.values()]
+    wanted += [c.unit_column for c in m.features.values() if c.unit_column and c.column in raw]
+    absent = [c for c in dict.fromkeys(wanted) if c not in raw.columns]
+    if absent:
+        there = ", ".join(map(str, raw.columns))
+        raise RecordsError([f"column {c!r}: named by the mapping, not in the table (it has: {there})" for c in absent])
+    problems: list[str] = []
+    out: dict[str, object] = {}
+    ids = raw[m.patient_id].astype(str).str.strip()
+    for row in np.flatnonzero(ids.isin(m.missing).to_numpy()):
+        problems.append(f"row {row + 1}, column {m.patient_id!r}: no patient id; such a record joins nothing")
+    out["patient_key"] = [None if i in m.missing else patient_key(i, pseudonym_key) for i in ids]
+    if m.date and m.date in raw:
+        text = raw[m.date].astype(str).str.strip()
+        dates = pd.to_datetime(text.where(~text.isin(m.missing)), errors="coerce", format="ISO8601")
+        for row in np.flatnonzero((dates.isna() & ~text.isin((*m.missing, "NaT"))).to_numpy()):
+            problems.append(f"row {row + 1}, column {m.date!r}: {text.iloc[row]!r} is no date; write YYYY-MM-DD")
+        out["record_date"] = dates.to_numpy()
+    for name, c in m.features.items():
+        if c.column in raw.columns:
+            out[name] = _feature_column(name, c, raw, m.missing, problems)
+    if m.t_score and m.t_score in raw:
+        out["t_score"] = _numbers(raw[m.t_score], m.missing, "T-score", m.t_score, problems)
+        low, high = T_SCORE_RANGE
+        bad = (out["t_score"] < low) | (out["t_score"] > high)
+        for row in np.flatnonzero(bad):
+            problems.append(
+                f"row {row + 1}, column {m.t_score!r}: T-score {out['t_score'][row]:g} is outside {low:g} to {high:g}"
+            )
+        out["t_score"][bad] = np.nan
+    frame = pd.DataFrame(out)
+    if m.derive == "nhanes_dxa":
+        from osteo_ray.records.nhanes import t_scores
+
+        frame = pd.concat([frame, t_scores(raw).reset_index(drop=True)], axis=1)
+    return frame, problems
+
+
+def _numbers(col: pd.Series, missing: tuple[str, ...], unit: str, name: str, problems: list[str]) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(col):
+        return col.to_numpy(np.float64, na_value=np.nan).copy()
+    text = col.astype(object).where(col.notna(), "").astype(str).str.strip()
+    empty = text.isin(missing).to_numpy()
+    values = pd.to_numeric(text.where(~empty), errors="coerce").to_numpy(np.float64).copy()
+    values[~np.isfinite(values)] = np.nan
+    for row in np.flatnonzero(np.isnan(values) & ~empty):
+        problems.append(f"row {row + 1}, column {name!r}: {text.iloc[row]!r} is not a number (unit {unit})")
+    return values
+
+
+def _feature_column(
+    name: str, c: Column, raw: pd.DataFrame, missing: tuple[str, ...], problems: list[str]
+) -> np.ndarray:
+    f = feature(name)
+    if c.codes is not None:
+        col = raw[c.column]
+        text = col.astype(object).where(col.notna(), "").map(_plain).str.strip()
+        known = {k.lower(): np.nan if v is None else v for k, v in c.codes.items()}
+        known |= {k.lower(): np.nan for k in missing if k.lower() not in known}
+        for row in np.flatnonzero(~text.str.lower().isin(known).to_numpy()):
+            codes = ", ".join(c.codes)
+            problems.append(f"row {row + 1}, column {c.column!r}: {text.iloc[row]!r} is no code of {name} ({codes})")
+        values = text.str.lower().map(known).to_numpy(np.float64).copy()
+        given = np.full(len(values), "")
+    else:
+        values = _numbers(raw[c.column], missing, c.unit or c.unit_column or f.unit, c.column, problems)
+        if c.unit_column:
+            given = raw[c.unit_column].astype(str).str.strip().to_numpy()
+        else:
+            given = np.full(len(values), c.unit or f.unit)
+        stated = values.copy()
+        for unit in np.unique(given[~np.isnan(values)].astype(str)):
+            rows = (given == unit) & ~np.isnan(values)
+            if c.unit_column and unit in missing:
+                reason = f"no unit in column {c.unit_column!r}"
+            else:
+                try:
+                    values[rows] *= factor(str(unit), f.unit, f.molar_mass)
+                    continue
+                except UnitError as e:
+                    reason = str(e)
+            for row in np.flatnonzero(rows):
+                problems.append(f"row {row + 1}, column {c.column!r}: {stated[row]:g}: {reason}")
+            values[rows] = np.nan
+    bad = (values < f.low) | (values > f.high)
+    for row in np.flatnonzero(bad):
+        problems.append(
+            f"row {row + 1}, column {c.column!r}: {name} = {values[row]:g} {f.unit} is outside "
+            f"{f.low:g} to {f.high:g} {f.unit} (unit given: {given[row]})"
+        )
+    values[bad] = np.nan
+    return values
+
+
+def _plain(v: object) -> str:
+    """The text of a code: 1.0 and 1 are the same code."""
+    return str(int(v)) if isinstance(v, float) and v.is_integer() else str(v)
