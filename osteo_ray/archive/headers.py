@@ -395,6 +395,8 @@ class _Walk:
                 )
             return [], pos + length
         end = 1 << 62 if length == UNDEFINED else pos + length
+        if big and buf[pos : pos + 4] == b"\xfe\xff\x00\xe0":  # of unknown VR: copied in from a little-endian file
+            explicit, big = False, False
         out: list[dict] = []
         head = struct.Struct(">HHI" if big else "<HHI").unpack_from
         while pos < end:

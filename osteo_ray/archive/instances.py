@@ -288,9 +288,8 @@ def age_years(age: str | None, birth: str | None, study: str | None) -> float | 
     if age and re.fullmatch(r"\d{1,3}[DWMY]", age.upper()):
         return round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)
     b, s = _date(birth), _date(study)
-    if b is None or s is None or s < b:
-        return None
-    return round((s - b).days / 365.25, 4)
+    years = (s - b).days / 365.25 if b and s else -1.0
+    return round(years, 4) if 0 <= years <= 130 else None  # a placeholder date is no age
 
 
 def _date(v: str | None) -> date | None:

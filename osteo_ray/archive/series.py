@@ -132,7 +132,7 @@ def _duplicates(rows: list[Row], same_pixels: SamePixels) -> tuple[list[Row], li
             kept.append(r)
         elif r["modality"] != "CT" or same_pixels(first, r):
             if r["frame"] == 0:
-                files.append(_file(r, State.EXCLUDED, "DUPLICATE_INSTANCE", f"the same object as {first['uri']}"))
+                files.append(_file(r, State.EXCLUDED, "DUPLICATE_INSTANCE", f"the same SOP instance as {first['uri']}"))
         else:
             clash = r["sop_uid"]
             kept.append(r)

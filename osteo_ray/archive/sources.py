@@ -6,7 +6,8 @@
 
 URIs are what travels between tasks. A local file is `file:///a/b` (percent-encoded, so any file name survives), a
 member of an archive is `zip://<member>::<uri of the archive>` or `tar://<member>@<offset>+<size>::<uri>`, the rest is
-what fsspec calls it (`s3://bucket/key`) or `dicomweb+https://host/root/studies/...`. Names and extensions mean nothing: content is sniffed.
+what fsspec calls it (`s3://bucket/key`) or `dicomweb+https://host/root/studies/...`. Names and extensions mean nothing:
+content is sniffed.
 """
 
 from __future__ import annotations
