@@ -140,7 +140,8 @@ def evaluate(
         results: the results table or its Parquet file or folder.
         labels: pandas frame, Arrow table, CSV/Parquet path, or an object with a `frame` (RecordTable): one row per
             patient_key with `label` (normal | osteopenia | osteoporosis) and/or `t_score`. A label column wins over
-            the T-score. `p_bayes` (against normal) and `p_bayes_rest` may stand beside them.
+            the T-score; with `record_date` a patient's newest label counts.
+            `p_bayes` (against normal) and `p_bayes_rest` may stand beside them.
         level: of every interval.
 
     Raises:
@@ -288,7 +289,7 @@ def _band(values: pd.Series, edges: list[float], unit: str, closed_right: bool =
 
 def _one_per_patient(scored: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     keys = [k for k in ("row_key", "series_uid", "study_uid") if k in scored]
-    dated = "study_date" in scored
+    dated = "study_date" in scored and scored["study_date"].notna().any()
     ordered = scored.sort_values(keys, kind="stable") if keys else scored
     if dated:
         ordered = ordered.sort_values("study_date", kind="stable", ascending=False, na_position="last")
@@ -313,7 +314,7 @@ def _labels(labels: Any) -> pd.DataFrame:
         raise ValueError(f"labels lack the column patient_key (there: {', '.join(map(str, frame.columns))})")
     if "label" not in frame and "t_score" not in frame:
         raise ValueError("labels need a column label (normal | osteopenia | osteoporosis) or t_score")
-    kept = [c for c in ("patient_key", "label", "t_score", *sum(BAYES.values(), ())) if c in frame]
+    kept = [c for c in ("patient_key", "label", "t_score", "record_date", *sum(BAYES.values(), ())) if c in frame]
     frame = frame[kept].copy()
     given = frame["label"].astype(object) if "label" in frame else pd.Series(None, index=frame.index, dtype=object)
     given = given.where(given.notna() & (given != ""), None)
@@ -323,11 +324,16 @@ def _labels(labels: Any) -> pd.DataFrame:
     if "t_score" in frame:
         given = given.where(given.notna(), frame["t_score"].map(label_of, na_action="ignore"))
     frame["label"] = given
-    frame = frame[frame["label"].notna()].drop_duplicates(["patient_key", "label"])
+    frame = frame[frame["label"].notna() & frame["patient_key"].notna()]
+    if "record_date" in frame:
+        newest = frame.groupby("patient_key")["record_date"].transform("max")
+        frame = frame[newest.isna() | (frame["record_date"] == newest)].drop(columns="record_date")
+    frame = frame.drop_duplicates(["patient_key", "label"]).astype({"patient_key": str})
     twice = frame["patient_key"][frame["patient_key"].duplicated()]
     if len(twice):
         raise ValueError(
-            f"labels: patient_key {twice.iloc[0]} has two labels ({len(twice)} such); keep one per patient"
+            f"labels: patient_key {twice.iloc[0]} has two labels ({len(twice)} such patients); "
+            "keep one per patient or give record_date"
         )
     return frame
 
@@ -338,7 +344,7 @@ def _frame(labels: Any) -> pd.DataFrame:
         return labels.to_pandas()
     if isinstance(labels, str | Path):
         path = Path(labels)
-        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        return pd.read_csv(path, dtype={"patient_key": str}) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     if isinstance(labels, pd.DataFrame):
         return labels
     raise ValueError(f"labels: a frame, a table or a path is wanted, this is a {type(labels).__name__}")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from osteo_ray.evaluation.evaluate import Evaluation, Subgroup
@@ -28,7 +29,7 @@ Format = Literal["png", "svg"]
 # Six distinct colours and no others: the HTML report swaps each for a CSS variable, so figures follow dark mode.
 INK, MUTED, LINE, ACCENT, RAISE, PAPER = "#1b2127", "#5a646e", "#d9dee2", "#0e5f73", "#a4441d", "#ffffff"
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -119,10 +120,10 @@ def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
     with rc_context(_RC):
         fig, ax = _axes(6.4, max(1.6, 0.235 * len(lines) + 0.8))
         low = 0.5
-        for i, (_, g) in enumerate(lines):
-            if g is None:
+        for i, (_, shown) in enumerate(lines):
+            if shown is None:
                 continue
-            a = g.auc_vs_rest
+            a = shown.auc_vs_rest
             if math.isnan(a.value):
                 ax.text(
                     0.01, i, "not defined", va="center", color=MUTED, fontsize=8, transform=ax.get_yaxis_transform()
@@ -136,9 +137,9 @@ def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
         if not math.isnan(overall.value):
             ax.axvline(overall.value, color=RAISE, lw=1, ls="--")
         ax.set_yticks(range(len(lines)), [text for text, _ in lines])
-        for tick, (_, g) in zip(ax.get_yticklabels(), lines, strict=True):
-            tick.set_color(INK if g is None else MUTED)
-            tick.set_fontweight("bold" if g is None else "normal")
+        for tick, (_, shown) in zip(ax.get_yticklabels(), lines, strict=True):
+            tick.set_color(INK if shown is None else MUTED)
+            tick.set_fontweight("bold" if shown is None else "normal")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.set(xlabel="AUC (dashed: all patients)", xlim=(low - 0.02, 1.01))
@@ -154,7 +155,7 @@ def score_histogram(risk: ArrayLike, thresholds: Sequence[float] = (), fmt: Form
     with rc_context(_RC):
         fig, ax = _axes(6.4, 2.5)
         if len(values):
-            ax.hist(values, bins=np.linspace(0, 1, 21), color=ACCENT, rwidth=0.92)
+            ax.hist(values, bins=[0.05 * i for i in range(21)], color=ACCENT, rwidth=0.92)
         else:
             _undefined(ax, "nothing scored")
         for i, t in enumerate(sorted(set(thresholds))):
@@ -162,7 +163,7 @@ def score_histogram(risk: ArrayLike, thresholds: Sequence[float] = (), fmt: Form
         if thresholds:
             ax.legend(loc="upper right")
         ax.set(xlabel="Calibrated risk of osteoporosis", ylabel="Series", xlim=(0, 1))
-        ax.yaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         return _bytes(fig, fmt)
 
 

@@ -307,9 +307,9 @@ def _proportion(hits: int, n_pos: int, n_neg: int, level: float, empty: str) -> 
 
 
 def _bins(truth: NDArray[np.bool_], p: NDArray[np.float64], bins: int) -> tuple[tuple[float, float, int], ...]:
-    # Edges are distinct values, so that patients of one risk stay in one bin whatever their order.
-    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1), method="lower"))
-    where = np.searchsorted(edges[1:], p, side="left") if len(edges) > 1 else np.zeros(len(p), dtype=int)
+    # A bin ends at the last patient of each n-th; ties stay in one bin, whatever the order of the patients.
+    ranks = np.ceil(len(p) * np.arange(1, bins + 1) / bins).astype(int) - 1
+    where = np.searchsorted(np.unique(np.sort(p)[ranks]), p, side="left")
     groups = (where == b for b in np.unique(where))
     return tuple((float(p[g].mean()), float(truth[g].mean()), int(g.sum())) for g in groups)
 

@@ -26,6 +26,7 @@ from osteo_ray.evaluation.evaluate import Evaluation
 from osteo_ray.evaluation.metrics import Estimate
 from osteo_ray.outcomes import State
 from osteo_ray.reports import study_view as v
+from osteo_ray.reports import wording as w
 from osteo_ray.reports.pictures import WINDOW_LEVEL, WINDOW_WIDTH, Overview, Thumbnail
 from osteo_ray.reports.study_view import DISCLAIMER, StudyView
 from osteo_ray.reports.worklist import ranked
@@ -49,7 +50,7 @@ def write_study(
 ) -> Path:
     """Write one study's report; `row` is one row of the results, scored or not."""
     page = v.page(StudyView(row, thumbnails, overview))
-    return _write(path, "study.html.j2", s=page, run_id=v.text(row.get("run_id")))
+    return _write(path, "study.html.j2", s=page, run_id=w.text(row.get("run_id")))
 
 
 def write_run(
@@ -75,7 +76,7 @@ def write_run(
     studies = [v.page(e) for e in examples]
     listed = ranked(scored)
     context = dict(
-        run_id=v.text(summary.get("run_id") or (rows[0]["run_id"] if rows else None)),
+        run_id=w.text(summary.get("run_id") or (rows[0]["run_id"] if rows else None)),
         total=len(rows),
         studies=studies,
         n_scored=len(scored),
@@ -141,7 +142,7 @@ def _outcomes(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
             for s in State
         ],
         codes=[
-            dict(code=v.text(c), state=s, stage=v.text(g), n=n)
+            dict(code=w.text(c), state=s, stage=w.text(g), n=n)
             for (c, s, g), n in sorted(codes.items(), key=lambda item: (-item[1], str(item[0])))
         ],
         sum_note=known,
@@ -177,14 +178,14 @@ def _throughput(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -
     if summary.get("workers") is not None:
         out.append(("Workers", str(summary["workers"])))
     out.append(("Slices decoded", f"{decoded} of {total}"))
-    out.append(("Bytes read", v.size(sum(r["bytes_read"] or 0 for r in rows))))
+    out.append(("Bytes read", w.size(sum(r["bytes_read"] or 0 for r in rows))))
     for name, column in (("Open", "open_s"), ("Select", "select_s"), ("Score", "score_s")):
         times = sorted(r[column] for r in rows if r[column] is not None)
         if times:
             mid = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2
-            out.append((f"{name}, per series", f"median {v.seconds(mid)}, longest {v.seconds(times[-1])}"))
+            out.append((f"{name}, per series", f"median {w.seconds(mid)}, longest {w.seconds(times[-1])}"))
     models = sorted({f"{r['model_name']} {r['model_version']}" for r in rows if r["model_name"]})
-    out.append(("Model", ", ".join(models) or v.NONE))
+    out.append(("Model", ", ".join(models) or w.NONE))
     shown = {"run_id", "indexed", "wall_s", "workers", "counts"}
     for key, value in summary.items():
         if key not in shown and isinstance(value, str | int | float):
@@ -211,14 +212,14 @@ def _line(rank: int, row: Mapping[str, Any], anchors: set[str]) -> dict[str, Any
     anchor = v.anchor(row)
     return dict(
         rank=rank,
-        patient=v.text(row["patient_key"]),
+        patient=w.text(row["patient_key"]),
         href=anchor if anchor in anchors else "",
-        risk=v.percent(row["risk_prob"]),
-        interval=v.NONE if low is None or high is None else f"{v.percent(low)} to {v.percent(high)}",
+        risk=w.percent(row["risk_prob"]),
+        interval=w.NONE if low is None or high is None else f"{w.percent(low)} to {w.percent(high)}",
         high={"high": True, "low": False}.get(row["risk_class"] or ""),
-        age=v.NONE if row["age_y"] is None else f"{row['age_y']:.0f}",
-        sex=v.text(row["sex"]),
-        modalities=", ".join(v.SHORT.get(m, m) for m in row["modalities"] or ()) or v.NONE,
+        age=w.NONE if row["age_y"] is None else f"{row['age_y']:.0f}",
+        sex=w.text(row["sex"]),
+        modalities=", ".join(v.SHORT.get(m, m) for m in row["modalities"] or ()) or w.NONE,
         note=row["code"] if row["state"] == State.SCORED_WARN else "",
     )
 
@@ -235,8 +236,8 @@ def _evaluation(ev: Evaluation) -> dict[str, Any]:
         ("Accuracy", lambda t: _cell(t.at_threshold.accuracy)),
         ("Calibration slope", lambda t: _cell(t.calibration and t.calibration.slope)),
         ("Calibration in the large", lambda t: _cell(t.calibration and t.calibration.intercept)),
-        ("Expected calibration error", lambda t: _Cell(v.number(t.calibration and t.calibration.ece, 3))),
-        ("Brier score", lambda t: _Cell(v.number(t.calibration and t.calibration.brier, 3))),
+        ("Expected calibration error", lambda t: _Cell(w.number(t.calibration and t.calibration.ece, 3))),
+        ("Brier score", lambda t: _Cell(w.number(t.calibration and t.calibration.brier, 3))),
     )
     rows = [(name, [make(t) for t in ev.tasks]) for name, make in names]
     charts = [
@@ -249,16 +250,16 @@ def _evaluation(ev: Evaluation) -> dict[str, Any]:
         labelled=ev.patients_labelled,
         level=f"{100 * ev.level:g} %",
         tasks=ev.tasks,
-        rows=[(name, cells) for name, cells in rows if any(c.value != v.NONE for c in cells)],
+        rows=[(name, cells) for name, cells in rows if any(c.value != w.NONE for c in cells)],
         charts=[
-            dict(svg=_svg(draw(ev, "svg"), i, text), width=w, caption=text)
-            for i, draw, w, text in charts
+            dict(svg=_svg(draw(ev, "svg"), i, text), width=width, caption=text)
+            for i, draw, width, text in charts
             if ev.patients_labelled
         ],
         subgroups=[
             dict(
                 by=g.by,
-                group=v.shorten(g.group),
+                group=w.shorten(g.group),
                 n=g.n,
                 first=i == 0 or ev.subgroups[i - 1].by != g.by,
                 cells=[_cell(e, why=False) for e in (g.auc_vs_normal, g.auc_vs_rest, g.sensitivity, g.specificity)],
@@ -278,9 +279,9 @@ class _Cell:
 
 def _cell(e: Estimate | None, why: bool = True) -> _Cell:
     if e is None or math.isnan(e.value):
-        return _Cell(v.NONE, note=e.note if e and why else "")
-    span = "" if math.isnan(e.low) else f"{v.number(e.low, 3)} to {v.number(e.high, 3)}"
-    return _Cell(v.number(e.value, 3), span, e.note if why else "")
+        return _Cell(w.NONE, note=e.note if e and why else "")
+    span = "" if math.isnan(e.low) else f"{w.number(e.low, 3)} to {w.number(e.high, 3)}"
+    return _Cell(w.number(e.value, 3), span, e.note if why else "")
 
 
 def _svg(svg: bytes, prefix: str, label: str) -> Markup:

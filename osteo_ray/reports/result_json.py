@@ -45,6 +45,7 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "run_id": get("run_id"),
         "patient_key": get("patient_key"),
         "study_uid": get("study_uid"),
+        "study_date": get("study_date"),
         "series_uid": get("series_uid"),
         "outcome": {k: get(k) for k in ("state", "code", "stage", "message", "attempt")},
         "abstain_reason": get("code") if state == State.ABSTAINED else None,

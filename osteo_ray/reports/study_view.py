@@ -5,7 +5,6 @@ The templates only lay out; every choice of wording, scale and order is made her
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from osteo_ray.outcomes import State
 from osteo_ray.records.schema import FEATURES
 from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, picture
+from osteo_ray.reports.wording import NONE, date, number, percent, plain, shorten, signed, size, tail, text
 
 DISCLAIMER = "Research use only; an aid, not a diagnosis; it cannot rule out low bone density."
 
@@ -36,7 +36,6 @@ MEANING = {
     State.ERROR: "Failed: not scored",
 }
 VERDICT = {"pass": ("✓", "Pass", "ok"), "warn": ("!", "Warn", "warn"), "fail": ("✕", "Fail", "bad")}
-NONE = "–"
 FEATURE = {f.name: f for f in FEATURES}
 OWN_LABEL = {"ct": "Chosen slices", "sex_male": "Sex"}  # words for a page, where the column name is a code
 
@@ -164,61 +163,6 @@ def anchor(row: Mapping[str, Any]) -> str:
     return "s-" + "".join(c if c.isalnum() else "-" for c in str(key))
 
 
-def text(value: object) -> str:
-    return NONE if value is None or value == "" else str(value)
-
-
-def percent(p: float | None) -> str:
-    """Risk for a person: whole percent, but never 0 % or 100 %, which no model can know."""
-    if p is None or math.isnan(p):
-        return NONE
-    if 0 < p < 0.01:
-        return "< 1 %"
-    if 0.99 < p < 1:
-        return "> 99 %"
-    return f"{100 * p:.0f} %"
-
-
-def signed(x: float | None) -> str:
-    return NONE if x is None or math.isnan(x) else f"{x:+.2f}".replace("-", "−")
-
-
-def number(x: float | None, digits: int = 1) -> str:
-    return NONE if x is None or math.isnan(x) else f"{x:.{digits}f}".replace("-", "−")
-
-
-def plain(x: float | None) -> str:
-    """A measured value in at most four significant digits, without an exponent."""
-    if x is None or math.isnan(x):
-        return NONE
-    return (f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}").replace("-", "−")
-
-
-def tail(uid: object, keep: int = 12) -> str:
-    """The end of a UID, which is what tells two apart."""
-    s = text(uid)
-    return s if len(s) <= keep + 1 else "…" + s[-keep:].lstrip(".")
-
-
-def shorten(s: str, most: int = 60) -> str:
-    return s if len(s) <= most else s[: most - 1] + "…"
-
-
-def size(n: int | None) -> str:
-    if n is None:
-        return NONE
-    value = float(n)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def seconds(s: float | None) -> str:
-    return NONE if s is None else f"{s:.2f} s"
-
-
 def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     age = row.get("age_y")
     sex = {"F": "female", "M": "male"}.get(row.get("sex") or "", row.get("sex"))
@@ -232,6 +176,7 @@ def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         ("Slice thickness", None if thick is None else f"{thick:g} mm"),
         ("Kernel", row.get("convolution_kernel")),
         ("Contrast", row.get("contrast")),
+        ("Study date", date(row.get("study_date"))),
         ("Study", tail(row.get("study_uid"))),
     )
     # For a scored study a gap in what is known is itself a finding; elsewhere it is only noise.
@@ -245,7 +190,6 @@ def _risk(row: Mapping[str, Any]) -> Risk | None:
         return None
     low, high, cut = row.get("risk_low"), row.get("risk_high"), row.get("threshold")
     cls = row.get("risk_class")
-    both = low is not None and high is not None
     verdict = {
         "high": "High: at or above the operating point",
         "low": "Low: below the operating point",
@@ -254,10 +198,10 @@ def _risk(row: Mapping[str, Any]) -> Risk | None:
     classes = tuple((n, percent(row[c]), 100 * row[c]) for n, c in names if row.get(c) is not None)
     return Risk(
         value=percent(p),
-        interval=f"{percent(low)} to {percent(high)}" if both else "no interval given",
+        interval="no interval given" if low is None or high is None else f"{percent(low)} to {percent(high)}",
         at=100 * p,
-        low_at=100 * low if both else None,
-        high_at=100 * high if both else None,
+        low_at=None if low is None or high is None else 100 * low,
+        high_at=None if low is None or high is None else 100 * high,
         threshold=percent(cut),
         threshold_at=None if cut is None else 100 * cut,
         high={"high": True, "low": False}.get(cls or ""),

@@ -32,6 +32,7 @@ COLUMNS = (
     "sex",
     "modalities",
     "warning",
+    "study_date",
     "study_uid",
     "series_uid",
     "run_id",

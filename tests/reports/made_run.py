@@ -76,6 +76,7 @@ def scored_row(i: int, risk: float, modalities: tuple[str, ...] = ("demographics
             dict(gate="Q_KVP", verdict="pass", value="120", threshold="= 120"),
             dict(gate="Q_COVERAGE", verdict="pass", value="5 levels", threshold=">= 2 levels"),
         ],
+        study_date="20310402",
         age_y=float(50 + i % 40),
         sex="F" if i % 3 else "M",
         manufacturer=["SIEMENS", "GE MEDICAL SYSTEMS", "Philips"][i % 3],

@@ -1,0 +1,70 @@
+"""Pictures for the reports: chosen slices and a sagittal overview, decoded from the archive on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from osteo_ray.archive.slices import SliceStack
+from osteo_ray.kdamm.crops import grid_positions
+from osteo_ray.outcomes import Rejected
+from osteo_ray.reports.pictures import Overview, Thumbnail
+from osteo_ray.reports.study_view import StudyView
+
+OVERVIEW_SLICES = 48
+
+
+def study_views(results: pa.Table, catalogue: pa.Table, n: int) -> list[StudyView]:
+    """The n studies of highest risk, with pictures of their chosen slices.
+
+    Args:
+        catalogue: rows with `series_uid` and `instances`; a series that can't be read any more is shown without.
+    """
+    rows = [r for r in results.to_pylist() if r["risk_prob"] is not None]
+    rows = sorted(rows, key=lambda r: -r["risk_prob"])[:n]
+    wanted = pa.array([r["series_uid"] for r in rows], pa.string())
+    found = catalogue.filter(pa.compute.is_in(catalogue["series_uid"], wanted)).to_pylist()
+    by_uid = {c["series_uid"]: c for c in found}
+    return [study_view(r, by_uid.get(r["series_uid"])) for r in rows]
+
+
+def study_view(row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None) -> StudyView:
+    """One result row with the pictures of its chosen slices, as far as they can be read."""
+    if catalogue_row is None:
+        return StudyView(row)
+    try:
+        with SliceStack.from_row(catalogue_row) as stack:
+            thumbs = [_thumbnail(stack, s) for s in row["selected"] or ()]
+            return StudyView(row, thumbs, _sagittal(stack, row["selected"] or ()))
+    except (Rejected, OSError):
+        return StudyView(row)
+
+
+def _thumbnail(stack: SliceStack, s: Mapping[str, Any]) -> Thumbnail:
+    hu = stack.axial(s["index"])
+    return Thumbnail(hu, stack.axial_spacing_mm, s["z_mm"], s["weight"], s["sop_uid"], s["index"])
+
+
+def _sagittal(stack: SliceStack, selected: Sequence[Mapping[str, Any]]) -> Overview | None:
+    """A coarse sagittal slab through the spine, head up; few slices are decoded for it."""
+    if stack.n < 2:
+        return None
+    index = grid_positions(np.asarray(stack.z_mm), OVERVIEW_SLICES)
+    hu = stack.axial(int(index[len(index) // 2]))
+    # The densest 20 mm wide strip near the middle is where the spine stands.
+    pitch = stack.axial_spacing_mm[1]
+    half = max(1, round(10 / pitch))
+    bone = np.clip(hu.astype(np.float32) - 100, 0, 600).sum(0)
+    strip = np.convolve(bone, np.ones(2 * half), "same")
+    mid = len(strip) // 2
+    reach = max(1, round(40 / pitch))
+    column = mid - reach + int(strip[max(0, mid - reach) : mid + reach].argmax())
+    lines = [stack.axial(int(i))[:, max(0, column - half) : column + half].astype(np.float32).mean(1) for i in index]
+    z = np.asarray(stack.z_mm)[index]
+    even = np.linspace(z[-1], z[0], len(z))
+    picture = np.stack([np.array([np.interp(h, z, col) for h in even]) for col in np.stack(lines, 1)], 1)
+    step = float(z[-1] - z[0]) / (len(z) - 1)
+    return Overview(picture.astype(np.float32), (step, stack.axial_spacing_mm[0]), float(z[-1]), float(z[0]))

@@ -1,0 +1,61 @@
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_run import many_rows, odd_rows, scored_row, table
+
+from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.reports.worklist import COLUMNS, ranked, write_worklist
+
+
+def read(path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"patient_key": str})
+
+
+def test_only_scored_series_by_falling_risk(tmp_path):
+    rows = many_rows()
+    frame = read(write_worklist(tmp_path / "w.csv", table(rows)))
+    assert tuple(frame.columns) == COLUMNS
+    assert len(frame) == sum(r["risk_prob"] is not None for r in rows)
+    assert frame["risk_prob"].is_monotonic_decreasing
+    assert frame["rank"].tolist() == list(range(1, len(frame) + 1))
+    assert frame["week"].isna().all()
+    assert set(frame["notice"]) == {DISCLAIMER}
+    warned = frame[frame["patient_key"] == odd_rows()[0]["patient_key"]].iloc[0]
+    assert warned["warning"].startswith("Q_KVP: tube voltage")
+
+
+def test_weekly_capacity_counts_patients(tmp_path):
+    rows = [scored_row(i, 0.9 - 0.1 * i) for i in range(6)]
+    rows.append(scored_row(7, 0.05) | dict(patient_key=rows[0]["patient_key"]))
+    frame = read(write_worklist(tmp_path / "w.csv", table(rows), top_n_per_week=2))
+    assert frame["rank"].tolist() == [1, 1, 2, 3, 4, 5, 6]
+    assert frame["week"].tolist() == [1, 1, 1, 2, 2, 3, 3]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.01, 0.99)), max_size=20), st.randoms())
+def test_the_order_does_not_depend_on_the_rows_order(pairs, random):
+    rows = [dict(patient_key=k, risk_prob=r, series_uid=f"1.{i}", row_key=str(i)) for i, (k, r) in enumerate(pairs)]
+    shuffled = random.sample(rows, len(rows))
+    assert ranked(rows) == ranked(shuffled)
+    best = {}
+    for rank, row in ranked(rows):
+        best.setdefault(rank, row["risk_prob"])
+    assert list(best) == list(range(1, len({k for k, _ in pairs}) + 1))
+    assert list(best.values()) == sorted(best.values(), reverse=True)
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted(tmp_path):
+    row = scored_row(1, 0.5) | dict(patient_key="=1+1", operating_point="@sum(a1)")
+    frame = read(write_worklist(tmp_path / "w.csv", table([row])))
+    assert frame.loc[0, "patient_key"] == "'=1+1"
+    assert frame.loc[0, "operating_point"] == "'@sum(a1)"
+
+
+def test_nothing_scored_gives_a_header_only(tmp_path):
+    assert read(write_worklist(tmp_path / "new" / "w.csv", table(odd_rows()[6:]))).empty
+
+
+def test_a_capacity_below_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="top_n_per_week: 0"):
+        write_worklist(tmp_path / "w.csv", table([]), top_n_per_week=0)
