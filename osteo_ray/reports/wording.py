@@ -1,10 +1,11 @@
-"""How values are written on a page: a dash for what is not known, percents that never claim certainty, real minus signs."""
+"""How values are written on a page: a dash for the unknown, percents that never claim certainty, real minus signs."""
 
 from __future__ import annotations
 
 import math
 
 NONE = "–"
+SPACE = "\u202f"  # narrow and unbreakable: a number stays with its percent sign
 
 
 def text(value: object) -> str:
@@ -16,10 +17,10 @@ def percent(p: float | None) -> str:
     if p is None or math.isnan(p):
         return NONE
     if 0 < p < 0.01:
-        return "< 1 %"
+        return f"<{SPACE}1{SPACE}%"
     if 0.99 < p < 1:
-        return "> 99 %"
-    return f"{100 * p:.0f} %"
+        return f">{SPACE}99{SPACE}%"
+    return f"{100 * p:.0f}{SPACE}%"
 
 
 def signed(x: float | None) -> str:

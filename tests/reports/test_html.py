@@ -261,7 +261,7 @@ def test_labels_keep_their_distance_and_stay_in_the_picture(at, gap):
     ("p", "words"), [(0.004, "< 1 %"), (0.0, "0 %"), (0.42, "42 %"), (0.996, "> 99 %"), (1.0, "100 %"), (None, "–")]
 )
 def test_risks_are_never_rounded_to_certainty(p, words):
-    assert wording.percent(p) == words
+    assert re.sub(r"\s", " ", wording.percent(p)) == words
 
 
 def test_pictures_keep_hu_and_proportions():
@@ -297,3 +297,22 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
     b = write_run(tmp_path / "b.html", table(rows), summary(rows), [view(rows[0])]).read_bytes()
     assert a == b
     assert UID.encode() in a
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1, 2], ids=["light", "dark", "print"])
+def test_text_keeps_the_contrast_that_wcag_asks_for(tmp_path, theme):
+    html, _ = study(tmp_path, scored_row(1, 0.5))
+    block = re.findall(r":root\{(.*?)\}", html, flags=re.S)[theme]
+    colours = {
+        k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:]) for k, v in re.findall(r"--([\w-]+):(#\w+)", block)
+    }
+    for ink in ("ink", "muted", "accent", "raise", "lower", "ok", "warn", "bad"):
+        for ground in ("paper", "bg", "raise-wash") if ink == "ink" else ("paper",):
+            a, b = sorted((luminance(colours[ink]), luminance(colours[ground])))
+            assert (b + 0.05) / (a + 0.05) >= 4.5, (ink, ground)
