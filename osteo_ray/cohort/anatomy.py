@@ -114,6 +114,7 @@ def _vertebra(
         shell=float(np.clip(0.55 + 0.3 * (p.vbmd - 80) / 60 + rng.normal(0, 0.08), 0.35, 1.1)),
         gradient=float(rng.uniform(0.15, 0.25)),
         osteophyte=float(max(0.0, deg * rng.uniform(0.5, 3.0) - 1.0)) if deg > 0.3 else 0.0,
+        subchondral=float(deg * rng.uniform(0, 90)),
         wedge=wedge,
         biconcave=float(np.clip(0.8 + 0.8 * weak * rng.random(), 0, 3)),
         cement=float(rng.uniform(7, 11)) if wedge and rng.random() < 0.12 + s.cement_share else 0.0,
@@ -151,7 +152,7 @@ def build(p: Person, cfg: CohortConfig) -> Anatomy:
     def make(level: str, z: float) -> Vertebra:
         y = float(spine_y_at(z, spine_y, lordosis))
         slope = float((spine_y_at(z + 5, spine_y, lordosis) - spine_y_at(z - 5, spine_y, lordosis)) / 10)
-        return _vertebra(rng, p, level, z, y, scoliosis * np.sin(z / 60.0), -slope, scale, s)
+        return _vertebra(rng, p, level, z, y, scoliosis * np.sin(z / 60.0), slope, scale, s)
 
     made = [make("L3", 0.0)]
     z = 0.0

@@ -21,7 +21,7 @@ from osteo_ray.records.schema import T_NORMAL, T_OSTEOPOROSIS, label_of
 HU_PER_VBMD = 1.31  # HU per mg/cm3 at 120 kVp (METHOD.md)
 
 # T-score = T0 + PER_HU * (HU120 - 147) + PER_KG * (weight - 65) + MALE * male + PER_DEG * degeneration + noise
-T0, PER_HU, PER_KG, MALE, PER_DEG, NOISE = -1.95, 0.0255, 0.028, 0.15, 0.28, 0.72
+T0, PER_HU, PER_KG, MALE, PER_DEG, NOISE = -1.78, 0.0275, 0.034, 0.30, 0.25, 0.72
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Person:
 def mean_hu(age: np.ndarray, male: np.ndarray) -> np.ndarray:
     """Mean L1 HU at 120 kVp by age (years) and sex: 226 below 30, 89 at 90, women above men until the menopause
     (Jang, Radiology 2019)."""
-    men = 221 - 2.03 * (np.maximum(age, 20) - 25)
-    women = np.interp(age, [20, 25, 46, 60, 90], [236, 233, 206, 150, 89])
+    men = 223 - 2.03 * (np.maximum(age, 20) - 25)
+    women = np.interp(age, [20, 25, 46, 60, 90], [236, 233, 207, 152, 89])
     return np.where(male > 0.5, men, women)
 
 
 def sd_hu(age: np.ndarray) -> np.ndarray:
     """SD of L1 HU between people of one age and sex; 44 below 30 y and 38 at 90 y as published, narrower between
     (see the log: class means and r(HU, T) can't both hold with 40 throughout)."""
-    return np.interp(age, [25, 45, 75, 90], [42, 34, 33, 36])
+    return np.interp(age, [25, 45, 60, 75, 90], [42, 33, 30.5, 31, 36])
 
 
 def _ages(rng: np.random.Generator, male: np.ndarray, cfg: PopulationConfig) -> np.ndarray:

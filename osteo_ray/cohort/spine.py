@@ -40,7 +40,7 @@ class Vertebra:
     x: float
     y: float
     z: float
-    tilt: float  # rad; positive tips the upper endplate forward
+    tilt: float  # rad; positive leans the top to the back, as the spine's axis does there
     height: float
     width: float  # half
     depth: float  # half
@@ -48,6 +48,7 @@ class Vertebra:
     shell: float  # cortical thickness, mm
     gradient: float  # lower half is this share less dense than the upper
     osteophyte: float  # mm of lip at the endplates
+    subchondral: float  # HU that degeneration adds at the endplates
     wedge: float  # share of anterior height lost
     biconcave: float  # mm of endplate hollow at the centre
     cement: float  # radius in mm, 0 is none
@@ -84,6 +85,8 @@ def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np
     for ku, kv, kw, p, q, amp in v.waves:
         field += np.cos(F(ku) * u + F(p)) * (F(amp) * np.cos(F(kv) * vv + F(kw) * w + F(q)))
     field *= F(v.hu)
+    if v.subchondral > 0:
+        field += F(v.subchondral) * t**6
     for bu, bv, bw, r, hu in v.sclerosis:
         field += smooth(u - F(bu), r) * (F(hu) * smooth(vv - F(bv), r) * smooth(w - F(bw), r))
     return field

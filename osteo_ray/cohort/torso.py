@@ -61,7 +61,11 @@ def torso(g: Grid, a: Anatomy, e: Enhancement) -> np.ndarray:
     cavity = _shell(g, wc, dc)
     inside = ramp(cavity, g.edge)
     paint(img, inside, F(FAT_HU))
+    shell = img.copy()
     _organs(img, g, a, e)
+    img -= shell  # organs end where the cavity does
+    img *= inside
+    img += shell
     if z > a.dome - 75:
         _chest(img, g, a, e, wc, dc, cavity)
     _behind(img, g, a, e)

@@ -49,7 +49,7 @@ class CohortSummary:
         ]
 
 
-def _person(text: str) -> Person:
+def person_of(text: str) -> Person:
     d = json.loads(text)
     return Person(**{**d, "labs": tuple(d["labs"]), "lab_mask": tuple(d["lab_mask"])})
 
@@ -126,7 +126,7 @@ def write_cohort(out: Path, cfg: CohortConfig, progress: Callable[[int, int], No
             c = CohortConfig.model_validate_json(text)
             cols: dict[str, list] = {}
             for person in batch["person"]:
-                for k, v in write_patient(_person(str(person)), c, archive).items():
+                for k, v in write_patient(person_of(str(person)), c, archive).items():
                     cols.setdefault(k, []).extend(v)
             return {k: np.array(v) for k, v in cols.items()}
 
