@@ -231,18 +231,14 @@ def assemble_table(table: pa.Table, cfg: IndexConfig) -> tuple[pa.Table, pa.Tabl
     return pa.concat_tables(series_out), pa.concat_tables(files_out)
 
 
-def _retry_once() -> dict[str, Any]:
-    return {"max_retries": 1}
-
-
 def _run(task: Any, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One Ray Data stage: a task a row. A worker that dies is tried once more, not for ever."""
+    """One Ray Data stage: a task a row. Ray retries a task whose worker died; header tasks leave out what killed it."""
     if not rows:
         return
     import ray
 
     ds = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from ds.map(task, num_cpus=1, ray_remote_args_fn=_retry_once).iter_rows()
+    yield from ds.map(task, num_cpus=1).iter_rows()
 
 
 def _merge(path: Path, schema: pa.Schema, files: list[Path]) -> None:

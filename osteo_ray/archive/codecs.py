@@ -177,7 +177,7 @@ def _charls(data: bytes, shape: tuple[int, int], bits: int) -> np.ndarray:
 def _openjpeg(data: bytes, shape: tuple[int, int], bits: int) -> np.ndarray:
     import openjpeg
 
-    return openjpeg.decode_pixel_data(data)
+    return openjpeg.decode(data)
 
 
 DECODERS: dict[str, list[tuple[str, Decoder]]] = {

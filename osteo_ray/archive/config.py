@@ -21,6 +21,8 @@ class Limits(Section):
     max_frames: int = Field(20_000, ge=1)
     max_side: int = Field(8192, ge=1, description="rows or columns; more is VOXEL_CAP before any allocation")
     max_instance_bytes: int = Field(2 << 30, ge=1, description="uncompressed size of one instance")
+    decode_memory_mb: int = Field(1024, ge=128, description="what a guarded decoder may allocate")
+    decode_timeout_s: float = Field(20.0, gt=0, description="wall time of one frame in a guarded decoder")
     max_members: int = Field(2_000_000, ge=1, description="members of one zip or tar")
 
 

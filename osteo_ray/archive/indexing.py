@@ -7,6 +7,7 @@ file in an archive changes one part and leaves all others, and their results, as
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -77,9 +78,13 @@ def index_part(listing: Path, cfg: IndexConfig) -> dict[str, int]:
     Idempotent: names are the part's key, files appear whole or not at all.
     """
     rows, files = _Sink(INDEXED), _Sink(FILE)
-    for kind, row in index_entries(read_listing(listing), cfg):
-        (rows if kind else files).add(row)
     base = str(listing).removesuffix(".list.parquet")
+    entries, fatal = _survivable(read_listing(listing), Path(base + ".attempt.json"))
+    for e in fatal:
+        message = "reading it ended the worker process"
+        files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Stage.HEADER, message)))
+    for kind, row in index_entries(entries, cfg):
+        (rows if kind else files).add(row)
     table = rows.table()
     if table.num_rows:
         table = table.sort_by([("study_hash", "ascending"), ("series_uid", "ascending")])
@@ -88,6 +93,37 @@ def index_part(listing: Path, cfg: IndexConfig) -> dict[str, int]:
         table, Path(base + ".headers.parquet"), row_group_size=_FLUSH
     )  # last: its presence says that the part is done
     return {"instances": table.num_rows, "files": files.count}
+
+
+def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], list[Entry]]:
+    """(entries to read, entries that killed an earlier attempt at this part).
+
+    Each attempt leaves a marker. Where one is found, a worker died on this part: now every entry is noted before it is
+    read, and what a dead worker noted last is left out. A file that kills its reader ends as a row.
+    """
+    try:
+        past = json.loads(marker.read_text())
+    except (OSError, ValueError):
+        past = None
+    if past is None:
+        _note(marker, {"at": None, "fatal": []})
+        return entries, []
+    fatal = set(past["fatal"]) | ({past["at"]} - {None})
+    _note(marker, {"at": None, "fatal": sorted(fatal)})
+
+    def noted() -> Iterator[Entry]:
+        for e in entries:
+            if e.uri not in fatal:
+                _note(marker, {"at": e.uri, "fatal": sorted(fatal)})
+                yield e
+
+    return noted(), [e for e in entries if e.uri in fatal]
+
+
+def _note(marker: Path, what: Row) -> None:
+    tmp = marker.with_name(f".{marker.name}.{os.getpid()}.tmp")
+    tmp.write_text(json.dumps(what))
+    os.replace(tmp, marker)
 
 
 def index_entries(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from osteo_ray.archive.codecs import NATIVE, codecs_present, decode_error, decode_frame, split_frames
 from osteo_ray.archive.config import Limits
 from osteo_ray.archive.geometry import to_axial
+from osteo_ray.archive.guard import DecodeGuard
 from osteo_ray.archive.headers import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, read_header
 from osteo_ray.archive.sources import read_uri
 from osteo_ray.outcomes import Rejected
@@ -60,9 +62,11 @@ class SliceStack:
         pixel_spacing_mm: tuple[float, float],
         orientation: np.ndarray,
         limits: Limits | None = None,
+        guard: DecodeGuard | None = None,
     ):
         self._items = instances
         self._limits = limits or Limits()
+        self._decode = decode_frame if guard is None else guard.decode
         self.shape = shape
         self.pixel_spacing_mm = pixel_spacing_mm  # (row, column)
         self.orientation = orientation  # [6]
@@ -76,8 +80,12 @@ class SliceStack:
         self._frames: tuple[str, list[bytes]] | None = None  # of the multi-frame file read last
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], limits: Limits | None = None) -> SliceStack:
+    def from_row(
+        cls, row: Mapping[str, Any], limits: Limits | None = None, guard: DecodeGuard | None = None
+    ) -> SliceStack:
         """Open a catalogue row (a mapping as `Table.to_pylist()` gives it). No pixel is touched.
+
+        With `guard`, compressed frames are decoded in its child process, bounded in memory and time.
 
         Raises:
             ValueError: the row has no usable geometry (it ended in assembly; see its code).
@@ -89,9 +97,8 @@ class SliceStack:
             what = ", ".join(absent) or ("slice positions" if items else "instances")
             raise ValueError(f"series {row['series_uid']} can't be opened: no {what} (code {row.get('code')})")
         spacing = (float(row["pixel_spacing_row_mm"]), float(row["pixel_spacing_col_mm"]))
-        return cls(
-            items, (int(row["rows"]), int(row["cols"])), spacing, np.array(row["orientation"], dtype=float), limits
-        )
+        orientation = np.array(row["orientation"], dtype=float)
+        return cls(items, (int(row["rows"]), int(row["cols"])), spacing, orientation, limits, guard)
 
     @property
     def n(self) -> int:
@@ -121,7 +128,7 @@ class SliceStack:
         ts = item["transfer_syntax"]
         offset = item["offset"]
         if ts not in NATIVE:
-            return decode_frame(self._codestream(item), ts, self.shape, item["bits_allocated"])
+            return self._decode(self._codestream(item), ts, self.shape, item["bits_allocated"])
         size = self.shape[0] * self.shape[1] * (item["bits_allocated"] // 8)
         skip = item["frame"] * size
         if ts == DEFLATED_LE:
@@ -276,7 +283,12 @@ def same_pixels(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         return False
 
 
+@cache
+def _guard() -> DecodeGuard:
+    return DecodeGuard()
+
+
 def _hu_of(r: Mapping[str, Any]) -> np.ndarray:
     item = dict(r, z_mm=0.0)
-    stack = SliceStack([item], (r["rows"], r["cols"]), (1.0, 1.0), np.array([1.0, 0, 0, 0, 1, 0]))
-    return stack.hu(0)
+    axial = np.array([1.0, 0, 0, 0, 1, 0])
+    return SliceStack([item], (r["rows"], r["cols"]), (1.0, 1.0), axial, guard=_guard()).hu(0)

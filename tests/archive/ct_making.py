@@ -64,7 +64,7 @@ def to_bytes(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", CTImageStorage)
     meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", f"{ROOT}.9") or f"{ROOT}.9"
     meta.TransferSyntaxUID = UID(syntax)
-    ds.file_meta = meta
+    ds.file_meta, ds.preamble = meta, bytes(128)
     out = io.BytesIO()
     with pydicom.config.disable_value_validation():
         if UID(syntax).is_encapsulated:
