@@ -30,8 +30,13 @@ class Section(BaseModel):
 T = TypeVar("T", bound=Section)
 
 
-def load(model: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
-    """Read `path` (YAML, may be absent), apply `a.b=value` overrides (values are YAML), validate.
+def load(
+    model: type[T],
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> T:
+    """Read `path` (YAML, may be absent), apply `a.b=value` overrides (values are YAML), then `given`; validate.
 
     Raises:
         ConfigError: naming each bad key.
@@ -49,6 +54,7 @@ def load(model: type[T], path: str | Path | None = None, overrides: Iterable[str
     data = dict(data)
     for item in overrides:
         _set_dotted(data, item)
+    data.update(given or {})
     return validate(model, data)
 
 

@@ -56,3 +56,7 @@ class Rejected(Exception):
         # Exceptions are rebuilt from their arguments when they cross a Ray worker's border.
         o = self.outcome
         return (Rejected, (o.state, o.code, o.stage, o.message))
+
+
+class InputError(ValueError):
+    """Input that can't be used; the text names it and says what to do."""

@@ -12,13 +12,40 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
+def counted(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Bars for work that reports (stage, done, total) itself; a new stage opens a new bar."""
+    bars: dict[str, tqdm] = {}
+
+    def say(name: str, done: int, total: int | None) -> None:
+        if name not in bars:
+            for b in bars.values():
+                b.close()
+            bars[name] = _bar(name, total, unit)
+        bars[name].update(done - bars[name].n)
+
+    try:
+        yield say
+    finally:
+        for b in bars.values():
+            b.close()
+
+
+@contextmanager
 def stage(name: str, total: int | None, unit: str = "it", quiet: bool = False) -> Iterator[Advance]:
     """Show a bar called `name`; the value is a function that advances it by n.
 
     Where stderr is not a terminal (a log file, CI) a line is written at most every ten seconds.
     """
+    bar = _bar(name, total, unit, quiet)
+    try:
+        yield lambda n=1: bar.update(n)
+    finally:
+        bar.close()
+
+
+def _bar(name: str, total: int | None, unit: str, quiet: bool = False) -> tqdm:
     live = sys.stderr.isatty()
-    bar = tqdm(
+    return tqdm(
         total=total,
         desc=name,
         unit=unit,
@@ -29,7 +56,3 @@ def stage(name: str, total: int | None, unit: str = "it", quiet: bool = False) -
         ncols=None if live else 100,
         file=sys.stderr,
     )
-    try:
-        yield lambda n=1: bar.update(n)
-    finally:
-        bar.close()

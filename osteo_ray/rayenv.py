@@ -39,8 +39,11 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
 
 def tune_data_context() -> None:
     """Ray Data settings that were measured to matter (docs/log): call in the driver before a pipeline."""
+    import logging
+
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the project has progress bars of its own
     ctx = ray.data.DataContext.get_current()
     # With the reservation on, half of a two-core machine idles. Blocks stay small, so memory is bounded without it.
     ctx.op_resource_reservation_enabled = False

@@ -13,6 +13,8 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from osteo_ray.outcomes import InputError
+
 MIN_EVENTS = 5
 """Fewest patients of each class a pattern's own calibrator is fitted on (fewer: scores abstain)."""
 
@@ -77,11 +79,11 @@ def operating_threshold(prob: np.ndarray, label: np.ndarray, sensitivity: float)
     """Highest probability threshold that keeps `sensitivity` for osteoporosis on these patients.
 
     Raises:
-        ValueError: where no patient has osteoporosis.
+        InputError: where no patient has osteoporosis.
     """
     cases = np.sort(prob[np.asarray(label) == 2])[::-1]
     if cases.size == 0:
-        raise ValueError("no validation patient with osteoporosis: an operating point can't be set")
+        raise InputError("no validation patient with osteoporosis: an operating point can't be set")
     return float(cases[min(int(np.ceil(sensitivity * cases.size)), cases.size) - 1])
 
 

@@ -121,15 +121,13 @@ class Student(nn.Module):
     def branches(self, b: Batch, present: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Hidden vector [n, hidden] per modality; `present` bool [n, 3] hides modalities further."""
         here = self.present(b) if present is None else self.present(b) & present
-        out = {}
-        for j, m in enumerate(MODALITIES):
-            if m == "ct":
-                h = self.pool(b.bag, b.bag_mask).hidden
-            else:
-                index = getattr(self, f"{m}_index")
-                h = self.tabular[m](torch.cat([b.values[:, index], b.known[:, index].float()], dim=1))
-            out[m] = torch.where(here[:, j : j + 1], h, self.absent[m])
-        return out
+        h = {m: self._tabular_branch(m, b.values, b.known) for m in ("demographics", "labs")}
+        h["ct"] = self.pool(b.bag, b.bag_mask).hidden
+        return {m: torch.where(here[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)}
+
+    def _tabular_branch(self, m: str, values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        index = getattr(self, f"{m}_index")
+        return self.tabular[m](torch.cat([values[:, index], known[:, index].float()], dim=1))
 
     def present(self, b: Batch) -> torch.Tensor:
         """Which modalities each patient has, bool [n, 3] in the order of MODALITIES."""
@@ -145,6 +143,15 @@ class Student(nn.Module):
     def forward(self, b: Batch, present: torch.Tensor | None = None) -> torch.Tensor:
         h = self.branches(b, present)
         return self.head(torch.cat([h[m] for m in MODALITIES], dim=1))
+
+    def from_hidden(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> torch.Tensor:
+        """Logits [n, classes] with the CT given as its branch's hidden vector [n, hidden]."""
+        h = []
+        for m in ("demographics", "labs"):
+            index = getattr(self, f"{m}_index")
+            x = self._tabular_branch(m, values, known)
+            h.append(torch.where(known[:, index].any(1, keepdim=True), x, self.absent[m]))
+        return self.head(torch.cat([*h, ct], dim=1))
 
     def attention(self, b: Batch) -> torch.Tensor:
         """Weight of each slice in the bag, [n, K]."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from osteo_ray.kdamm.encoder import REGIONS, EncoderConfig, PretrainConfig, SliceEncoder
 from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
 
 BAG = 8  # slices of one patient that a patient-level step sees
@@ -39,7 +40,7 @@ def pretrain(
     """Train and return the encoder in eval mode, and the mean losses of the last tenth of the steps.
 
     Raises:
-        ValueError: where the data lack the targets that `cfg.supervision` needs.
+        InputError: where the data lack the targets that `cfg.supervision` needs.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -71,7 +72,7 @@ def pretrain(
 def _slice_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generator):
     known = np.flatnonzero(data.region >= 0)
     if known.size == 0:
-        raise ValueError("no slice has a target: set encoder supervision to 'patients', or give slice targets")
+        raise InputError("no slice has a target: set encoder supervision to 'patients', or give slice targets")
     # Half of each batch from slices with a measurable core: they teach the density.
     core = np.flatnonzero(np.isfinite(data.trabecular_hu))
     half = cfg.batch // 2 if core.size else 0
@@ -83,7 +84,7 @@ def _slice_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generato
 def _bag_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generator):
     labelled = [p for p in range(len(data.label)) if data.label[p] >= 0]
     if len({int(data.label[p]) for p in labelled}) < 2:
-        raise ValueError("the training patients with CT have fewer than two classes of DXA label")
+        raise InputError("the training patients with CT have fewer than two classes of DXA label")
     rows_of = {p: np.flatnonzero(data.patient == p) for p in labelled}
     labelled = [p for p in labelled if rows_of[p].size]
     n = max(2, cfg.batch // BAG)

@@ -32,6 +32,7 @@ from osteo_ray.kdamm.models import (
     TabularTeacher,
     distillation_loss,
 )
+from osteo_ray.outcomes import InputError
 
 Weights = dict[str, torch.Tensor]
 
@@ -93,7 +94,7 @@ def build(kind: str, groups: list[str], dim: int, cfg: ModelConfig) -> nn.Module
         return ImageTeacher(dim, cfg)
     if kind == "student":
         return Student(groups, dim, cfg)
-    raise ValueError(f"model kind {kind!r} is none of tabular, image, student")
+    raise InputError(f"model kind {kind!r} is none of tabular, image, student")
 
 
 def fit(
@@ -109,17 +110,17 @@ def fit(
         storage: where Ray Train keeps its checkpoints (a path that every worker reaches); needed with workers.
 
     Raises:
-        ValueError: where the training part is empty or has one class only.
+        InputError: where the training part is empty or has one class only.
     """
     if len(job.train) == 0 or len(job.label.unique()) < 2:
-        raise ValueError(
+        raise InputError(
             f"the {job.kind} model has {len(job.train)} training patients with {len(job.label.unique())} classes; "
             "at least two classes are needed: give more labelled records with that modality"
         )
     if workers == 0:
         return train_loop(job, on_epoch=on_epoch)
     if storage is None:
-        raise ValueError("training with Ray Train workers needs a storage path that every worker reaches")
+        raise InputError("training with Ray Train workers needs a storage path that every worker reaches")
     return _fit_with_ray_train(job, workers, storage)
 
 

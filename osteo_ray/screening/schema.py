@@ -45,6 +45,7 @@ RESULTS = pa.schema(
         ("study_uid", pa.string()),
         ("series_uid", pa.string()),
         ("patient_key", pa.string()),
+        ("study_date", pa.string()),
         # outcome: exactly one state per indexed series
         ("state", pa.string()),
         ("code", pa.string()),

@@ -8,6 +8,7 @@ stops. At most `keep` slices are kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -89,15 +90,15 @@ def first_positions(n_valid: int, view: ViewConfig) -> np.ndarray:
 
 
 @torch.no_grad()
-def class_probs(scorer: AttentionPool, look: Look) -> np.ndarray:
-    """Class probabilities [3] from the kept slices; with none kept, from an empty bag."""
+def class_probs(scorers: Sequence[AttentionPool], look: Look) -> np.ndarray:
+    """Mean class probabilities [3] of `scorers` from the kept slices; with none kept, from an empty bag."""
     k = max(len(look.kept), 1)
     bag = torch.zeros(1, k, look.embedding.shape[1])
     mask = torch.zeros(1, k, dtype=torch.bool)
     if look.kept:
         bag[0] = torch.from_numpy(look.embedding[look.kept])
         mask[:] = True
-    return scorer(bag, mask).logits.softmax(-1)[0].numpy()
+    return torch.stack([s(bag, mask).logits.softmax(-1)[0] for s in scorers]).mean(0).numpy()
 
 
 class SliceSelectionEnv(gym.Env):
@@ -136,10 +137,11 @@ class SliceSelectionEnv(gym.Env):
         self.i = int((options or {}).get("scan", self._rng.choice(self.labelled)))
         s = self.scans
         self.label = int(s.label[self.i])
-        self.scorer = self.scorers[fold_of(str(s.patient[self.i]), len(self.scorers))]
+        # Only the scorer that never saw this patient speaks here.
+        self.judge = [self.scorers[fold_of(str(s.patient[self.i]), len(self.scorers))]]
         self.look = Look(s.embedding[self.i], s.valid[self.i], s.z_mm[self.i])
         self.look.looked[first_positions(int(self.look.valid.sum()), self.view)] = True
-        self.probs = class_probs(self.scorer, self.look)
+        self.probs = class_probs(self.judge, self.look)
         return observe(self.look, self.view, self.probs), {}
 
     def step(self, action: int):
@@ -154,7 +156,7 @@ class SliceSelectionEnv(gym.Env):
                 self.look.looked[action] = True
             before = float(np.log(max(self.probs[self.label], 1e-6)))
             self.look.kept.append(int(action))
-            self.probs = class_probs(self.scorer, self.look)
+            self.probs = class_probs(self.judge, self.look)
             after = float(np.log(max(self.probs[self.label], 1e-6)))
             reward += cfg.gain * information_gain(before, after)
         full = len(self.look.kept) >= min(self.view.keep, int(self.look.valid.sum()))

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from osteo_ray.config import Section
 from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
 from osteo_ray.records.labels import CLASSES
 from osteo_ray.selection.data import Scans, p_lumbar
@@ -81,7 +82,7 @@ def fit_scorers(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, quiet
     """One scorer per fold, each trained on the labelled patients of the other folds.
 
     Raises:
-        ValueError: where a fold's training part has fewer than two classes.
+        InputError: where a fold's training part has fewer than two classes.
     """
     folds = np.array([fold_of(p, cfg.folds) for p in scans.patient])
     scorers = []
@@ -89,7 +90,7 @@ def fit_scorers(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, quiet
         for f in range(cfg.folds):
             rows = np.flatnonzero((folds != f) & (scans.label >= 0))
             if len(np.unique(scans.label[rows])) < 2:
-                raise ValueError(
+                raise InputError(
                     f"cross-fitting fold {f}: its {len(rows)} labelled training scans have fewer than two classes; "
                     "give more labelled patients with CT, or fewer folds"
                 )

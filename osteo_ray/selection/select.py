@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,15 @@ class Selection:
 
 
 @torch.no_grad()
-def select(z_mm: np.ndarray, embed: Embed, policy: PolicyNet, scorer: AttentionPool, view: ViewConfig) -> Selection:
+def select(
+    z_mm: np.ndarray, embed: Embed, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig
+) -> Selection:
     """Choose slices of one scan greedily by the policy.
 
     Args:
         z_mm: [n] heights of the scan's grid positions, ascending, n <= view.positions.
         embed: decodes and embeds grid positions.
-        scorer: the class scorer whose confidence the policy sees.
+        scorers: class scorers whose mean confidence the policy sees.
     """
     n, t = len(z_mm), view.positions
     if not 0 < n <= t:
@@ -45,7 +47,7 @@ def select(z_mm: np.ndarray, embed: Embed, policy: PolicyNet, scorer: AttentionP
     look.embedding[first] = seen
     look.looked[first] = True
     while len(look.kept) < min(view.keep, n):
-        obs = observe(look, view, class_probs(scorer, look))
+        obs = observe(look, view, class_probs(scorers, look))
         logits, _ = policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})
         action = int(logits[0].argmax())
         if action == t:

@@ -1,0 +1,122 @@
+"""`osteo-ray ...`: parses, calls one function, prints. No logic.
+
+Exit codes: 0 done; 2 the command line or a config can't be used; 3 an input (archive, records, bundle) can't be
+used; 4 the results do not account for every series; 1 anything unforeseen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+OPTIONS = {
+    "index": ["archive", "out"],
+    "cohort": ["out"],
+    "records": ["source", "mapping", "out"],
+    "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
+    "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
+    "evaluate": ["results", "labels", "mapping", "truth"],
+}
+POSITIONAL = {"index": "archive", "records": "source", "screen": "archive", "evaluate": "results"}
+HELP = {
+    "index": "catalogue an archive: every series and every file accounted for",
+    "cohort": "write a made archive with records and truth, for demos and experiments",
+    "records": "map a hospital's table of demographics and labs to the schema",
+    "train": "train a bundle from a catalogue and records",
+    "screen": "score an archive: results, worklist, report",
+    "evaluate": "judge results by labels",
+    "doctor": "what this machine has",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="osteo-ray",
+        description="Opportunistic osteoporosis screening on CT archives. Research use only; an aid, not a diagnosis.",
+        epilog=__doc__.split("\n\n", 1)[1],
+    )
+    sub = p.add_subparsers(dest="command", required=True)
+    for name, text in HELP.items():
+        s = sub.add_parser(name, help=text, description=text)
+        if name == "doctor":
+            continue
+        if name == "cohort":
+            s.add_argument("action", nargs="?", choices=["write", "slices", "check"], default="write")
+        for key in OPTIONS[name]:
+            flag = "--" + key.replace("_", "-")
+            if POSITIONAL.get(name) == key:
+                s.add_argument(key, nargs="?", metavar=key.upper())
+            elif key == "dry_run":
+                s.add_argument(flag, action="store_true", default=None, help="count and estimate, score nothing")
+            elif key in ("extra_slices",) or (name, key) == ("train", "records"):
+                s.add_argument(flag, nargs="+", metavar="PATH")
+            else:
+                s.add_argument(flag, metavar="PATH" if key not in ("part", "mapping") else "NAME")
+        s.add_argument("--config", metavar="YAML")
+        s.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. train.seed=3")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = parser().parse_args(argv)
+    from osteo_ray import rayenv  # noqa: F401 (sets Ray's environment before anything imports ray)
+
+    try:
+        for line in _dispatch(args):
+            print(line)
+    except BrokenPipeError:
+        return 1
+    except Exception as e:
+        code = _code(e)
+        if code is None:
+            raise
+        print(f"osteo-ray {args.command}: {e}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _dispatch(args: argparse.Namespace) -> list[str]:
+    if args.command == "doctor":
+        from osteo_ray import doctor
+
+        return doctor.lines()
+    from osteo_ray import commands as c
+    from osteo_ray.config import load
+
+    cohort = {"write": c.cohort, "slices": c.cohort_slices, "check": c.cohort_check}
+    jobs: dict[str, tuple[Any, Callable[[Any], list[str]]]] = {
+        "index": (c.IndexJob, c.index),
+        "cohort": (c.CohortJob, cohort[getattr(args, "action", "write")]),
+        "records": (c.RecordsJob, c.records),
+        "train": (c.TrainJob, c.train),
+        "screen": (c.ScreenJob, c.screen),
+        "evaluate": (c.EvaluateJob, c.evaluate),
+    }
+    model, run = jobs[args.command]
+    given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) is not None}
+    return run(load(model, args.config, args.set, given))
+
+
+def _code(e: Exception) -> int | None:
+    """Exit code of an error that a user can mend; None for any other."""
+    from osteo_ray.bundle import BundleError
+    from osteo_ray.config import ConfigError
+    from osteo_ray.outcomes import InputError, Rejected
+    from osteo_ray.records.table import RecordsError
+    from osteo_ray.screening.pipeline import LedgerError
+
+    if isinstance(e, ConfigError):
+        return 2
+    if isinstance(e, LedgerError):
+        return 4
+    if isinstance(e, BundleError | InputError | RecordsError | Rejected | FileNotFoundError):
+        return 3
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

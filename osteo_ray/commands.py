@@ -1,0 +1,221 @@
+"""One function a command: a typed job in, work done, lines to print out.
+
+The command line, `ray job submit` and a notebook all call these. A job's YAML holds its paths too, so that
+`python jobs/screen.py --config screen.yaml` is all that a cluster needs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from osteo_ray import progress
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.cohort.config import CohortConfig
+from osteo_ray.config import ConfigError, Section
+from osteo_ray.kdamm.crops import CropConfig
+from osteo_ray.outcomes import InputError
+from osteo_ray.screening.config import ScreenConfig
+from osteo_ray.training.config import TrainConfig
+
+
+class IndexJob(Section):
+    """`osteo-ray index`."""
+
+    archive: str | tuple[str, ...] | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
+    out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
+    index: IndexConfig = IndexConfig()
+
+
+class CohortJob(Section):
+    """`osteo-ray cohort`."""
+
+    out: str | None = None
+    cohort: CohortConfig = CohortConfig()
+    crop: CropConfig = CropConfig()
+    positions: int = Field(64, ge=8, description="z-grid of `cohort slices`")
+
+
+class RecordsJob(Section):
+    """`osteo-ray records`."""
+
+    source: str | None = None
+    mapping: str | None = Field(None, description="shipped name, or path to YAML; null: the default mapping")
+    out: str | None = Field(None, description="Parquet file in the schema's columns and units")
+    pseudonym_key: str | None = None
+
+
+class TrainJob(Section):
+    """`osteo-ray train`."""
+
+    catalogue: str | None = None
+    records: tuple[str, ...] | str | None = None
+    mapping: str | None = None
+    pseudonym_key: str | None = None
+    targets: str | None = Field(None, description="per-slice truth, Parquet; null: none")
+    extra_slices: tuple[str, ...] = Field((), description="slice sets of other archives")
+    out: str | None = None
+    train: TrainConfig = TrainConfig()
+
+
+class ScreenJob(Section):
+    """`osteo-ray screen`."""
+
+    archive: str | tuple[str, ...] | None = Field(None, description="archive, or a catalogue.parquet made by index")
+    records: str | None = Field(None, description="null: CT alone")
+    mapping: str | None = None
+    bundle: str | None = None
+    out: str | None = None
+    patients: str | None = Field(None, description="Parquet with patient_key and part: screen only `part`'s patients")
+    part: str = "test"
+    dry_run: bool = False
+    screen: ScreenConfig = ScreenConfig()
+
+
+class EvaluateJob(Section):
+    """`osteo-ray evaluate`."""
+
+    results: str | None = Field(None, description="results.parquet, or the folder that holds it")
+    labels: str | None = Field(None, description="records with a T-score or label")
+    mapping: str | None = None
+    pseudonym_key: str | None = None
+    truth: str | None = Field(None, description="made cohort's truth/patients.parquet: Bayes-optimal AUC beside")
+    level: float = Field(0.95, gt=0, lt=1)
+
+
+def index(job: IndexJob) -> list[str]:
+    """Build a catalogue of an archive."""
+    from osteo_ray.archive import catalogue
+
+    out = Path(_need(job, "out"))
+    with progress.counted("it") as say:
+        summary = catalogue.build(_need(job, "archive"), out, job.index, say)
+    return summary.lines()
+
+
+def cohort(job: CohortJob) -> list[str]:
+    """Write a made archive, its records and its truth."""
+    from osteo_ray.cohort.write import write_cohort
+
+    with progress.counted("patient") as say:
+        return write_cohort(Path(_need(job, "out")), job.cohort, lambda i, n: say("write archive", i, n)).lines()
+
+
+def cohort_slices(job: CohortJob) -> list[str]:
+    """Write a made cohort as a slice set for training, without DICOM."""
+    from osteo_ray.cohort.slice_set import write_slice_set
+
+    return write_slice_set(Path(_need(job, "out")), job.cohort, job.crop, job.positions)
+
+
+def cohort_check(job: CohortJob) -> list[str]:
+    """The made cohort's figures beside the published ones."""
+    from osteo_ray.cohort import check
+
+    return check.lines(check.check(job.cohort))
+
+
+def records(job: RecordsJob) -> list[str]:
+    """Map a table of records to the schema."""
+    table = _records(_need(job, "source"), job.mapping, job.pseudonym_key)
+    out = Path(_need(job, "out"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(out)
+    labels = table.frame["label"].value_counts(dropna=False).to_dict()
+    counts = ", ".join(f"{'unlabelled' if k != k or k is None else k} {n}" for k, n in labels.items())
+    return [f"{len(table)} records: {counts}", f"written {out}"]
+
+
+def train(job: TrainJob) -> list[str]:
+    """Train a bundle."""
+    from osteo_ray.training.run import train as run
+
+    catalogue = Path(_need(job, "catalogue"))
+    table = _records(_need(job, "records"), job.mapping, job.pseudonym_key)
+    return run(catalogue, table, _need(job, "out"), job.train, job.targets, job.extra_slices).lines()
+
+
+def screen(job: ScreenJob) -> list[str]:
+    """Score an archive; worklist, results and report in `out`."""
+    from osteo_ray.archive import catalogue as cat
+    from osteo_ray.reports.worklist import write_worklist
+    from osteo_ray.screening.pipeline import dry_run
+    from osteo_ray.screening.pipeline import screen as run
+
+    archive, out, bundle = _need(job, "archive"), Path(_need(job, "out")), _need(job, "bundle")
+    cfg = job.screen
+    table = _records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    if isinstance(archive, str) and archive.endswith(".parquet"):
+        catalogue = Path(archive)
+    else:
+        catalogue = out / "catalogue.parquet"
+        with progress.counted("it") as say:
+            cat.build(archive, out, cfg.index, say)
+    only = None
+    if job.patients:
+        split = pq.read_table(job.patients).to_pylist()
+        only = {r["patient_key"] for r in split if r["part"] == job.part}
+        if not only:
+            raise InputError(f"{job.patients} names no patient of part {job.part!r}")
+    if job.dry_run:
+        return dry_run(catalogue, table, bundle, out, cfg, only)
+    summary = run(catalogue, table, bundle, out, cfg, only)
+    results = pq.read_table(summary.results)
+    worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week)
+    report = _report(out, catalogue, cfg.report_studies)
+    return [*summary.lines(), f"results  {summary.results}", f"worklist {worklist}", f"report   {report}"]
+
+
+def evaluate(job: EvaluateJob) -> list[str]:
+    """Judge results by labels, write evaluation.json, and put the figures into the run's report."""
+    from osteo_ray.evaluation.evaluate import evaluate as judge
+
+    results = Path(_need(job, "results"))
+    folder = results if results.is_dir() else results.parent
+    frame = _records(_need(job, "labels"), job.mapping, job.pseudonym_key).frame
+    if job.truth:
+        truth = pq.read_table(job.truth).to_pandas()
+        extra = [c for c in truth.columns if c == "patient_key" or c.startswith("p_bayes")]
+        frame = frame.merge(truth[extra], on="patient_key", how="left")
+    ev = judge(folder / "results.parquet" if results.is_dir() else results, frame, job.level)
+    (folder / "evaluation.json").write_text(ev.to_json() + "\n")
+    lines = [*ev.lines(), f"figures  {folder / 'evaluation.json'}"]
+    if (folder / "summary.json").exists():
+        made = json.loads((folder / "summary.json").read_text())
+        lines.append(f"report   {_report(folder, Path(made['catalogue']), made['report_studies'], ev)}")
+    return lines
+
+
+def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
+    from osteo_ray.reports.html import write_run
+    from osteo_ray.reports.views import study_views
+
+    results = pq.read_table(out / "results.parquet")
+    made = json.loads((out / "summary.json").read_text())
+    facts = {"run_id": made["run_id"], "indexed": made["series"], "wall_s": made["seconds"]}
+    wanted = ["series_uid", "instances", "orientation", "pixel_spacing_row_mm", "pixel_spacing_col_mm", "rows", "cols"]
+    names = set(pq.read_schema(catalogue).names)
+    with progress.stage("write report", None, "study"):
+        views = study_views(results, pq.read_table(catalogue, columns=sorted(names & set(wanted)) or None), studies)
+        made.update(catalogue=str(catalogue), report_studies=studies)
+        (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
+        return write_run(out / "report.html", results, facts, views, evaluation)
+
+
+def _records(paths: str | tuple[str, ...], mapping: str | None, key: str | None):
+    from osteo_ray.records import load
+    from osteo_ray.records.table import RecordTable
+
+    tables = [load(p, mapping, key) for p in ([paths] if isinstance(paths, str) else paths)]
+    return RecordTable.of(pd.concat([t.frame for t in tables], ignore_index=True))
+
+
+def _need(job: Section, key: str):
+    value = getattr(job, key)
+    if value is None:
+        raise ConfigError(f"{key}: not given; {type(job).model_fields[key].description or 'a path'}")
+    return value

@@ -1,0 +1,28 @@
+"""Typed config of `osteo-ray screen`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.config import Section
+from osteo_ray.screening.scorer import ScoringConfig
+
+
+class PipelineConfig(Section):
+    """How the archive streams through the scorers (Ray Data)."""
+
+    series_per_task: int = Field(4, ge=1, description="series scored together, and in one part file")
+    actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
+    actor_cpus: float = Field(0.9, gt=0)
+    max_retries: int = Field(1, ge=0, description="of a batch whose worker died")
+
+
+class ScreenConfig(Section):
+    """Everything `osteo-ray screen` does."""
+
+    index: IndexConfig = IndexConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+    worklist_top_n_per_week: int | None = Field(None, ge=1, description="capacity: entries a week; null: no cut")
+    report_studies: int = Field(12, ge=0, description="studies shown in full in the HTML report")

@@ -1,0 +1,308 @@
+"""One study -> one result, without Ray: select slices, score, calibrate, explain.
+
+    scorer = Scorer.load("bundle/")
+    result = scorer.score("study_folder/", record={"age_y": 67, "sex": "F"})
+    result["risk_prob"], result["state"]
+
+The screening pipeline runs the same `score_rows` inside its actors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from osteo_ray.archive.slices import SliceStack, Stack
+from osteo_ray.bundle import Bundle
+from osteo_ray.config import Section
+from osteo_ray.kdamm.calibrate import pattern_of, rest_log_odds
+from osteo_ray.kdamm.crops import grid_positions, spine_crop
+from osteo_ray.kdamm.models import MODALITIES, Batch
+from osteo_ray.outcomes import Outcome, Rejected, Stage, State
+from osteo_ray.records.header import fill_from_header, header_demographics
+from osteo_ray.records.labels import CLASSES
+from osteo_ray.records.schema import NAMES, feature
+from osteo_ray.records.table import from_mapping_dict
+from osteo_ray.screening.explain import explain
+from osteo_ray.screening.schema import RESULTS
+from osteo_ray.selection.data import p_lumbar
+from osteo_ray.selection.select import Selection, select
+
+COPIED = (
+    "study_uid",
+    "series_uid",
+    "patient_key",
+    "study_date",
+    "age_y",
+    "sex",
+    "manufacturer",
+    "kvp",
+    "convolution_kernel",
+    "slice_thickness_mm",
+    "spacing_z_median_mm",
+    "contrast",
+    "gates",
+)
+"""Columns that a result takes from its catalogue row."""
+
+
+class ScoringConfig(Section):
+    """What a scorer does beyond the score."""
+
+    shap: bool = Field(True, description="explain each scored study")
+    threads: int = Field(1, ge=1, description="torch threads of one scorer")
+
+
+class Seen:
+    """What the policy saw of one series: the picks and where they came from."""
+
+    def __init__(self, stack: Stack, positions: np.ndarray, selection: Selection, seconds: float):
+        self.positions = positions
+        self.selection = selection
+        self.seconds = seconds
+        self.z_mm = np.asarray(stack.z_mm)[positions]
+        self.n = stack.n
+        self.decoded = stack.decoded
+        self.bytes_read = stack.bytes_read
+        self.sop_uids = getattr(stack, "sop_uids", None)
+
+
+class Scorer:
+    """A loaded bundle that turns catalogue rows into result rows."""
+
+    def __init__(self, bundle: Bundle, cfg: ScoringConfig | None = None):
+        self.bundle = bundle
+        self.cfg = cfg or ScoringConfig()
+
+    @classmethod
+    def load(cls, folder: str | Path, cfg: ScoringConfig | None = None) -> Scorer:
+        """Load and verify the bundle in `folder`."""
+        scorer = cls(Bundle.load(folder), cfg)
+        torch.set_num_threads(scorer.cfg.threads)
+        return scorer
+
+    # ---- one study, from Python
+
+    def score(self, study: str | Path, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Score the best series of the study that lies in `study` (folder, zip or any archive URI).
+
+        Args:
+            record: demographics and labs by feature name, e.g. `{"age_y": 67, "sex": "F"}`; None: CT alone.
+
+        Returns:
+            A row of `screening.schema.RESULTS` as a dict. A study that can't be scored has a state and a code.
+
+        Raises:
+            RecordsError: naming the value that can't be.
+            ValueError: where `study` holds no CT series, or more than one study.
+        """
+        from osteo_ray.archive.study import index_study
+
+        row = index_study(study)
+        values = np.full(len(NAMES), np.nan)
+        if record is not None:
+            values = from_mapping_dict(record).matrix()[0][0]
+        if row.get("state"):
+            return self.closed(row, Outcome(State(row["state"]), row["code"], Stage(row["stage"]), row["message"]))
+        return self.score_rows([row], values[None])[0]
+
+    # ---- many series
+
+    def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]:
+        """Score open catalogue rows; one result row each, in order, never an exception.
+
+        Args:
+            records: float [n, F] in the order of the schema's features, NaN where missing. What a record
+                lacks of age and sex is taken from the CT's header.
+        """
+        records = np.stack(
+            [fill_from_header(r, header_demographics(row)) for r, row in zip(records, rows, strict=True)]
+        )
+        results: list[dict[str, Any] | None] = [None] * len(rows)
+        seen: dict[int, Seen] = {}
+        for i, row in enumerate(rows):
+            try:
+                seen[i] = self._see_row(row)
+            except Rejected as e:
+                results[i] = self.closed(row, e.outcome)
+            except Exception as e:  # a row's failure is a row
+                message = f"{type(e).__name__}: {e}"
+                results[i] = self.closed(row, Outcome(State.ERROR, "UNEXPECTED", Stage.SCORE, message[:500]))
+        if seen:
+            order = list(seen)
+            scored = self._score_seen([rows[i] for i in order], [seen[i] for i in order], records[order])
+            for i, r in zip(order, scored, strict=True):
+                results[i] = r
+        return results  # type: ignore[return-value]  # every slot is filled by now
+
+    def closed(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+        """The result row of a series that ends without a score."""
+        out: dict[str, Any] = dict.fromkeys(RESULTS.names)
+        out.update({k: row.get(k) for k in COPIED})
+        out.update(
+            state=str(outcome.state),
+            code=outcome.code,
+            stage=str(outcome.stage),
+            message=outcome.message,
+            attempt=outcome.attempt,
+            slices_total=row.get("n_slices"),
+            model_name=self.bundle.name,
+            model_version=self.bundle.version,
+            model_sha256=self.bundle.sha256,
+        )
+        return out
+
+    # ---- inside
+
+    def _see_row(self, row: Mapping[str, Any]) -> Seen:
+        with SliceStack.from_row(row) as stack:
+            return self.see(stack)
+
+    def see(self, stack: Stack) -> Seen:
+        """Run the policy over one stack, decoding only what it asks for."""
+        t = time.perf_counter()
+        b = self.bundle
+        positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
+
+        @torch.no_grad()
+        def embed(p: np.ndarray) -> np.ndarray:
+            crops = [spine_crop(stack.axial(int(positions[k])), stack.axial_spacing_mm, b.config.crop) for k in p]
+            return b.encoder(torch.from_numpy(np.stack(crops))).embedding.numpy()
+
+        selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.scorers, b.config.view)
+        return Seen(stack, positions, selection, time.perf_counter() - t)
+
+    @torch.no_grad()
+    def _score_seen(
+        self, rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], records: np.ndarray
+    ) -> list[dict[str, Any]]:
+        t = time.perf_counter()
+        batch = self._batch(seen, records)
+        present = self.bundle.student.present(batch).numpy()
+        logits = {"student": self.bundle.student(batch).numpy(), "image": self.bundle.image(batch).numpy()}
+        weights = self.bundle.student.attention(batch).numpy()
+        share = (time.perf_counter() - t) / len(seen)
+        out = []
+        for i, (row, s) in enumerate(zip(rows, seen, strict=True)):
+            t = time.perf_counter()
+            result = self.closed(row, self._outcome(row, s, pattern_of(present[i], MODALITIES)))
+            result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
+            result["selected"] = self._selected(s, weights[i])
+            if result["state"] in (State.SCORED, State.SCORED_WARN):
+                pattern = pattern_of(present[i], MODALITIES)
+                model = self.bundle.scored_by[pattern]
+                result.update(self._risk(logits[model][i], pattern))
+                result["modalities"] = pattern.split("+")
+                if self.cfg.shap:
+                    result.update(self._shap(batch, i, model, records[i]))
+            result["score_s"] = share + time.perf_counter() - t
+            out.append(result)
+        return out
+
+    def _batch(self, seen: Sequence[Seen], records: np.ndarray) -> Batch:
+        values, known = self.bundle.standardiser(records)
+        k = max(1, max(len(s.selection.kept) for s in seen))
+        bag = np.zeros((len(seen), k, self.bundle.config.encoder.dim), np.float32)
+        mask = np.zeros((len(seen), k), bool)
+        for i, s in enumerate(seen):
+            n = len(s.selection.kept)
+            bag[i, :n] = s.selection.embedding[s.selection.kept]
+            mask[i, :n] = True
+        return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
+
+    def _outcome(self, row: Mapping[str, Any], s: Seen, pattern: str) -> Outcome:
+        looked = s.selection.embedding[s.selection.looked]
+        best = float(p_lumbar(looked).max())
+        if best < self.bundle.lumbar_threshold:
+            return Outcome(
+                State.ABSTAINED,
+                "NO_LUMBAR_SEEN",
+                Stage.SELECT,
+                f"no slice looked at shows the lumbar spine (best {best:.2f})",
+            )
+        if pattern not in self.bundle.calibrators:
+            return Outcome(
+                State.ABSTAINED, "NO_CALIBRATOR", Stage.SCORE, f"the bundle has no calibrator for the pattern {pattern}"
+            )
+        warned = [g["gate"] for g in row.get("gates") or [] if g["verdict"] == "warn"]
+        if warned:
+            return Outcome(State.SCORED_WARN, "GATE_WARN", Stage.SCORE, ", ".join(warned))
+        return Outcome(State.SCORED, "OK", Stage.SCORE)
+
+    def _risk(self, logits: np.ndarray, pattern: str) -> dict[str, Any]:
+        b = self.bundle
+        p, low, high = (float(v[0]) for v in b.calibrators[pattern](rest_log_odds(logits[None])))
+        raw = np.exp(logits - logits.max())
+        raw = raw / raw.sum()
+        # The classes share what calibration leaves to "not osteoporosis" as the network splits it.
+        rest = (1 - p) / max(float(raw[0] + raw[1]), 1e-12)
+        return {
+            "risk_prob": p,
+            "risk_low": low,
+            "risk_high": high,
+            "risk_class": "high" if p >= b.threshold else "low",
+            "p_normal": float(raw[0]) * rest,
+            "p_osteopenia": float(raw[1]) * rest,
+            "p_osteoporosis": p,
+            "log_odds": float(logits[CLASSES.index("osteoporosis")] - logits[CLASSES.index("normal")]),
+            "operating_point": b.operating_point,
+            "threshold": b.threshold,
+            "calibrator": pattern,
+        }
+
+    @staticmethod
+    def _selected(s: Seen, weights: np.ndarray) -> list[dict[str, Any]]:
+        kept = s.selection.kept
+        lumbar = p_lumbar(s.selection.embedding[kept])
+        index = s.positions[kept]
+        return [
+            {
+                "sop_uid": None if s.sop_uids is None else s.sop_uids[i],
+                "index": int(i),
+                "z_mm": float(s.z_mm[k]),
+                "weight": float(weights[j]),
+                "p_lumbar": float(lumbar[j]),
+            }
+            for j, (i, k) in enumerate(zip(index, kept, strict=True))
+        ]
+
+    def _shap(self, batch: Batch, i: int, model: str, record: np.ndarray) -> dict[str, Any]:
+        b = self.bundle
+        if model == "image":  # CT alone: all of it is the CT's
+            own = float(rest_log_odds(b.image(batch.take(torch.tensor([i]))).numpy())[0])
+            base = b.metrics["image_mean_log_odds"]
+            return {"shap_base": base, "shap": [_shap_row("ct", "ct", None, None, own - base)]}
+        bg = b.background
+        one = batch.take(torch.tensor([i]))
+        hidden = torch.cat([b.student.pool(one.bag, one.bag_mask).hidden, bg["ct"]])
+
+        def predict(values: np.ndarray, known: np.ndarray, ct: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                logits = b.student.from_hidden(torch.from_numpy(values), torch.from_numpy(known), hidden[ct])
+            return rest_log_odds(logits.numpy())
+
+        e = explain(
+            predict,
+            batch.values[i].numpy(),
+            batch.known[i].numpy(),
+            bg["values"].numpy(),
+            bg["known"].numpy() > 0.5,
+            has_ct=True,
+        )
+        rows = [
+            _shap_row(name, group, float(v) if np.isfinite(v) else None, feature(name).unit, float(s))
+            for name, group, v, s in zip(
+                b.standardiser.features, b.standardiser.groups, record, e.values[:-1], strict=True
+            )
+        ]
+        return {"shap_base": e.base, "shap": [*rows, _shap_row("ct", "ct", None, None, float(e.values[-1]))]}
+
+
+def _shap_row(name: str, group: str, value: float | None, unit: str | None, shap: float) -> dict[str, Any]:
+    return {"feature": name, "group": group, "value": value, "unit": unit, "shap": shap}

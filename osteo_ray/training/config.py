@@ -1,0 +1,49 @@
+"""Typed config of `osteo-ray train`: one tree, read from top to bottom."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from osteo_ray.config import Section
+from osteo_ray.kdamm.crops import CropConfig
+from osteo_ray.kdamm.encoder import EncoderConfig, PretrainConfig
+from osteo_ray.kdamm.train import KdammConfig
+from osteo_ray.selection.train import SelectionConfig
+
+
+class SplitConfig(Section):
+    """Patients are split once, by their key and the seed, before anything is fitted."""
+
+    test: float = Field(0.2, ge=0, lt=1, description="share of the archive's patients held out")
+    val: float = Field(0.2, gt=0, lt=1, description="share of the others used to stop, choose and calibrate")
+
+
+class PrepareConfig(Section):
+    """Reading the archive's slices for training (Ray Data)."""
+
+    series_per_task: int = Field(2, ge=1)
+
+
+class CalibrationConfig(Section):
+    """From logits to a risk and a decision."""
+
+    level: float = Field(0.9, gt=0, lt=1, description="of the risk interval")
+    sensitivity: float = Field(0.85, gt=0, le=1, description="for osteoporosis, on validation patients")
+    lumbar_threshold: float = Field(0.5, ge=0, le=1, description="belief below which a slice is not lumbar")
+
+
+class TrainConfig(Section):
+    """Everything `osteo-ray train` does to a catalogue and records."""
+
+    name: str = "osteo-ray"
+    version: str = "0.1"
+    seed: int = 0
+    split: SplitConfig = SplitConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    crop: CropConfig = CropConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    selection: SelectionConfig = SelectionConfig()
+    kdamm: KdammConfig = KdammConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    background: int = Field(12, ge=1, description="cluster centres that SHAP compares a patient with")

@@ -1,0 +1,200 @@
+"""Ray Data: the archive's slices as crops on the z-grid, and crops as embeddings.
+
+A slice set is a folder of Parquet files, one row a slice. Every model is trained from slice sets, so
+a site reads its archive once, and sets of several archives can be trained on together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import torch
+
+from osteo_ray.archive.slices import SliceStack, Stack
+from osteo_ray.kdamm.crops import CropConfig, grid_positions, spine_crop
+from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
+from osteo_ray.kdamm.pretrain import region_of
+from osteo_ray.outcomes import Rejected
+from osteo_ray.progress import Advance
+
+SLICES = pa.schema(
+    [
+        ("patient_key", pa.string()),
+        ("series_uid", pa.string()),
+        ("index", pa.int32()),  # in the z-ordered stack
+        ("z_mm", pa.float64()),
+        ("crop", pa.binary()),  # int16 HU, little-endian, [size, size]
+        ("region", pa.int8()),  # kdamm.encoder.REGIONS, -1 unknown
+        ("mid", pa.float32()),  # 0..1, NaN unknown
+        ("trabecular_hu", pa.float32()),  # NaN unknown
+        ("failed", pa.string()),  # outcome code where the series could not be read; such a row has no crop
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is known of one slice."""
+
+    level: str | None
+    mid: float
+    trabecular_hu: float
+
+
+Targets = Mapping[int, Target]
+"""Targets of one series by slice index."""
+
+
+def slice_rows(
+    stack: Stack, patient_key: str, series_uid: str, crop: CropConfig, positions: int, targets: Targets
+) -> pa.Table:
+    """Decode the z-grid of one stack into rows of SLICES."""
+    index = grid_positions(np.asarray(stack.z_mm), positions)
+    rows: dict[str, list] = {name: [] for name in SLICES.names}
+    for i in index.tolist():
+        hu = spine_crop(stack.axial(i), stack.axial_spacing_mm, crop)
+        t = targets.get(i)
+        values = (
+            patient_key,
+            series_uid,
+            i,
+            float(stack.z_mm[i]),
+            hu.astype("<i2").tobytes(),
+            region_of(t.level) if t else -1,
+            t.mid if t else np.nan,
+            t.trabecular_hu if t else np.nan,
+            None,
+        )
+        for name, v in zip(SLICES.names, values, strict=True):
+            rows[name].append(v)
+    return pa.table(rows, schema=SLICES)
+
+
+def write_slice_set(
+    catalogue: Path,
+    rows: list[int],
+    out: Path,
+    crop: CropConfig,
+    positions: int,
+    per_task: int,
+    targets: Path | None,
+    advance: Advance,
+) -> dict[str, str]:
+    """Read the series at `rows` of the catalogue and write a slice set to `out`.
+
+    Args:
+        targets: Parquet with series_uid, index, level, mid, trabecular_hu per slice, or None.
+
+    Returns:
+        Outcome code by series UID, for the series that could not be read.
+    """
+    from osteo_ray.archive.dataset import read_series
+
+    def read(table: pa.Table) -> pa.Table:
+        parts = [pa.table({n: [] for n in SLICES.names}, schema=SLICES)]
+        known = _read_targets(targets, table["series_uid"].to_pylist()) if targets else {}
+        for row in table.to_pylist():
+            try:
+                with SliceStack.from_row(row) as stack:
+                    t = known.get(row["series_uid"], {})
+                    parts.append(slice_rows(stack, row["patient_key"], row["series_uid"], crop, positions, t))
+            except Rejected as e:
+                bad = dict.fromkeys(SLICES.names) | {"series_uid": row["series_uid"], "failed": e.outcome.code}
+                parts.append(pa.Table.from_pylist([bad], schema=SLICES))
+        return pa.concat_tables(parts)
+
+    ds = read_series(catalogue, rows, per_task).map_batches(
+        read, batch_format="pyarrow", batch_size=None, zero_copy_batch=True, max_retries=1
+    )
+    return write_parts(ds.iter_batches(batch_format="pyarrow", batch_size=None), out, advance)
+
+
+def write_parts(tables: Iterator[pa.Table], out: Path, advance: Advance) -> dict[str, str]:
+    """Write tables of SLICES as they come, one file each; outcome codes of the series that failed."""
+    out.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, str] = {}
+    for k, table in enumerate(tables):
+        bad = table.filter(pa.compute.is_valid(table["failed"]))
+        failed |= dict(zip(bad["series_uid"].to_pylist(), bad["failed"].to_pylist(), strict=True))
+        good = table.filter(pa.compute.is_null(table["failed"]))
+        if good.num_rows:
+            pq.write_table(good, out / f"part-{k:06d}.parquet", compression="zstd")
+        advance(len(set(table["series_uid"].to_pylist())))
+    return failed
+
+
+def _read_targets(path: Path, series: list[str]) -> dict[str, dict[int, Target]]:
+    table = pads.dataset(path).to_table(
+        columns=["series_uid", "index", "level", "mid", "trabecular_hu"],
+        filter=pads.field("series_uid").isin(series),
+    )
+    out: dict[str, dict[int, Target]] = {}
+    for r in table.to_pylist():
+        hu = np.nan if r["trabecular_hu"] is None else r["trabecular_hu"]
+        mid = np.nan if r["mid"] is None else r["mid"]
+        out.setdefault(r["series_uid"], {})[r["index"]] = Target(r["level"], mid, hu)
+    return out
+
+
+class EmbedSlices:
+    """Ray Data actor: crops -> embeddings. The encoder is loaded once."""
+
+    def __init__(self, weights: dict[str, torch.Tensor], arch: EncoderConfig, size: int):
+        self.encoder = SliceEncoder(arch)
+        self.encoder.load_state_dict(weights)
+        self.encoder.eval()
+        self.size = size
+
+    @torch.no_grad()
+    def __call__(self, table: pa.Table) -> pa.Table:
+        crops = decode_crops(table["crop"], self.size)
+        e = self.encoder(torch.from_numpy(crops)).embedding.numpy().astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(e.ravel()), e.shape[1])
+        return table.select(["patient_key", "series_uid", "index", "z_mm"]).append_column("embedding", column)
+
+
+def embed_slice_sets(
+    sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Callable[[int], None]
+) -> pa.Table:
+    """Embed every slice of the sets; columns patient_key, series_uid, index, z_mm, embedding."""
+    import ray.data
+
+    files = [str(f) for s in sets for f in sorted(s.glob("part-*.parquet"))]
+    columns = ["patient_key", "series_uid", "index", "z_mm", "crop"]
+    ds = ray.data.read_parquet(files, columns=columns, override_num_blocks=max(1, min(len(files), 256))).map_batches(
+        EmbedSlices,
+        fn_constructor_args=(encoder.state_dict(), encoder.cfg, size),
+        batch_format="pyarrow",
+        batch_size=128,
+        num_cpus=0.5,
+        concurrency=actors,
+    )
+    parts = []
+    for t in ds.iter_batches(batch_format="pyarrow", batch_size=None):
+        parts.append(t)
+        advance(t.num_rows)
+    return pa.concat_tables(parts)
+
+
+def decode_crops(column: pa.ChunkedArray | pa.Array, size: int) -> np.ndarray:
+    """Binary column of SLICES -> int16 HU [n, size, size]."""
+    flat = b"".join(column.to_pylist())
+    return np.frombuffer(flat, "<i2").reshape(-1, size, size).astype(np.int16)
+
+
+def count(sets: list[Path]) -> int:
+    """Slices in the sets, from Parquet footers."""
+    return sum(pq.read_metadata(f).num_rows for s in sets for f in s.glob("part-*.parquet"))
+
+
+def load_table(sets: list[Path], columns: list[str] | None = None) -> pa.Table:
+    """The sets' rows, in file order."""
+    files: list[Any] = [f for s in sets for f in sorted(s.glob("part-*.parquet"))]
+    return pa.concat_tables([pq.read_table(f, columns=columns) for f in files])
