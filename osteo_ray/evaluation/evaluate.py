@@ -244,7 +244,7 @@ def _subgroups(frame: pd.DataFrame, level: float) -> Iterable[Subgroup]:
                 auc_vs_rest=m.auc_delong(_y(sub), p, level),
                 sensitivity=at.sensitivity,
                 specificity=at.specificity,
-                calibration_slope=m.calibration(_y(sub), p, level).slope,
+                calibration_slope=m.calibration_slope(_y(sub), p, level),
             )
 
 

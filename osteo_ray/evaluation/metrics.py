@@ -195,10 +195,18 @@ def calibration(y: ArrayLike, p: ArrayLike, level: float = 0.95, bins: int = 10)
         why = _absent(n_pos, n_neg)
         undefined = Estimate(NAN, NAN, NAN, n_pos, n_neg, why)
         return Calibration(undefined, undefined, ece, brier, table, why)
-    clipped = np.clip(prob, 1e-6, 1 - 1e-6)
-    x = np.log(clipped / (1 - clipped))
+    x = _log_odds(prob)
     slope = _slope(truth, x, level)
     return Calibration(slope, _in_the_large(truth, x, level), ece, brier, table, slope.note)
+
+
+def calibration_slope(y: ArrayLike, p: ArrayLike, level: float = 0.95) -> Estimate:
+    """The slope of `calibration` alone."""
+    truth, prob = _pair(y, p)
+    n_pos, n_neg = int(truth.sum()), int((~truth).sum())
+    if n_pos == 0 or n_neg == 0:
+        return Estimate(NAN, NAN, NAN, n_pos, n_neg, _absent(n_pos, n_neg))
+    return _slope(truth, _log_odds(prob), level)
 
 
 def decision_curve(y: ArrayLike, p: ArrayLike, thresholds: ArrayLike) -> DecisionCurve:
@@ -312,6 +320,11 @@ def _bins(truth: NDArray[np.bool_], p: NDArray[np.float64], bins: int) -> tuple[
     where = np.searchsorted(np.unique(np.sort(p)[ranks]), p, side="left")
     groups = (where == b for b in np.unique(where))
     return tuple((float(p[g].mean()), float(truth[g].mean()), int(g.sum())) for g in groups)
+
+
+def _log_odds(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped))
 
 
 def _slope(truth: NDArray[np.bool_], x: NDArray[np.float64], level: float) -> Estimate:

@@ -68,3 +68,10 @@ def date(dicom: str | None) -> str | None:
 
 def seconds(s: float | None) -> str:
     return NONE if s is None else f"{s:.2f} s"
+
+
+def duration(s: float) -> str:
+    if s < 60:
+        return f"{s:.1f} s"
+    minutes, rest = divmod(round(s), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

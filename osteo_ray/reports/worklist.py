@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from osteo_ray.outcomes import State
 from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.screening.schema import RESULTS
 
 COLUMNS = (
     "rank",
@@ -38,6 +40,26 @@ COLUMNS = (
     "run_id",
     "notice",
 )
+
+
+NEEDED = (*(c for c in COLUMNS if c in RESULTS.names), "row_key", "state", "code", "message")
+
+
+def scored(results: pa.Table) -> pa.Table:
+    """The scored rows, with the columns a worklist and a run report need; slices, SHAP and gates stay behind."""
+    states = pc.is_in(results["state"], pa.array([State.SCORED.value, State.SCORED_WARN.value]))
+    light = results.select([*NEEDED, "threshold", "slices_total", "slices_decoded"])
+    return light.filter(pc.and_(states, results["risk_prob"].is_valid()))
+
+
+def head(listed: pa.Table, top: int) -> list[tuple[int, Mapping[str, Any]]]:
+    """The first `top` lines of `ranked`, without ranking the rest."""
+    order = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
+    first = listed.sort_by(order)[:top]
+    # A patient in the head brings his further series with him, however low their risk.
+    theirs = pc.is_in(listed["patient_key"], first["patient_key"].combine_chunks().drop_null())
+    nobody = first.filter(first["patient_key"].is_null())
+    return ranked(pa.concat_tables([listed.filter(theirs), nobody]).to_pylist())[:top]
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -63,15 +85,12 @@ def write_worklist(path: str | Path, results: pa.Table, top_n_per_week: int | No
     """
     if top_n_per_week is not None and top_n_per_week < 1:
         raise ValueError(f"top_n_per_week: {top_n_per_week} given; it must be at least 1, or none")
-    scored = [
-        r for r in results.to_pylist() if r["state"] in (State.SCORED, State.SCORED_WARN) and r["risk_prob"] is not None
-    ]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as f:
         out = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
         out.writeheader()
-        for rank, row in ranked(scored):
+        for rank, row in ranked(scored(results).to_pylist()):
             line = {c: _cell(row.get(c)) for c in COLUMNS}
             line["rank"] = rank
             line["week"] = "" if top_n_per_week is None else 1 + (rank - 1) // top_n_per_week

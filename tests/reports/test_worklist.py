@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from made_run import many_rows, odd_rows, scored_row, table
 
 from osteo_ray.reports.study_view import DISCLAIMER
-from osteo_ray.reports.worklist import COLUMNS, ranked, write_worklist
+from osteo_ray.reports.worklist import COLUMNS, head, ranked, scored, write_worklist
 
 
 def read(path) -> pd.DataFrame:
@@ -59,3 +59,13 @@ def test_nothing_scored_gives_a_header_only(tmp_path):
 def test_a_capacity_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="top_n_per_week: 0"):
         write_worklist(tmp_path / "w.csv", table([]), top_n_per_week=0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.floats(0.01, 0.99)), max_size=15), st.integers(1, 9)
+)
+def test_the_head_is_the_beginning_of_the_whole(pairs, top):
+    rows = [scored_row(i, r) | dict(patient_key=k) for i, (k, r) in enumerate(pairs)]
+    listed = scored(table(rows))
+    whole = ranked(listed.to_pylist())
+    assert [(r, x["row_key"]) for r, x in head(listed, top)] == [(r, x["row_key"]) for r, x in whole[:top]]
