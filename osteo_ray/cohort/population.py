@@ -63,7 +63,7 @@ def mean_hu(age: np.ndarray, male: np.ndarray) -> np.ndarray:
     """Mean L1 HU at 120 kVp by age (years) and sex: 226 below 30, 89 at 90, women above men until the menopause
     (Jang, Radiology 2019)."""
     men = 223 - 2.03 * (np.maximum(age, 20) - 25)
-    women = np.interp(age, [20, 25, 46, 60, 90], [236, 233, 207, 152, 89])
+    women = np.interp(age, [20, 25, 46, 60, 90], [236, 232, 201, 152, 89])
     return np.where(male > 0.5, men, women)
 
 

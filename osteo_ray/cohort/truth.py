@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from osteo_ray.cohort import spine
-from osteo_ray.cohort.anatomy import Anatomy
-from osteo_ray.cohort.scanner import Scan
+from osteo_ray.cohort.anatomy import Anatomy, spine_y_at
+from osteo_ray.cohort.population import HU_PER_VBMD
+from osteo_ray.cohort.scanner import KVP_FACTOR, Scan
 
 
 @dataclass(frozen=True)
@@ -18,39 +19,43 @@ class SliceTruth:
     z_mm: np.ndarray
     level: np.ndarray  # 'T5'..'L5', 'S', 'disc', 'none'
     mid: np.ndarray  # 1 at mid-vertebra, 0 at its endplates and outside
-    trabecular_hu: np.ndarray  # mean of the trabecular core at 120 kVp without the scan's error; NaN outside bodies
+    trabecular_hu: np.ndarray  # mean of the trabecular core; NaN outside bodies
 
 
-def slice_truth(a: Anatomy, scan: Scan) -> SliceTruth:
-    """Which body each slice shows on the spine's axis, how close to its middle, and the core's true HU.
-
-    trabecular_hu is at the scan's own kVp, without noise, contrast medium or calibration error.
-    """
-    from osteo_ray.cohort.anatomy import spine_y_at
-    from osteo_ray.cohort.scanner import KVP_FACTOR
-
+def _crossing(a: Anatomy, scan: Scan) -> np.ndarray:
+    """z [n] at which each slice meets the spine's axis: a tilted slice does so off its centre line."""
     z = np.array(scan.z)
-    # A tilted slice meets the spine where its plane crosses the spine's axis.
-    at = z + np.tan(np.deg2rad(scan.tilt)) * np.asarray(spine_y_at(z, a.spine_y, a.lordosis))
-    level = np.full(len(z), "none", dtype=object)
-    mid = np.zeros(len(z), np.float32)
-    hu = np.full(len(z), np.nan)
+    return z + np.tan(np.deg2rad(scan.tilt)) * np.asarray(spine_y_at(z, a.spine_y, a.lordosis))
+
+
+def levels_at(a: Anatomy, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Which body each slice shows on the spine's axis (object [n]) and how close to its middle (float32 [n])."""
+    at = _crossing(a, scan)
+    level = np.full(len(at), "none", dtype=object)
+    mid = np.zeros(len(at), np.float32)
     column = a.vertebrae
-    level[(at < column[0].z) & (at > column[-1].z)] = "disc"
-    level[(at <= column[-1].z) & (at > a.sacrum_top)] = "disc"
+    level[(at < column[0].z) & (at > a.sacrum_top)] = "disc"
     level[(at <= a.sacrum_top) & (at > a.sacrum_top - 110)] = "S"
     for v in column:
-        half = 0.5 * v.height
+        half = 0.5 * v.height * np.cos(v.tilt)
         here = np.abs(at - v.z) <= half
         level[here] = v.level
         mid[here] = 1 - np.abs(at[here] - v.z) / half
+    return level, mid
+
+
+def slice_truth(a: Anatomy, scan: Scan) -> SliceTruth:
+    """What each slice of a scan shows; trabecular HU at the scan's own kVp, without noise, contrast or error."""
+    level, mid = levels_at(a, scan)
+    at = _crossing(a, scan)
+    hu = np.full(len(at), np.nan)
+    for v in a.vertebrae:
+        here = level == v.level
         if here.any():
             hu[here] = spine.core_mean(v, at[here], scan.thickness) * KVP_FACTOR[scan.kvp]
-    return SliceTruth(z, level, mid, hu)
+    return SliceTruth(np.array(scan.z), level, mid, hu)
 
 
 def seen_hu(a: Anatomy, scan: Scan) -> float:
     """What a perfect reader of this scan sees: L1-equivalent trabecular HU at 120 kVp, with the scan's own error."""
-    from osteo_ray.cohort.population import HU_PER_VBMD
-
     return a.vbmd * HU_PER_VBMD * scan.bone_gain
