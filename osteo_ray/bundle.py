@@ -177,7 +177,10 @@ def verify(folder: Path) -> str:
     if not sums_path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no SHA256SUMS; `osteo-ray train` writes one")
     sums = sums_path.read_text()
-    listed = dict(reversed(line.split("  ", 1)) for line in sums.splitlines())
+    listed: dict[str, str] = {}
+    for line in sums.splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
     for f in FILES:
         if f not in listed or not (folder / f).is_file():
             raise BundleError(f"{folder}: {f} is missing")

@@ -7,6 +7,7 @@ The command line, `ray job submit` and a notebook all call these. A job's YAML h
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -98,18 +99,21 @@ def index(job: IndexJob) -> list[str]:
 
 
 def cohort(job: CohortJob) -> list[str]:
-    """Write a made archive, its records and its truth."""
+    """Write a made archive, its records and its truth, unless it is there already."""
     from osteo_ray.cohort.write import write_cohort
 
-    with progress.counted("patient") as say:
-        return write_cohort(Path(_need(job, "out")), job.cohort, lambda i, n: say("write archive", i, n)).lines()
+    def write(out: Path) -> list[str]:
+        with progress.counted("patient") as say:
+            return write_cohort(out, job.cohort, lambda i, n: say("write archive", i, n)).lines()
+
+    return _once(job, "cohort", write)
 
 
 def cohort_slices(job: CohortJob) -> list[str]:
-    """Write a made cohort as a slice set for training, without DICOM."""
+    """Write a made cohort as a slice set for training, without DICOM, unless it is there already."""
     from osteo_ray.cohort.slice_set import write_slice_set
 
-    return write_slice_set(Path(_need(job, "out")), job.cohort, job.crop, job.positions)
+    return _once(job, "slices", lambda out: write_slice_set(out, job.cohort, job.crop, job.positions))
 
 
 def cohort_check(job: CohortJob) -> list[str]:
@@ -204,6 +208,21 @@ def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
         made.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
         return write_run(out / "report.html", results, facts, views, evaluation)
+
+
+def _once(job: CohortJob, what: str, write: Callable[[Path], list[str]]) -> list[str]:
+    """Do `write(out)` unless `out` says that it was done for the same config."""
+    from osteo_ray import __version__
+    from osteo_ray.stages import Stages, digest
+
+    out = Path(_need(job, "out")).absolute()
+
+    def work(folder: Path) -> None:
+        (folder / "made.txt").write_text("\n".join(write(folder)) + "\n")
+
+    run = Stages(out.parent)
+    run.run(out.name, digest(what, __version__, job.model_dump(mode="json", exclude={"out"})), work)
+    return (out / "made.txt").read_text().splitlines() + (["  (as made before)"] if run.reused else [])
 
 
 def _records(paths: str | tuple[str, ...], mapping: str | None, key: str | None):

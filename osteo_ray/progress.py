@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-Advance = Callable[[int], None]
+Advance = Callable[[int], object]
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def stage(name: str, total: int | None, unit: str = "it", quiet: bool = False) -
     """
     bar = _bar(name, total, unit, quiet)
     try:
-        yield lambda n=1: bar.update(n)
+        yield bar.update
     finally:
         bar.close()
 

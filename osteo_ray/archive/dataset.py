@@ -6,7 +6,7 @@ archive's size costs neither driver memory nor object store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,6 +63,13 @@ def take_rows(path: str, rows: list[int], starts: list[int]) -> pa.Table:
     for g in np.unique(group):
         parts.append(f.read_row_group(int(g)).take(pa.array(rows_a[group == g] - starts[g])))
     return pa.concat_tables(parts)
+
+
+def arrow_batches(ds: ray.data.Dataset) -> Iterator[pa.Table]:
+    """The blocks of a dataset as Arrow tables, as they come."""
+    for block in ds.iter_batches(batch_format="pyarrow", batch_size=None):
+        assert isinstance(block, pa.Table)
+        yield block
 
 
 def read_series(catalogue: str | Path, rows: Sequence[int], per_task: int = 4) -> ray.data.Dataset:

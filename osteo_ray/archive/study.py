@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from osteo_ray.archive.catalogue import assemble_table
 from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.indexing import index_entries
-from osteo_ray.archive.instances import INDEXED
+from osteo_ray.archive.indexing import INDEXED, index_entries
 from osteo_ray.archive.sources import roots
 from osteo_ray.outcomes import InputError
 
@@ -24,7 +23,8 @@ def index_study(uri: str | Path, cfg: IndexConfig | None = None) -> dict[str, An
     """
     cfg = cfg or IndexConfig()
     entries = (e for source in roots(str(uri), cfg.follow_links) for e in source.list())
-    rows, refused = [], []
+    rows: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
     for is_image, row in index_entries(entries, cfg):
         (rows if is_image else refused).append(row)
     series, _ = assemble_table(pa.Table.from_pylist(rows, schema=INDEXED), cfg)

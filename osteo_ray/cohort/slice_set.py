@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from osteo_ray import rayenv
+from osteo_ray.archive.dataset import arrow_batches
 from osteo_ray.cohort import fast
 from osteo_ray.cohort.config import CohortConfig
 from osteo_ray.cohort.write import patients_truth, person_of, write_records
@@ -45,7 +46,7 @@ def write_slice_set(out: Path, cfg: CohortConfig, crop: CropConfig, positions: i
         work, batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
     with stage("render slices", len(scanned), "scan", quiet) as advance:
-        write_parts(ds.iter_batches(batch_format="pyarrow", batch_size=None), out / "slices", advance)
+        write_parts(arrow_batches(ds), out / "slices", advance)
     seconds = time.perf_counter() - t
     rate = len(scanned) / seconds
     return [

@@ -95,6 +95,9 @@ class Student(nn.Module):
     An absent modality enters as a learned vector, so that any subset can be scored.
     """
 
+    demographics_index: torch.Tensor
+    labs_index: torch.Tensor
+
     def __init__(self, groups: list[str], dim: int, cfg: ModelConfig):
         super().__init__()
         # Which features belong to which branch is part of the model's config, not of its weights.

@@ -190,10 +190,10 @@ class _Loss(nn.Module):
     def forward(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
         b = self.job.train.take(rows).to(device)
         y = self.job.label[rows].to(device)
-        if self.job.kind == "tabular":
+        if isinstance(self.model, TabularTeacher):
             members = self.model.members(b)
             return F.cross_entropy(members.flatten(0, 1), y.repeat_interleave(members.shape[1]))
-        if self.job.kind == "image":
+        if not isinstance(self.model, Student):
             return F.cross_entropy(self.model(b), y)
         teachers = {k: v[rows].to(device) for k, v in self.job.teachers.items()}
         return student_loss(self.model, b, y, teachers, self.job.distill)
@@ -264,5 +264,7 @@ def _fit_with_ray_train(job: FitJob, workers: int, storage: str) -> Weights:
         run_config=RunConfig(storage_path=storage, name=f"fit-{job.kind}"),
     )
     result = trainer.fit()
+    if result.checkpoint is None:
+        raise RuntimeError(f"Ray Train gave no checkpoint for the {job.kind} model")
     with result.checkpoint.as_directory() as folder:
         return torch.load(Path(folder) / "weights.pt", weights_only=True)

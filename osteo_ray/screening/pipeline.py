@@ -256,7 +256,7 @@ def done_keys(parts: Path) -> set[str]:
 def _score(catalogue: Path, plan: _Plan, bundle: Path, parts: Path, cfg: ScreenConfig, quiet: bool) -> None:
     import ray
 
-    from osteo_ray.archive.dataset import read_series
+    from osteo_ray.archive.dataset import arrow_batches, read_series
 
     p = cfg.pipeline
     records = ray.put(plan.records)
@@ -266,12 +266,12 @@ def _score(catalogue: Path, plan: _Plan, bundle: Path, parts: Path, cfg: ScreenC
         batch_format="pyarrow",
         batch_size=p.series_per_task,
         num_cpus=p.actor_cpus,
-        concurrency=(1, p.actors) if p.actors > 1 else 1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=p.actors),
         max_restarts=4,
         max_task_retries=p.max_retries,
     )
     with stage("screen series", len(plan.pending), "series", quiet) as advance:
-        for receipt in ds.iter_batches(batch_format="pyarrow", batch_size=None):
+        for receipt in arrow_batches(ds):
             advance(sum(receipt["done"].to_pylist()))
 
 

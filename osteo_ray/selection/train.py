@@ -55,8 +55,9 @@ class MaskedPPOModule(TorchRLModule, ValueFunctionAPI):
     """Actor-critic whose masked actions have probability 0. `model_config`: `hidden`."""
 
     def setup(self) -> None:
-        dim = self.observation_space["slots"].shape[1] - SLOT_EXTRA
-        self.net = PolicyNet(dim, self.model_config["hidden"])
+        space: Any = self.observation_space
+        config: Any = self.model_config
+        self.net = PolicyNet(space["slots"].shape[1] - SLOT_EXTRA, config["hidden"])
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         logits, summary = self.net.logits_and_summary(batch[Columns.OBS])

@@ -46,7 +46,7 @@ def finish(
     quiet: bool,
 ) -> None:
     """Fit what stands on the selection and write the bundle to `out`."""
-    names, groups = [f.name for f in FEATURES], [f.group for f in FEATURES]
+    names, groups = [f.name for f in FEATURES], [str(f.group) for f in FEATURES]
     bags, masks = pick_bags(scans, policy, scorers, cfg.selection.view, quiet)
     train, val = people.rows("train"), people.rows("val")
     std = fit_standardiser(people.values[train], names, groups)
@@ -142,7 +142,7 @@ def pick_bags(
     with stage("select slices", len(scans), "scan", quiet) as advance:
         for i in range(len(scans)):
             n = int(scans.valid[i].sum())
-            s = select(scans.z_mm[i, :n], lambda p, i=i: scans.embedding[i, p], policy, scorers, view)
+            s = select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
             bags[i, : len(s.kept)] = s.embedding[s.kept]
             masks[i, : len(s.kept)] = True
             advance(1)
@@ -188,7 +188,7 @@ def _calibrate(
             elif subset == ("ct",):
                 rivals.append("image")
             loss = {n: _loss(nets[n], b, label) for n in rivals} if len(rows) else {"student": 0.0}
-            best = min(loss, key=lambda n: loss[n])
+            best = min(loss, key=loss.__getitem__)
             c = (
                 fit_calibrator(pattern, _rest(nets[best], b), label, cfg.seed, cfg.calibration.level)
                 if len(rows)

@@ -30,11 +30,11 @@ from osteo_ray.records.table import RecordTable
 from osteo_ray.selection.data import Scans
 from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.selection.reward import fit_scorers
+from osteo_ray.stages import Stages, digest
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
 from osteo_ray.training.patients import Patients, gather, scans_of
-from osteo_ray.training.stages import Stages, digest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ a site reads its archive once, and sets of several archives can be trained on to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def write_slice_set(
     Returns:
         Outcome code by series UID, for the series that could not be read.
     """
-    from osteo_ray.archive.dataset import read_series
+    from osteo_ray.archive.dataset import arrow_batches, read_series
 
     def read(table: pa.Table) -> pa.Table:
         parts = [pa.table({n: [] for n in SLICES.names}, schema=SLICES)]
@@ -113,7 +113,7 @@ def write_slice_set(
     ds = read_series(catalogue, rows, per_task).map_batches(
         read, batch_format="pyarrow", batch_size=None, zero_copy_batch=True, max_retries=1
     )
-    return write_parts(ds.iter_batches(batch_format="pyarrow", batch_size=None), out, advance)
+    return write_parts(arrow_batches(ds), out, advance)
 
 
 def write_parts(tables: Iterator[pa.Table], out: Path, advance: Advance) -> dict[str, str]:
@@ -161,10 +161,12 @@ class EmbedSlices:
 
 
 def embed_slice_sets(
-    sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Callable[[int], None]
+    sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance
 ) -> pa.Table:
     """Embed every slice of the sets; columns patient_key, series_uid, index, z_mm, embedding."""
     import ray.data
+
+    from osteo_ray.archive.dataset import arrow_batches
 
     files = [str(f) for s in sets for f in sorted(s.glob("part-*.parquet"))]
     columns = ["patient_key", "series_uid", "index", "z_mm", "crop"]
@@ -174,10 +176,10 @@ def embed_slice_sets(
         batch_format="pyarrow",
         batch_size=128,
         num_cpus=0.5,
-        concurrency=actors,
+        compute=ray.data.ActorPoolStrategy(size=actors),
     )
     parts = []
-    for t in ds.iter_batches(batch_format="pyarrow", batch_size=None):
+    for t in arrow_batches(ds):
         parts.append(t)
         advance(t.num_rows)
     return pa.concat_tables(parts)

@@ -1,0 +1,44 @@
+# make demo    an archive, made; indexed, trained on, screened; a report to open
+# make test    everything that is checked
+# Both install what they need into .venv first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+# All of Ray stays on this machine, and nothing is reported anywhere.
+export RAY_USAGE_STATS_ENABLED := 0
+export RAY_USAGE_STATS_REPORT_URL := http://127.0.0.1:9
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
+export RAY_AUTH_MODE := disabled
+
+.PHONY: demo test lint apt clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/osteo-ray cohort --config configs/demo/cohort.yaml
+	$(BIN)/osteo-ray cohort slices --config configs/demo/slices.yaml
+	$(BIN)/osteo-ray index --config configs/demo/index.yaml
+	$(BIN)/osteo-ray train --config configs/demo/train.yaml
+	$(BIN)/osteo-ray screen --config configs/demo/screen.yaml
+	$(BIN)/osteo-ray evaluate --config configs/demo/evaluate.yaml
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# Debian packages that some tests use; those tests skip, with the reason, where they are missing.
+apt:
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q orthanc orthanc-dicomweb orthanc-gdcm
+
+clean:
+	rm -rf demo
