@@ -22,6 +22,7 @@ from osteo_ray.archive.sources import Entry, Source
 from osteo_ray.outcomes import Rejected, Stage, State
 
 _CHUNK = 1 << 18
+_SMALLEST_CAP = 1 << 30  # what any compressed tar may inflate to
 
 
 def inflate_start(head: bytes, n: int) -> bytes:
@@ -181,7 +182,7 @@ class TarSource:
         self._stream: IO[bytes] = _unpacked(self._c.file, head) if self._packed else self._c.file
 
     def list(self) -> Iterator[Entry]:
-        cap = max(self._size * self.max_ratio, 1 << 30) if self._packed else 1 << 62
+        cap = max(self._size * self.max_ratio, _SMALLEST_CAP) if self._packed else 1 << 62
         try:
             self._stream.seek(0)
             with tarfile.open(fileobj=_Capped(self._stream, cap), mode="r:") as tar:
