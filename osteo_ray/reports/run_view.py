@@ -153,7 +153,10 @@ def evaluation_tables(ev: Evaluation) -> dict[str, Any]:
                 first=i == 0 or ev.subgroups[i - 1].by != g.by,
                 group=w.shorten(g.group),
                 n=g.n,
-                cells=[_cell(e, why=False) for e in (g.auc_vs_normal, g.auc_vs_rest, g.sensitivity, g.specificity)],
+                cells=[
+                    _cell(e, why=False)
+                    for e in (g.auc_vs_normal, g.auc_vs_rest, g.sensitivity, g.specificity, g.calibration_slope)
+                ],
             )
             for i, g in enumerate(ev.subgroups)
         ],
