@@ -9,9 +9,9 @@ class only, nobody) comes back as NaN with a `note` that says why; it is never a
 Arrays that can't be meant (lengths differ, NaN inside, y not 0/1) raise ValueError.
 
 Sources: DeLong, DeLong, Clarke-Pearson, Biometrics 44:837 (1988); the midrank form is Sun and Xu, IEEE Signal
-Processing Letters 21:1389 (2014); the logit interval is in Pepe, The Statistical
-Evaluation of Medical Tests, Oxford (2003); Wilson, JASA 22:209 (1927); calibration as in Van Calster, J Clin Epidemiol 74:167 (2016); net benefit as in Vickers and
-Elkin, Med Decis Making 26:565 (2006).
+Processing Letters 21:1389 (2014); the logit interval is in Pepe, The Statistical Evaluation of Medical Tests, Oxford
+(2003); Wilson, JASA 22:209 (1927); calibration as in Van Calster, J Clin Epidemiol 74:167 (2016); net benefit as in
+Vickers and Elkin, Med Decis Making 26:565 (2006).
 """
 
 from __future__ import annotations
