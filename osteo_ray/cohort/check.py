@@ -43,8 +43,9 @@ class Target:
     def line(self) -> str:
         value = f"{self.value:.3f}" if abs(self.value) < 10 else f"{self.value:.1f}"
         verdict = "pass" if self.ok else "MISS"
-        span = f"[{self.low:g}, {self.high:g}]" if np.isfinite(self.high) else f">= {self.low:g}"
-        return f"{verdict}  {self.name:<58} {value:>7}  {span:<14} n={self.n:<6} {self.published} ({self.source}){self.note}"
+        span = f"[{self.low:.4g}, {self.high:.4g}]" if np.isfinite(self.high) else f">= {self.low:g}"
+        head = f"{verdict}  {self.name:<58} {value:>7}  {span:<16} n={self.n:<6}"
+        return f"{head} {self.published} ({self.source}){self.note}"
 
 
 def lines(targets: list[Target]) -> list[str]:
@@ -90,6 +91,11 @@ def auc(y: np.ndarray, score: np.ndarray) -> float:
     return float(roc_auc_score(y[ok], score[ok]))
 
 
+def share(yes: np.ndarray, of: np.ndarray) -> float:
+    """Share of `yes` where `of` is not NaN."""
+    return float(yes[~np.isnan(of)].mean())
+
+
 def _people_at(cfg: CohortConfig, ages: tuple[float, float], n: int, seed: int) -> list[Person]:
     """People of an age range, whatever the cohort's own ages."""
     rng = np.random.default_rng([seed, int(ages[0])])
@@ -127,22 +133,24 @@ def _by_class(people: list[Person], readings: list[Reading]) -> list[Target]:
     label = np.array([p.label for p in people])
     t = np.array([p.t_score for p in people])
     l1, mid = np.array([r.l1 for r in readings]), np.array([r.lumbar for r in readings])
-    n, src = len(people), "10.1186/s13244-023-01400-1"
+    ok = ~np.isnan(mid)
+    op = label == "osteoporosis"
+    two = label != "osteopenia"
+    n, src, pick = len(people), "10.1186/s13244-023-01400-1", "Pickhardt 2013"
+    n_op, n_two, method = int(op.sum()), int(two.sum()), "METHOD.md"
+    r = float(np.corrcoef(mid[ok], t[ok])[0, 1])
     out = [
         Target(
             f"L1 HU in {c}", f"{hu}", hu - 10, hu + 10, float(np.nanmean(l1[label == c])), int((label == c).sum()), src
         )
         for c, hu in (("osteoporosis", 118), ("osteopenia", 143), ("normal", 178))
     ]
-    ok = ~np.isnan(mid)
-    op = label == "osteoporosis"
-    two = label != "osteopenia"
     out += [
-        Target("r(HU, T), L1-L4 mean", "about 0.75", 0.68, 0.79, float(np.corrcoef(mid[ok], t[ok])[0, 1]), int(ok.sum()), "METHOD.md"),
-        Target("HU-only AUC, osteoporosis vs normal", "0.93-0.96", 0.93, 0.96, auc(op[two], -mid[two]), int(two.sum()), "METHOD.md"),
+        Target("r(HU, T), L1-L4 mean", "about 0.75", 0.68, 0.79, r, int(ok.sum()), "METHOD.md"),
+        Target("HU-only AUC, osteoporosis vs normal", "0.93-0.96", 0.93, 0.96, auc(op[two], -mid[two]), n_two, method),
         Target("HU-only AUC, osteoporosis vs rest", "0.74-0.87", 0.74, 0.87, auc(op, -mid), n, "METHOD.md"),
-        Target("L1 <= 160 HU, sensitivity", "90 %", 0.87, 1.0, float(np.nanmean(l1[op] <= 160)), int(op.sum()), "Pickhardt 2013"),
-        Target("L1 <= 110 HU, specificity", "> 90 %", 0.90, 1.0, float(np.nanmean(l1[~op] > 110)), int((~op).sum()), "Pickhardt 2013"),
+        Target("L1 <= 160 HU, sensitivity", "90 %", 0.87, 1.0, share(l1[op] <= 160, l1[op]), n_op, pick),
+        Target("L1 <= 110 HU, specificity", "> 90 %", 0.90, 1.0, share(l1[~op] > 110, l1[~op]), n - n_op, pick),
     ]  # fmt: skip
     return out
 
@@ -172,10 +180,11 @@ def _slope(people: list[Person], readings: list[Reading]) -> list[Target]:
     l1 = np.array([r.l1 for r in readings])
     ok = ~np.isnan(l1)
     slope = float(np.polyfit(v[ok], l1[ok], 1)[0])
+    k, src, note = "K2HPO4/HA slope ratio at", "Goodsitt 1992", "; set, not measured"
     return [
         Target("HU per mg/cm3 of bone mineral at 120 kVp", "1.31", 1.21, 1.41, slope, int(ok.sum()), "METHOD.md"),
-        Target("K2HPO4/HA slope ratio at 80 kVp", "0.86", 0.85, 0.87, K2HPO4_RATIO[80], 0, "Goodsitt 1992", "; set, not measured"),
-        Target("K2HPO4/HA slope ratio at 140 kVp", "0.81", 0.80, 0.82, K2HPO4_RATIO[140], 0, "Goodsitt 1992", "; set, not measured"),
+        Target(f"{k} 80 kVp", "0.86", 0.85, 0.87, K2HPO4_RATIO[80], 0, src, note),
+        Target(f"{k} 140 kVp", "0.81", 0.80, 0.82, K2HPO4_RATIO[140], 0, src, note),
     ]  # fmt: skip
 
 
@@ -233,16 +242,21 @@ def _headroom(people: list[Person], readings: list[Reading], cfg: CohortConfig, 
     n_all = int((~np.isnan(col["everything"]) & two).sum())
     best = fast.posterior_of(people, cfg)
     n = int(two.sum())
-    src, tag = "METHOD.md", f" [{where}]"
-    roof = auc(op[two], best.vs_normal[two])
+    src, exact = "METHOD.md", "exact posterior"
+    roof, rest = auc(op[two], best.vs_normal[two]), auc(op, best.vs_rest)
+    oracle, chance = value["lumbar"], value["random"]
+
+    def row(name: str, published: str, low: float, high: float, v: float, n: int, source: str = src) -> Target:
+        return Target(f"AUC, {name} [{where}]", published, low, high, v, n, source)
+
     return [
-        Target("AUC, one random slice" + tag, "must fail", 0.5, 0.85, value["random"], n, src),
-        Target("AUC, the central slice" + tag, "below mid-vertebral", 0.5, value["lumbar"] - 0.03, value["central"], n, src),
-        Target("AUC, oracle mid-vertebral L1-L4" + tag, "good slices matter", value["random"] + 0.08, 0.97, value["lumbar"], n, src),
-        Target("AUC, all slices" + tag, "no better than the oracle", 0.5, value["lumbar"] + 0.01, value["everything"], n_all, src),
-        Target("Bayes-optimal AUC, vs normal" + tag, "above the oracle", value["lumbar"] + 0.01, 0.995, roof, n, "exact posterior"),
-        Target("Bayes-optimal AUC, vs rest" + tag, "0.84-0.92", 0.84, 0.92, auc(op, best.vs_rest), len(people), "exact posterior"),
-    ]  # fmt: skip
+        row("one random slice", "must fail", 0.5, 0.85, chance, n),
+        row("the central slice", "below mid-vertebral", 0.5, oracle - 0.03, value["central"], n),
+        row("oracle mid-vertebral L1-L4", "good slices matter", chance + 0.08, 0.97, oracle, n),
+        row("all slices", "no better than the oracle", 0.5, oracle + 0.01, value["everything"], n_all),
+        row("Bayes-optimal vs normal", "above the oracle", oracle + 0.01, 0.995, roof, n, exact),
+        row("Bayes-optimal vs rest", "0.84-0.92", 0.84, 0.92, rest, len(people), exact),
+    ]
 
 
 def _missing(people: list[Person]) -> list[Target]:

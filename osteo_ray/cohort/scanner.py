@@ -224,7 +224,8 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
                 cover, hu = spine.disc(v, gz)
                 paint(sample, cover, hu)
         for v in near:
-            if zlo < v.z + v.height + 22 and zhi > v.z - v.height - 22:
+            in_front = float(gz.y[-1, 0]) < v.y - 2
+            if not in_front and zlo < v.z + 0.5 * v.height + 14 and zhi > v.z - 0.5 * v.height - 24:
                 cover, hu = spine.posterior(v, gz, factor)
                 paint(sample, cover, hu)
         for v in near:

@@ -28,8 +28,8 @@ _DENSITY = {
     "T5": 1.30, "T6": 1.27, "T7": 1.23, "T8": 1.19, "T9": 1.15, "T10": 1.12, "T11": 1.08, "T12": 1.04,
     "L1": 1.0, "L2": 0.97, "L3": 0.945, "L4": 0.955, "L5": 1.0,
 }  # fmt: skip
-# The core field below averages this much above its nominal value over mid-body slices (measured; see the log).
-_CORE_MEAN = 1.0
+# What an ROI in the core of a mid-body slice reads of the field's scale (vein, gradients; measured, in the log).
+_READ = 0.953
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Vertebra:
     height: float
     width: float  # half
     depth: float  # half
-    hu: float  # trabecular mean at mid-body, 120 kVp
+    hu: float  # what an ROI in the core reads at mid-body, 120 kVp
     shell: float  # cortical thickness, mm
     gradient: float  # lower half is this share less dense than the upper
     osteophyte: float  # mm of lip at the endplates
@@ -77,14 +77,14 @@ def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np
     t = np.clip(w / F(half), -1, 1)
     grade = 1 + F(0.68 * v.gradient) * np.tanh(t * F(2.2))  # upper minus lower
     grade = grade * (1 + F(0.21) * np.clip(vv / F(v.depth), -1, 1))  # the back is denser
-    field = 1 + (F(0.85) * np.abs(t) ** 3) * r2 + F(0.04) * t**4
+    field = 1 + (F(1.2) * np.abs(t) ** 3) * r2 + F(0.04) * t**4
     field *= grade
     # Basivertebral vein: from the middle of the body to the back, at mid-height.
     vein = smooth(w, 2.2) * np.clip(vv / F(0.7 * v.depth) + F(0.15), 0, 1)
     field -= (F(0.42) * vein) * smooth(u, 2.6)
     for ku, kv, kw, p, q, amp in v.waves:
         field += np.cos(F(ku) * u + F(p)) * (F(amp) * np.cos(F(kv) * vv + F(kw) * w + F(q)))
-    field *= F(v.hu)
+    field *= F(v.hu / _READ)
     if v.subchondral > 0:
         field += F(v.subchondral) * t**6
     for bu, bv, bw, r, hu in v.sclerosis:
