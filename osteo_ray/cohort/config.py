@@ -49,6 +49,7 @@ class ScanConfig(Section):
     tilt_share: float = Field(0.02, ge=0, le=1)
     extra_series_share: float = Field(0.3, ge=0, le=1)
     scout_share: float = Field(0.7, ge=0, le=1)
+    reformat_share: float = Field(0.15, ge=0, le=1)
     repeat_share: float = Field(0.05, ge=0, le=1)
     # Scan-to-scan error of bone HU (calibration, beam hardening, position): repeat CV 5-8 %.
     repeat_cv: float = Field(0.055, ge=0.0, le=0.12)

@@ -65,7 +65,7 @@ def series_uid(study: Study, kind: str) -> str:
     return uid(study.study_uid, kind)
 
 
-_NUMBER = {"scout": 1, "primary": 2, "repeat": 2, "thick": 3, "sharp": 4, "reformat": 5}
+SERIES_NUMBER = {"scout": 1, "primary": 2, "repeat": 2, "thick": 3, "sharp": 4, "reformat": 5}
 
 
 def base_dataset(p: Person, scan: Scan, study: Study, kind: str) -> Dataset:
@@ -92,7 +92,7 @@ def base_dataset(p: Person, scan: Scan, study: Study, kind: str) -> Dataset:
     ds.PatientSize, ds.PatientWeight = round(p.height_cm / 100, 3), p.weight_kg
     ds.PatientPosition = "FFS"
     ds.BodyPartExamined = "CHEST" if scan.chest_only else "ABDOMEN"
-    ds.SeriesNumber, ds.AcquisitionNumber = _NUMBER[kind], 1
+    ds.SeriesNumber, ds.AcquisitionNumber = SERIES_NUMBER[kind], 1
     ds.SeriesDescription = {
         "primary": f"Body {scan.thickness:g} {scan.kernel.name}",
         "repeat": f"Body {scan.thickness:g} {scan.kernel.name}",

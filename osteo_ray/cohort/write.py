@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from osteo_ray import rayenv
-from osteo_ray.cohort import dicom, fast
+from osteo_ray.cohort import dicom, fast, views
 from osteo_ray.cohort.config import CohortConfig
 from osteo_ray.cohort.population import Person
 from osteo_ray.cohort.scanner import SHARP, Scan, draw_scan
-from osteo_ray.cohort.truth import slice_truth
+from osteo_ray.cohort.truth import SliceTruth, slice_truth
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class CohortSummary:
             f"{self.studies} studies, {self.series} series, {self.files} files, {self.bytes / 2**20:.0f} MiB "
             f"in {self.seconds:.0f} s",
         ]
+
+
+SLICE_COLUMNS = ("series_uid", "sop_uid", "index", "z_mm", "level", "mid", "trabecular_hu", "bytes", "study_uid")
 
 
 def person_of(text: str) -> Person:
@@ -79,26 +82,38 @@ def plan(p: Person, cfg: CohortConfig) -> list[tuple[int, str, Scan]]:
 
 
 def write_patient(p: Person, cfg: CohortConfig, archive: Path) -> dict[str, list]:
-    """Write one person's examinations; per-slice truth as columns (also the files' count and bytes)."""
+    """Write one person's examinations; columns `SLICE_COLUMNS` with one entry a file.
+
+    Scouts and reformats have no spine level: their rows carry level None and are left out of slices.parquet.
+    """
     a = fast.body_of(p, cfg)
-    cols: dict[str, list] = {
-        k: [] for k in ("series_uid", "sop_uid", "index", "z_mm", "level", "mid", "trabecular_hu", "bytes", "study")
-    }
+    cols: dict[str, list] = {k: [] for k in SLICE_COLUMNS}
+
+    def note(made: list[dicom.Instance], study: dicom.Study, t: SliceTruth | None) -> None:
+        n = len(made)
+        for k in ("series_uid", "sop_uid", "index", "z_mm", "bytes"):
+            cols[k] += [getattr(m, k) for m in made]
+        cols["study_uid"] += [study.study_uid] * n
+        cols["level"] += [""] * n if t is None else [str(v) for v in t.level]
+        cols["mid"] += [0.0] * n if t is None else [float(v) for v in t.mid]
+        cols["trabecular_hu"] += [float("nan")] * n if t is None else [float(v) for v in t.trabecular_hu]
+
+    rng = np.random.default_rng([p.seed, 41])
+    scout, reformat = rng.random(2) < (cfg.scan.scout_share, cfg.scan.reformat_share)
     for exam, kind, scan in plan(p, cfg):
         study = dicom.study_of(p, cfg.seed, exam)
-        folder = archive / p.patient_id / study.study_uid / f"{dicom._NUMBER[kind]:02d}_{kind}"
-        made = dicom.write_series(folder, p, a, scan, study, kind)
-        t = slice_truth(a, scan)
-        cols["series_uid"] += [m.series_uid for m in made]
-        cols["sop_uid"] += [m.sop_uid for m in made]
-        cols["index"] += [m.index for m in made]
-        cols["z_mm"] += [m.z_mm for m in made]
-        cols["level"] += list(t.level)
-        cols["mid"] += [float(v) for v in t.mid]
-        cols["trabecular_hu"] += [float(v) for v in t.trabecular_hu]
-        cols["bytes"] += [m.bytes for m in made]
-        cols["study"] += [study.study_uid] * len(made)
+        root = archive / p.patient_id / study.study_uid
+        made = dicom.write_series(root / _folder(kind), p, a, scan, study, kind)
+        note(made, study, slice_truth(a, scan))
+        if kind == "primary" and scout:
+            note(views.write_scout(root / _folder("scout"), p, a, scan, study), study, None)
+        if kind == "primary" and reformat and not scan.tilt:
+            note(views.write_reformat(root / _folder("reformat"), p, a, scan, study), study, None)
     return cols
+
+
+def _folder(kind: str) -> str:
+    return f"{dicom.SERIES_NUMBER[kind]:02d}_{kind}"
 
 
 def write_cohort(out: Path, cfg: CohortConfig, progress: Callable[[int, int], None] | None = None) -> CohortSummary:
@@ -140,9 +155,10 @@ def write_cohort(out: Path, cfg: CohortConfig, progress: Callable[[int, int], No
     slices = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     files, size = len(slices), int(slices["bytes"].sum()) if len(slices) else 0
     n_series = slices["series_uid"].nunique() if len(slices) else 0
-    n_studies = slices["study"].nunique() if len(slices) else 0
+    n_studies = slices["study_uid"].nunique() if len(slices) else 0
     if len(slices):
-        keep = slices.drop(columns=["bytes", "study"]).sort_values(["series_uid", "index"])
+        axial = slices[slices["level"] != ""]
+        keep = axial.drop(columns=["bytes", "study_uid"]).sort_values(["series_uid", "index"])
         keep.to_parquet(truth / "slices.parquet", index=False)
     patients_truth(specs, cfg).to_parquet(truth / "patients.parquet", index=False)
     complete = sum(p.has_ct and p.has_demographics and p.has_labs for p in specs)
