@@ -64,6 +64,8 @@ def decode_frame(
         _check_rle(data, shape, bits_allocated)
     else:
         rows, cols, parts = codestream_size(data, family)
+        if family != _HTJ2K and b"\xff\xd9" not in data.rstrip(b"\0")[-16:]:
+            raise decode_error("the codestream has no end: it was cut")  # some decoders would fill it up silently
         if (rows, cols) != shape or parts != 1:
             raise decode_error(
                 f"codestream is {rows} x {cols} x {parts}, the header says {shape[0]} x {shape[1]} x 1", "SIZE_MISMATCH"
@@ -129,10 +131,10 @@ def _check_rle(data: bytes, shape: tuple[int, int], bits: int) -> None:
     offsets = [*struct.unpack_from(f"<{n}I", data, 4), len(data)]
     if offsets[0] < 64 or any(a >= b for a, b in pairwise(offsets)):
         raise decode_error("RLE segment offsets are not in order")
-    # a run of two bytes gives at most 128, so a shorter segment can't fill its plane
+    # a run of two bytes gives at most 128, so a shorter segment can't fill its plane; literal runs add 1 byte in 128
     for a, b in pairwise(offsets):
-        if (b - a) * 64 < shape[0] * shape[1]:
-            raise decode_error("RLE segment is too short for the frame")
+        if not shape[0] * shape[1] <= (b - a) * 64 <= 64 * (2 * shape[0] * shape[1] + 64):
+            raise decode_error(f"RLE segment of {b - a} bytes can't be a plane of {shape[0]} x {shape[1]}")
 
 
 def _imagecodecs(name: str) -> Decoder:

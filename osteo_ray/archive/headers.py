@@ -123,8 +123,8 @@ class _NeedMore(Exception):
 class Header:
     """Raw values by name (bytes, padding kept), and where PixelData lies in the file.
 
-    `pixel_offset` is -1 where there is no PixelData, or where the data set is deflated; `pixel_length` is -1 for
-    encapsulated (undefined length) pixels.
+    `pixel_offset` is -1 where there is no PixelData, or where the data set is deflated (then `inflated_offset` says
+    where it is in the inflated data set); `pixel_length` is -1 for encapsulated (undefined length) pixels.
     """
 
     transfer_syntax: str = ""
@@ -132,7 +132,9 @@ class Header:
     deflated: bool = False
     values: dict[str, bytes] = field(default_factory=dict)
     groups: dict[str, list[dict]] = field(default_factory=dict)  # functional groups of multi-frame images
+    dataset_offset: int = 0  # of the data set, after the file meta group
     pixel_offset: int = -1
+    inflated_offset: int = -1
     pixel_length: int = -1
     has_pixels: bool = False
     has_meta: bool = True
@@ -226,6 +228,7 @@ def _parse(data: bytes, total: int, limits: Limits) -> Header:
         h.transfer_syntax = h.text("transfer_syntax") or ""
     else:
         h.has_meta = False
+    h.dataset_offset = pos
     explicit, big = _encoding(data, pos, h)
     h.big_endian = big
     if not h.has_meta:
@@ -248,6 +251,8 @@ def _parse(data: bytes, total: int, limits: Limits) -> Header:
 def _start(data: bytes) -> int:
     """Where the data elements begin: after a preamble, or at 0 where the file has none."""
     if data[128:132] == b"DICM":
+        if len(data) >= 140 and not _plausible(data[132:], "<") and not _plausible(data[132:], ">"):
+            raise not_dicom("a DICM mark with noise behind it")
         return 132
     if len(data) >= 8:
         group, element = struct.unpack_from("<HH", data)
@@ -355,7 +360,10 @@ class _Walk:
                 raise _bad("TOO_MANY_ELEMENTS", f"more than {self.max_elements} elements")
             if tag in pixels:
                 h.has_pixels = True
-                h.pixel_offset = -1 if h.deflated else val
+                if h.deflated:
+                    h.inflated_offset = val
+                else:
+                    h.pixel_offset = val
                 h.pixel_length = -1 if ln == UNDEFINED else ln
                 if ln != UNDEFINED and val + ln > total:
                     h.truncated = True

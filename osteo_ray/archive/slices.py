@@ -9,6 +9,7 @@ Opening touches no pixel. A slice that can't be read raises `Rejected` with stag
 
 from __future__ import annotations
 
+import atexit
 import zlib
 from collections.abc import Mapping
 from functools import cache
@@ -169,16 +170,14 @@ class SliceStack:
         """Pixels of a deflated data set: inflated no further than they reach."""
         data = read_uri(item["uri"])
         self.bytes_read += len(data)
-        start = _dataset_start(data)
-        cap = self._limits.max_header_bytes + skip + size + 64
+        h = read_header(lambda n: data[:n], len(data), self._limits)
+        at = h.inflated_offset + skip
+        if at < skip:
+            raise decode_error("no pixel data", "NO_PIXELS")
         try:
-            flat = zlib.decompressobj(-15).decompress(data[start:], cap)
+            flat = zlib.decompressobj(-15).decompress(data[h.dataset_offset :], at + size)
         except zlib.error as e:
             raise decode_error(f"deflated data set: {e}") from None
-        h = read_header(lambda n: _as_part10(flat)[:n], len(flat) + 132, self._limits)
-        if not h.has_pixels:
-            raise decode_error("no pixel data", "NO_PIXELS")
-        at = h.pixel_offset - 132 + skip
         return flat[at : at + size]
 
     def close(self) -> None:
@@ -189,24 +188,6 @@ class SliceStack:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _as_part10(flat: bytes) -> bytes:
-    return bytes(128) + b"DICM" + flat
-
-
-def _dataset_start(data: bytes) -> int:
-    """Where the data set begins after the file meta group, by its elements' lengths."""
-    import struct
-
-    pos = 132 if data[128:132] == b"DICM" else 0
-    while data[pos : pos + 2] == b"\x02\x00":
-        vr, ln = struct.unpack_from("<2sH", data, pos + 4)
-        if vr in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
-            pos += 12 + struct.unpack_from("<I", data, pos + 8)[0]
-        else:
-            pos += 8 + ln
-    return pos
 
 
 def stored_to_hu(raw: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
@@ -285,7 +266,9 @@ def same_pixels(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 @cache
 def _guard() -> DecodeGuard:
-    return DecodeGuard()
+    guard = DecodeGuard()
+    atexit.register(guard.close)
+    return guard
 
 
 def _hu_of(r: Mapping[str, Any]) -> np.ndarray:
