@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
             else:
                 s.add_argument(flag, metavar="PATH" if key not in ("part", "mapping") else "NAME")
         s.add_argument("--config", metavar="YAML")
-        s.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. train.seed=3")
+        s.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. seed=3")
     return p
 
 

@@ -17,26 +17,24 @@ from pydantic import Field
 from osteo_ray import progress
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.cohort.config import CohortConfig
-from osteo_ray.config import ConfigError, Section
+from osteo_ray.config import ConfigError, Section, narrow
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.outcomes import InputError
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.training.config import TrainConfig
 
 
-class IndexJob(Section):
+class IndexJob(IndexConfig):
     """`osteo-ray index`."""
 
     archive: str | tuple[str, ...] | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
     out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
-    index: IndexConfig = IndexConfig()
 
 
-class CohortJob(Section):
+class CohortJob(CohortConfig):
     """`osteo-ray cohort`."""
 
     out: str | None = None
-    cohort: CohortConfig = CohortConfig()
     crop: CropConfig = CropConfig()
     positions: int = Field(64, ge=8, description="z-grid of `cohort slices`")
 
@@ -50,7 +48,7 @@ class RecordsJob(Section):
     pseudonym_key: str | None = None
 
 
-class TrainJob(Section):
+class TrainJob(TrainConfig):
     """`osteo-ray train`."""
 
     catalogue: str | None = None
@@ -60,10 +58,9 @@ class TrainJob(Section):
     targets: str | None = Field(None, description="per-slice truth, Parquet; null: none")
     extra_slices: tuple[str, ...] = Field((), description="slice sets of other archives")
     out: str | None = None
-    train: TrainConfig = TrainConfig()
 
 
-class ScreenJob(Section):
+class ScreenJob(ScreenConfig):
     """`osteo-ray screen`."""
 
     archive: str | tuple[str, ...] | None = Field(None, description="archive, or a catalogue.parquet made by index")
@@ -74,7 +71,6 @@ class ScreenJob(Section):
     patients: str | None = Field(None, description="Parquet with patient_key and part: screen only `part`'s patients")
     part: str = "test"
     dry_run: bool = False
-    screen: ScreenConfig = ScreenConfig()
 
 
 class EvaluateJob(Section):
@@ -94,7 +90,7 @@ def index(job: IndexJob) -> list[str]:
 
     out = Path(_need(job, "out"))
     with progress.counted("it") as say:
-        summary = catalogue.build(_need(job, "archive"), out, job.index, say)
+        summary = catalogue.build(_need(job, "archive"), out, narrow(job, IndexConfig), say)
     return summary.lines()
 
 
@@ -104,7 +100,7 @@ def cohort(job: CohortJob) -> list[str]:
 
     def write(out: Path) -> list[str]:
         with progress.counted("patient") as say:
-            return write_cohort(out, job.cohort, lambda i, n: say("write archive", i, n)).lines()
+            return write_cohort(out, narrow(job, CohortConfig), lambda i, n: say("write archive", i, n)).lines()
 
     return _once(job, "cohort", write)
 
@@ -113,14 +109,14 @@ def cohort_slices(job: CohortJob) -> list[str]:
     """Write a made cohort as a slice set for training, without DICOM, unless it is there already."""
     from osteo_ray.cohort.slice_set import write_slice_set
 
-    return _once(job, "slices", lambda out: write_slice_set(out, job.cohort, job.crop, job.positions))
+    return _once(job, "slices", lambda out: write_slice_set(out, narrow(job, CohortConfig), job.crop, job.positions))
 
 
 def cohort_check(job: CohortJob) -> list[str]:
     """The made cohort's figures beside the published ones."""
     from osteo_ray.cohort import check
 
-    return check.lines(check.check(job.cohort))
+    return check.lines(check.check(narrow(job, CohortConfig)))
 
 
 def records(job: RecordsJob) -> list[str]:
@@ -140,7 +136,7 @@ def train(job: TrainJob) -> list[str]:
 
     catalogue = Path(_need(job, "catalogue"))
     table = _records(_need(job, "records"), job.mapping, job.pseudonym_key)
-    return run(catalogue, table, _need(job, "out"), job.train, job.targets, job.extra_slices).lines()
+    return run(catalogue, table, _need(job, "out"), narrow(job, TrainConfig), job.targets, job.extra_slices).lines()
 
 
 def screen(job: ScreenJob) -> list[str]:
@@ -151,7 +147,7 @@ def screen(job: ScreenJob) -> list[str]:
     from osteo_ray.screening.pipeline import screen as run
 
     archive, out, bundle = _need(job, "archive"), Path(_need(job, "out")), _need(job, "bundle")
-    cfg = job.screen
+    cfg = narrow(job, ScreenConfig)
     table = _records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     if isinstance(archive, str) and archive.endswith(".parquet"):
         catalogue = Path(archive)

@@ -1,6 +1,6 @@
 """Typed configs: frozen pydantic models, read from YAML, changed by dotted overrides.
 
-    cfg = load(ScreenConfig, "configs/screen.yaml", ["scoring.batch=16", "seed=3"])
+    cfg = load(ScreenConfig, "configs/demo/screen.yaml", ["scoring.shap=false", "pipeline.actors=4"])
 
 Every job has one tree. A bad key or value gives a `ConfigError` that names the key, what it was and
 what it may be. Nothing is read from the environment.
@@ -64,6 +64,11 @@ def validate(model: type[T], data: Mapping[str, Any]) -> T:
         return model.model_validate(data)
     except ValidationError as e:
         raise ConfigError("\n".join(_explain(model, err) for err in e.errors())) from None
+
+
+def narrow(job: Section, model: type[T]) -> T:
+    """The part of a job that is `model`: a job is its config with paths, and what it was made from is the config alone."""
+    return model.model_construct(**{k: getattr(job, k) for k in model.model_fields})
 
 
 def dump(cfg: Section, path: str | Path) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from osteo_ray.records.schema import feature
+
 
 @dataclass(frozen=True)
 class Lab:
@@ -70,6 +72,7 @@ _BMI = np.array([lab.bmi for lab in LABS])
 _LOG = np.array([lab.log for lab in LABS])
 _SD = np.array([lab.sd for lab in LABS])
 _DIGITS = [lab.digits for lab in LABS]
+_LOW, _HIGH = (np.array([getattr(feature(lab.name), end) for lab in LABS]) for end in ("low", "high"))
 
 
 def _median(male: np.ndarray) -> np.ndarray:
@@ -89,6 +92,8 @@ def draw(rng: np.random.Generator, age: np.ndarray, male: np.ndarray, bmi: np.nd
     x = BONE * u[:, None] + _shift(age, bmi) + noise
     mid = _median(male)
     values = np.where(_LOG, mid * np.exp(_SD * x), mid + _SD * x)
+    # A laboratory reports no value outside the schema's range; one draw in about 10^5 would be.
+    values = np.clip(values, _LOW, _HIGH)
     return np.stack([np.round(values[:, j], d) for j, d in enumerate(_DIGITS)], 1)
 
 

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from made_scans import DIM, made_scans
+
+from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.selection.data import p_lumbar
+from osteo_ray.selection.env import SliceSelectionEnv, ViewConfig
+from osteo_ray.selection.policy import PolicyNet
+from osteo_ray.selection.reward import RewardConfig, ScorerConfig, fit_scorers
+from osteo_ray.selection.select import select
+from osteo_ray.selection.train import PolicyConfig, SelectionConfig, train_policy
+
+VIEW = ViewConfig(positions=24, coarse=4, keep=3)
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return PolicyNet(DIM, 16).eval(), [AttentionPool(DIM, 3).eval()]
+
+
+def test_only_what_is_asked_for_is_decoded():
+    policy, scorers = net()
+    s = made_scans(1)
+    asked = []
+
+    def embed(p):
+        asked.extend(p.tolist())
+        return s.embedding[0, p]
+
+    out = select(s.z_mm[0], embed, policy, scorers, VIEW)
+    assert len(asked) == len(set(asked)) <= VIEW.coarse + VIEW.keep
+    assert sorted(asked) == np.flatnonzero(out.looked).tolist()
+    assert 1 <= len(out.kept) <= VIEW.keep
+    assert set(out.kept.tolist()) <= set(asked)
+
+
+def test_select_walks_as_the_environment_does():
+    """The greedy walk of `select` and of the environment with the same policy take the same slices."""
+    policy, scorers = net(1)
+    s = made_scans(6)
+    env = SliceSelectionEnv({"scans": s, "scorers": scorers, "view": VIEW, "reward": RewardConfig()})
+    for i in range(len(s)):
+        obs, _ = env.reset(options={"scan": i})
+        done = False
+        while not done:
+            with torch.no_grad():
+                logits, _ = policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})
+            obs, _, done, _, _ = env.step(int(logits.argmax()))
+        n = s.embedding[i]
+        assert select(s.z_mm[i], n.__getitem__, policy, scorers, VIEW).kept.tolist() == env.look.kept
+
+
+def test_a_short_scan_and_an_impossible_one():
+    policy, scorers = net()
+    s = made_scans(1)
+    out = select(s.z_mm[0, :2], s.embedding[0].__getitem__, policy, scorers, VIEW)
+    assert len(out.kept) <= 2
+    with pytest.raises(ValueError, match="grid positions"):
+        select(np.zeros(0), s.embedding[0].__getitem__, policy, scorers, VIEW)
+    with pytest.raises(ValueError, match="grid positions"):
+        select(np.arange(25.0), s.embedding[0].__getitem__, policy, scorers, VIEW)
+
+
+def test_masked_actions_have_no_probability():
+    policy, _ = net()
+    s = made_scans(2)
+    env = SliceSelectionEnv(
+        {"scans": s, "scorers": [AttentionPool(DIM, 3).eval()], "view": VIEW, "reward": RewardConfig()}
+    )
+    obs, _ = env.reset(seed=0)
+    obs, *_ = env.step(4)
+    p = policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})[0].softmax(-1)
+    assert p[0, 4] == 0
+    assert p.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.ray
+def test_rllib_learns_where_the_class_shows_and_resumes(ray_session, tmp_path):
+    """PPO on scans whose answer sits in a few slices: it comes to keep those, and a second call goes on."""
+    scans = made_scans(120)
+    small = PolicyConfig(
+        hidden=32, env_steps=8000, env_runners=1, envs_per_runner=8, batch=1000, minibatch=250, lr=2e-3
+    )
+    cfg = SelectionConfig(view=VIEW, scorer=ScorerConfig(steps=150), policy=small)
+    scorers = fit_scorers(scans, cfg.scorer, VIEW.keep, seed=0, quiet=True)
+    policy, curve = train_policy(scans, scorers, cfg, tmp_path, seed=0, quiet=True)
+    assert np.mean([r["episode_return"] for r in curve[-2:]]) > curve[0]["episode_return"]
+
+    def lumbar_share(p):
+        fresh = made_scans(60, seed=9)
+        picks = [select(fresh.z_mm[i], fresh.embedding[i].__getitem__, p, scorers, VIEW).kept for i in range(60)]
+        return np.mean([p_lumbar(fresh.embedding[i, k]).mean() for i, k in enumerate(picks)])
+
+    assert lumbar_share(policy) > 1.5 * lumbar_share(net(3)[0])
+
+    more = SelectionConfig(view=VIEW, scorer=cfg.scorer, policy=small.model_copy(update={"env_steps": 9000}))
+    _, tail = train_policy(scans, scorers, more, tmp_path, seed=0, quiet=True)
+    assert 1 <= len(tail) <= 2, "the checkpoint was carried on, not started anew"
+    assert tail[-1]["env_steps"] >= 9000

@@ -1,0 +1,64 @@
+import pytest
+
+from osteo_ray.commands import ScreenJob, TrainJob
+from osteo_ray.config import ConfigError, dump, load
+
+
+def test_yaml_overrides_and_given_in_that_order(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("out: a\nseed: 1\nsplit: {test: 0.3}\n")
+    job = load(TrainJob, path, ["seed=2", "split.val=0.4"], {"out": "b"})
+    assert (job.out, job.seed, job.split.test, job.split.val) == ("b", 2, 0.3, 0.4)
+
+
+def test_written_config_reads_back_equal(tmp_path):
+    job = load(TrainJob, None, ["selection.view.keep=5", "extra_slices=[x, y]"])
+    dump(job, tmp_path / "c.yaml")
+    assert load(TrainJob, tmp_path / "c.yaml") == job
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sed=1", ["sed", "no such key", "did you mean seed", "split"]),
+        ("split.test=1.5", ["split.test", "less than 1", "1.5"]),
+        ("selection.view.view=some", ["selection.view.view", "'all' or 'coarse'", "'some'"]),
+        ("seed=x", ["seed", "integer", "'x'"]),
+    ],
+)
+def test_a_bad_key_is_named_with_what_it_was_and_may_be(override, words):
+    with pytest.raises(ConfigError) as e:
+        load(TrainJob, None, [override])
+    for w in words:
+        assert w in str(e.value)
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "split..test=1", "out.x=1"])
+def test_malformed_overrides(override):
+    with pytest.raises(ConfigError):
+        load(TrainJob, None, ["out=a", override])
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load(ScreenJob, tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(ScreenJob, tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="top level"):
+        load(ScreenJob, tmp_path / "list.yaml")
+
+
+def test_every_shipped_config_loads():
+    from pathlib import Path
+
+    from osteo_ray import commands as c
+
+    jobs = {"cohort": c.CohortJob, "slices": c.CohortJob, "index": c.IndexJob, "train": c.TrainJob}
+    jobs |= {"screen": c.ScreenJob, "evaluate": c.EvaluateJob}
+    files = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+    assert files
+    for f in files:
+        if f.stem in jobs:
+            load(jobs[f.stem], f)
