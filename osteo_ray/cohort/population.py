@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from osteo_ray.cohort import labs
 from osteo_ray.cohort.config import CohortConfig, PopulationConfig
-from osteo_ray.records.schema import T_NORMAL, T_OSTEOPOROSIS, label_of
+from osteo_ray.records.labels import NORMAL_T, OSTEOPOROSIS_T, label_of
 
 HU_PER_VBMD = 1.31  # HU per mg/cm3 at 120 kVp (METHOD.md)
 
@@ -168,6 +168,6 @@ def posterior(
         m, v = (m * e + seen_hu * v) / (v + e), v * e / (v + e)
     mean = t_mean(m, col["weight_kg"], col["male"], col["degeneration"])
     s = np.sqrt(PER_HU**2 * v + (NOISE * dxa_noise) ** 2)
-    op = norm.cdf((T_OSTEOPOROSIS - mean) / s)
-    normal = norm.sf((T_NORMAL - mean) / s)
+    op = norm.cdf((OSTEOPOROSIS_T - mean) / s)
+    normal = norm.sf((NORMAL_T - mean) / s)
     return Posterior(op / np.maximum(op + normal, 1e-300), op)

@@ -5,8 +5,9 @@ table = records.load("records.csv")
 values, mask = table.matrix()
 """
 
+from osteo_ray.records.labels import label_of
 from osteo_ray.records.mapping import Mapping, load_mapping
-from osteo_ray.records.schema import FEATURES, Feature, label_of
+from osteo_ray.records.schema import FEATURES, Feature
 from osteo_ray.records.source import load
 from osteo_ray.records.table import RecordsError, RecordTable, from_mapping_dict
 

@@ -40,15 +40,16 @@ class Column(Section):
 
 
 class Mapping(Section):
-    """One table's mapping. `derive` names T-scores to compute (only `nhanes_dxa` exists)."""
+    """One table's mapping. `derive` names columns to compute (`nhanes`: T-scores from bone densities)."""
 
     patient_id: str
     date: str | None = None
     t_score: str | None = None
     features: dict[str, Column] = Field(min_length=1)
+    keep: tuple[str, ...] = ()  # columns carried along as they are (a site, a survey cycle)
     missing: tuple[str, ...] = ("", "NA", "N/A", "nan", "null", "None")
     optional: bool = False  # columns that the table lacks (but the patient's id) are all-missing instead of an error
-    derive: Literal["nhanes_dxa"] | None = None
+    derive: Literal["nhanes"] | None = None
 
     @field_validator("features")
     @classmethod

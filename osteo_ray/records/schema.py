@@ -12,10 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-# T-score classes of the WHO (1994): osteoporosis T <= -2.5, normal T >= -1.
-T_OSTEOPOROSIS = -2.5
-T_NORMAL = -1.0
-LABELS = ("normal", "osteopenia", "osteoporosis")
 T_SCORE_LOINC = "38267-1"
 T_SCORE_RANGE = (-8.0, 8.0)
 
@@ -87,7 +83,7 @@ FEATURES: tuple[Feature, ...] = (
     _lab("wbc_10e9_l", "6690-2", "10*9/L", 0.1, 500, "White blood cells"),
     _lab("platelets_10e9_l", "777-3", "10*9/L", 2, 2500, "Platelets"),
     _lab("urine_creatinine_mmol_l", "14683-7", "mmol/L", 0.2, 100, "Urine creatinine", 113.12, ("2161-8",), "urine"),
-    _lab("urine_albumin_mg_l", "14957-5", "mg/L", 0.1, 20000, "Urine albumin", None, ("1754-1",), "urine"),
+    _lab("urine_albumin_mg_l", "14957-5", "mg/L", 0.1, 50000, "Urine albumin", None, ("1754-1",), "urine"),
 )
 NAMES: tuple[str, ...] = tuple(f.name for f in FEATURES)
 DEMOGRAPHICS: tuple[str, ...] = tuple(f.name for f in FEATURES if f.group == "demographics")
@@ -101,12 +97,3 @@ def feature(name: str) -> Feature:
     if name not in _BY_NAME:
         raise KeyError(f"no feature {name!r}; there are: {', '.join(NAMES)}")
     return _BY_NAME[name]
-
-
-def label_of(t_score: float | None) -> str | None:
-    """WHO class of a T-score; None where it is missing."""
-    if t_score is None or t_score != t_score:
-        return None
-    if t_score <= T_OSTEOPOROSIS:
-        return "osteoporosis"
-    return "normal" if t_score >= T_NORMAL else "osteopenia"

@@ -66,7 +66,7 @@ def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple
     Raises:
         RecordsError: columns that the mapping names and the table lacks.
     """
-    wanted = [m.patient_id]
+    wanted = [m.patient_id, *m.keep]
     if not m.optional:
         wanted += [c for c in (m.date, m.t_score) if c] + [c.column for c in m.features.values()]
     wanted += [c.unit_column for c in m.features.values() if c.unit_column and c.column in raw]
@@ -99,10 +99,12 @@ def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple
             )
         out["t_score"][bad] = np.nan
     frame = pd.DataFrame(out)
-    if m.derive == "nhanes_dxa":
-        from osteo_ray.records.nhanes import t_scores
+    for c in m.keep:
+        frame[c] = raw[c].to_numpy()
+    if m.derive == "nhanes":
+        from osteo_ray.records.nhanes import derive
 
-        frame = pd.concat([frame, t_scores(raw).reset_index(drop=True)], axis=1)
+        frame = derive(raw, frame)
     return frame, problems
 
 

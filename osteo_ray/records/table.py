@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from osteo_ray.records.schema import NAMES, T_SCORE_RANGE, feature, label_of
+from osteo_ray.records.labels import label_of
+from osteo_ray.records.schema import NAMES, T_SCORE_RANGE, feature
 
 
 class RecordsError(ValueError):
@@ -29,7 +30,8 @@ class RecordsError(ValueError):
 
 @dataclass(frozen=True)
 class RecordTable:
-    """One row a record: `patient_key`, `record_date` (date or NaT), one float64 column a feature, `t_score`, `label`.
+    """One row a record: `patient_key`, `record_date` (date or NaT), one float64 column a feature, `t_score`, `label`,
+    then whatever columns the source was told to keep.
 
     `issues` lists values that were refused and made missing (only where loading was told to do so).
     """
@@ -51,6 +53,8 @@ class RecordTable:
         out["bmi"] = out["bmi"].fillna(derived)
         out["t_score"] = frame["t_score"].to_numpy(np.float64) if "t_score" in frame else np.nan
         out["label"] = np.array([label_of(t) for t in out["t_score"]], dtype=object)
+        for c in frame.columns.difference([*out.columns, "label"], sort=False):
+            out[c] = frame[c].to_numpy()
         return cls(out, tuple(issues))
 
     def __len__(self) -> int:

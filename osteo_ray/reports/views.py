@@ -23,8 +23,8 @@ def study_views(results: pa.Table, catalogue: pa.Table, n: int) -> list[StudyVie
     Args:
         catalogue: rows with `series_uid` and `instances`; a series that can't be read any more is shown without.
     """
-    rows = [r for r in results.to_pylist() if r["risk_prob"] is not None]
-    rows = sorted(rows, key=lambda r: -r["risk_prob"])[:n]
+    scored = results.filter(pa.compute.is_valid(results["risk_prob"]))
+    rows = scored.sort_by([("risk_prob", "descending"), ("series_uid", "ascending")]).slice(0, n).to_pylist()
     wanted = pa.array([r["series_uid"] for r in rows], pa.string())
     found = catalogue.filter(pa.compute.is_in(catalogue["series_uid"], wanted)).to_pylist()
     by_uid = {c["series_uid"]: c for c in found}
