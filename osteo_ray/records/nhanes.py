@@ -1,8 +1,8 @@
 """NHANES: what the mapping `nhanes` can't say in a column: T-scores from bone densities, and who never smoked.
 
 Femoral neck: NHANES III reference of non-Hispanic white women aged 20-29, mean 0.858, SD 0.120 g/cm2 (Looker 1998; used
-for men too, as the WHO and ISCD advise). Spine: Hologic's reference for white women at L1-L4, mean 1.047, SD 0.110 g/cm2,
-where all of L1-L4 are valid.
+for men too, as the WHO and ISCD advise). Spine: Hologic's reference for white women at L1-L4, mean 1.047, SD 0.110
+g/cm2, where all of L1-L4 are valid.
 """
 
 from __future__ import annotations

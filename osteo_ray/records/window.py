@@ -1,0 +1,72 @@
+"""Joining records to examinations by date: the nearest value within a window, never from the future unless asked.
+
+joined = join(table, studies, days=90)       # one row a study, in the studies' order
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from osteo_ray.records.schema import LABS, NAMES
+from osteo_ray.records.table import RecordTable
+
+
+def join(
+    table: RecordTable,
+    studies: pd.DataFrame,
+    days: int = 90,
+    days_demographics: int = 365,
+    after: bool = False,
+    undated: bool = True,
+) -> RecordTable:
+    """For each study the nearest value of each feature.
+
+    Args:
+        studies: columns patient_key and study_date (datetime64 or date; NaT joins only undated records).
+        days: how far a lab may lie from the study; `days_demographics` the same for height, weight, age and smoking.
+            Sex and the DXA T-score are taken from the nearest record whatever its date.
+        after: also take values dated after the study.
+        undated: take values of records without a date where no dated one fits.
+
+    Returns:
+        One row a study; NaN where nothing lies in the window. record_date is that of the nearest record that gave a
+        lab.
+    """
+    have = table.frame
+    dates = have["record_date"].to_numpy("datetime64[D]")
+    groups = have.groupby("patient_key", sort=False).indices
+    wanted = pd.to_datetime(studies["study_date"]).to_numpy("datetime64[D]")
+    n = len(studies)
+    names = [*NAMES, "t_score"]
+    values = have[names].to_numpy(np.float64)
+    out = np.full((n, len(names)), np.nan)
+    when = np.full(n, np.datetime64("NaT"), "datetime64[D]")
+    limit = np.array(
+        [np.inf if c in ("sex_male", "t_score") else days if c in LABS else days_demographics for c in names]
+    )
+    is_lab = np.array([c in LABS for c in names])
+    for i, (key, day) in enumerate(zip(studies["patient_key"], wanted, strict=True)):
+        rows = groups.get(key, np.empty(0, int))
+        gap = (dates[rows] - day).astype("timedelta64[D]").astype(float)
+        gap[np.isnat(dates[rows]) | np.isnat(day)] = np.nan
+        future = gap > 0
+        # Order of preference: nearest dated record that may be used, then undated ones.
+        distance = np.where(np.isnan(gap), np.inf, np.abs(gap))
+        for k in np.argsort(distance, kind="stable"):
+            dated = np.isfinite(distance[k])
+            if (not dated and not undated) or (future[k] and not after):
+                # What does not change, or is the label, may come from any date.
+                if not future[k]:
+                    continue
+                allowed = np.isinf(limit)
+            else:
+                allowed = (distance[k] <= limit) | ~dated
+            take = np.isnan(out[i]) & allowed & ~np.isnan(values[rows[k]])
+            out[i, take] = values[rows[k], take]
+            if dated and (take & is_lab).any() and np.isnat(when[i]):
+                when[i] = dates[rows[k]]
+    frame = pd.DataFrame(out, columns=names)
+    frame.insert(0, "patient_key", studies["patient_key"].to_numpy())
+    frame["record_date"] = when.astype("datetime64[s]")
+    return RecordTable.of(frame)
