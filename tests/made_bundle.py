@@ -1,0 +1,51 @@
+"""A small bundle with untrained networks and real calibrators: for the mechanics around the models."""
+
+import numpy as np
+import torch
+
+from osteo_ray.bundle import Bundle, BundleConfig
+from osteo_ray.kdamm.calibrate import fit_calibrator
+from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
+from osteo_ray.kdamm.models import ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.kdamm.tabular import Standardiser
+from osteo_ray.records.schema import FEATURES
+from osteo_ray.selection.env import ViewConfig
+from osteo_ray.selection.policy import PolicyNet
+
+PATTERNS = ("ct", "demographics+ct", "labs+ct", "demographics+labs+ct")
+
+
+def made_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
+    torch.manual_seed(seed)
+    cfg = BundleConfig(
+        encoder=EncoderConfig(width=8),
+        view=ViewConfig(positions=16, coarse=4, keep=3),
+        model=ModelConfig(tabular_width=16, tabular_k=4, hidden=8),
+        policy_hidden=16,
+    )
+    n, dim = len(FEATURES), cfg.encoder.dim
+    groups = [str(f.group) for f in FEATURES]
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=200)
+    y = np.where(x + rng.normal(size=200) > 0.5, 2, 0)
+    return Bundle(
+        name="made",
+        version="0",
+        config=cfg,
+        standardiser=Standardiser(tuple(f.name for f in FEATURES), tuple(groups), (50.0,) * n, (20.0,) * n),
+        encoder=SliceEncoder(cfg.encoder).eval(),
+        policy=PolicyNet(dim, 16).eval(),
+        scorers=[AttentionPool(dim, 3).eval() for _ in range(3)],
+        tabular=TabularTeacher(n, cfg.model).eval(),
+        image=ImageTeacher(dim, cfg.model).eval(),
+        student=Student(groups, dim, cfg.model).eval(),
+        background={"values": torch.randn(4, n), "known": torch.ones(4, n), "ct": torch.randn(4, 8)},
+        calibrators={p: fit_calibrator(p, x, y, seed) for p in patterns},
+        scored_by={p: "image" if p == "ct" else "student" for p in patterns},
+        threshold=0.4,
+        operating_point="sensitivity 85% for osteoporosis on validation patients",
+        lumbar_threshold=lumbar_threshold,
+        metrics={"image_mean_log_odds": -0.5},
+        card="# made\n",
+    )
