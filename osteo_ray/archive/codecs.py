@@ -17,6 +17,7 @@ from osteo_ray.archive.headers import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, GE_
 from osteo_ray.outcomes import Rejected, Stage, State
 
 RLE = "1.2.840.10008.1.2.5"
+AS_RETRIEVED = "as retrieved"  # a service that tells the syntax only with the object
 NATIVE = frozenset((IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, GE_PRIVATE))
 _J = "1.2.840.10008.1.2.4."
 _JPEG, _JPEGLS, _J2K, _HTJ2K = "jpeg", "jpegls", "jpeg2k", "htj2k"
@@ -39,7 +40,7 @@ Decoder = Callable[[bytes, tuple[int, int], int], np.ndarray]  # data, (rows, co
 
 def readable(transfer_syntax: str | None) -> bool:
     """Whether pixels of this syntax can be decoded here."""
-    return transfer_syntax in NATIVE or transfer_syntax in FAMILY
+    return transfer_syntax in NATIVE or transfer_syntax in FAMILY or transfer_syntax == AS_RETRIEVED
 
 
 def decode_error(message: str, code: str = "DECODE_ERROR") -> Rejected:

@@ -36,6 +36,7 @@ ENTRY = pa.schema(
 )
 INDEXED = INSTANCE.append(pa.field("study_hash", pa.int64()))  # 0 .. 2^32: what assembly tasks select by
 _FLUSH = 2000
+_BATCH = 128  # ranges fetched together from an object store
 INDEX_VERSION = 1  # raised when header rows change their meaning: older parts are read again
 
 
@@ -128,13 +129,38 @@ def _note(marker: Path, what: Row) -> None:
 
 def index_entries(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
     """(True, header row) or (False, file row) of every entry, with archives expanded."""
+    batch: list[Entry] = []
     for e in entries:
         if e.code is not None:
             yield False, file_row(e, _listed(e))
         elif e.uri.startswith("dicomweb+"):
             yield from _service(e, cfg)
         else:
-            yield from _one(shared_of(e.uri), e, cfg, cfg.walk_archives)
+            source = shared_of(e.uri)
+            if hasattr(source, "headers"):  # far away: many ranges at a time
+                batch.append(e)
+                if len(batch) >= _BATCH:
+                    yield from _many(batch, cfg)
+                    batch.clear()
+            else:
+                yield from _one(source, e, cfg, cfg.walk_archives)
+    yield from _many(batch, cfg)
+
+
+def _many(batch: list[Entry], cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
+    """Entries of one object store, their first bytes fetched together."""
+    if not batch:
+        return
+    source = shared_of(batch[0].uri)
+    full = [e for e in batch if e.bytes]
+    heads = source.headers([e.uri for e in full], cfg.limits.header_read_bytes)  # type: ignore[attr-defined]
+    got = dict(zip([e.uri for e in full], heads, strict=True))
+    for e in batch:
+        head = got.get(e.uri, b"")
+        if isinstance(head, Exception):
+            yield False, file_row(e, unreadable(Stage.HEADER, e.uri, head))
+        else:
+            yield from _one(source, e, cfg, cfg.walk_archives, head)
 
 
 def _listed(e: Entry) -> Rejected:
@@ -142,9 +168,12 @@ def _listed(e: Entry) -> Rejected:
     return Rejected(state, e.code or "", Stage.LIST, e.message or "")
 
 
-def _one(source: Source, e: Entry, cfg: IndexConfig, expand: bool) -> Iterator[tuple[bool, Row]]:
+def _one(
+    source: Source, e: Entry, cfg: IndexConfig, expand: bool, head: bytes | None = None
+) -> Iterator[tuple[bool, Row]]:
     try:
-        head = source.header(e.uri, cfg.limits.header_read_bytes)
+        if head is None:
+            head = source.header(e.uri, cfg.limits.header_read_bytes)
         kind = sniff_archive(head)
         if kind is None:
             h = read_header(lambda n: source.header(e.uri, n), e.bytes, cfg.limits, head)
@@ -188,7 +217,7 @@ def _expand(e: Entry, kind: str, cfg: IndexConfig) -> Iterator[tuple[bool, Row]]
 
 def _service(e: Entry, cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
     try:
-        for member, h, crc in shared_of(e.uri).headers(e.uri):  # type: ignore[attr-defined]
+        for member, h, crc in shared_of(e.uri).series_headers(e.uri):  # type: ignore[attr-defined]
             try:
                 rows = instance_rows(member, h, crc, cfg)
             except Rejected as r:

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import atexit
 import zlib
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from osteo_ray.archive.codecs import NATIVE, codecs_present, decode_error, decode_frame, split_frames
+from osteo_ray.archive.codecs import AS_RETRIEVED, NATIVE, codecs_present, decode_error, decode_frame, split_frames
 from osteo_ray.archive.config import Limits
 from osteo_ray.archive.geometry import to_axial
 from osteo_ray.archive.guard import DecodeGuard
-from osteo_ray.archive.headers import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, read_header
+from osteo_ray.archive.headers import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header, read_header
 from osteo_ray.archive.sources import read_uri
 from osteo_ray.outcomes import Rejected
 
@@ -126,54 +126,46 @@ class SliceStack:
 
     def _stored(self, item: Mapping[str, Any]) -> np.ndarray:
         """Stored values [rows, cols], raw integers of bits_allocated (sign and unused bits as they came)."""
-        ts = item["transfer_syntax"]
-        offset = item["offset"]
+        ts, offset = item["transfer_syntax"], item["offset"]
+        read = partial(read_uri, item["uri"])
+        if ts == AS_RETRIEVED:  # only the object itself says what it is and where its pixels are
+            data = read()
+            h = self._header(data)
+            ts, offset = h.transfer_syntax, h.pixel_offset
+            read = partial(_part, data)
         if ts not in NATIVE:
-            return self._decode(self._codestream(item), ts, self.shape, item["bits_allocated"])
+            return self._decode(self._codestream(item, read, offset), ts, self.shape, item["bits_allocated"])
         size = self.shape[0] * self.shape[1] * (item["bits_allocated"] // 8)
         skip = item["frame"] * size
-        if ts == DEFLATED_LE:
-            data = self._inflated(item, skip, size)
-        else:
-            if offset < 0:
-                offset = self._find_pixels(item)
-            data = read_uri(item["uri"], offset + skip, size)
-            self.bytes_read += len(data)
+        data = self._inflated(read(), skip, size) if ts == DEFLATED_LE else read(offset + skip, size)
+        self.bytes_read += len(data)
         if len(data) < size:
             raise decode_error(f"{len(data)} of {size} bytes of pixels", "TRUNCATED")
         order = ">" if ts in (EXPLICIT_BE, GE_PRIVATE) else "<"
         return np.frombuffer(data, f"{order}u{item['bits_allocated'] // 8}").reshape(self.shape)
 
-    def _codestream(self, item: Mapping[str, Any]) -> bytes:
+    def _codestream(self, item: Mapping[str, Any], read: Callable[..., bytes], offset: int) -> bytes:
         uri, frame = item["uri"], item["frame"]
         if self._frames is not None and self._frames[0] == uri:
-            frames = self._frames[1]
-        else:
-            offset = item["offset"] if item["offset"] >= 0 else self._find_pixels(item)
-            element = read_uri(uri, offset)
-            self.bytes_read += len(element)
-            total = 1 + max(i["frame"] for i in self._items if i["uri"] == uri)
-            frames = split_frames(element, total)
-            if total > 1:
-                self._frames = (uri, frames)
+            return self._frames[1][frame]
+        element = read(offset)
+        self.bytes_read += len(element)
+        total = 1 + max(i["frame"] for i in self._items if i["uri"] == uri)
+        frames = split_frames(element, total)
+        if total > 1:
+            self._frames = (uri, frames)
         return frames[frame]
 
-    def _find_pixels(self, item: Mapping[str, Any]) -> int:
-        """Offset of PixelData, for objects whose headers came without their bytes (DICOMweb)."""
-        data = read_uri(item["uri"])
+    def _header(self, data: bytes) -> Header:
         h = read_header(lambda n: data[:n], len(data), self._limits)
         if not h.has_pixels:
             raise decode_error("no pixel data", "NO_PIXELS")
-        return h.pixel_offset
+        return h
 
-    def _inflated(self, item: Mapping[str, Any], skip: int, size: int) -> bytes:
+    def _inflated(self, data: bytes, skip: int, size: int) -> bytes:
         """Pixels of a deflated data set: inflated no further than they reach."""
-        data = read_uri(item["uri"])
-        self.bytes_read += len(data)
-        h = read_header(lambda n: data[:n], len(data), self._limits)
+        h = self._header(data)
         at = h.inflated_offset + skip
-        if at < skip:
-            raise decode_error("no pixel data", "NO_PIXELS")
         try:
             flat = zlib.decompressobj(-15).decompress(data[h.dataset_offset :], at + size)
         except zlib.error as e:
@@ -188,6 +180,10 @@ class SliceStack:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _part(data: bytes, offset: int = 0, length: int | None = None) -> bytes:
+    return data[offset : None if length is None else offset + length]
 
 
 def stored_to_hu(raw: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
