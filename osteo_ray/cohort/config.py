@@ -47,6 +47,7 @@ class ScanConfig(Section):
     sharp_share: float = Field(0.08, ge=0, le=1)  # scans whose only thin series is a sharp kernel
     chest_only_share: float = Field(0.06, ge=0, le=1)
     tilt_share: float = Field(0.02, ge=0, le=1)
+    phantom_share: float = Field(0.03, ge=0, le=1)  # a QCT calibration phantom lies under the back
     extra_series_share: float = Field(0.3, ge=0, le=1)
     scout_share: float = Field(0.7, ge=0, le=1)
     reformat_share: float = Field(0.15, ge=0, le=1)

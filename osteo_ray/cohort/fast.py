@@ -116,8 +116,12 @@ def truth_of(spec: Person, cfg: CohortConfig | None = None) -> Truth:
 def posterior_of(specs: list[Person], cfg: CohortConfig, use_ct: bool = True) -> Posterior:
     """P(osteoporosis) of a perfect reader of each person's primary scan and record (see `population.posterior`).
 
-    People without a CT are judged from their record alone.
+    People without a CT are judged from their record alone. NaN for a population resampled from real people.
     """
+    if cfg.population.source != "published":
+        # Real people's T-scores follow no known law of their records: there is no exact posterior.
+        unknown = np.full(len(specs), np.nan)
+        return Posterior(unknown, unknown)
     tab = posterior(specs, np.zeros(len(specs)), cfg.scan.repeat_cv, cfg.population.dxa_noise, use_ct=False)
     if not use_ct:
         return tab

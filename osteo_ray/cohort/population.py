@@ -36,7 +36,7 @@ class Person:
     height_cm: float
     weight_kg: float
     smoker: bool
-    labs: tuple[float, ...]  # in the order of labs.NAMES, nothing missing
+    labs: tuple[float, ...]  # in the order of labs.NAMES; NaN only where a resampled person has none
     residual: float  # u, in SD
     vbmd: float  # L1 trabecular, mg/cm3
     degeneration: float  # 0 is none; visible in CT as osteophytes, sclerosis and calcification
@@ -124,6 +124,7 @@ def draw_people(cfg: CohortConfig, n: int | None = None, seed: int | None = None
     else:
         a = draw_arrays(rng, n, cfg.population)
     m = decide(np.random.default_rng([seed, 2]), a, cfg.missing)
+    m["labs"] &= ~np.isnan(a["labs"])
     seeds = np.random.default_rng([seed, 3]).integers(0, 2**31 - 1, n)
     return [
         Person(

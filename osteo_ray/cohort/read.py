@@ -9,6 +9,7 @@ import numpy as np
 
 from osteo_ray.cohort import spine
 from osteo_ray.cohort.anatomy import Anatomy, spine_y_at
+from osteo_ray.cohort.scanner import ROD_MG_CM3, rods
 from osteo_ray.cohort.shapes import F, Grid
 from osteo_ray.cohort.truth import levels_at
 
@@ -91,3 +92,15 @@ def halves(a: Anatomy) -> tuple[float, float, float]:
     ends = np.abs(ws) > 0.36 * v.height
     rim = f[ends][:, (r2 > 0.55) & (r2 < 0.8)].mean() / f[ends][:, r2 < 0.2].mean() - 1
     return 1 - lower / upper, f[inner][:, back].mean() / f[inner][:, front].mean() - 1, rim
+
+
+def rod_slope(stack: MadeStack) -> float:
+    """HU per mg/cm3 of K2HPO4, by the calibration phantom's rods in the middle slice."""
+    i, s = stack.n // 2, stack.scan
+    means = []
+    for rod in rods(stack.anatomy, s, s.z[i]):
+        r = 0.6 * rod.rx
+        rows = slice(int((rod.y - r - s.y0) / s.pixel), int((rod.y + r - s.y0) / s.pixel) + 1)
+        cols = slice(int((rod.x - r - s.x0) / s.pixel), int((rod.x + r - s.x0) / s.pixel) + 1)
+        means.append(float(stack.patch(i, rows, cols).mean()))
+    return float(np.polyfit(ROD_MG_CM3, means, 1)[0])

@@ -16,14 +16,16 @@ import numpy as np
 from osteo_ray.cohort import spine
 from osteo_ray.cohort.anatomy import Anatomy, spine_y_at
 from osteo_ray.cohort.config import CohortConfig
-from osteo_ray.cohort.population import Person
-from osteo_ray.cohort.shapes import F, Grid, paint, ramp
-from osteo_ray.cohort.torso import Enhancement, torso
+from osteo_ray.cohort.population import HU_PER_VBMD, Person
+from osteo_ray.cohort.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp
+from osteo_ray.cohort.torso import Enhancement, girth, torso
 
 # Bone contrast against 120 kVp (hydroxyapatite HU per mg/cm3 relative to 1.31).
 KVP_FACTOR = {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89}
 # Slope of dipotassium phosphate against hydroxyapatite: 0.86 at 80 kVp and 0.81 at 140 kVp (Goodsitt 1992).
 K2HPO4_RATIO = {80: 0.86, 100: 0.843, 120: 0.827, 140: 0.81}
+ROD_MG_CM3 = (0.0, 50.0, 100.0, 150.0, 200.0)
+ROD_RADIUS = 9.0
 HU_MIN, HU_MAX = -1024, 3071
 NOISE_SIZE = 512
 NOISE_BANK = 4
@@ -80,6 +82,7 @@ class Scan:
     sigma: float  # noise SD at the body's centre, HU
     transfer: str
     chest_only: bool
+    phantom: bool = False  # K2HPO4 rods in the table's pad
 
     @property
     def factor(self) -> float:
@@ -166,6 +169,7 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
         sigma=float(np.clip(sigma, 4, 60)),
         transfer=str(cfg.transfer_syntaxes[int(rng.integers(len(cfg.transfer_syntaxes)))]),
         chest_only=chest,
+        phantom=bool(np.random.default_rng([p.seed, 21, repeat]).random() < c.phantom_share),
     )
 
 
@@ -192,7 +196,20 @@ def clean_hu(a: Anatomy, scan: Scan, z: float, rows: slice = slice(None), cols: 
     img = torso(g, a, scan.enhancement)
     _paint_spine(img, g, a, scan)
     _table(img, g, a)
+    if scan.phantom:
+        for rod in rods(a, scan, z):
+            ellipsoid(img, g, rod)
     return img
+
+
+def rods(a: Anatomy, scan: Scan, z: float) -> list[Ellipsoid]:
+    """The calibration phantom's K2HPO4 rods where slice z cuts them, in order of concentration (ROD_MG_CM3)."""
+    back = girth(a, z)[1] + 4
+    per_mg = HU_PER_VBMD * KVP_FACTOR[scan.kvp] * K2HPO4_RATIO[scan.kvp]
+    return [
+        Ellipsoid(x, back - (x / 240) ** 2 * 22 + 28, z, ROD_RADIUS, ROD_RADIUS, 9, per_mg * mg)
+        for x, mg in zip((-60.0, -30.0, 0.0, 30.0, 60.0), ROD_MG_CM3, strict=True)
+    ]
 
 
 def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
@@ -240,8 +257,6 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
 
 def _table(img: np.ndarray, g: Grid, a: Anatomy) -> None:
     """A carbon table and its pad, below the back."""
-    from osteo_ray.cohort.torso import girth
-
     back = girth(a, g.z_mid)[1] + 4
     yt = F(back) - (g.x * F(1 / 240)) ** 2 * F(22) + F(6)
     box = g.window(-1e9, 1e9, back - 30, 1e9)
