@@ -43,8 +43,9 @@ def tune_data_context() -> None:
 
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the project has progress bars of its own
     ctx = ray.data.DataContext.get_current()
+    # After the line above, which imports ray.data: its import sets up its own logging.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the project has progress bars of its own
     # With the reservation on, half of a two-core machine idles. Blocks stay small, so memory is bounded without it.
     ctx.op_resource_reservation_enabled = False
     ctx.enable_progress_bars = False

@@ -1,0 +1,171 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from osteo_ray import records
+from osteo_ray.config import validate
+from osteo_ray.outcomes import State
+from osteo_ray.screening import pipeline
+from osteo_ray.screening.config import ScreenConfig
+from osteo_ray.screening.pipeline import Records, dry_run, row_key, screen
+from osteo_ray.screening.schema import RESULTS
+
+pytestmark = pytest.mark.ray
+CFG = validate(ScreenConfig, {"pipeline": {"series_per_task": 2}, "scoring": {"shap": False}})
+TIMES = ["open_s", "select_s", "score_s"]
+
+
+@pytest.fixture(scope="module")
+def table(made):
+    return records.load(made.records)
+
+
+@pytest.fixture(scope="module")
+def done(made, table, bundle_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("screen")
+    return screen(made.catalogue, table, bundle_dir, out, CFG, quiet=True)
+
+
+def same(a: pa.Table, b: pa.Table) -> bool:
+    keep = [n for n in RESULTS.names if n not in TIMES]
+    return a.select(keep).equals(b.select(keep))
+
+
+def test_every_indexed_series_ends_in_exactly_one_state(made, done):
+    cat = pq.read_table(made.catalogue)
+    results = pq.read_table(done.results)
+    assert results.schema.equals(RESULTS)
+    assert sorted(results["series_uid"].to_pylist()) == sorted(cat["series_uid"].to_pylist())
+    assert sum(done.states.values()) == done.series == cat.num_rows
+    assert set(results["state"].to_pylist()) <= {str(s) for s in State}
+    assert None not in results["code"].to_pylist()
+    assert done.states.get("SCORED", 0) + done.states.get("SCORED_WARN", 0) >= 3
+    assert f"{cat.num_rows:8d}  in all, of {cat.num_rows} indexed series" in done.lines()
+
+
+def test_a_scored_row_is_whole(done):
+    results = pq.read_table(done.results)
+    rows = results.filter(pc.is_valid(results["risk_prob"])).to_pylist()
+    for r in rows:
+        assert 0 <= r["risk_low"] <= r["risk_prob"] <= r["risk_high"] <= 1
+        assert r["p_normal"] + r["p_osteopenia"] + r["p_osteoporosis"] == pytest.approx(1)
+        assert r["risk_class"] == ("high" if r["risk_prob"] >= r["threshold"] else "low")
+        assert sum(s["weight"] for s in r["selected"]) == pytest.approx(1, abs=1e-5)
+        assert r["slices_decoded"] <= 4 + 3 < r["slices_total"], "only what the policy looked at was decoded"
+        assert r["bytes_read"] > 0
+        assert all(0 <= s["index"] < r["slices_total"] and s["sop_uid"] for s in r["selected"])
+
+
+def test_run_again_scores_nothing_and_gives_the_same(made, table, bundle_dir, done):
+    before = pq.read_table(done.results)
+    again = screen(made.catalogue, table, bundle_dir, done.results.parent, CFG, quiet=True)
+    assert (again.scored_now, again.reused) == (0, done.scored_now)
+    assert again.run_id == done.run_id
+    assert pq.read_table(again.results).equals(before)
+
+
+def test_an_interrupted_run_does_only_what_is_missing(made, table, bundle_dir, done, tmp_path):
+    parts = sorted((done.results.parent / "parts").glob("*.parquet"))
+    (tmp_path / "parts").mkdir()
+    for p in parts[: len(parts) // 2]:
+        (tmp_path / "parts" / p.name).write_bytes(p.read_bytes())
+    (tmp_path / "parts" / ".half.tmp").write_bytes(b"cut short")
+    rest = screen(made.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
+    assert 0 < rest.reused < done.scored_now
+    assert rest.scored_now + rest.reused == done.scored_now
+    assert same(pq.read_table(rest.results), pq.read_table(done.results))
+
+
+def test_how_rows_are_batched_does_not_change_a_score(made, table, bundle_dir, done, tmp_path):
+    other = CFG.model_copy(update={"pipeline": CFG.pipeline.model_copy(update={"series_per_task": 3, "actors": 1})})
+    results = pq.read_table(screen(made.catalogue, table, bundle_dir, tmp_path, other, quiet=True).results)
+    a, b = (np.array(t["risk_prob"].to_pylist(), float) for t in (results, pq.read_table(done.results)))
+    assert np.allclose(a, b, atol=1e-6, equal_nan=True)
+
+
+def test_a_changed_record_is_scored_again_and_only_that_one(made, table, bundle_dir, done, tmp_path):
+    (tmp_path / "parts").mkdir()
+    for p in (done.results.parent / "parts").glob("*.parquet"):
+        (tmp_path / "parts" / p.name).write_bytes(p.read_bytes())
+    results = pq.read_table(done.results)
+    scored = results.filter(pc.is_valid(results["risk_prob"]))["patient_key"].to_pylist()
+    key = next(k for k in scored if k in set(table.frame["patient_key"]))
+    frame = table.frame.copy()
+    frame.loc[frame["patient_key"] == key, "alp_u_l"] = 333.0
+    again = screen(made.catalogue, records.RecordTable.of(frame), bundle_dir, tmp_path, CFG, quiet=True)
+    assert again.scored_now == scored.count(key)
+
+
+def test_patients_not_asked_for_are_accounted_for(made, table, bundle_dir, tmp_path):
+    cat = pq.read_table(made.catalogue)
+    one = cat.filter(pc.is_null(cat["state"]))["patient_key"][0].as_py()
+    s = screen(made.catalogue, table, bundle_dir, tmp_path, CFG, only_patients={one}, quiet=True)
+    assert sum(s.states.values()) == cat.num_rows
+    assert s.codes["NOT_REQUESTED"] >= 1
+    facts = json.loads((tmp_path / "summary.json").read_text())
+    assert facts["states"] == s.states
+
+
+def test_a_series_that_can_not_be_decoded_costs_itself_alone(made, table, bundle_dir, tmp_path):
+    """The pixels of one series are cut off after indexing; it ends with a code, its neighbours are scored."""
+    cat = pq.read_table(made.catalogue)
+    rows = cat.to_pylist()
+    victim = next(i for i, r in enumerate(rows) if r["state"] is None)
+    bad = tmp_path / "cut.dcm"
+    bad.write_bytes(b"\0" * 300)
+    for inst in rows[victim]["instances"]:
+        inst["uri"] = str(bad)
+    pq.write_table(pa.Table.from_pylist(rows, schema=cat.schema), tmp_path / "catalogue.parquet")
+    s = screen(tmp_path / "catalogue.parquet", table, bundle_dir, tmp_path / "out", CFG, quiet=True)
+    got = {r["series_uid"]: r for r in pq.read_table(s.results).to_pylist()}
+    r = got[rows[victim]["series_uid"]]
+    assert r["state"] in ("QUARANTINED", "ERROR")
+    assert r["stage"] == "decode"
+    assert r["code"]
+    assert r["risk_prob"] is None
+    others = [x for x in got.values() if x["series_uid"] != r["series_uid"] and x["risk_prob"] is not None]
+    assert len(others) >= 2
+
+
+def test_dry_run_counts_and_keeps_nothing(made, table, bundle_dir, tmp_path):
+    lines = dry_run(made.catalogue, table, bundle_dir, tmp_path, CFG)
+    cat = pq.read_table(made.catalogue)
+    open_rows = sum(s is None for s in cat["state"].to_pylist())
+    assert lines[0].split() == [str(cat.num_rows), "series", "indexed"]
+    assert lines[3].split() == [str(open_rows), "to", "score"]
+    assert "scorers" in lines[4]
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_the_ledger_fires_when_a_row_is_lost(made, table, bundle_dir, tmp_path, monkeypatch):
+    real = pipeline._collect
+    monkeypatch.setattr(pipeline, "_collect", lambda *a: real(*a).slice(1))
+    with pytest.raises(pipeline.LedgerError, match="do not account"):
+        screen(made.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
+
+
+def test_row_key_depends_on_content_record_and_model():
+    row = {"series_uid": "1.2", "content_hash": "a"}
+    v = np.zeros(3, np.float32)
+    keys = {
+        row_key(row, v, "m"),
+        row_key({**row, "content_hash": "b"}, v, "m"),
+        row_key({**row, "series_uid": "1.3"}, v, "m"),
+        row_key(row, v + 1, "m"),
+        row_key(row, v, "n"),
+    }
+    assert len(keys) == 5
+    assert row_key(row, v.copy(), "m") == row_key(row, v, "m")
+
+
+def test_records_are_found_by_key_and_missing_ones_are_nan(table):
+    r = Records.of(table)
+    k = table.frame["patient_key"].iloc[7]
+    got = r.take([k, "nobody", None])
+    assert np.array_equal(got[0], table.by_key(k).matrix()[0][-1], equal_nan=True)
+    assert np.isnan(got[1:]).all()
+    assert np.isnan(Records.of(None).take([k])).all()

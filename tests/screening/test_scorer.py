@@ -1,0 +1,92 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from made_bundle import made_bundle
+
+from osteo_ray import load_bundle, records
+from osteo_ray.outcomes import InputError
+from osteo_ray.records.schema import NAMES
+from osteo_ray.records.table import RecordsError
+from osteo_ray.screening.scorer import Scorer
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def study(made):
+    rows = pq.read_table(made.catalogue).to_pylist()
+    row = next(r for r in rows if r["state"] is None)
+    folder = next(p for p in made.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
+    return folder, row
+
+
+def test_two_lines_from_python(study, bundle_dir):
+    folder, row = study
+    result = load_bundle(bundle_dir).score(folder, record={"age_y": 67, "sex": "F", "alp_u_l": 90})
+    assert result["state"] in ("SCORED", "SCORED_WARN")
+    assert result["series_uid"] == row["series_uid"]
+    assert 0 < result["risk_prob"] < 1
+    assert result["modalities"] == ["demographics", "labs", "ct"]
+    values = {s["feature"]: s["value"] for s in result["shap"]}
+    assert (values["age_y"], values["sex_male"], values["alp_u_l"]) == (67, 0, 90)
+    assert values["creatinine_umol_l"] is None, "what the record lacks is not made up"
+
+
+def test_shap_adds_up_to_the_score(study, bundle_dir):
+    folder, _ = study
+    scorer = load_bundle(bundle_dir)
+    r = scorer.score(folder, record={"age_y": 50, "sex": "M"})
+    c = scorer.bundle.calibrators[r["calibrator"]]
+    logit = np.log(r["risk_prob"] / (1 - r["risk_prob"]))
+    total = r["shap_base"] + sum(s["shap"] for s in r["shap"])
+    assert c.slope * total + c.intercept == pytest.approx(logit, abs=1e-4)
+
+
+def test_without_a_record_age_and_sex_come_from_the_header_or_not_at_all(study, bundle_dir):
+    folder, row = study
+    r = load_bundle(bundle_dir).score(folder)
+    known = row["age_y"] is not None or row["sex"] in ("M", "F")
+    assert r["modalities"] == (["demographics", "ct"] if known else ["ct"])
+
+
+def test_scoring_alone_and_in_a_batch_agree(made, bundle_dir):
+    rows = [r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None][:3]
+    scorer = load_bundle(bundle_dir)
+    table = records.load(made.records)
+    found = [table.by_key(r["patient_key"]).matrix()[0] for r in rows]
+    values = np.stack([f[-1] if len(f) else np.full(len(NAMES), np.nan) for f in found])
+    together = scorer.score_rows(rows, values)
+    alone = [scorer.score_rows([r], v[None])[0] for r, v in zip(rows, values, strict=True)]
+    for a, b in zip(together, alone, strict=True):
+        assert a["risk_prob"] == pytest.approx(b["risk_prob"], abs=1e-6)
+        assert [s["index"] for s in a["selected"]] == [s["index"] for s in b["selected"]]
+
+
+def test_no_lumbar_slice_means_no_score(study):
+    folder, _ = study
+    r = Scorer(made_bundle(lumbar_threshold=1.1)).score(folder)
+    assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", "NO_LUMBAR_SEEN", "select")
+    assert r["risk_prob"] is None
+    assert r["selected"], "where it looked is kept, for a person to judge"
+
+
+def test_a_pattern_without_a_calibrator_abstains(study):
+    folder, _ = study
+    r = Scorer(made_bundle(patterns=("demographics+labs+ct",))).score(folder)
+    assert (r["state"], r["code"]) == ("ABSTAINED", "NO_CALIBRATOR")
+
+
+def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
+    folder, _ = study
+    scorer = load_bundle(bundle_dir)
+    with pytest.raises(RecordsError, match="age_y"):
+        scorer.score(folder, record={"age_y": 400})
+    with pytest.raises(RecordsError, match="shoe_size"):
+        scorer.score(folder, record={"shoe_size": 43})
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(InputError, match="no CT series"):
+        scorer.score(tmp_path)
+    with pytest.raises(InputError, match="studies"):
+        scorer.score(made.archive)
+    with pytest.raises(FileNotFoundError):
+        scorer.score(tmp_path / "absent")
