@@ -32,6 +32,7 @@ from osteo_ray.archive.instances import FILE
 from osteo_ray.archive.series import CATALOGUE, assemble
 from osteo_ray.archive.slices import same_pixels
 from osteo_ray.archive.sources import roots
+from osteo_ray.archive.tables import to_rows, to_table
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: unknown)
 
@@ -217,7 +218,7 @@ def assemble_table(table: pa.Table, cfg: IndexConfig) -> tuple[pa.Table, pa.Tabl
     at = 0
     for _, run in groupby(uids):
         n = sum(1 for _ in run)
-        rows = table.slice(at, n).to_pylist()
+        rows = to_rows(table.slice(at, n))
         at += n
         found, files = [], []
         for _, one in groupby(rows, key=lambda r: r["series_uid"]):
@@ -225,9 +226,9 @@ def assemble_table(table: pa.Table, cfg: IndexConfig) -> tuple[pa.Table, pa.Tabl
             found += got
             files += left
         choose(found, cfg)
-        series_out.append(pa.Table.from_pylist(found, schema=CATALOGUE))
+        series_out.append(to_table(found, CATALOGUE))
         if files:
-            files_out.append(pa.Table.from_pylist(files, schema=FILE))
+            files_out.append(to_table(files, FILE))
     return pa.concat_tables(series_out), pa.concat_tables(files_out)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ _NO_VOLUME = (
 _SC_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 
 
+@cache
 def no_volume_kind(image_type: str | None, sop_class: str | None) -> str | None:
     """LOCALIZER, MIP, SECONDARY ... where the images are no slices of a scan; else None."""
     values = [v.strip().upper() for v in (image_type or "").split("\\")]

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from osteo_ray.archive.config import Limits
 from osteo_ray.outcomes import Rejected, Stage, State
@@ -112,6 +113,10 @@ _SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _FUNCTIONAL_GROU
 _TS = _t(0x0002, 0x0010)
 _PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 _MODALITY = _t(0x0008, 0x0060)
+# one look-up a VR (where its value begins) and one a tag (what to do with it): the walk's inner loop
+_VR_HEAD = dict.fromkeys(_LONG_VR, 12) | dict.fromkeys(_SHORT_VR, 8)
+_KEEP, _SEQUENCE, _PIXEL = 1, 2, 3
+_ACTS = dict.fromkeys(TAGS, _KEEP) | dict.fromkeys(_SEQUENCES, _SEQUENCE) | dict.fromkeys(_PIXELS, _PIXEL)
 _ITEM, _ITEM_END, _SEQ_END = _t(0xFFFE, 0xE000), _t(0xFFFE, 0xE00D), _t(0xFFFE, 0xE0DD)
 
 
@@ -153,15 +158,19 @@ class Header:
     def ushort(self, name: str) -> int | None:
         """The value as an unsigned 16-bit integer in the file's byte order."""
         v = self.values.get(name)
-        return None if v is None or len(v) < 2 else int.from_bytes(v[:2], "big" if self.big_endian else "little")
+        if v is None or len(v) < 2:
+            return None
+        return v[0] << 8 | v[1] if self.big_endian else v[1] << 8 | v[0]
 
 
+@lru_cache(maxsize=8192)  # most values repeat from slice to slice
 def text_of(v: bytes | None) -> str | None:
     if not v:
         return None
     return v.decode("latin-1").strip(" \x00\t\r\n") or None
 
 
+@lru_cache(maxsize=8192)
 def number_of(v: bytes | None) -> float | None:
     """The first value of a DS or IS; None where absent or not a number (inf and nan pass: callers judge them)."""
     if not v:
@@ -321,74 +330,79 @@ class _Walk:
     def dataset(self, buf: bytes, pos: int, h: Header, explicit: bool, big: bool, total: int) -> None:
         """Top level of the data set, up to PixelData. Stops early where the object is no CT image."""
         n = len(buf)
-        end = min(n, total)
         order = ">" if big else "<"
         head = struct.Struct(order + ("I2sH" if explicit else "II")).unpack_from
         u32 = struct.Struct(order + "I").unpack_from
-        left = self.left
-        values, tags, short, long_, pixels, seqs = h.values, TAGS, _SHORT_VR, _LONG_VR, _PIXELS, _SEQUENCES
-        is_ct = True
-        while True:
-            if pos + 8 > n:
-                if not self.complete:
-                    raise _NeedMore(pos + 8)
-                if pos < n:
-                    h.truncated = True
+        values, tags, size_of, acts = h.values, TAGS, _VR_HEAD.get, _ACTS.get
+        stop_group = 0xFFFF  # walked up to; lowered where the object is no CT image
+        for left in range(self.left, -1, -1):
+            if pos + 12 > n and not self._short_end(buf, pos, h):
                 break
             vr = b""
             if explicit:
                 tag, vr, ln = head(buf, pos)
-                val = pos + 8
-                if vr in long_:
-                    if pos + 12 > n:
-                        if not self.complete:
-                            raise _NeedMore(pos + 12)
-                        h.truncated = True
-                        break
-                    ln = u32(buf, val)[0]
-                    val += 4
-                elif vr not in short and not (65 <= vr[0] <= 90 and 65 <= vr[1] <= 90):
-                    ln = u32(buf, pos + 4)[0]  # an implicit element in an explicit file
-                    vr = b""
+                val = pos + size_of(vr, 0)
+                if val == pos + 12:
+                    ln = u32(buf, pos + 8)[0]
+                elif val == pos:  # no known VR: a new one of two letters, or an implicit element in an explicit file
+                    val = pos + 8
+                    if not (65 <= vr[0] <= 90 and 65 <= vr[1] <= 90):
+                        ln, vr = u32(buf, pos + 4)[0], b""
             else:
                 tag, ln = head(buf, pos)
                 val = pos + 8
             if big:
                 tag = (tag & 0xFFFF) << 16 | tag >> 16
-            left -= 1
-            if left < 0:
-                raise _bad("TOO_MANY_ELEMENTS", f"more than {self.max_elements} elements")
-            if tag in pixels:
-                h.has_pixels = True
-                if h.deflated:
-                    h.inflated_offset = val
-                else:
-                    h.pixel_offset = val
-                h.pixel_length = -1 if ln == UNDEFINED else ln
-                if ln != UNDEFINED and val + ln > total:
-                    h.truncated = True
+            act = acts(tag, 0)
+            if act == 0 and ln != UNDEFINED:  # most elements: not ours
+                pos = val + ln
+                if tag & 0xFFFF > stop_group:
+                    break
+                continue
+            if act == _PIXEL:
+                self._pixels(h, val, ln, total)
                 break
-            if not is_ct and tag & 0xFFFF > 0x0028:
-                break
-            if ln == UNDEFINED or tag in seqs:
+            if ln == UNDEFINED or act == _SEQUENCE:
                 self.left = left
-                items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, 1, tag in seqs, total)
-                left = self.left
+                keep = act == _SEQUENCE
+                items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, 1, keep, total)
                 if items:
                     h.groups[tags[tag]] = items
                 continue
-            if val + ln > total:
-                h.truncated = True
-                break
-            name = tags.get(tag)
-            if name is not None:
-                if val + ln > end:
-                    raise _NeedMore(val + ln)
-                values[name] = buf[val : val + ln]
-                if tag == _MODALITY:
-                    is_ct = values[name].strip(b" \x00") == b"CT"
             pos = val + ln
-        self.left = left
+            if pos > n:
+                if pos <= total and not self.complete:
+                    raise _NeedMore(pos)
+                break
+            values[tags[tag]] = buf[val:pos]
+            if tag == _MODALITY and buf[val:pos].strip(b" \x00") != b"CT":
+                stop_group = 0x0028
+        else:
+            raise _bad("TOO_MANY_ELEMENTS", f"more than {self.max_elements} elements")
+        if pos > total:
+            h.truncated = True
+
+    def _short_end(self, buf: bytes, pos: int, h: Header) -> bool:
+        """Fewer than 12 bytes are left in `buf`: ask for more, or say whether one short element may still follow."""
+        n = len(buf)
+        if not self.complete:
+            raise _NeedMore(pos + 12)
+        if pos >= n:
+            return False
+        if pos + 8 > n or buf[pos + 4 : pos + 6] in _LONG_VR:
+            h.truncated = True
+            return False
+        return True
+
+    @staticmethod
+    def _pixels(h: Header, val: int, ln: int, total: int) -> None:
+        h.has_pixels = True
+        if h.deflated:
+            h.inflated_offset = val
+        else:
+            h.pixel_offset = val
+        h.pixel_length = -1 if ln == UNDEFINED else ln
+        h.truncated = ln != UNDEFINED and val + ln > total
 
     def items(
         self, buf: bytes, pos: int, length: int, explicit: bool, big: bool, depth: int, keep: bool, total: int

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4096)
 def patient_key(patient_id: str, key: str | None) -> str:
     """Return 16 hex characters that stand for `patient_id`: keyed BLAKE2b, 64 bits.
 

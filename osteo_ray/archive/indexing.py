@@ -22,6 +22,7 @@ from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.headers import read_header
 from osteo_ray.archive.instances import FILE, INSTANCE, digest, file_row, instance_rows
 from osteo_ray.archive.sources import Entry, Source, open_source, shared_of, sniff_archive, unreadable
+from osteo_ray.archive.tables import to_table
 from osteo_ray.outcomes import Rejected, Stage, State
 
 Row = dict[str, Any]
@@ -251,7 +252,7 @@ class _Sink:
             self._flush()
 
     def _flush(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, schema=self.schema))
+        self._tables.append(to_table(self._rows, self.schema))
         self._rows = []
 
     def table(self) -> pa.Table:

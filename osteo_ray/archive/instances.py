@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -283,6 +284,7 @@ def _stored(v: int | None, signed: int | None) -> int | None:
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
+@lru_cache(maxsize=4096)
 def age_years(age: str | None, birth: str | None, study: str | None) -> float | None:
     """Age in years: PatientAge (nnnD/W/M/Y), else study minus birth date, else None."""
     if age and re.fullmatch(r"\d{1,3}[DWMY]", age.upper()):
@@ -310,6 +312,7 @@ _PHASES = (
 )
 
 
+@lru_cache(maxsize=4096)
 def contrast_of(agent: str | None, tag_present: bool, description: str) -> str:
     """none | arterial | portal | delayed | contrast | unknown, from the agent tag and the series description.
 
@@ -332,6 +335,7 @@ _SPECIAL = (
 )
 
 
+@lru_cache(maxsize=4096)
 def special_of(image_type: str, description: str) -> str | None:
     """Names a reconstruction whose HU are not those of a plain scan."""
     text = f"{image_type} {description}"

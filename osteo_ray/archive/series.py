@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from osteo_ray.archive import gates as g
+from osteo_ray.archive.codecs import readable
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.geometry import describe, longest_run, normal, valid_iop
 from osteo_ray.outcomes import Stage, State
@@ -99,6 +102,17 @@ CATALOGUE = pa.schema(
     ]
 )
 _INSTANCE_FIELDS = [f.name for f in INSTANCE_OF_SERIES]
+_COPIED = [n for n in _INSTANCE_FIELDS if n not in ("z_mm", "position")]
+_JUDGED = (
+    "slope",
+    "intercept",
+    "samples",
+    "photometric",
+    "bits_allocated",
+    "bits_stored",
+    "high_bit",
+    "transfer_syntax",
+)
 
 
 def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> tuple[list[Row], list[Row]]:
@@ -168,6 +182,13 @@ def _groups(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
         label = ", ".join(f"{names[i]} {key[i]}" for i in varying if i < len(key))
         clusters: list[tuple[np.ndarray | None, list[Row]]] = []
         for r in exact[key]:
+            if (
+                clusters
+                and r["iop"] == clusters[-1][1][0]["iop"]
+                and r["pixel_spacing"] == clusters[-1][1][0]["pixel_spacing"]
+            ):
+                clusters[-1][1].append(r)
+                continue
             v = None if not r["iop"] or not r["pixel_spacing"] else np.array([*r["iop"], *r["pixel_spacing"]])
             for ref, members in clusters:
                 if (ref is None) == (v is None) and (v is None or _close(ref, v, cfg.geometry.iop_tolerance)):
@@ -185,6 +206,7 @@ def _close(a: np.ndarray | None, b: np.ndarray | None, tolerance: float) -> bool
     return bool(np.all(np.abs(np.subtract(a, b)) <= tolerance))
 
 
+@cache
 def image_kind(image_type: str | None) -> str:
     """ORIGINAL AXIAL, DERIVED, ...: the parts of ImageType that separate scans from what was made of them."""
     v = [x.strip().upper() for x in (image_type or "").split("\\")]
@@ -317,7 +339,13 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
 def _unusable(rows: list[Row], cfg: IndexConfig) -> tuple[str, str, State] | None:
     """(code, message, state) of the first thing that makes pixels or geometry unusable; None where all is well."""
     q = State.QUARANTINED
+    seen = set()
     for r in rows:
+        geometry = r["ipp"] is not None and r["iop"] is not None and all(map(isfinite, r["ipp"]))
+        key = (geometry, *(r[k] for k in _JUDGED), *(r["iop"] or ()), *(r["pixel_spacing"] or ()))
+        if key in seen:
+            continue
+        seen.add(key)
         if r["slope"] is None or r["intercept"] is None:
             return "NO_RESCALE", "CT without rescale slope and intercept: its HU are unknown", q
         if not np.isfinite(r["slope"]) or not np.isfinite(r["intercept"]) or r["slope"] == 0:
@@ -333,11 +361,9 @@ def _unusable(rows: list[Row], cfg: IndexConfig) -> tuple[str, str, State] | Non
                 q,
             )
         ts = r["transfer_syntax"]
-        from osteo_ray.archive.codecs import readable
-
         if not readable(ts):
             return "NO_CODEC", f"transfer syntax {ts or 'missing'} can't be decoded here", q
-        if r["ipp"] is None or r["iop"] is None or not all(map(np.isfinite, r["ipp"])):
+        if not geometry:
             return "NO_GEOMETRY", "an image without a finite position and orientation", q
         if not valid_iop(np.array(r["iop"], dtype=float), cfg.geometry.iop_tolerance):
             return "BAD_ORIENTATION", f"image orientation {r['iop']} is not two unit vectors at right angles", q
@@ -396,7 +422,7 @@ def _place(row: Row, rows: list[Row], z: np.ndarray | None) -> None:
     """Set the instances, in order of z."""
     out = []
     for i, r in enumerate(rows):
-        item = {k: r.get(k) for k in _INSTANCE_FIELDS}
+        item = {k: r[k] for k in _COPIED}
         item["position"] = r["ipp"]
         item["z_mm"] = None if z is None else float(z[i])
         out.append(item)
