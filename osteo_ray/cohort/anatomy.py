@@ -91,7 +91,7 @@ def _vertebra(
                 )
             )
     # Texture grows coarser, and stronger against the mean, as density is lost.
-    amp = 0.05 + 0.02 * np.clip((130 - p.vbmd) / 50, 0, 1.5)
+    amp = 0.09 + 0.03 * np.clip((130 - p.vbmd) / 50, 0, 1.5)
     waves = tuple(
         (
             *(float(q) for q in rng.normal(0, 1, 3) * (0.55, 0.55, 0.25)),

@@ -43,6 +43,7 @@ class ScanConfig(Section):
     slice_max: int = Field(120, ge=20, le=800)
     slice_min: int = Field(40, ge=10, le=400)
     kvp: dict[int, float] = Field({120: 0.76, 100: 0.13, 140: 0.07, 80: 0.04})
+    thickness: dict[float, float] = Field({1.25: 0.05, 2.0: 0.1, 2.5: 0.15, 3.0: 0.2, 5.0: 0.5})  # mm: share
     contrast_share: float = Field(0.25, ge=0, le=1)
     sharp_share: float = Field(0.08, ge=0, le=1)  # scans whose only thin series is a sharp kernel
     chest_only_share: float = Field(0.06, ge=0, le=1)

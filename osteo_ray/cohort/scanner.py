@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +46,11 @@ class Kernel:
 
 
 KERNELS = (
-    Kernel("STANDARD", "GE MEDICAL SYSTEMS", "Revolution CT", 1.5, 0.28, 1.0),
-    Kernel("Br40d", "SIEMENS", "SOMATOM Force", 1.6, 0.25, 0.95),
-    Kernel("B", "Philips", "iCT 256", 1.7, 0.24, 0.95),
-    Kernel("FC08", "TOSHIBA", "Aquilion ONE", 1.6, 0.26, 1.05),
-    Kernel("B_SOFT_B", "UIH", "uCT 760", 1.7, 0.24, 1.0),
+    Kernel("STANDARD", "GE MEDICAL SYSTEMS", "Revolution CT", 1.5, 0.22, 1.0),
+    Kernel("Br40d", "SIEMENS", "SOMATOM Force", 1.6, 0.20, 0.95),
+    Kernel("B", "Philips", "iCT 256", 1.7, 0.19, 0.95),
+    Kernel("FC08", "TOSHIBA", "Aquilion ONE", 1.6, 0.21, 1.05),
+    Kernel("B_SOFT_B", "UIH", "uCT 760", 1.7, 0.19, 1.0),
 )
 SHARP = {
     "GE MEDICAL SYSTEMS": Kernel("BONE", "GE MEDICAL SYSTEMS", "Revolution CT", 0.8, 0.60, 2.6, True),
@@ -94,10 +95,10 @@ class Scan:
         return self.enhancement.aorta > 0
 
 
-def _pick(rng: np.random.Generator, shares: dict[int, float]) -> int:
+def _pick(rng: np.random.Generator, shares: dict[Any, float]) -> Any:
     keys = list(shares)
     p = np.array([shares[k] for k in keys], float)
-    return int(keys[rng.choice(len(keys), p=p / p.sum())])
+    return keys[rng.choice(len(keys), p=p / p.sum())]
 
 
 def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan:
@@ -108,7 +109,7 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     size = 512 if rng.random() < c.size_512_share else 256
     kvp = _pick(rng, c.kvp)
     chest = bool(rng.random() < c.chest_only_share)
-    thickness = float(rng.choice([1.25, 2.0, 2.5, 3.0, 5.0, 5.0], p=[0.05, 0.1, 0.15, 0.2, 0.25, 0.25]))
+    thickness = float(_pick(rng, c.thickness))
     by_level = {v.level: v for v in a.vertebrae}
     if chest:
         top, bottom = by_level["T5"].z + 5, by_level["T12"].z - rng.uniform(-5, 30)
@@ -125,7 +126,8 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     n = int((top - bottom) / spacing) + 1
     start = bottom + rng.uniform(0, spacing)
     z = tuple(float(round(start + i * spacing, 3)) for i in range(n))
-    fov = float(np.clip(2 * a.half_width * 1.06 + rng.uniform(5, 45), 300, 500))
+    tight = float(np.clip(2 * a.half_width * 1.06 + rng.uniform(5, 45), 300, 500))
+    fov = 500.0 if rng.random() < 0.2 else tight  # the whole bore, as PET/CT and trauma scans are stored
     pixel = round(fov / size, 6)
     cx, cy = rng.normal(0, 5), rng.normal(0, 6)
     half = 0.5 * (size - 1) * pixel
@@ -274,11 +276,14 @@ def _table(img: np.ndarray, g: Grid, a: Anatomy) -> None:
 
 @lru_cache(maxsize=48)
 def _noise(kernel: str, peak: float, pixel: float) -> np.ndarray:
-    """Periodic noise [bank, N, N] float32 of unit SD with the kernel's spectrum: a ramp that the kernel rolls off."""
+    """Periodic noise [bank, 2N, 2N] float32 of unit SD with the kernel's spectrum: a ramp that the kernel rolls off.
+
+    The ramp starts above zero, as it does in real series (benchmarks/realism.py).
+    """
     rng = np.random.default_rng([int.from_bytes(kernel.encode()[:8], "little"), int(pixel * 1000)])
     f = np.fft.fftfreq(NOISE_SIZE, pixel)
     fr = np.hypot(f[:, None], np.fft.rfftfreq(NOISE_SIZE, pixel)[None])
-    gain = np.sqrt(fr * np.exp(-((fr / (peak * 1.41)) ** 2)))
+    gain = np.sqrt((fr + 0.04) * np.exp(-((fr / (peak * 1.41)) ** 2)))
     white = rng.standard_normal((NOISE_BANK, NOISE_SIZE, NOISE_SIZE)).astype(F)
     out = np.fft.irfft2(np.fft.rfft2(white) * gain, s=(NOISE_SIZE, NOISE_SIZE))
     out /= out.std(axis=(1, 2), keepdims=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from osteo_ray.cohort.anatomy import Anatomy, spine_y_at
-from osteo_ray.cohort.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp
+from osteo_ray.cohort.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp, smooth
 
 FAT_HU = -102.0
 AIR_HU = -1000.0
@@ -35,7 +35,7 @@ def girth(a: Anatomy, z: float) -> tuple[float, float]:
     return a.half_width * (0.985 + 0.06 * hip + 0.02 * chest), a.half_depth * (0.99 + 0.02 * hip - 0.03 * chest)
 
 
-def _shell(g: Grid, half_w: float, half_d: float, power: int = 1) -> np.ndarray:
+def _shell(g: Grid, half_w: float, half_d: float) -> np.ndarray:
     """1 - (superellipse radius)^p scaled to about mm of distance near the edge, float32 [R, C]."""
     xs, ys = np.abs(g.x * F(1 / half_w)), np.abs(g.y * F(1 / half_d))
     p = F(2.3)
@@ -95,9 +95,9 @@ def _chest(img: np.ndarray, g: Grid, a: Anatomy, e: Enhancement, wc: float, dc: 
     """Lungs above a two-domed diaphragm, the mediastinum and the heart between them."""
     gx, gy = g.x * F(1 / wc), g.y * F(1 / dc)
     floor = F(a.dome) - F(80) * (np.clip(np.abs(gx) - F(0.45), -0.45, 1) ** 2 * F(2.2) + (gy + F(0.1)) ** 2)
-    sides = ramp((np.abs(gx) - F(0.22) - F(0.10) * (gy < -0.1)) * F(wc), g.edge)
+    sides = ramp((np.abs(gx) - F(0.17) - F(0.15) * smooth(gy + F(0.35), 0.3)) * F(wc), g.edge)
     lung = ramp((g.z - floor), 2.0 + g.thickness) * ramp(cavity - F(3), g.edge) * sides
-    paint(img, lung, F(-860))
+    paint(img, lung, F(-860) + F(55) * gy)  # heavier at the back, where it lies
     mid = ramp(g.z - F(a.dome - 20), 20.0) * ramp(cavity - F(3), g.edge) * (1 - sides)
     paint(img, mid, F(15))
     for i in range(14):  # lung vessels: positions fixed by index, drifting with z
