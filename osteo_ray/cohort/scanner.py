@@ -197,11 +197,27 @@ def clean_hu(a: Anatomy, scan: Scan, z: float, rows: slice = slice(None), cols: 
     g = grid_of(scan, z, rows, cols)
     img = torso(g, a, scan.enhancement)
     _paint_spine(img, g, a, scan)
+    cup = hardening(a)[1]
+    if cup > 0:
+        depth = np.maximum(F(1) - _radius2(g, a), F(0))
+        img -= F(cup) * depth * (img > -500)
     _table(img, g, a)
     if scan.phantom:
         for rod in rods(a, scan, z):
             ellipsoid(img, g, rod)
     return img
+
+
+def hardening(a: Anatomy) -> tuple[float, float]:
+    """What a wide body does to the beam: (factor on bone HU, HU that its centre is too low), after correction by the
+    scanner. Both follow from the girth that the image shows, so a reader can allow for them."""
+    wide = 2 * a.half_width - 320
+    return float(np.clip(1 - 0.0005 * wide, 0.88, 1.03)), float(np.clip(2 + 0.03 * wide, 0, 10))
+
+
+def _radius2(g: Grid, a: Anatomy) -> np.ndarray:
+    """Squared radius [R, C], 1 about a quarter outside the body's surface."""
+    return (g.x * F(1 / (a.half_width * 1.25))) ** 2 + (g.y * F(1 / (a.half_depth * 1.25))) ** 2
 
 
 def rods(a: Anatomy, scan: Scan, z: float) -> list[Ellipsoid]:
@@ -231,7 +247,7 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
     # Partial volume: the slice profile is sampled and averaged; a thin slice needs one sample, a thick one three.
     n = 1 if scan.thickness < 1.5 else 2 if scan.thickness < 3.5 else 3
     offsets = (np.arange(n) - 0.5 * (n - 1)) / n * scan.thickness
-    factor, add = scan.factor, F(scan.enhancement.bone)
+    factor, add = scan.factor * hardening(a)[0], F(scan.enhancement.bone)
     total = np.zeros_like(part)
     for dz in offsets:
         gz = Grid(g.x, g.y, g.z + F(dz), g.z_mid + dz, g.edge, g.thickness) if dz else g
@@ -303,8 +319,7 @@ def slice_hu(a: Anatomy, scan: Scan, index: int, rows: slice = slice(None), cols
     img = clean_hu(a, scan, scan.z[index], rows, cols)
     g = grid_of(scan, scan.z[index], rows, cols)
     # Noise is highest in the middle of the body and low in air.
-    fall = (g.x * F(1 / (a.half_width * 1.25))) ** 2 + (g.y * F(1 / (a.half_depth * 1.25))) ** 2
-    sigma = F(scan.sigma) * np.maximum(F(1) - F(0.45) * fall, F(0.4))
+    sigma = F(scan.sigma) * np.maximum(F(1) - F(0.45) * _radius2(g, a), F(0.4))
     img += sigma * noise_field(scan, index)[rows, cols]
     np.rint(img, out=img)
     np.clip(img, HU_MIN, HU_MAX, out=img)
