@@ -25,7 +25,7 @@ SIDE = 512
 _UID = "1.2.826.0.1.3680043.10.99"
 
 
-def template() -> bytes:
+def template(side: int = SIDE) -> bytes:
     """Header bytes up to the pixels' value: about 130 elements, 4 KB; UIDs and position have fixed widths to patch."""
     ds = Dataset()
     ds.SpecificCharacterSet, ds.ImageType = "ISO_IR 100", ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]
@@ -41,7 +41,7 @@ def template() -> bytes:
     ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = 2, 1, 1
     ds.ImagePositionPatient = ["-180", "-180", "-000000000.0"]
     ds.ImageOrientationPatient, ds.FrameOfReferenceUID = [1, 0, 0, 0, 1, 0], f"{_UID}.4.1000000000"
-    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", SIDE, SIDE
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", side, side
     ds.PixelSpacing, ds.BitsAllocated, ds.BitsStored, ds.HighBit = [0.7, 0.7], 16, 12, 11
     ds.PixelRepresentation, ds.RescaleIntercept, ds.RescaleSlope, ds.WindowCenter = 0, -1024, 1, 40
     item = Dataset()
@@ -59,7 +59,7 @@ def template() -> bytes:
     out = io.BytesIO()
     pydicom.dcmwrite(out, ds, enforce_file_format=True)
     data = out.getvalue()[:-8]
-    return data[:-4] + (SIDE * SIDE * 2).to_bytes(4, "little")
+    return data[:-4] + (side * side * 2).to_bytes(4, "little")
 
 
 def headers(n: int, data: bytes | None = None):
@@ -84,10 +84,10 @@ def write_files(out: Path, n: int) -> None:
         os.close(fd)
 
 
-def write_zips(out: Path, n: int) -> None:
-    pixels = np.zeros(SIDE * SIDE, np.uint16).tobytes()
+def write_zips(out: Path, n: int, side: int = SIDE) -> None:
+    pixels = np.zeros(side * side, np.uint16).tobytes()
     archive, at = None, -1
-    for study, k, h in headers(n):
+    for study, k, h in headers(n, template(side)):
         if study != at:
             if archive:
                 archive.close()
@@ -104,5 +104,6 @@ if __name__ == "__main__":
     p.add_argument("out", type=Path)
     p.add_argument("--instances", type=int, default=10_000)
     p.add_argument("--zips", action="store_true")
+    p.add_argument("--side", type=int, default=SIDE, help="rows and columns, of zips only")
     a = p.parse_args()
-    (write_zips if a.zips else write_files)(a.out, a.instances)
+    write_zips(a.out, a.instances, a.side) if a.zips else write_files(a.out, a.instances)

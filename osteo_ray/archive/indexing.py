@@ -37,6 +37,7 @@ ENTRY = pa.schema(
 )
 INDEXED = INSTANCE.append(pa.field("study_hash", pa.int64()))  # 0 .. 2^32: what assembly tasks select by
 _FLUSH = 2000
+_RUN = 10  # flushes that are sorted and written together
 _BATCH = 128  # ranges fetched together from an object store
 INDEX_VERSION = 1  # raised when header rows change their meaning: older parts are read again
 
@@ -67,7 +68,10 @@ def part_key(part: list[Entry], cfg: IndexConfig) -> str:
 
 
 def write_listing(part: list[Entry], path: Path) -> None:
-    _replace(pa.Table.from_pylist([asdict(e) for e in part], schema=ENTRY), path)
+    sink = _Sink(ENTRY, path)
+    for e in part:
+        sink.add(asdict(e))
+    sink.close()
 
 
 def read_listing(path: Path) -> list[Entry]:
@@ -79,22 +83,17 @@ def index_part(listing: Path, cfg: IndexConfig) -> dict[str, int]:
 
     Idempotent: names are the part's key, files appear whole or not at all.
     """
-    rows, files = _Sink(INDEXED), _Sink(FILE)
     base = str(listing).removesuffix(".list.parquet")
+    # the headers' file is closed last: its presence says that the part is done
+    rows = _Sink(INDEXED, Path(base + ".headers.parquet"), order=("study_hash", "series_uid"))
+    files = _Sink(FILE, Path(base + ".files.parquet"))
     entries, fatal = _survivable(read_listing(listing), Path(base + ".attempt.json"))
     for e in fatal:
         message = "reading it ended the worker process"
         files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Stage.HEADER, message)))
     for kind, row in index_entries(entries, cfg):
         (rows if kind else files).add(row)
-    table = rows.table()
-    if table.num_rows:
-        table = table.sort_by([("study_hash", "ascending"), ("series_uid", "ascending")])
-    _replace(files.table(), Path(base + ".files.parquet"))
-    _replace(
-        table, Path(base + ".headers.parquet"), row_group_size=_FLUSH
-    )  # last: its presence says that the part is done
-    return {"instances": table.num_rows, "files": files.count}
+    return {"files": files.close(), "instances": rows.close()}
 
 
 def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], list[Entry]]:
@@ -123,7 +122,7 @@ def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], li
 
 
 def _note(marker: Path, what: Row) -> None:
-    tmp = marker.with_name(f".{marker.name}.{os.getpid()}.tmp")
+    tmp = _temporary(marker)
     tmp.write_text(json.dumps(what))
     os.replace(tmp, marker)
 
@@ -238,30 +237,46 @@ def study_hash(study_uid: str) -> int:
 
 
 class _Sink:
-    """Rows -> Arrow, a few thousand at a time: Python objects of a part never pile up."""
+    """Rows -> a Parquet file that appears whole or not at all.
 
-    def __init__(self, schema: pa.Schema):
+    A few thousand rows at a time become Arrow, some ten thousand are sorted and written: a part costs the same memory
+    whether it holds one file or a zip of a million.
+    """
+
+    def __init__(self, schema: pa.Schema, path: Path, order: tuple[str, ...] = ()):
         self.schema, self.count = schema, 0
+        self._order = [(name, "ascending") for name in order]
+        self._path, self._tmp = path, _temporary(path)
         self._rows: list[Row] = []
         self._tables: list[pa.Table] = []
+        self._writer = pq.ParquetWriter(self._tmp, schema, compression="zstd")
 
     def add(self, row: Row) -> None:
         self._rows.append(row)
         self.count += 1
         if len(self._rows) >= _FLUSH:
             self._flush()
+            if len(self._tables) >= _RUN:
+                self._write()
 
     def _flush(self) -> None:
         self._tables.append(to_table(self._rows, self.schema))
         self._rows = []
 
-    def table(self) -> pa.Table:
+    def _write(self) -> None:
+        table = pa.concat_tables(self._tables)
+        self._tables = []
+        if table.num_rows:
+            self._writer.write_table(table.sort_by(self._order) if self._order else table, row_group_size=_FLUSH)
+
+    def close(self) -> int:
+        """Write what is left; the number of rows."""
         self._flush()
-        return pa.concat_tables(self._tables).combine_chunks()
+        self._write()
+        self._writer.close()
+        os.replace(self._tmp, self._path)
+        return self.count
 
 
-def _replace(table: pa.Table, path: Path, row_group_size: int | None = None) -> None:
-    """Write whole or not at all."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, tmp, row_group_size=row_group_size, compression="zstd")
-    os.replace(tmp, path)
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

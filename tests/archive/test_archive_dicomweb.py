@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
-import requests
 from ct_making import ROOT, compressed, dataset, pixels, stack
 from hostile_making import J
+from orthanc_running import installed, running, store
 
 from osteo_ray.archive import sources
 from osteo_ray.archive.config import IndexConfig
@@ -23,73 +16,17 @@ from osteo_ray.archive.series import assemble
 from osteo_ray.archive.slices import SliceStack, same_pixels
 from osteo_ray.archive.sources import open_source
 
-PLUGINS = Path("/usr/share/orthanc/plugins")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory):
-    """(base URL, authenticated session) of an empty Orthanc; its files and its process end with the tests."""
-    binary = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
-    if binary is None or not (PLUGINS / "libOrthancDicomWeb.so").exists():
+    """(base URL, authenticated session) of an empty Orthanc."""
+    if not installed():
         pytest.skip("Orthanc with its DICOMweb plugin is not installed (Debian: orthanc orthanc-dicomweb orthanc-gdcm)")
-    home = tmp_path_factory.mktemp("orthanc")
-    port = free_port()
-    config = {
-        "Name": "test",
-        "StorageDirectory": str(home / "storage"),
-        "IndexDirectory": str(home / "index"),
-        "Plugins": [str(PLUGINS / "libOrthancDicomWeb.so"), str(PLUGINS / "libOrthancGdcm.so")],
-        "HttpPort": port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {"reader": "secret"},
-        "DicomServerEnabled": False,
-        "SyncStorageArea": False,
-        "StableAge": 1,
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (home / "orthanc.json").write_text(json.dumps(config))
-    (home / "netrc").write_text("machine 127.0.0.1 login reader password secret\n")
-    (home / "netrc").chmod(0o600)
-    base = f"http://127.0.0.1:{port}/dicom-web"
-    session = requests.Session()
-    session.trust_env = False
-    session.auth = ("reader", "secret")
-    with (home / "log").open("wb") as log, pytest.MonkeyPatch.context() as m:
-        m.setenv("NETRC", str(home / "netrc"))
+    with pytest.MonkeyPatch.context() as m, running(tmp_path_factory.mktemp("orthanc")) as (base, session, netrc):
+        m.setenv("NETRC", str(netrc))
         m.setenv("NO_PROXY", "127.0.0.1")
-        process = subprocess.Popen(
-            [binary, str(home / "orthanc.json")],
-            stdout=log,
-            stderr=log,
-            env={"TCP_NODELAY": "1", "PATH": "/usr/bin:/bin"},
-        )
-        try:
-            for _ in range(200):
-                try:
-                    if session.get(f"{base}/studies", timeout=2).status_code == 200:
-                        break
-                except requests.ConnectionError:
-                    time.sleep(0.1)
-            else:
-                pytest.fail(f"Orthanc did not answer: {(home / 'log').read_text()[-500:]}")
-            yield base, session
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-            sources.shared.cache_clear()
-
-
-def store(session, base: str, files: list[bytes]) -> None:
-    for data in files:
-        r = session.post(base.replace("/dicom-web", "/instances"), data=data, timeout=30)
-        assert r.status_code == 200, r.text
+        yield base, session
+    sources.shared.cache_clear()
 
 
 def indexed(uri):
