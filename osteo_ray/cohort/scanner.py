@@ -25,6 +25,7 @@ from osteo_ray.cohort.torso import Enhancement, girth, torso
 KVP_FACTOR = {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89}
 # Slope of dipotassium phosphate against hydroxyapatite: 0.86 at 80 kVp and 0.81 at 140 kVp (Goodsitt 1992).
 K2HPO4_RATIO = {80: 0.86, 100: 0.843, 120: 0.827, 140: 0.81}
+THICKEST = 5.0  # mm; to keep within slice_max, slices are spaced no wider than this
 ROD_MG_CM3 = (0.0, 50.0, 100.0, 150.0, 200.0)
 ROD_RADIUS = 9.0
 HU_MIN, HU_MAX = -1024, 3071
@@ -119,11 +120,11 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     n = int(np.ceil((top - bottom) / thickness)) + 1
     spacing = thickness
     if n > c.slice_max:
-        spacing = float(np.ceil((top - bottom) / (c.slice_max - 1) * 4) / 4)
+        spacing = min(float(np.ceil((top - bottom) / (c.slice_max - 1) * 4) / 4), max(thickness, THICKEST))
         thickness = spacing
     elif n < c.slice_min:
         spacing = float(np.floor((top - bottom) / (c.slice_min - 1) * 4) / 4)
-    n = int((top - bottom) / spacing) + 1
+    n = min(int((top - bottom) / spacing) + 1, c.slice_max)  # a scan that is still too long ends lower
     start = bottom + rng.uniform(0, spacing)
     z = tuple(float(round(start + i * spacing, 3)) for i in range(n))
     tight = float(np.clip(2 * a.half_width * 1.06 + rng.uniform(5, 45), 300, 500))
