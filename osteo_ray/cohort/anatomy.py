@@ -51,6 +51,7 @@ class Anatomy:
     rib_spacing: float
     rib_z: float
     psoas: float
+    grain: tuple[tuple[float, ...], ...]  # unevenness of soft tissue: wave vector (1/mm), two phases, HU
 
 
 def spine_y_at(z: np.ndarray | float, base: float, lordosis: float) -> np.ndarray | float:
@@ -125,6 +126,17 @@ def _vertebra(
         disc_hu=float(rng.normal(82, 8)),
         vacuum=bool(lumbar and rng.random() < 0.08 * deg),
     )
+
+
+def _grain(seed: int) -> tuple[tuple[float, ...], ...]:
+    """Waves of 9-45 mm that make soft tissue uneven by about 6 HU (SD)."""
+    rng = np.random.default_rng([seed, 11])
+    out = []
+    for length in (9.0, 14.0, 21.0, 30.0, 45.0):
+        k = rng.standard_normal(3)
+        k *= 2 * np.pi / (length * np.linalg.norm(k))
+        out.append((*(float(v) for v in k), *(float(v) for v in rng.uniform(0, 2 * np.pi, 2)), 5.5))
+    return tuple(out)
 
 
 def build(p: Person, cfg: CohortConfig) -> Anatomy:
@@ -250,5 +262,6 @@ def build(p: Person, cfg: CohortConfig) -> Anatomy:
         calcifications=tuple(patches),
         rib_spacing=24.0 * sc,
         rib_z=float(rng.uniform(0, 24)),
+        grain=_grain(p.seed),
         psoas=float(np.clip((19 if p.male else 15) - 0.08 * (p.age_y - 55) + rng.normal(0, 1.5), 9, 26)),
     )

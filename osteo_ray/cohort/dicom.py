@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage
+from pydicom.uid import UID, CTImageStorage
 
 from osteo_ray.cohort.anatomy import Anatomy
 from osteo_ray.cohort.encode import SYNTAXES, encode
@@ -121,7 +121,7 @@ def save(path: Path, base: Dataset, instance: Dataset, hu: np.ndarray, transfer:
     """Write one instance; HU int16 [rows, cols] within -1024..3071. Returns the file's bytes."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instance.SOPInstanceUID
-    meta.TransferSyntaxUID, meta.ImplementationClassUID = SYNTAXES[transfer], _IMPLEMENTATION
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = SYNTAXES[transfer], UID(_IMPLEMENTATION)
     ds = FileDataset(str(path), copy.copy(base), file_meta=meta, preamble=b"\0" * 128)
     ds.update(instance)
     ds.Rows, ds.Columns = hu.shape

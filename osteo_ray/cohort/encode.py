@@ -39,9 +39,9 @@ def encode(pixels: np.ndarray, transfer: str) -> bytes:
     import imagecodecs
 
     if transfer == "jpeg-ls":
-        frame = imagecodecs.jpegls_encode(pixels)
+        frame = bytes(imagecodecs.jpegls_encode(pixels))
     elif transfer == "j2k":
-        frame = imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k", bitspersample=12)
+        frame = bytes(imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k", bitspersample=12))
     else:
         frame = _rle(pixels)
     return encapsulate([frame])

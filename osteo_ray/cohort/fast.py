@@ -126,9 +126,14 @@ def posterior_of(specs: list[Person], cfg: CohortConfig, use_ct: bool = True) ->
     if not use_ct:
         return tab
     ct = np.array([p.has_ct for p in specs])
-    seen = np.array([seen_hu(s.anatomy, s.scan) if p.has_ct else 1.0 for p in specs for s in [stack_of(p, cfg)]])
+    seen = np.array([_seen(p, cfg) if p.has_ct else 1.0 for p in specs])
     both = posterior(specs, seen, cfg.scan.repeat_cv, cfg.population.dxa_noise)
     return Posterior(np.where(ct, both.vs_normal, tab.vs_normal), np.where(ct, both.vs_rest, tab.vs_rest))
+
+
+def _seen(p: Person, cfg: CohortConfig) -> float:
+    s = stack_of(p, cfg)
+    return seen_hu(s.anatomy, s.scan)
 
 
 def key_of(spec: Person, cfg: CohortConfig) -> str:

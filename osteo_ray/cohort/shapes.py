@@ -57,7 +57,7 @@ def ramp(d: np.ndarray, edge: float) -> np.ndarray:
     return np.clip(out, 0, 1, out=out)
 
 
-def paint(img: np.ndarray, cover: np.ndarray, hu: np.ndarray | float) -> None:
+def paint(img: np.ndarray, cover: np.ndarray, hu: np.ndarray | np.floating | float) -> None:
     """Blend `hu` into `img` in place where `cover` says."""
     img += cover * (hu - img)
 

@@ -75,8 +75,8 @@ def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np
     """Trabecular HU [R, C] at body coordinates; r2 is 1 on the body's side wall."""
     half = 0.5 * v.height
     t = np.clip(w / F(half), -1, 1)
-    grade = 1 + F(0.68 * v.gradient) * np.tanh(t * F(2.2))  # upper minus lower
-    grade = grade * (1 + F(0.21) * np.clip(vv / F(v.depth), -1, 1))  # the back is denser
+    upper = 1 + F(0.68 * v.gradient) * np.tanh(t * F(2.2))
+    grade = upper * (1 + F(0.21) * np.clip(vv / F(v.depth), -1, 1))  # the back is denser
     field = 1 + (F(1.2) * np.abs(t) ** 3) * r2 + F(0.04) * t**4
     field *= grade
     # Basivertebral vein: from the middle of the body to the back, at mid-height.

@@ -73,6 +73,11 @@ def torso(g: Grid, a: Anatomy, e: Enhancement) -> np.ndarray:
         _ribs(img, g, a, wc, dc, cavity)
     if z < a.sacrum_top + 60:
         _pelvis(img, g, a, wi)
+    grain = np.zeros_like(img)
+    for kx, ky, kz, px, pyz, amp in a.grain:
+        grain += np.cos(F(kx) * g.x + F(px)) * (F(amp) * np.cos(F(ky) * g.y + F(kz) * g.z + F(pyz)))
+    grain *= img > -300  # not in gas or lung
+    img += grain
     return img
 
 

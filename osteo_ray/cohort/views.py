@@ -31,8 +31,7 @@ def scout_hu(a: Anatomy, scan: Scan) -> np.ndarray:
     x = scan.x0 + scan.pixel * 2 * np.arange(thick.shape[1])
     cols = np.arange(x[0], x[-1], SCOUT_PIXEL)
     along = np.stack([np.interp(cols, x, line) for line in thick])
-    z = np.array(scan.z)
-    image = np.stack([np.interp(rows, z, along[::-1, c]) for c in range(len(cols))], 1)
+    image = np.stack([np.interp(rows, np.array(scan.z), along[::-1, c]) for c in range(len(cols))], 1)
     return np.clip(np.rint(image / max(image.max(), 1) * 1400 - 700), HU_MIN, HU_MAX).astype(np.int16)
 
 

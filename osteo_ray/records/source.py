@@ -76,7 +76,7 @@ def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple
         raise RecordsError([f"column {c!r}: named by the mapping, not in the table (it has: {there})" for c in absent])
     problems: list[str] = []
     out: dict[str, object] = {}
-    ids = raw[m.patient_id].astype(str).str.strip()
+    ids = raw[m.patient_id].map(_plain).str.strip()
     for row in np.flatnonzero(ids.isin(m.missing).to_numpy()):
         problems.append(f"row {row + 1}, column {m.patient_id!r}: no patient id; such a record joins nothing")
     out["patient_key"] = [None if i in m.missing else patient_key(i, pseudonym_key) for i in ids]
@@ -90,17 +90,18 @@ def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple
         if c.column in raw.columns:
             out[name] = _feature_column(name, c, raw, m.missing, problems)
     if m.t_score and m.t_score in raw:
-        out["t_score"] = _numbers(raw[m.t_score], m.missing, "T-score", m.t_score, problems)
+        scores = _numbers(raw[m.t_score], m.missing, "T-score", m.t_score, problems)
         low, high = T_SCORE_RANGE
-        bad = (out["t_score"] < low) | (out["t_score"] > high)
+        bad = (scores < low) | (scores > high)
         for row in np.flatnonzero(bad):
             problems.append(
-                f"row {row + 1}, column {m.t_score!r}: T-score {out['t_score'][row]:g} is outside {low:g} to {high:g}"
+                f"row {row + 1}, column {m.t_score!r}: T-score {scores[row]:g} is outside {low:g} to {high:g}"
             )
-        out["t_score"][bad] = np.nan
+        scores[bad] = np.nan
+        out["t_score"] = scores
     frame = pd.DataFrame(out)
-    for c in m.keep:
-        frame[c] = raw[c].to_numpy()
+    for kept in m.keep:
+        frame[kept] = raw[kept].to_numpy()
     if m.derive == "nhanes":
         from osteo_ray.records.nhanes import derive
 

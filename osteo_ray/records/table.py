@@ -64,7 +64,9 @@ class RecordTable:
     def sex(self) -> np.ndarray:
         """'M', 'F' or None for each row (object [n])."""
         s = self.frame["sex_male"].to_numpy()
-        return np.where(s == 1, "M", np.where(s == 0, "F", None))
+        out = np.full(len(s), None, dtype=object)
+        out[s == 1], out[s == 0] = "M", "F"
+        return out
 
     def matrix(self, features: Iterable[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Values float32 [n, F] with NaN where missing, and mask bool [n, F] that is True where a value is."""

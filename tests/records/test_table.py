@@ -105,3 +105,18 @@ def test_parquet_round_trip(tmp_path):
     assert again.frame["label"][0] == "osteoporosis"
     assert len(again.by_key("0" * 16)) == 1
     assert len(again.by_key("1" * 16)) == 0
+
+
+def test_an_id_that_a_table_holds_as_a_number_is_the_id_that_the_ct_has(tmp_path):
+    pd.DataFrame({"id": [1234.0, 5.0], "alp": [70.0, np.nan]}).to_parquet(tmp_path / "r.parquet")
+    t = records.load(tmp_path / "r.parquet", mapping(alp_u_l={"column": "alp"}), "k").frame
+    assert t["patient_key"].tolist() == [patient_key("1234", "k"), patient_key("5", "k")]
+    assert np.isnan(t["alp_u_l"][1])
+
+
+def test_a_record_without_an_id_is_named_and_joins_nothing(tmp_path):
+    path = write(tmp_path, "id,alp\n,70\nB,80\n")
+    m = mapping(alp_u_l={"column": "alp"})
+    with pytest.raises(records.RecordsError, match="row 1, column 'id': no patient id"):
+        records.load(path, m)
+    assert records.load(path, m, on_bad="missing").frame["patient_key"].isna().tolist() == [True, False]
