@@ -10,6 +10,7 @@ from osteo_ray.records.mapping import Mapping, load_mapping
 from osteo_ray.records.schema import FEATURES, Feature
 from osteo_ray.records.source import load
 from osteo_ray.records.table import RecordsError, RecordTable, from_mapping_dict
+from osteo_ray.records.window import join
 
 __all__ = [
     "FEATURES",
@@ -18,6 +19,7 @@ __all__ = [
     "RecordTable",
     "RecordsError",
     "from_mapping_dict",
+    "join",
     "label_of",
     "load",
     "load_mapping",
