@@ -102,8 +102,9 @@ class SliceEncoder(nn.Module):
         embedding = torch.cat(
             [
                 torch.tanh(self.learned(pooled)),
-                mean / 150.0 - 1.0,
-                spread / 50.0 - 1.0,
+                # About unit spread over patients, so that the density is not drowned by the free dimensions.
+                (mean - 150.0) / 50.0,
+                spread / 25.0 - 2.0,
                 region.softmax(-1),
                 mid.sigmoid(),
             ],

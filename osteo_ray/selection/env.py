@@ -21,7 +21,7 @@ from osteo_ray.config import Section
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.records.labels import CLASSES
 from osteo_ray.selection.data import Scans, coarse_positions
-from osteo_ray.selection.reward import RewardConfig, decision, dr_dsn, fold_of, information_gain
+from osteo_ray.selection.reward import RewardConfig, class_target, decision, dr_dsn, fold_of, information_gain
 
 SLOT_EXTRA = 5  # looked, kept, valid, mm above the scan's foot end, mm below its head end
 CONTEXT = 2 + len(CLASSES)  # kept share of the budget, looked share of the scan, class probabilities
@@ -104,7 +104,8 @@ def class_probs(scorers: Sequence[AttentionPool], look: Look) -> np.ndarray:
 class SliceSelectionEnv(gym.Env):
     """Episodes over labelled scans.
 
-    env_config: `scans` (`Scans`), `scorers` (one per fold), `view`, `reward`, `seed`.
+    env_config: `scans` (`Scans`), `scorers` (one per fold), `posteriors` [n, 3] (see `reward.posteriors`; may be
+    absent where the reward's `posterior` is 0), `view`, `reward`, `seed`.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
@@ -114,6 +115,9 @@ class SliceSelectionEnv(gym.Env):
         self.scorers: list[AttentionPool] = env_config["scorers"]
         self.view: ViewConfig = env_config["view"]
         self.reward: RewardConfig = env_config["reward"]
+        self.posteriors: np.ndarray | None = env_config.get("posteriors")
+        if self.posteriors is None and self.reward.posterior > 0:
+            raise ValueError("the reward's target mixes in posteriors: give them, or set reward.posterior to 0")
         self.labelled = np.flatnonzero(self.scans.label >= 0)
         if self.labelled.size == 0:
             raise ValueError("no labelled scan to train the selection policy on")
@@ -136,7 +140,9 @@ class SliceSelectionEnv(gym.Env):
             self._rng = np.random.default_rng(seed)
         self.i = int((options or {}).get("scan", self._rng.choice(self.labelled)))
         s = self.scans
-        self.label = int(s.label[self.i])
+        share = self.reward.posterior
+        posterior = self.posteriors[self.i] if self.posteriors is not None else np.zeros(len(CLASSES))
+        self.target = class_target(int(s.label[self.i]), posterior, share)
         # Only the scorer that never saw this patient speaks here.
         self.judge = [self.scorers[fold_of(str(s.patient[self.i]), len(self.scorers))]]
         self.look = Look(s.embedding[self.i], s.valid[self.i], s.z_mm[self.i])
@@ -154,15 +160,14 @@ class SliceSelectionEnv(gym.Env):
             if not self.look.looked[action]:
                 reward -= cfg.look_cost
                 self.look.looked[action] = True
-            before = float(np.log(max(self.probs[self.label], 1e-6)))
+            before = self.probs
             self.look.kept.append(int(action))
             self.probs = class_probs(self.judge, self.look)
-            after = float(np.log(max(self.probs[self.label], 1e-6)))
-            reward += cfg.gain * information_gain(before, after)
+            reward += cfg.gain * information_gain(before, self.probs, self.target)
         full = len(self.look.kept) >= min(self.view.keep, int(self.look.valid.sum()))
         done = stop or full
         if done:
-            reward += cfg.terminal * decision(self.probs, self.label)
+            reward += cfg.terminal * decision(self.probs, self.target)
             if cfg.dr_dsn:
                 n = int(self.look.valid.sum())
                 reward += cfg.dr_dsn * dr_dsn(self.look.embedding[:n], np.array(self.look.kept, int))

@@ -8,6 +8,7 @@ from a scorer that saw that patient's label.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,28 +20,41 @@ from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
 from osteo_ray.records.labels import CLASSES
-from osteo_ray.selection.data import Scans, p_lumbar
+from osteo_ray.selection.data import Scans, p_lumbar, p_mid
 
 
 class RewardConfig(Section):
     """Weights of the reward's terms."""
 
-    gain: float = Field(1.0, description="per step: gain in log p(correct class)")
-    terminal: float = Field(1.0, ge=0, description="+ for a right, - for a wrong decision at the end")
-    look_cost: float = Field(0.01, ge=0, description="per slice decoded")
+    gain: float = Field(1.0, description="per step: gain in expected log p(class)")
+    terminal: float = Field(0.1, ge=0, description="+ for a right, - for a wrong decision at the end")
+    look_cost: float = Field(0.001, ge=0, description="per slice decoded")
+    posterior: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="share of the class target that is the scorer's own cross-fitted posterior from the scan's best "
+        "slices; 0: the DXA label alone, whose noise hides what one slice adds",
+    )
     dr_dsn: float = Field(
         0.0, ge=0, description="weight of diversity + representativeness at the end (0.1 in the literature)"
     )
 
 
-def information_gain(log_p_before: float, log_p_after: float) -> float:
-    """Gain in log p(correct class), clipped so that one slice can't dwarf the decision."""
-    return float(np.clip(log_p_after - log_p_before, -2.0, 2.0))
+def class_target(label: int, posterior: np.ndarray, share: float) -> np.ndarray:
+    """What the reward takes for true [3]: the label as a one-hot vector, mixed with a posterior [3]."""
+    return (1 - share) * np.eye(len(CLASSES))[label] + share * posterior
 
 
-def decision(probs: np.ndarray, label: int) -> float:
-    """+1 where the most probable class is the label, else -1."""
-    return 1.0 if int(np.argmax(probs)) == label else -1.0
+def information_gain(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> float:
+    """Gain in the expected log p(class) under `target`, clipped so that one slice can't dwarf the decision."""
+    gain = target @ (np.log(np.maximum(after, 1e-6)) - np.log(np.maximum(before, 1e-6)))
+    return float(np.clip(gain, -2.0, 2.0))
+
+
+def decision(probs: np.ndarray, target: np.ndarray) -> float:
+    """Expected outcome of deciding for the most probable class: +1 where right, -1 where wrong."""
+    return float(2 * target[int(np.argmax(probs))] - 1)
 
 
 def dr_dsn(embedding: np.ndarray, kept: np.ndarray) -> float:
@@ -70,7 +84,9 @@ class ScorerConfig(Section):
     steps: int = Field(400, ge=1)
     batch: int = Field(64, ge=2)
     lr: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: float = Field(0.1, ge=0)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    posterior_slices: int = Field(16, ge=1, description="slices behind the posterior in the reward's target")
 
 
 def fold_of(patient: str, folds: int) -> int:
@@ -98,6 +114,18 @@ def fit_scorers(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, quiet
     return scorers
 
 
+@torch.no_grad()
+def posteriors(scans: Scans, scorers: Sequence[AttentionPool], k: int) -> np.ndarray:
+    """Class posterior [n, 3] of each scan from its k most promising slices; nobody by a scorer that saw the label."""
+    worth = np.where(scans.valid, p_lumbar(scans.embedding) * (p_mid(scans.embedding) + 0.05), -1.0)
+    best = np.argsort(-worth, axis=1)[:, :k]
+    bag = torch.from_numpy(np.take_along_axis(scans.embedding, best[..., None], 1))
+    mask = torch.from_numpy(np.take_along_axis(scans.valid, best, 1))
+    fold = torch.tensor([fold_of(str(p), len(scorers)) for p in scans.patient])
+    each = torch.stack([s(bag, mask).logits.softmax(-1) for s in scorers])
+    return each[fold, torch.arange(len(scans))].numpy()
+
+
 def random_bags(
     scans: Scans, rows: np.ndarray, max_keep: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,7 +149,7 @@ def random_bags(
 def _fit_one(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, advance) -> AttentionPool:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    net = AttentionPool(scans.embedding.shape[-1], len(CLASSES))
+    net = AttentionPool(scans.embedding.shape[-1], len(CLASSES), dropout=cfg.dropout)
     opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, cfg.lr, total_steps=cfg.steps)
     net.train()

@@ -23,7 +23,7 @@ from osteo_ray.progress import stage
 from osteo_ray.selection.data import Scans
 from osteo_ray.selection.env import SLOT_EXTRA, SliceSelectionEnv, ViewConfig
 from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.reward import RewardConfig, ScorerConfig
+from osteo_ray.selection.reward import RewardConfig, ScorerConfig, posteriors
 
 
 class PolicyConfig(Section):
@@ -35,8 +35,8 @@ class PolicyConfig(Section):
     envs_per_runner: int = Field(16, ge=1)
     batch: int = Field(2048, ge=64)
     minibatch: int = Field(256, ge=16)
-    epochs: int = Field(4, ge=1)
-    lr: float = Field(5e-4, gt=0)
+    epochs: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0)
     entropy: float = Field(0.01, ge=0)
     gamma: float = Field(0.99, gt=0, le=1)
     gae_lambda: float = Field(0.95, gt=0, le=1)
@@ -73,7 +73,7 @@ def make_env(env_config: Any) -> SliceSelectionEnv:
     """Build the environment in a runner, reading scans and scorers from the object store."""
     import ray
 
-    for key in ("scans", "scorers"):
+    for key in ("scans", "scorers", "posteriors"):
         if isinstance(env_config[key], ray.ObjectRef):
             env_config[key] = ray.get(env_config[key])
     return SliceSelectionEnv(env_config)
@@ -91,6 +91,7 @@ def build_algorithm(scans: Scans, scorers: list[AttentionPool], cfg: SelectionCo
     env_config = {
         "scans": ray.put(scans),
         "scorers": ray.put(scorers),
+        "posteriors": ray.put(posteriors(scans, scorers, cfg.scorer.posterior_slices)),
         "view": cfg.view,
         "reward": cfg.reward,
         "seed": seed,

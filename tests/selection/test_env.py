@@ -6,7 +6,16 @@ from made_scans import DIM, made_scans
 from osteo_ray.kdamm.pooling import AttentionPool, Pooled
 from osteo_ray.selection.data import Scans, coarse_positions
 from osteo_ray.selection.env import Look, SliceSelectionEnv, ViewConfig, class_probs, observe
-from osteo_ray.selection.reward import RewardConfig, decision, dr_dsn, fit_scorers, fold_of, information_gain
+from osteo_ray.selection.reward import (
+    RewardConfig,
+    class_target,
+    decision,
+    dr_dsn,
+    fit_scorers,
+    fold_of,
+    information_gain,
+    posteriors,
+)
 
 
 class Table(torch.nn.Module):
@@ -24,11 +33,17 @@ class Table(torch.nn.Module):
 PROBS = [[0.4, 0.3, 0.3], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.05, 0.05, 0.9]]
 
 
-def env(view="coarse", keep=3, coarse=4, label=2, **reward):
+def env(view="coarse", keep=3, coarse=4, label=2, posterior=0.0, posteriors=None, **reward):
     s = made_scans(1, 12)
     scans = Scans(s.embedding, s.valid, s.z_mm, np.array([label]), s.patient, s.series)
     view = ViewConfig(view=view, positions=12, coarse=coarse, keep=keep)
-    cfg = {"scans": scans, "scorers": [Table(PROBS)], "view": view, "reward": RewardConfig(**reward)}
+    cfg = {
+        "scans": scans,
+        "scorers": [Table(PROBS)],
+        "view": view,
+        "reward": RewardConfig(posterior=posterior, **reward),
+        "posteriors": posteriors,
+    }
     e = SliceSelectionEnv(cfg)
     return e, e.reset(seed=0)[0]
 
@@ -48,12 +63,37 @@ def test_an_episode_by_hand():
 
 
 def test_a_wrong_decision_costs_and_the_budget_ends_the_episode():
-    e, _ = env(label=0, keep=2, look_cost=0.0)
+    e, _ = env(label=0, keep=2, look_cost=0.0, terminal=1.0)
     seen = coarse_positions(12, 4)
     e.step(int(seen[0]))
     _, r, done, _, _ = e.step(int(seen[1]))
     assert done, "two slices were all that may be kept"
     assert r == pytest.approx(np.log(0.1 / 0.3) - 1.0)
+
+
+def test_a_posterior_softens_the_target():
+    e, _ = env(posterior=0.5, posteriors=np.array([[0.2, 0.2, 0.6]]), look_cost=0, terminal=0)
+    target = [0.1, 0.1, 0.8]
+    _, r, *_ = e.step(3)
+    assert r == pytest.approx(np.dot(target, np.log(PROBS[1]) - np.log(PROBS[0])), rel=1e-5)
+    with pytest.raises(ValueError, match="posteriors"):
+        env(posterior=0.5)
+
+
+def test_posteriors_come_from_the_scorer_that_never_saw_the_patient():
+    scans = made_scans(12)
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, p):
+            super().__init__()
+            self.p = torch.tensor(p)
+
+        def forward(self, bag, mask):
+            return Pooled(self.p.log().expand(len(bag), 3), self.p, mask.float())
+
+    scorers = [Fixed([i / 10 + 1e-9, 0.1, 0.9 - i / 10]) for i in range(3)]
+    q = posteriors(scans, scorers, 4)
+    assert q[:, 0] == pytest.approx([fold_of(p, 3) / 10 for p in scans.patient], abs=1e-6)
 
 
 def test_dr_dsn_term_is_added_at_the_end():
@@ -78,7 +118,7 @@ def test_padding_is_never_an_action():
     s = made_scans(1, 12)
     s.valid[0, 7:] = False
     e = SliceSelectionEnv(
-        {"scans": s, "scorers": [Table(PROBS)], "view": ViewConfig(positions=12), "reward": RewardConfig()}
+        {"scans": s, "scorers": [Table(PROBS)], "view": ViewConfig(positions=12), "reward": RewardConfig(posterior=0)}
     )
     obs, _ = e.reset(seed=0)
     assert not obs["action_mask"][7:12].any()
@@ -113,10 +153,14 @@ def test_observation_fits_its_space_and_heights_are_millimetres():
 
 
 def test_reward_terms():
-    assert information_gain(-1.0, -0.5) == pytest.approx(0.5)
-    assert information_gain(-9.0, 0.0) == 2.0
-    assert decision(np.array([0.2, 0.5, 0.3]), 1) == 1
-    assert decision(np.array([0.2, 0.5, 0.3]), 2) == -1
+    a, b, one = np.array([0.2, 0.5, 0.3]), np.array([0.4, 0.3, 0.3]), np.eye(3)
+    assert information_gain(a, b, one[0]) == pytest.approx(np.log(2))
+    assert information_gain(np.array([0, 0, 1.0]), one[0], one[0]) == 2.0
+    assert information_gain(a, b, np.array([0.5, 0.5, 0])) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(0.6))
+    assert decision(a, one[1]) == 1
+    assert decision(a, one[2]) == -1
+    assert decision(a, np.array([0.1, 0.6, 0.3])) == pytest.approx(0.2)
+    assert class_target(2, a, 0.5) == pytest.approx([0.1, 0.25, 0.65])
     two = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert dr_dsn(two, np.array([0, 1])) == pytest.approx((1.0 + 1.0) / 2)
     assert dr_dsn(two, np.array([0])) == pytest.approx(np.exp(-np.sqrt(2) / 2) / 2)
@@ -127,7 +171,7 @@ def test_a_patient_is_judged_by_the_scorer_that_never_saw_it():
     scans = made_scans(30)
     scorers = [AttentionPool(DIM, 3).eval() for _ in range(3)]
     e = SliceSelectionEnv(
-        {"scans": scans, "scorers": scorers, "view": ViewConfig(positions=24), "reward": RewardConfig()}
+        {"scans": scans, "scorers": scorers, "view": ViewConfig(positions=24), "reward": RewardConfig(posterior=0)}
     )
     for i in range(10):
         e.reset(options={"scan": i})
@@ -158,7 +202,9 @@ def test_an_unlabelled_set_is_refused():
     s = made_scans(3)
     s.label[:] = -1
     with pytest.raises(ValueError, match="no labelled scan"):
-        SliceSelectionEnv({"scans": s, "scorers": [Table(PROBS)], "view": ViewConfig(), "reward": RewardConfig()})
+        SliceSelectionEnv(
+            {"scans": s, "scorers": [Table(PROBS)], "view": ViewConfig(), "reward": RewardConfig(posterior=0)}
+        )
 
 
 @pytest.mark.parametrize(("n", "k"), [(64, 8), (5, 8), (1, 8), (0, 8), (9, 1)])

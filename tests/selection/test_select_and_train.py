@@ -39,7 +39,7 @@ def test_select_walks_as_the_environment_does():
     """The greedy walk of `select` and of the environment with the same policy take the same slices."""
     policy, scorers = net(1)
     s = made_scans(6)
-    env = SliceSelectionEnv({"scans": s, "scorers": scorers, "view": VIEW, "reward": RewardConfig()})
+    env = SliceSelectionEnv({"scans": s, "scorers": scorers, "view": VIEW, "reward": RewardConfig(posterior=0)})
     for i in range(len(s)):
         obs, _ = env.reset(options={"scan": i})
         done = False
@@ -66,7 +66,7 @@ def test_masked_actions_have_no_probability():
     policy, _ = net()
     s = made_scans(2)
     env = SliceSelectionEnv(
-        {"scans": s, "scorers": [AttentionPool(DIM, 3).eval()], "view": VIEW, "reward": RewardConfig()}
+        {"scans": s, "scorers": [AttentionPool(DIM, 3).eval()], "view": VIEW, "reward": RewardConfig(posterior=0)}
     )
     obs, _ = env.reset(seed=0)
     obs, *_ = env.step(4)
