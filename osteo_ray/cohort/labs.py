@@ -18,7 +18,7 @@ from osteo_ray.records.schema import feature
 @dataclass(frozen=True)
 class Lab:
     """One lab: value = median * exp(sd * x) where `log`, else median + sd * x, with
-    x = bone * u + age * (years - 60) / 10 + bmi * (BMI - 25) / 4 + noise."""
+    x = bone * u + age * (years - the sex's median of them) / 10 + bmi * (BMI - 25) / 4 + noise."""
 
     name: str
     male: float
@@ -81,15 +81,15 @@ def _median(male: np.ndarray) -> np.ndarray:
     return np.where(male[:, None] > 0.5, m, f)
 
 
-def _shift(age: np.ndarray, bmi: np.ndarray) -> np.ndarray:
-    return _AGE * (age[:, None] - 60) / 10 + _BMI * (bmi[:, None] - 25) / 4
+def _shift(age: np.ndarray, male: np.ndarray, bmi: np.ndarray) -> np.ndarray:
+    return _AGE * (age[:, None] - np.where(male > 0.5, 65, 59)[:, None]) / 10 + _BMI * (bmi[:, None] - 25) / 4
 
 
 def draw(rng: np.random.Generator, age: np.ndarray, male: np.ndarray, bmi: np.ndarray, u: np.ndarray) -> np.ndarray:
     """Labs float64 [n, L] for people of given age (years), sex, BMI and bone residual u (SD units)."""
     n = len(age)
     noise = rng.standard_normal((n, 4)) @ _LOADS.T + rng.standard_normal((n, len(LABS))) * np.sqrt(_OWN)
-    x = BONE * u[:, None] + _shift(age, bmi) + noise
+    x = BONE * u[:, None] + _shift(age, male, bmi) + noise
     mid = _median(male)
     values = np.where(_LOG, mid * np.exp(_SD * x), mid + _SD * x)
     # A laboratory reports no value outside the schema's range; one draw in about 10^5 would be.
@@ -106,7 +106,7 @@ def bone_given_labs(
     """
     mid = _median(male)
     with np.errstate(invalid="ignore", divide="ignore"):
-        x = np.where(_LOG, np.log(np.maximum(values, 1e-3) / mid) / _SD, (values - mid) / _SD) - _shift(age, bmi)
+        x = np.where(_LOG, np.log(np.maximum(values, 1e-3) / mid) / _SD, (values - mid) / _SD) - _shift(age, male, bmi)
     have = ~np.isnan(values)
     mean, var = np.zeros(len(age)), np.ones(len(age))
     patterns, which = np.unique(have, axis=0, return_inverse=True)

@@ -20,7 +20,7 @@ from osteo_ray.records.labels import NORMAL_T, OSTEOPOROSIS_T, label_of
 
 HU_PER_VBMD = 1.31  # HU per mg/cm3 at 120 kVp (METHOD.md)
 
-# T-score = T0 + PER_HU * (HU120 - 147) + PER_KG * (weight - 65) + MALE * male + PER_DEG * degeneration + noise
+# T-score = T0 + PER_HU * (HU120 - 150) + PER_KG * (weight - 65) + MALE * male + PER_DEG * degeneration + noise
 T0, PER_HU, PER_KG, MALE, PER_DEG, NOISE = -1.78, 0.0275, 0.034, 0.30, 0.25, 0.72
 
 
@@ -62,8 +62,8 @@ class Person:
 def mean_hu(age: np.ndarray, male: np.ndarray) -> np.ndarray:
     """Mean L1 HU at 120 kVp by age (years) and sex: 226 below 30, 89 at 90, women above men until the menopause
     (Jang, Radiology 2019)."""
-    men = 223 - 2.03 * (np.maximum(age, 20) - 25)
-    women = np.interp(age, [20, 25, 46, 60, 90], [236, 232, 201, 152, 89])
+    men = np.interp(age, [20, 25, 65, 90], [233, 223, 145, 89])
+    women = np.interp(age, [20, 25, 46, 60, 90], [236, 232, 204, 155, 89])
     return np.where(male > 0.5, men, women)
 
 
@@ -82,7 +82,7 @@ def _ages(rng: np.random.Generator, male: np.ndarray, cfg: PopulationConfig) -> 
 
 def t_mean(hu: np.ndarray, weight: np.ndarray, male: np.ndarray, degeneration: np.ndarray) -> np.ndarray:
     """Expected T-score given L1 HU at 120 kVp, weight (kg), sex and degeneration."""
-    return T0 + PER_HU * (hu - 147) + PER_KG * (weight - 65) + MALE * (male - 0.45) + PER_DEG * degeneration
+    return T0 + PER_HU * (hu - 150) + PER_KG * (weight - 65) + MALE * (male - 0.45) + PER_DEG * degeneration
 
 
 def draw_arrays(
@@ -92,8 +92,8 @@ def draw_arrays(
     male = (rng.random(n) >= cfg.female_share).astype(float)
     drawn = _ages(rng, male, cfg)
     age = drawn if age is None else np.asarray(age, float)
-    height = np.where(male > 0.5, 168, 158) - 0.12 * (age - 60) + 6.0 * rng.standard_normal(n)
-    bmi = np.where(male > 0.5, 25.1, 25.2) * np.exp(0.135 * rng.standard_normal(n) - 0.003 * (age - 60))
+    height = np.where(male > 0.5, 168.6, 157.9) - 0.12 * (age - 60) + 6.0 * rng.standard_normal(n)
+    bmi = np.where(male > 0.5, 25.6, 25.2) * np.exp(0.135 * rng.standard_normal(n) - 0.003 * (age - 60))
     weight = np.round(np.clip(bmi * (height / 100) ** 2, 36, 160), 1)
     height = np.round(height, 1)
     bmi = weight / (height / 100) ** 2
