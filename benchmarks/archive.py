@@ -83,7 +83,9 @@ def index_part(folder: Path, n: int, repeats: int) -> None:
 
     def by_pydicom() -> None:
         for p in paths:
-            pydicom.dcmread(p, specific_tags=wanted, stop_before_pixels=True)
+            ds = pydicom.dcmread(p, specific_tags=wanted, stop_before_pixels=True)
+            for t in wanted:  # values are converted when they are asked for
+                ds.get(t)
 
     def by_sitk() -> None:
         for d in sorted({str(Path(p).parent) for p in paths}):
@@ -98,7 +100,7 @@ def index_part(folder: Path, n: int, repeats: int) -> None:
             for p in paths:
                 ds = dicomsdl.open_file(p, 0x7FDFFFFF)
                 for t in wanted:
-                    ds.getDataElement(t)
+                    ds.getDataElement(t).value()
 
         readers["dicomsdl"] = by_sdl
     rates = interleaved(readers, repeats, len(some))

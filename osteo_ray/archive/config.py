@@ -107,7 +107,7 @@ class IndexConfig(Section):
     pseudonym_key: str | None = Field(None, description="secret that keys patient pseudonyms")
     num_cpus: int | None = Field(None, ge=1, description="cores Ray may use; null: all")
     part_entries: int = Field(2000, ge=1, description="files of one header task, on average")
-    part_bytes: int = Field(256 << 20, ge=1, description="bytes of files after which a header task is cut")
+    part_bytes: int = Field(2 << 30, ge=1, description="bytes of files after which a header task is cut")
     bucket_rows: int = Field(40_000, ge=1, description="instances of one assembly task, about")
     walk_archives: bool = Field(True, description="look inside zip and tar files")
     follow_links: bool = Field(True, description="follow symbolic links to folders (loops are cut)")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from osteo_ray.archive.config import Limits
+from osteo_ray.archive.layouts import Layouts
 from osteo_ray.outcomes import Rejected, Stage, State
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -207,6 +208,9 @@ def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: 
     """
     size = limits.header_read_bytes
     data = read(size) if head is None else head
+    known = _LAYOUTS.read(data, total, limits)
+    if known is not None:
+        return known
     while True:
         try:
             return _parse(data, total, limits)
@@ -217,6 +221,9 @@ def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: 
                 raise _bad("HEADER_TOO_LARGE", f"no pixel data within {limits.max_header_bytes} bytes") from None
             size = min(max(size * 8, int(e.args[0])), limits.max_header_bytes)
             data = read(size)
+
+
+_LAYOUTS = Layouts()
 
 
 def _bad(code: str, message: str) -> Rejected:
@@ -254,6 +261,7 @@ def _parse(data: bytes, total: int, limits: Limits) -> Header:
             raise
     else:
         walk.dataset(data, pos, h, explicit, big, total)
+        _LAYOUTS.learn(data, h, walk.spans, walk.places, limits)
     return h
 
 
@@ -306,6 +314,8 @@ class _Walk:
         self.max_elements = limits.max_elements
         self.max_depth = limits.max_depth
         self.complete = complete
+        self.spans: list[int] = []  # start and end of every element's head
+        self.places: dict[str, tuple[int, int]] = {}  # of the values that are kept
 
     def meta(self, buf: bytes, pos: int, h: Header) -> int:
         """File meta group: explicit little endian by definition; its group length is not trusted."""
@@ -321,10 +331,13 @@ class _Walk:
                 raise _bad("BROKEN_HEADER", "file meta group is not explicit VR")
             if val + ln > n:
                 raise _NeedMore(val + ln)
+            self.spans += (pos, val)
             name = TAGS.get(tag)
             if name:
                 h.values[name] = buf[val : val + ln]
+                self.places[name] = (val, val + ln)
             pos = val + ln
+        self.spans += (pos, pos + 2)  # the group that ended the meta elements
         return pos
 
     def dataset(self, buf: bytes, pos: int, h: Header, explicit: bool, big: bool, total: int) -> None:
@@ -334,6 +347,7 @@ class _Walk:
         head = struct.Struct(order + ("I2sH" if explicit else "II")).unpack_from
         u32 = struct.Struct(order + "I").unpack_from
         values, tags, size_of, acts = h.values, TAGS, _VR_HEAD.get, _ACTS.get
+        span = self.spans.extend
         stop_group = 0xFFFF  # walked up to; lowered where the object is no CT image
         for left in range(self.left, -1, -1):
             if pos + 12 > n and not self._short_end(buf, pos, h):
@@ -353,6 +367,7 @@ class _Walk:
                 val = pos + 8
             if big:
                 tag = (tag & 0xFFFF) << 16 | tag >> 16
+            span((pos, val))
             act = acts(tag, 0)
             if act == 0 and ln != UNDEFINED:  # most elements: not ours
                 pos = val + ln
@@ -375,6 +390,7 @@ class _Walk:
                     raise _NeedMore(pos)
                 break
             values[tags[tag]] = buf[val:pos]
+            self.places[tags[tag]] = (val, pos)
             if tag == _MODALITY and buf[val:pos].strip(b" \x00") != b"CT":
                 stop_group = 0x0028
         else:
@@ -426,6 +442,7 @@ class _Walk:
             self._need(buf, pos + 8)
             group, element, ln = head(buf, pos)
             tag = element << 16 | group
+            self.spans += (pos, pos + 8)
             pos += 8
             if tag == _SEQ_END:
                 break
@@ -456,6 +473,7 @@ class _Walk:
             tag = element << 16 | group
             vr = buf[pos + 4 : pos + 6]
             if tag == _ITEM_END:
+                self.spans += (pos, pos + 8)
                 return out, pos + 8
             if explicit and vr in _LONG_VR:
                 self._need(buf, pos + 12)
@@ -464,6 +482,7 @@ class _Walk:
                 ln, val = struct.unpack_from(order + "H", buf, pos + 6)[0], pos + 8
             else:
                 ln, val = struct.unpack_from(order + "I", buf, pos + 4)[0], pos + 8
+            self.spans += (pos, val)
             if ln == UNDEFINED or (keep and tag in _SEQUENCES):
                 wanted = keep and tag in _SEQUENCES
                 items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, depth + 1, wanted, total)

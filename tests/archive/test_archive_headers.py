@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from osteo_ray.archive import headers
 from osteo_ray.archive.config import IndexConfig, Limits
 from osteo_ray.archive.headers import read_header
 from osteo_ray.archive.identity import patient_key
 from osteo_ray.archive.instances import age_years, contrast_of, special_of
+from osteo_ray.archive.layouts import Layouts
 from osteo_ray.outcomes import Rejected
 
 IMPLICIT, EXPLICIT, BIG, DEFLATED = (
@@ -205,3 +207,49 @@ def test_a_damaged_header_is_read_or_refused_never_more(cut, at, junk):
     except Rejected:
         return
     assert len(rows) == 1
+
+
+def outcome(data: bytes):
+    """What the walker makes of a file: all of the header, or the code."""
+    try:
+        h = walk(data, DEFAULT)
+    except Rejected as r:
+        return r.outcome.code
+    return h
+
+
+DEFAULT = Limits()
+OTHERS = [file_bytes(i, ImageComments="x" * i, PatientWeight="70" * i) for i in range(1, 4)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    which=st.integers(0, 3),
+    edits=st.lists(st.tuples(st.integers(132, len(WHOLE) - 520), st.binary(min_size=1, max_size=6)), max_size=3),
+    cut=st.one_of(st.none(), st.integers(140, len(WHOLE))),
+)
+def test_a_known_layout_gives_what_the_walk_gives(which, edits, cut):
+    """Mutated headers, read with layouts of intact ones at hand and without: always the same."""
+    data = [WHOLE, *OTHERS][which]
+    for at, junk in edits:
+        data = data[:at] + junk + data[at + len(junk) :]
+    data = data[:cut]
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(headers, "_LAYOUTS", Layouts())
+        plain = outcome(data)
+        m.setattr(headers, "_LAYOUTS", Layouts())
+        for other in [WHOLE, *OTHERS]:
+            walk(other, DEFAULT)
+        assert outcome(data) == plain
+
+
+def test_neighbouring_slices_share_a_layout(monkeypatch):
+    monkeypatch.setattr(headers, "_LAYOUTS", Layouts())
+    limits = Limits()
+    for i in range(1, 6):
+        walk(file_bytes(i, 2.0 * i), limits)
+    walked = []
+    monkeypatch.setattr(headers, "_parse", lambda *a: walked.append(a))
+    h = walk(file_bytes(7, 14.0 - 5), limits)
+    assert walked == []
+    assert (h.text("sop_uid"), h.numbers("ipp", 3)) == (f"{ROOT}.3.8", [-100.0, -120.0, 9.0])
