@@ -118,7 +118,7 @@ def _vertebra(
         subchondral=float(deg * rng.uniform(0, 90)),
         wedge=wedge,
         biconcave=float(np.clip(0.8 + 0.8 * weak * rng.random(), 0, 3)),
-        cement=float(rng.uniform(7, 11)) if wedge and rng.random() < 0.12 + s.cement_share else 0.0,
+        cement=float(rng.uniform(7, 11)) if wedge and rng.random() < s.cement_share else 0.0,
         screws=False,
         sclerosis=tuple(islands),
         waves=waves,

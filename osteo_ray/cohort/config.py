@@ -45,7 +45,7 @@ class ScanConfig(Section):
     kvp: dict[int, float] = Field({120: 0.76, 100: 0.13, 140: 0.07, 80: 0.04})
     thickness: dict[float, float] = Field({1.25: 0.05, 2.0: 0.1, 2.5: 0.15, 3.0: 0.2, 5.0: 0.5})  # mm: share
     contrast_share: float = Field(0.25, ge=0, le=1)
-    sharp_share: float = Field(0.08, ge=0, le=1)  # scans whose only thin series is a sharp kernel
+    sharp_share: float = Field(0.05, ge=0, le=1)  # scans whose main series has a bone or lung kernel
     chest_only_share: float = Field(0.06, ge=0, le=1)
     tilt_share: float = Field(0.02, ge=0, le=1)
     phantom_share: float = Field(0.03, ge=0, le=1)  # a QCT calibration phantom lies under the back
@@ -61,7 +61,7 @@ class SpineConfig(Section):
     """Shares of what makes a spine hard to read, at age 65 (each grows or shrinks with age where it does in life)."""
 
     wedge_share: float = Field(0.10, ge=0, le=1)
-    cement_share: float = Field(0.01, ge=0, le=1)
+    cement_share: float = Field(0.13, ge=0, le=1)  # of the fractured
     screws_share: float = Field(0.015, ge=0, le=1)
     transitional_share: float = Field(0.06, ge=0, le=1)
     sclerosis_share: float = Field(0.25, ge=0, le=1)

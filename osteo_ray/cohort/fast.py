@@ -1,10 +1,12 @@
 """The fast path: slice stacks and records straight from the scanner step, without DICOM.
 
-specs = people(cfg, n=2000, seed=1)
-stack = stack_of(specs[0], cfg)          # lazily rendered, HU as the DICOM files would decode to
-stack.axial(12)                          # int16 [rows, cols]
-truth = truth_of(specs[0], cfg)
-table = records_of(specs, cfg)
+    specs = people(cfg, n=2000, seed=1)
+    stack = stack_of(specs[0], cfg)          # lazily rendered, HU as the DICOM files would decode to
+    stack.axial(12)                          # int16 [rows, cols]
+    truth = truth_of(specs[0], cfg)
+    table = records_of(specs, cfg)
+
+Everything follows from the config and the seed; specs are small and can be sent to workers.
 """
 
 from __future__ import annotations

@@ -107,6 +107,8 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     rng = np.random.default_rng([p.seed, 20, repeat])
     c = cfg.scan
     kernel = KERNELS[int(rng.integers(len(KERNELS)))]
+    if np.random.default_rng([p.seed, 22, repeat]).random() < c.sharp_share:
+        kernel = SHARP[kernel.vendor]
     size = 512 if rng.random() < c.size_512_share else 256
     kvp = _pick(rng, c.kvp)
     chest = bool(rng.random() < c.chest_only_share)

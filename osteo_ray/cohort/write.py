@@ -1,10 +1,12 @@
 """Step 4: the archive on disk, through Ray Data: one task writes one patient.
 
-summary = write_cohort(Path("demo"), CohortConfig(persons=440))
+    summary = write_cohort(Path("demo"), CohortConfig(persons=440))
 
-out/archive/<patient>/<study>/<series>/*.dcm    CT, as a PACS would export it
-out/records.csv                                 records, as a hospital would deliver them
-out/truth/patients.parquet, slices.parquet      what is known because it was made
+    out/archive/<patient>/<study>/<series>/*.dcm    CT, as a PACS would export it
+    out/records.csv                                 records, as a hospital would deliver them
+    out/truth/patients.parquet, slices.parquet      what is known because it was made
+
+The same config writes the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def plan(p: Person, cfg: CohortConfig) -> list[tuple[int, str, Scan]]:
     first = draw_scan(p, a, cfg, 0)
     out = [(0, "primary", first)]
     if rng.random() < cfg.scan.extra_series_share:
-        if first.thickness < 3 and len(first.z) > 30:
+        if first.kernel.sharp or (first.thickness < 3 and len(first.z) > 30):
             step = max(2, round(5 / first.spacing))
             out.append((0, "thick", replace(
                 first, kind="thick", seed=first.seed + 1, z=first.z[::step], thickness=first.spacing * step,

@@ -1,8 +1,10 @@
 """Demographics and labs: one schema, units, missing values kept missing, and sources that map onto it.
 
-from osteo_ray import records
-table = records.load("records.csv")
-values, mask = table.matrix()
+    from osteo_ray import records
+    table = records.load("records.csv")
+    values, mask = table.matrix()
+
+The schema is `schema.FEATURES`; a hospital's table needs a short YAML (`mapping`).
 """
 
 from osteo_ray.records.labels import label_of

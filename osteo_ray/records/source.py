@@ -1,7 +1,9 @@
 """Reading records: CSV, Parquet or FHIR NDJSON, through a mapping, into a RecordTable.
 
 from osteo_ray import records
-table = records.load("records.csv", mapping="default", pseudonym_key="hospital secret")
+    table = records.load("records.csv", mapping="default", pseudonym_key="hospital secret")
+
+Nothing is guessed: a value that can't be used is an error that names it, or missing and listed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """RecordTable: people's demographics and labs in the schema's columns and units.
 
-table = records.load("records.csv")
-values, mask = table.matrix()            # float32 [n, F] with NaN, bool [n, F]
-table.by_key("9f3c...")                  # the rows of one patient
+    table = records.load("records.csv")
+    values, mask = table.matrix()            # float32 [n, F] with NaN, bool [n, F]
+    table.by_key("9f3c...")                  # the rows of one patient
+
+Missing stays missing: NaN in the columns, False in the mask.
 """
 
 from __future__ import annotations

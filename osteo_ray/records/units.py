@@ -1,6 +1,8 @@
 """Unit conversion through UCUM (ucumvert + pint), with molar masses where mass becomes substance.
 
-convert(np.array([1.0]), "mg/dL", feature("creatinine_umol_l"))   # 88.4
+    convert(np.array([1.0]), "mg/dL", feature("creatinine_umol_l"))   # 88.4
+
+A unit that is no UCUM code, or measures something else, is an error.
 """
 
 from __future__ import annotations

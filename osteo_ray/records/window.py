@@ -1,6 +1,8 @@
 """Joining records to examinations by date: the nearest value within a window, never from the future unless asked.
 
-joined = join(table, studies, days=90)       # one row a study, in the studies' order
+    joined = join(table, studies, days=90)       # one row a study, in the studies' order
+
+Values are joined one by one: each lab of a row may come from another day within the window.
 """
 
 from __future__ import annotations
