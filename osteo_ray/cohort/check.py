@@ -55,7 +55,7 @@ def lines(targets: list[Target]) -> list[str]:
 
 
 def plain_scans(cfg: CohortConfig) -> CohortConfig:
-    """The same cohort scanned as the published series were: 120 kVp, unenhanced, soft kernel, spine covered, upright gantry."""
+    """The same cohort scanned as the published series were: 120 kVp, unenhanced, soft kernel, spine covered."""
     none = dict.fromkeys(("contrast_share", "chest_only_share", "tilt_share", "sharp_share"), 0)
     scan = {"kvp": {120: 1.0}, **none}
     data = cfg.model_dump()

@@ -29,8 +29,8 @@ THICKEST = 5.0  # mm; to keep within slice_max, slices are spaced no wider than 
 ROD_MG_CM3 = (0.0, 50.0, 100.0, 150.0, 200.0)
 ROD_RADIUS = 9.0
 HU_MIN, HU_MAX = -1024, 3071
-NOISE_SIZE = 512
-NOISE_BANK = 4
+NOISE_SIZE = 640  # pixels; larger than any slice
+NOISE_BANK = 2
 
 
 @dataclass(frozen=True)
@@ -293,9 +293,9 @@ def _table(img: np.ndarray, g: Grid, a: Anatomy) -> None:
     np.maximum(part, F(-1000) + F(860) * ramp(F(1.2) - np.abs(d - 42), 1.5), out=part)
 
 
-@lru_cache(maxsize=48)
+@lru_cache(maxsize=24)
 def _noise(kernel: str, peak: float, pixel: float) -> np.ndarray:
-    """Periodic noise [bank, 2N, 2N] float32 of unit SD with the kernel's spectrum: a ramp that the kernel rolls off.
+    """Noise [bank, N, N] float32 of unit SD with the kernel's spectrum: a ramp that the kernel rolls off.
 
     The ramp starts above zero, as it does in real series (benchmarks/realism.py).
     """
@@ -305,16 +305,18 @@ def _noise(kernel: str, peak: float, pixel: float) -> np.ndarray:
     gain = np.sqrt((fr + 0.04) * np.exp(-((fr / (peak * 1.41)) ** 2)))
     white = rng.standard_normal((NOISE_BANK, NOISE_SIZE, NOISE_SIZE)).astype(F)
     out = np.fft.irfft2(np.fft.rfft2(white) * gain, s=(NOISE_SIZE, NOISE_SIZE))
-    out /= out.std(axis=(1, 2), keepdims=True)
-    return np.tile(out, (1, 2, 2)).astype(F) if NOISE_SIZE < 1024 else out.astype(F)
+    return (out / out.std(axis=(1, 2), keepdims=True)).astype(F)
 
 
 def noise_field(scan: Scan, index: int) -> np.ndarray:
-    """Unit noise [size, size] of one slice: a piece of the kernel's bank at a place set by the slice."""
-    bank = _noise(scan.kernel.name, scan.kernel.peak, round(scan.pixel, 1))
+    """Unit noise [size, size] of one slice: a piece of the kernel's bank at a place set by the slice.
+
+    One bank serves pixel sizes within 0.2 mm, so that a worker keeps few of them (3 MB each).
+    """
+    bank = _noise(scan.kernel.name, scan.kernel.peak, round(5 * scan.pixel) / 5)
     rng = np.random.default_rng([scan.seed, 77, index])
-    k, r, c = int(rng.integers(NOISE_BANK)), *(int(v) for v in rng.integers(0, NOISE_SIZE, 2))
-    return bank[k, r : r + scan.size, c : c + scan.size]
+    r, c = (int(v) for v in rng.integers(0, NOISE_SIZE - scan.size + 1, 2))
+    return bank[int(rng.integers(NOISE_BANK)), r : r + scan.size, c : c + scan.size]
 
 
 def slice_hu(a: Anatomy, scan: Scan, index: int, rows: slice = slice(None), cols: slice = slice(None)) -> np.ndarray:
