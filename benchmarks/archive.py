@@ -30,10 +30,11 @@ from pydicom.uid import RLELossless
 
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.guard import DecodeGuard
-from osteo_ray.archive.headers import TAGS, read_header
+from osteo_ray.archive.headers import read_header
 from osteo_ray.archive.instances import digest, instance_rows
 from osteo_ray.archive.slices import SliceStack
 from osteo_ray.archive.sources import Entry, LocalSource, file_path, file_uri
+from osteo_ray.archive.tags import TAGS
 
 Timed = dict[str, Callable[[], object]]
 J = "1.2.840.10008.1.2.4."

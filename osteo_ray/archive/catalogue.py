@@ -29,7 +29,8 @@ from osteo_ray.archive.choice import choose
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.indexing import INDEX_VERSION, INDEXED, index_part, part_key, parts, write_listing
 from osteo_ray.archive.instances import FILE
-from osteo_ray.archive.series import CATALOGUE, assemble
+from osteo_ray.archive.schema import CATALOGUE
+from osteo_ray.archive.series import assemble
 from osteo_ray.archive.slices import same_pixels
 from osteo_ray.archive.sources import roots
 from osteo_ray.archive.tables import to_rows, to_table
@@ -76,7 +77,7 @@ def build(
 ) -> CatalogueSummary:
     """Index `archive` (folder, file, zip, tar, URI, or several) into folder `out`.
 
-    Writes `catalogue.parquet` (series.CATALOGUE), `files.parquet` (instances.FILE: every listed file that belongs to no
+    Writes `catalogue.parquet` (schema.CATALOGUE), `files.parquet` (instances.FILE: every listed file that belongs to no
     series) and `index/` (what a later run reuses).
 
     Raises:

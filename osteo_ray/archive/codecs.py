@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from osteo_ray.archive.headers import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, GE_PRIVATE, IMPLICIT_LE
+from osteo_ray.archive.tags import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, GE_PRIVATE, IMPLICIT_LE
 from osteo_ray.outcomes import Rejected, Stage, State
 
 RLE = "1.2.840.10008.1.2.5"

@@ -15,8 +15,8 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
-from urllib.parse import quote, unquote_to_bytes
+from typing import IO, Any, cast
+from urllib.parse import quote
 
 from osteo_ray.archive.sources import Entry, Source
 from osteo_ray.outcomes import Rejected, Stage, State
@@ -185,9 +185,9 @@ class TarSource:
         cap = max(self._size * self.max_ratio, _SMALLEST_CAP) if self._packed else 1 << 62
         try:
             self._stream.seek(0)
-            with tarfile.open(fileobj=_Capped(self._stream, cap), mode="r:") as tar:
+            with tarfile.open(fileobj=cast(Any, _Capped(self._stream, cap)), mode="r:") as tar:
                 while (m := tar.next()) is not None:
-                    tar.members = []  # tarfile keeps every member otherwise
+                    cast(Any, tar).members = []  # tarfile keeps every member otherwise
                     if m.isreg():
                         name = f"tar://{_quote(m.name)}@{m.offset_data}+{m.size}::{self._c.outer}"
                         yield Entry(name, m.size, f"{int(m.mtime):x}")
@@ -246,9 +246,3 @@ class _Capped:
 
     def tell(self) -> int:
         return self._f.tell()
-
-
-def member_name(uri: str) -> str:
-    """The member's name, for messages."""
-    key = uri.split("://", 1)[1].split("::", 1)[0]
-    return unquote_to_bytes(key.rpartition("@")[0] or key).decode("utf-8", "replace")

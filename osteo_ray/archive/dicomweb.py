@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from osteo_ray.archive.codecs import AS_RETRIEVED
-from osteo_ray.archive.headers import _SEQUENCES, TAGS, Header
 from osteo_ray.archive.remote import refuse_password
 from osteo_ray.archive.sources import Entry
+from osteo_ray.archive.tags import SEQUENCES, TAGS, Header
 
 _PAGE = 200
 _TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two packets
@@ -123,7 +123,7 @@ def header_of_json(item: dict[str, Any]) -> Header:
         name = TAGS.get(tag)
         if name is None:
             continue
-        if tag in _SEQUENCES:
+        if tag in SEQUENCES:
             h.groups[name] = [_item(x) for x in element.get("Value", [])]
         else:
             h.values[name] = _bytes(element)
@@ -140,7 +140,7 @@ def _item(item: dict[str, Any]) -> dict[str, Any]:
         tag = _little(key)
         name = TAGS.get(tag)
         if name is not None:
-            out[name] = [_item(x) for x in element.get("Value", [])] if tag in _SEQUENCES else _bytes(element)
+            out[name] = [_item(x) for x in element.get("Value", [])] if tag in SEQUENCES else _bytes(element)
     return out
 
 

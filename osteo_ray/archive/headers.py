@@ -12,186 +12,34 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 from osteo_ray.archive.config import Limits
 from osteo_ray.archive.layouts import Layouts
-from osteo_ray.outcomes import Rejected, Stage, State
-
-IMPLICIT_LE = "1.2.840.10008.1.2"
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
-EXPLICIT_BE = "1.2.840.10008.1.2.2"
-DEFLATED_LE = "1.2.840.10008.1.2.1.99"
-GE_PRIVATE = "1.2.840.113619.5.2"  # implicit LE header, big-endian pixels
-
-UNDEFINED = 0xFFFFFFFF
-_LONG_VR = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT_VR = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
-)  # fmt: skip
-
-
-def _t(group: int, element: int) -> int:
-    """The tag as a little-endian 32-bit read sees it: element in the high half."""
-    return element << 16 | group
-
-
-# What is kept of a header, by the name that the rest of the package uses.
-TAGS: dict[int, str] = {
-    _t(0x0002, 0x0002): "media_class",
-    _t(0x0002, 0x0010): "transfer_syntax",
-    _t(0x0008, 0x0005): "charset",
-    _t(0x0008, 0x0008): "image_type",
-    _t(0x0008, 0x0016): "sop_class",
-    _t(0x0008, 0x0018): "sop_uid",
-    _t(0x0008, 0x0020): "study_date",
-    _t(0x0008, 0x0060): "modality",
-    _t(0x0008, 0x0070): "manufacturer",
-    _t(0x0008, 0x103E): "series_description",
-    _t(0x0008, 0x1090): "model",
-    _t(0x0010, 0x0020): "patient_id",
-    _t(0x0010, 0x0030): "birth_date",
-    _t(0x0010, 0x0040): "sex",
-    _t(0x0010, 0x1010): "age",
-    _t(0x0018, 0x0010): "contrast_agent",
-    _t(0x0018, 0x0015): "body_part",
-    _t(0x0018, 0x0050): "slice_thickness",
-    _t(0x0018, 0x0060): "kvp",
-    _t(0x0018, 0x1210): "kernel",
-    _t(0x0020, 0x000D): "study_uid",
-    _t(0x0020, 0x000E): "series_uid",
-    _t(0x0020, 0x0011): "series_number",
-    _t(0x0020, 0x0012): "acquisition_number",
-    _t(0x0020, 0x0032): "ipp",
-    _t(0x0020, 0x0037): "iop",
-    _t(0x0020, 0x0052): "for_uid",
-    _t(0x0028, 0x0002): "samples",
-    _t(0x0028, 0x0004): "photometric",
-    _t(0x0028, 0x0008): "frames",
-    _t(0x0028, 0x0010): "rows",
-    _t(0x0028, 0x0011): "cols",
-    _t(0x0028, 0x0030): "pixel_spacing",
-    _t(0x0028, 0x0100): "bits_allocated",
-    _t(0x0028, 0x0101): "bits_stored",
-    _t(0x0028, 0x0102): "high_bit",
-    _t(0x0028, 0x0103): "signed",
-    _t(0x0028, 0x0120): "padding",
-    _t(0x0028, 0x0121): "padding_limit",
-    _t(0x0028, 0x1052): "intercept",
-    _t(0x0028, 0x1053): "slope",
-    _t(0x0028, 0x2110): "lossy",
-    _t(0x5200, 0x9229): "shared_groups",
-    _t(0x5200, 0x9230): "frame_groups",
-    # inside functional groups of enhanced multi-frame CT
-    _t(0x0008, 0x9007): "frame_type",
-    _t(0x0018, 0x9314): "reconstruction",
-    _t(0x0018, 0x9325): "xray_details",
-    _t(0x0018, 0x9329): "frame_type_group",
-    _t(0x0020, 0x9056): "stack_id",
-    _t(0x0020, 0x9111): "frame_content",
-    _t(0x0020, 0x9113): "plane_position",
-    _t(0x0020, 0x9116): "plane_orientation",
-    _t(0x0020, 0x9128): "temporal_index",
-    _t(0x0028, 0x9110): "pixel_measures",
-    _t(0x0028, 0x9145): "value_transformation",
-}
-_FUNCTIONAL_GROUPS = frozenset(
-    (
-        "shared_groups",
-        "frame_groups",
-        "frame_type_group",
-        "reconstruction",
-        "xray_details",
-        "frame_content",
-        "plane_position",
-        "plane_orientation",
-        "pixel_measures",
-        "value_transformation",
-    )
+from osteo_ray.archive.tags import (
+    ACTS,
+    DEFLATED_LE,
+    EXPLICIT_BE,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    ITEM,
+    ITEM_END,
+    LONG_VR,
+    MODALITY,
+    PIXEL,
+    SEQ_END,
+    SEQUENCE,
+    SEQUENCES,
+    SHORT_VR,
+    TAGS,
+    UNDEFINED,
+    VR_HEAD,
+    Header,
 )
-_SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _FUNCTIONAL_GROUPS)
-_TS = _t(0x0002, 0x0010)
-_PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
-_MODALITY = _t(0x0008, 0x0060)
-# one look-up a VR (where its value begins) and one a tag (what to do with it): the walk's inner loop
-_VR_HEAD = dict.fromkeys(_LONG_VR, 12) | dict.fromkeys(_SHORT_VR, 8)
-_KEEP, _SEQUENCE, _PIXEL = 1, 2, 3
-_ACTS = dict.fromkeys(TAGS, _KEEP) | dict.fromkeys(_SEQUENCES, _SEQUENCE) | dict.fromkeys(_PIXELS, _PIXEL)
-_ITEM, _ITEM_END, _SEQ_END = _t(0xFFFE, 0xE000), _t(0xFFFE, 0xE00D), _t(0xFFFE, 0xE0DD)
+from osteo_ray.outcomes import Rejected, Stage, State
 
 
 class _NeedMore(Exception):
     """The walk ran past the bytes at hand; the argument is how many it needs."""
-
-
-@dataclass
-class Header:
-    """Raw values by name (bytes, padding kept), and where PixelData lies in the file.
-
-    `pixel_offset` is -1 where there is no PixelData, or where the data set is deflated (then `inflated_offset` says
-    where it is in the inflated data set); `pixel_length` is -1 for encapsulated (undefined length) pixels.
-    """
-
-    transfer_syntax: str = ""
-    big_endian: bool = False
-    deflated: bool = False
-    values: dict[str, bytes] = field(default_factory=dict)
-    groups: dict[str, list[dict]] = field(default_factory=dict)  # functional groups of multi-frame images
-    dataset_offset: int = 0  # of the data set, after the file meta group
-    pixel_offset: int = -1
-    inflated_offset: int = -1
-    pixel_length: int = -1
-    has_pixels: bool = False
-    has_meta: bool = True
-    truncated: bool = False  # an element claims more bytes than the file has left
-
-    def text(self, name: str) -> str | None:
-        """The value as stripped text (Latin-1: never fails), or None where absent or empty."""
-        return text_of(self.values.get(name))
-
-    def number(self, name: str) -> float | None:
-        return number_of(self.values.get(name))
-
-    def numbers(self, name: str, count: int) -> list[float] | None:
-        return numbers_of(self.values.get(name), count)
-
-    def ushort(self, name: str) -> int | None:
-        """The value as an unsigned 16-bit integer in the file's byte order."""
-        v = self.values.get(name)
-        if v is None or len(v) < 2:
-            return None
-        return v[0] << 8 | v[1] if self.big_endian else v[1] << 8 | v[0]
-
-
-@lru_cache(maxsize=8192)  # most values repeat from slice to slice
-def text_of(v: bytes | None) -> str | None:
-    if not v:
-        return None
-    return v.decode("latin-1").strip(" \x00\t\r\n") or None
-
-
-@lru_cache(maxsize=8192)
-def number_of(v: bytes | None) -> float | None:
-    """The first value of a DS or IS; None where absent or not a number (inf and nan pass: callers judge them)."""
-    if not v:
-        return None
-    try:
-        return float(v.split(b"\\", 1)[0].strip(b" \x00"))
-    except ValueError:
-        return None
-
-
-def numbers_of(v: bytes | None, count: int) -> list[float] | None:
-    if not v:
-        return None
-    parts = v.strip(b" \x00").split(b"\\")
-    if len(parts) != count:
-        return None
-    try:
-        return [float(p) for p in parts]
-    except ValueError:
-        return None
 
 
 def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: bytes | None = None) -> Header:
@@ -281,7 +129,7 @@ def _start(data: bytes) -> int:
 
 
 def _plausible(data: bytes, order: str) -> bool:
-    return data[4:6] in _SHORT_VR or data[4:6] in _LONG_VR or struct.unpack_from(order + "I", data, 4)[0] <= 256
+    return data[4:6] in SHORT_VR or data[4:6] in LONG_VR or struct.unpack_from(order + "I", data, 4)[0] <= 256
 
 
 def _encoding(data: bytes, pos: int, h: Header) -> tuple[bool, bool]:
@@ -293,7 +141,7 @@ def _encoding(data: bytes, pos: int, h: Header) -> tuple[bool, bool]:
     if len(data) < pos + 6:
         return ts != IMPLICIT_LE, big
     vr = data[pos + 4 : pos + 6]
-    return vr in _SHORT_VR or vr in _LONG_VR, big
+    return vr in SHORT_VR or vr in LONG_VR, big
 
 
 def _inflate(raw: bytes, cap: int) -> tuple[bytes, bool]:
@@ -323,11 +171,11 @@ class _Walk:
         while pos + 8 <= n and buf[pos : pos + 2] == b"\x02\x00":
             tag, vr, ln = struct.unpack_from("<I2sH", buf, pos)
             val = pos + 8
-            if vr in _LONG_VR:
+            if vr in LONG_VR:
                 if pos + 12 > n:
                     break
                 ln, val = struct.unpack_from("<I", buf, pos + 8)[0], pos + 12
-            elif vr not in _SHORT_VR:
+            elif vr not in SHORT_VR:
                 raise _bad("BROKEN_HEADER", "file meta group is not explicit VR")
             if val + ln > n:
                 raise _NeedMore(val + ln)
@@ -346,7 +194,7 @@ class _Walk:
         order = ">" if big else "<"
         head = struct.Struct(order + ("I2sH" if explicit else "II")).unpack_from
         u32 = struct.Struct(order + "I").unpack_from
-        values, tags, size_of, acts = h.values, TAGS, _VR_HEAD.get, _ACTS.get
+        values, tags, size_of, acts = h.values, TAGS, VR_HEAD.get, ACTS.get
         span = self.spans.extend
         stop_group = 0xFFFF  # walked up to; lowered where the object is no CT image
         for left in range(self.left, -1, -1):
@@ -374,12 +222,12 @@ class _Walk:
                 if tag & 0xFFFF > stop_group:
                     break
                 continue
-            if act == _PIXEL:
+            if act == PIXEL:
                 self._pixels(h, val, ln, total)
                 break
-            if ln == UNDEFINED or act == _SEQUENCE:
+            if ln == UNDEFINED or act == SEQUENCE:
                 self.left = left
-                keep = act == _SEQUENCE
+                keep = act == SEQUENCE
                 items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, 1, keep, total)
                 if items:
                     h.groups[tags[tag]] = items
@@ -391,7 +239,7 @@ class _Walk:
                 break
             values[tags[tag]] = buf[val:pos]
             self.places[tags[tag]] = (val, pos)
-            if tag == _MODALITY and buf[val:pos].strip(b" \x00") != b"CT":
+            if tag == MODALITY and buf[val:pos].strip(b" \x00") != b"CT":
                 stop_group = 0x0028
         else:
             raise _bad("TOO_MANY_ELEMENTS", f"more than {self.max_elements} elements")
@@ -405,7 +253,7 @@ class _Walk:
             raise _NeedMore(pos + 12)
         if pos >= n:
             return False
-        if pos + 8 > n or buf[pos + 4 : pos + 6] in _LONG_VR:
+        if pos + 8 > n or buf[pos + 4 : pos + 6] in LONG_VR:
             h.truncated = True
             return False
         return True
@@ -444,9 +292,9 @@ class _Walk:
             tag = element << 16 | group
             self.spans += (pos, pos + 8)
             pos += 8
-            if tag == _SEQ_END:
+            if tag == SEQ_END:
                 break
-            if tag != _ITEM:
+            if tag != ITEM:
                 raise _bad("BROKEN_HEADER", f"expected an item at byte {pos - 8}, found ({group:04X},{element:04X})")
             if ln != UNDEFINED and not keep:
                 pos += ln
@@ -472,10 +320,10 @@ class _Walk:
             group, element = struct.unpack_from(order + "HH", buf, pos)
             tag = element << 16 | group
             vr = buf[pos + 4 : pos + 6]
-            if tag == _ITEM_END:
+            if tag == ITEM_END:
                 self.spans += (pos, pos + 8)
                 return out, pos + 8
-            if explicit and vr in _LONG_VR:
+            if explicit and vr in LONG_VR:
                 self._need(buf, pos + 12)
                 ln, val = struct.unpack_from(order + "I", buf, pos + 8)[0], pos + 12
             elif explicit and group != 0xFFFE:
@@ -483,8 +331,8 @@ class _Walk:
             else:
                 ln, val = struct.unpack_from(order + "I", buf, pos + 4)[0], pos + 8
             self.spans += (pos, val)
-            if ln == UNDEFINED or (keep and tag in _SEQUENCES):
-                wanted = keep and tag in _SEQUENCES
+            if ln == UNDEFINED or (keep and tag in SEQUENCES):
+                wanted = keep and tag in SEQUENCES
                 items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, depth + 1, wanted, total)
                 if wanted:
                     out[TAGS[tag]] = items

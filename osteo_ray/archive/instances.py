@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.headers import Header, number_of, numbers_of, text_of
 from osteo_ray.archive.identity import patient_key
 from osteo_ray.archive.sources import Entry
+from osteo_ray.archive.tags import Header, number_of, numbers_of, text_of
 from osteo_ray.outcomes import Rejected, Stage, State
 
 _F3 = pa.list_(pa.float64(), 3)
@@ -83,7 +83,6 @@ FILE = pa.schema(
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _DICOMDIR = "1.2.840.10008.1.3.10"
-_BULK_FREE = frozenset(("SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "REG", "DOC"))  # CT-like files without pixels
 LOSSY = frozenset(
     (
         "1.2.840.10008.1.2.4.50",

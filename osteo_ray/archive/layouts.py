@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from osteo_ray.archive.config import Limits
-    from osteo_ray.archive.headers import Header
+    from osteo_ray.archive.tags import Header
 
 KEPT = 8
 

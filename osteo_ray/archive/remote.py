@@ -54,7 +54,7 @@ class FsspecSource:
     def header(self, uri: str, n: int) -> bytes:
         return self.read(uri, 0, n)
 
-    def headers(self, uris: Sequence[str], n: int) -> list[bytes | Exception]:
+    def headers(self, uris: Sequence[str], n: int) -> Sequence[bytes | Exception]:
         """First bytes of many objects at once; a failure stands in its place."""
         paths = [self._fs._strip_protocol(u) for u in uris]
         return self._fs.cat_ranges(paths, [0] * len(paths), [n] * len(paths), on_error="return")

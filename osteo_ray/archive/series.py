@@ -16,91 +16,17 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from osteo_ray.archive import gates as g
 from osteo_ray.archive.codecs import readable
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.geometry import describe, longest_run, normal, valid_iop
+from osteo_ray.archive.schema import CATALOGUE, INSTANCE_OF_SERIES
 from osteo_ray.outcomes import Stage, State
-from osteo_ray.screening.schema import GATE
 
 Row = dict[str, Any]
 SamePixels = Callable[[Row, Row], bool]
 
-INSTANCE_OF_SERIES = pa.struct(
-    [
-        ("uri", pa.string()),
-        ("z_mm", pa.float64()),
-        ("sop_uid", pa.string()),
-        ("frame", pa.int32()),
-        ("transfer_syntax", pa.string()),
-        ("bytes", pa.int64()),
-        ("position", pa.list_(pa.float64())),
-        ("offset", pa.int64()),  # of PixelData's value in the file; -1 where it has to be looked for
-        ("length", pa.int64()),  # -1: encapsulated
-        ("slope", pa.float64()),
-        ("intercept", pa.float64()),
-        ("bits_allocated", pa.int32()),
-        ("bits_stored", pa.int32()),
-        ("high_bit", pa.int32()),
-        ("signed", pa.bool_()),
-        ("big_endian", pa.bool_()),
-        ("padding", pa.int32()),
-        ("padding_limit", pa.int32()),
-    ]
-)
-CATALOGUE = pa.schema(
-    [
-        ("study_uid", pa.string()),
-        ("series_uid", pa.string()),
-        ("split", pa.string()),  # which part of the series, where it had to be split
-        ("content_hash", pa.string()),
-        ("sop_count", pa.int32()),
-        ("n_slices", pa.int32()),
-        ("patient_key", pa.string()),
-        ("age_y", pa.float64()),
-        ("sex", pa.string()),
-        ("study_date", pa.string()),
-        ("modality", pa.string()),
-        ("series_number", pa.int64()),
-        ("frame_of_reference_uid", pa.string()),
-        ("body_part", pa.string()),
-        ("kvp", pa.float64()),
-        ("convolution_kernel", pa.string()),
-        ("slice_thickness_mm", pa.float64()),
-        ("spacing_z_median_mm", pa.float64()),
-        ("spacing_z_max_dev_mm", pa.float64()),
-        ("z_min_mm", pa.float64()),
-        ("z_max_mm", pa.float64()),
-        ("n_missing_slices", pa.int32()),
-        ("n_duplicate_positions", pa.int32()),
-        ("gantry_tilt_deg", pa.float64()),
-        ("image_type", pa.string()),
-        ("contrast", pa.string()),
-        ("special", pa.string()),  # virtual mono | iodine | metal-reduced
-        ("manufacturer", pa.string()),
-        ("model", pa.string()),
-        ("orientation", pa.list_(pa.float64())),
-        ("pixel_spacing_row_mm", pa.float64()),
-        ("pixel_spacing_col_mm", pa.float64()),
-        ("rows", pa.int32()),
-        ("cols", pa.int32()),
-        ("transfer_syntax", pa.string()),
-        ("lossy", pa.bool_()),
-        ("bytes", pa.int64()),
-        ("gates", pa.list_(GATE)),
-        ("chosen", pa.bool_()),
-        ("choice_rank", pa.int32()),
-        ("choice_score", pa.float64()),
-        ("choice_reason", pa.string()),
-        ("state", pa.string()),
-        ("code", pa.string()),
-        ("stage", pa.string()),
-        ("message", pa.string()),
-        ("instances", pa.list_(INSTANCE_OF_SERIES)),
-    ]
-)
 _INSTANCE_FIELDS = [f.name for f in INSTANCE_OF_SERIES]
 _COPIED = [n for n in _INSTANCE_FIELDS if n not in ("z_mm", "position")]
 _JUDGED = (
@@ -191,7 +117,8 @@ def _groups(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
                 continue
             v = None if not r["iop"] or not r["pixel_spacing"] else np.array([*r["iop"], *r["pixel_spacing"]])
             for ref, members in clusters:
-                if (ref is None) == (v is None) and (v is None or _close(ref, v, cfg.geometry.iop_tolerance)):
+                same = ref is v if ref is None or v is None else _close(ref, v, cfg.geometry.iop_tolerance)
+                if same:
                     members.append(r)
                     break
             else:
@@ -202,8 +129,8 @@ def _groups(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
     return out
 
 
-def _close(a: np.ndarray | None, b: np.ndarray | None, tolerance: float) -> bool:
-    return bool(np.all(np.abs(np.subtract(a, b)) <= tolerance))
+def _close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    return bool(np.all(np.abs(a - b) <= tolerance))
 
 
 @cache

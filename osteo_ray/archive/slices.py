@@ -21,14 +21,14 @@ from osteo_ray.archive.codecs import AS_RETRIEVED, NATIVE, codecs_present, decod
 from osteo_ray.archive.config import Limits
 from osteo_ray.archive.geometry import to_axial
 from osteo_ray.archive.guard import DecodeGuard
-from osteo_ray.archive.headers import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header, read_header
+from osteo_ray.archive.headers import read_header
 from osteo_ray.archive.sources import read_uri
+from osteo_ray.archive.tags import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header
 from osteo_ray.outcomes import Rejected
 
 __all__ = ["PADDING_HU", "SliceStack", "Stack", "codecs_present", "stored_to_hu"]
 
 PADDING_HU = -1024  # what a voxel outside the field of view is set to
-_AXIAL_SHAPE_ERROR = "slice {i} is not one of the {n} slices of this stack"
 
 
 @runtime_checkable
@@ -118,7 +118,7 @@ class SliceStack:
             Rejected: UNREADABLE, TRUNCATED, DECODE_ERROR, SIZE_MISMATCH, NO_FRAGMENTS, BAD_FRAMES, NO_CODEC.
         """
         if not -self.n <= i < self.n:
-            raise IndexError(_AXIAL_SHAPE_ERROR.format(i=i, n=self.n))
+            raise IndexError(f"slice {i} is not one of the {self.n} slices of this stack")
         item = self._items[i]
         stored = self._stored(item)
         self.decoded += 1

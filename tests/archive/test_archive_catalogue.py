@@ -14,7 +14,7 @@ from osteo_ray.archive import indexing
 from osteo_ray.archive.catalogue import CatalogueSummary, build
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.indexing import index_part, part_key, parts, write_listing
-from osteo_ray.archive.series import CATALOGUE
+from osteo_ray.archive.schema import CATALOGUE
 from osteo_ray.archive.slices import SliceStack
 from osteo_ray.archive.sources import Entry, open_source
 from osteo_ray.config import ConfigError, load

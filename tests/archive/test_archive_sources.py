@@ -195,3 +195,20 @@ def test_order_depends_on_names_only(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     listed = [file_path(e.uri) for e in open_source(tmp_path).list()]
     assert [os.path.relpath(p, tmp_path) for p in listed] == ["B", "a", "b", "c/y", "c/z"]
+
+
+def test_a_zip_bomb_costs_one_header_read(tmp_path):
+    """Members that inflate a thousandfold are inflated as far as a header reaches, no further."""
+    import tracemalloc
+
+    bomb = file_bytes()[:300] + bytes(64 << 20)
+    path = zipped(tmp_path / "bomb.zip", {str(i): bomb for i in range(4)})
+    del bomb
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    rows, files = walk(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == []
+    assert len(files) == 4
+    assert peak < 64 << 20

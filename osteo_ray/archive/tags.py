@@ -1,0 +1,173 @@
+"""The few DICOM elements that matter, and a header's raw values by their names here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+IMPLICIT_LE = "1.2.840.10008.1.2"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+EXPLICIT_BE = "1.2.840.10008.1.2.2"
+DEFLATED_LE = "1.2.840.10008.1.2.1.99"
+GE_PRIVATE = "1.2.840.113619.5.2"  # implicit LE header, big-endian pixels
+
+UNDEFINED = 0xFFFFFFFF
+LONG_VR = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+SHORT_VR = frozenset(
+    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
+)  # fmt: skip
+
+
+def _t(group: int, element: int) -> int:
+    """The tag as a little-endian 32-bit read sees it: element in the high half."""
+    return element << 16 | group
+
+
+# What is kept of a header, by the name that the rest of the package uses.
+TAGS: dict[int, str] = {
+    _t(0x0002, 0x0002): "media_class",
+    _t(0x0002, 0x0010): "transfer_syntax",
+    _t(0x0008, 0x0008): "image_type",
+    _t(0x0008, 0x0016): "sop_class",
+    _t(0x0008, 0x0018): "sop_uid",
+    _t(0x0008, 0x0020): "study_date",
+    _t(0x0008, 0x0060): "modality",
+    _t(0x0008, 0x0070): "manufacturer",
+    _t(0x0008, 0x103E): "series_description",
+    _t(0x0008, 0x1090): "model",
+    _t(0x0010, 0x0020): "patient_id",
+    _t(0x0010, 0x0030): "birth_date",
+    _t(0x0010, 0x0040): "sex",
+    _t(0x0010, 0x1010): "age",
+    _t(0x0018, 0x0010): "contrast_agent",
+    _t(0x0018, 0x0015): "body_part",
+    _t(0x0018, 0x0050): "slice_thickness",
+    _t(0x0018, 0x0060): "kvp",
+    _t(0x0018, 0x1210): "kernel",
+    _t(0x0020, 0x000D): "study_uid",
+    _t(0x0020, 0x000E): "series_uid",
+    _t(0x0020, 0x0011): "series_number",
+    _t(0x0020, 0x0012): "acquisition_number",
+    _t(0x0020, 0x0032): "ipp",
+    _t(0x0020, 0x0037): "iop",
+    _t(0x0020, 0x0052): "for_uid",
+    _t(0x0028, 0x0002): "samples",
+    _t(0x0028, 0x0004): "photometric",
+    _t(0x0028, 0x0008): "frames",
+    _t(0x0028, 0x0010): "rows",
+    _t(0x0028, 0x0011): "cols",
+    _t(0x0028, 0x0030): "pixel_spacing",
+    _t(0x0028, 0x0100): "bits_allocated",
+    _t(0x0028, 0x0101): "bits_stored",
+    _t(0x0028, 0x0102): "high_bit",
+    _t(0x0028, 0x0103): "signed",
+    _t(0x0028, 0x0120): "padding",
+    _t(0x0028, 0x0121): "padding_limit",
+    _t(0x0028, 0x1052): "intercept",
+    _t(0x0028, 0x1053): "slope",
+    _t(0x0028, 0x2110): "lossy",
+    _t(0x5200, 0x9229): "shared_groups",
+    _t(0x5200, 0x9230): "frame_groups",
+    # inside functional groups of enhanced multi-frame CT
+    _t(0x0008, 0x9007): "frame_type",
+    _t(0x0018, 0x9314): "reconstruction",
+    _t(0x0018, 0x9325): "xray_details",
+    _t(0x0018, 0x9329): "frame_type_group",
+    _t(0x0020, 0x9111): "frame_content",
+    _t(0x0020, 0x9113): "plane_position",
+    _t(0x0020, 0x9116): "plane_orientation",
+    _t(0x0020, 0x9128): "temporal_index",
+    _t(0x0028, 0x9110): "pixel_measures",
+    _t(0x0028, 0x9145): "value_transformation",
+}
+_FUNCTIONAL_GROUPS = frozenset(
+    (
+        "shared_groups",
+        "frame_groups",
+        "frame_type_group",
+        "reconstruction",
+        "xray_details",
+        "frame_content",
+        "plane_position",
+        "plane_orientation",
+        "pixel_measures",
+        "value_transformation",
+    )
+)
+SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _FUNCTIONAL_GROUPS)
+PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
+MODALITY = _t(0x0008, 0x0060)
+# one look-up a VR (where its value begins) and one a tag (what to do with it): the walk's inner loop
+VR_HEAD = dict.fromkeys(LONG_VR, 12) | dict.fromkeys(SHORT_VR, 8)
+KEEP, SEQUENCE, PIXEL = 1, 2, 3
+ACTS = dict.fromkeys(TAGS, KEEP) | dict.fromkeys(SEQUENCES, SEQUENCE) | dict.fromkeys(PIXELS, PIXEL)
+ITEM, ITEM_END, SEQ_END = _t(0xFFFE, 0xE000), _t(0xFFFE, 0xE00D), _t(0xFFFE, 0xE0DD)
+
+
+@dataclass
+class Header:
+    """Raw values by name (bytes, padding kept), and where PixelData lies in the file.
+
+    `pixel_offset` is -1 where there is no PixelData, or where the data set is deflated (then `inflated_offset` says
+    where it is in the inflated data set); `pixel_length` is -1 for encapsulated (undefined length) pixels.
+    """
+
+    transfer_syntax: str = ""
+    big_endian: bool = False
+    deflated: bool = False
+    values: dict[str, bytes] = field(default_factory=dict)
+    groups: dict[str, list[dict]] = field(default_factory=dict)  # functional groups of multi-frame images
+    dataset_offset: int = 0  # of the data set, after the file meta group
+    pixel_offset: int = -1
+    inflated_offset: int = -1
+    pixel_length: int = -1
+    has_pixels: bool = False
+    has_meta: bool = True
+    truncated: bool = False  # an element claims more bytes than the file has left
+
+    def text(self, name: str) -> str | None:
+        """The value as stripped text (Latin-1: never fails), or None where absent or empty."""
+        return text_of(self.values.get(name))
+
+    def number(self, name: str) -> float | None:
+        return number_of(self.values.get(name))
+
+    def numbers(self, name: str, count: int) -> list[float] | None:
+        return numbers_of(self.values.get(name), count)
+
+    def ushort(self, name: str) -> int | None:
+        """The value as an unsigned 16-bit integer in the file's byte order."""
+        v = self.values.get(name)
+        if v is None or len(v) < 2:
+            return None
+        return v[0] << 8 | v[1] if self.big_endian else v[1] << 8 | v[0]
+
+
+@lru_cache(maxsize=8192)  # most values repeat from slice to slice
+def text_of(v: bytes | None) -> str | None:
+    if not v:
+        return None
+    return v.decode("latin-1").strip(" \x00\t\r\n") or None
+
+
+@lru_cache(maxsize=8192)
+def number_of(v: bytes | None) -> float | None:
+    """The first value of a DS or IS; None where absent or not a number (inf and nan pass: callers judge them)."""
+    if not v:
+        return None
+    try:
+        return float(v.split(b"\\", 1)[0].strip(b" \x00"))
+    except ValueError:
+        return None
+
+
+def numbers_of(v: bytes | None, count: int) -> list[float] | None:
+    if not v:
+        return None
+    parts = v.strip(b" \x00").split(b"\\")
+    if len(parts) != count:
+        return None
+    try:
+        return [float(p) for p in parts]
+    except ValueError:
+        return None
