@@ -1,0 +1,83 @@
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from osteo_ray.cli import main
+
+
+def test_doctor_names_versions_cores_and_codecs(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("python", "ray", "torch", "cores", "GPUs", "codec"):
+        assert re.search(rf"^{word}", out, re.M), word
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["screen", "x", "--set", "scoring.shp=1"], 2, "did you mean shap"),
+        (["screen", "x", "--out", "y"], 2, "bundle: not given"),
+        (["index", "{tmp}/absent", "--out", "{tmp}/o"], 3, "absent"),
+        (["screen", "{tmp}/c.parquet", "--bundle", "{tmp}", "--out", "{tmp}/o"], 3, "no bundle"),
+        (["records", "{tmp}/bad.csv", "--out", "{tmp}/o.parquet"], 3, "age_y"),
+    ],
+)
+def test_errors_name_the_thing_and_have_their_exit_code(argv, code, words, tmp_path, capsys):
+    (tmp_path / "bad.csv").write_text("patient_id,age_y,sex\nA,512,F\n")
+    assert main([a.format(tmp=tmp_path) for a in argv]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_usage_errors_exit_with_2():
+    with pytest.raises(SystemExit) as e:
+        main(["sreen"])
+    assert e.value.code == 2
+
+
+def test_records_command_writes_the_schema(tmp_path, capsys):
+    (tmp_path / "r.csv").write_text("patient_id,age_y,sex,height_cm,weight_kg,t_score\nA,61,F,160,60,-2.7\nB,70,M,,,\n")
+    assert main(["records", str(tmp_path / "r.csv"), "--out", str(tmp_path / "r.parquet")]) == 0
+    out = capsys.readouterr().out
+    assert "2 records" in out
+    assert "osteoporosis 1" in out
+    from osteo_ray import records
+
+    back = records.load(tmp_path / "r.parquet")
+    assert back.frame["bmi"].iloc[0] == pytest.approx(60 / 1.6**2)
+
+
+def test_help_is_quick_and_imports_no_heavy_library():
+    code = (
+        "import sys\nfrom osteo_ray.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'ray', 'torch', 'pandas', 'shap'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_no_identifier_reaches_outputs_or_logs(made, bundle_dir, tmp_path, capfd):
+    """Patient IDs and names of the archive are in no byte that screening writes or prints."""
+    ids = {p.name for p in made.archive.iterdir()}
+    assert ids
+    job = {
+        "archive": str(made.catalogue),
+        "records": str(made.records),
+        "bundle": str(bundle_dir),
+        "out": str(tmp_path),
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    assert main(["screen", "--config", str(tmp_path / "job.yaml")]) == 0
+    printed = capfd.readouterr()
+    written = [f.read_bytes() for f in tmp_path.rglob("*") if f.is_file() and f.suffix in (".csv", ".html", ".json")]
+    assert len(written) >= 3
+    everything = b"".join(written) + (printed.out + printed.err).encode()
+    import pyarrow.parquet as pq
+
+    everything += str(pq.read_table(tmp_path / "results.parquet").to_pylist()).encode()
+    for identifier in ids:
+        assert identifier.encode() not in everything
+        assert b"MADE^" not in everything

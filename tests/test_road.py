@@ -1,0 +1,80 @@
+"""The whole road once, very small: archive -> catalogue -> bundle -> worklist -> evaluation, by the command line."""
+
+import json
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from osteo_ray.cli import main
+
+pytestmark = pytest.mark.ray
+
+TRAIN = [
+    "seed=1",
+    "split.test=0.5",
+    "split.val=0.5",
+    "selection.view.positions=24",
+    "selection.view.coarse=6",
+    "selection.view.keep=3",
+    "selection.scorer.steps=60",
+    "selection.policy={env_steps: 1500, batch: 500, minibatch: 250, epochs: 2, envs_per_runner: 8}",
+    "pretrain={steps: 60, batch: 24}",
+    "encoder.width=8",
+    "kdamm.student.epochs=10",
+]
+
+
+def run(capsys, *argv: object) -> str:
+    assert main([str(a) for a in argv]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def root(ray_session, tmp_path_factory):
+    return tmp_path_factory.mktemp("road")
+
+
+def test_the_road(root, made, capsys):
+    more, trained, out = root / "more", root / "run", root / "out"
+    small = ["seed=3", "persons=520", "positions=24", "scan={size_512_share: 0, slice_max: 40}"]
+    assert "with CT" in run(capsys, "cohort", "slices", "--out", more, "--set", *small)
+    assert "as made before" in run(capsys, "cohort", "slices", "--out", more, "--set", *small)
+
+    train = ["train", "--catalogue", made.catalogue, "--records", made.records, more / "records.csv"]
+    train += ["--targets", made.truth / "slices.parquet", "--extra-slices", more / "slices", "--out", trained]
+    first = run(capsys, *train, "--set", *TRAIN)
+    assert "reused" not in first
+    again = run(capsys, *train, "--set", *TRAIN)
+    assert again.count("(reused)") == 5
+    sha = (trained / "bundle" / "SHA256SUMS").read_text()
+
+    split = pd.read_parquet(trained / "split.parquet").set_index("patient_key")["part"]
+    assert not split.index.duplicated().any()
+    held_out = set(split[split == "test"].index)
+    assert held_out <= set(pq.read_table(made.catalogue)["patient_key"].to_pylist())
+
+    screen = ["screen", made.catalogue, "--records", made.records, "--bundle", trained / "bundle", "--out", out]
+    dry = run(capsys, *screen, "--dry-run")
+    assert "to score" in dry
+    printed = run(capsys, *screen)
+    n = pq.read_metadata(made.catalogue).num_rows
+    assert f"in all, of {n} indexed series" in printed
+    results = pq.read_table(out / "results.parquet")
+    assert results.num_rows == n
+    scored = results.filter(results["state"].is_valid()).to_pylist()
+    risks = [r["risk_prob"] for r in scored if r["risk_prob"] is not None]
+    listed = pd.read_csv(out / "worklist.csv")
+    assert len(listed) == len(risks)
+    assert listed.groupby("rank")["risk_prob"].max().is_monotonic_decreasing  # a patient's series stand together
+    html = (out / "report.html").read_text()
+    assert "cannot rule out low bone density" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "0 scored now" in run(capsys, *screen)
+
+    judged = run(capsys, "evaluate", out, "--labels", made.records, "--truth", made.truth / "patients.parquet")
+    assert "AUC" in judged
+    assert "Bayes-optimal AUC" in judged
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert figures["series"] == n
+    assert (trained / "bundle" / "SHA256SUMS").read_text() == sha
