@@ -27,7 +27,15 @@ import pyarrow.parquet as pq
 
 from osteo_ray.archive.choice import choose
 from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.indexing import INDEX_VERSION, INDEXED, index_part, part_key, parts, write_listing
+from osteo_ray.archive.indexing import (
+    INDEX_VERSION,
+    INDEXED,
+    forget_attempts,
+    index_part,
+    part_key,
+    parts,
+    write_listing,
+)
 from osteo_ray.archive.instances import FILE
 from osteo_ray.archive.schema import CATALOGUE
 from osteo_ray.archive.series import assemble
@@ -87,6 +95,7 @@ def build(
     out = Path(out)
     work = out / "index"
     work.mkdir(parents=True, exist_ok=True)
+    forget_attempts(work)
     say = progress or (lambda stage, done, total: None)
     keys, entries = _list(archive, work, cfg, say)
     todo = [k for k in keys if not (work / f"{k}.headers.parquet").exists()]

@@ -91,34 +91,43 @@ def index_part(listing: Path, cfg: IndexConfig) -> dict[str, int]:
     for e in fatal:
         message = "reading it ended the worker process"
         files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Stage.HEADER, message)))
-    for kind, row in index_entries(entries, cfg):
+    one_by_one = not isinstance(entries, list)  # after a death: what is noted has to be what is read
+    for kind, row in index_entries(entries, cfg, 1 if one_by_one else _BATCH):
         (rows if kind else files).add(row)
     return {"files": files.close(), "instances": rows.close()}
 
 
 def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], list[Entry]]:
-    """(entries to read, entries that killed an earlier attempt at this part).
+    """(entries to read, entries that killed earlier attempts at this part).
 
-    Each attempt leaves a marker. Where one is found, a worker died on this part: now every entry is noted before it is
-    read, and what a dead worker noted last is left out. A file that kills its reader ends as a row.
+    Each attempt leaves a marker. Where one is found, a worker died on this part: from then on every entry is noted
+    before it is read, and one that was at hand at two deaths is left out. A file that kills its reader ends as a row;
+    one that was only there when memory ran out gets a second chance.
     """
     try:
         past = json.loads(marker.read_text())
     except (OSError, ValueError):
-        past = None
-    if past is None:
-        _note(marker, {"at": None, "fatal": []})
+        _note(marker, {"at": None, "deaths": {}})
         return entries, []
-    fatal = set(past["fatal"]) | ({past["at"]} - {None})
-    _note(marker, {"at": None, "fatal": sorted(fatal)})
+    deaths: dict[str, int] = past["deaths"]
+    if past["at"] is not None:
+        deaths[past["at"]] = deaths.get(past["at"], 0) + 1
+    fatal = {uri for uri, n in deaths.items() if n >= 2}
 
     def noted() -> Iterator[Entry]:
         for e in entries:
             if e.uri not in fatal:
-                _note(marker, {"at": e.uri, "fatal": sorted(fatal)})
+                _note(marker, {"at": e.uri, "deaths": deaths})
                 yield e
+        _note(marker, {"at": None, "deaths": deaths})
 
     return noted(), [e for e in entries if e.uri in fatal]
+
+
+def forget_attempts(work: Path) -> None:
+    """Remove the markers of an earlier run: that it was stopped is no file's fault."""
+    for marker in work.glob("*.attempt.json"):
+        marker.unlink(missing_ok=True)
 
 
 def _note(marker: Path, what: Row) -> None:
@@ -127,8 +136,11 @@ def _note(marker: Path, what: Row) -> None:
     os.replace(tmp, marker)
 
 
-def index_entries(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
-    """(True, header row) or (False, file row) of every entry, with archives expanded."""
+def index_entries(entries: Iterable[Entry], cfg: IndexConfig, together: int = _BATCH) -> Iterator[tuple[bool, Row]]:
+    """(True, header row) or (False, file row) of every entry, with archives expanded.
+
+    `together`: headers fetched at once from an object store.
+    """
     batch: list[Entry] = []
     for e in entries:
         if e.code is not None:
@@ -139,7 +151,7 @@ def index_entries(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[tuple[
             source = shared_of(e.uri)
             if hasattr(source, "headers"):  # far away: many ranges at a time
                 batch.append(e)
-                if len(batch) >= _BATCH:
+                if len(batch) >= together:
                     yield from _many(batch, cfg)
                     batch.clear()
             else:

@@ -145,36 +145,50 @@ def test_summary_prints_counts_that_add_up():
     assert "EXCLUDED Q_KVP" in text
 
 
-def test_a_file_that_kills_its_reader_ends_as_a_row(tmp_path):
-    files = []
-    for i, data in enumerate(stack(3)):
-        (tmp_path / str(i)).write_bytes(data)
-        files.append(tmp_path / str(i))
-    entries = list(open_source(tmp_path).list())
-    listing = tmp_path / "p.list.parquet"
-    write_listing(entries, listing)
+def listed(tmp_path, n: int):
+    """(entries, listing) of n good files as one part."""
+    folder = tmp_path / "ct"
+    folder.mkdir()
+    for i, data in enumerate(stack(n)):
+        (folder / str(i)).write_bytes(data)
+    entries = list(open_source(folder).list())
+    write_listing(entries, tmp_path / "p.list.parquet")
+    return entries, tmp_path / "p.list.parquet"
+
+
+def test_a_file_that_kills_its_reader_ends_as_a_row(tmp_path, monkeypatch):
+    entries, listing = listed(tmp_path, 3)
     bad = entries[1].uri
-    (tmp_path / "p.attempt.json").write_text(json.dumps({"at": bad, "fatal": []}))  # as a dead worker leaves it
-    index_part(listing, IndexConfig())
-    rows = pq.read_table(tmp_path / "p.files.parquet").to_pylist()
-    assert [(r["uri"], r["code"]) for r in rows] == [(bad, "READER_DIED")]
-    assert pq.read_table(tmp_path / "p.headers.parquet").num_rows == 2
+    one = indexing._one
 
-
-def test_the_marker_names_the_file_at_hand(tmp_path, monkeypatch):
-    (tmp_path / "a").write_bytes(file_bytes())
-    entries = list(open_source(tmp_path).list())
-    listing = tmp_path / "p.list.parquet"
-    write_listing(entries, listing)
-
-    def dies(*a):
-        raise SystemExit
+    def dies(source, e, *a):
+        if e.uri == bad:
+            raise SystemExit  # what a dead worker leaves: no result, only the marker
+        return one(source, e, *a)
 
     monkeypatch.setattr(indexing, "_one", dies)
-    for _ in range(2):  # the first death leaves a marker, the second attempt notes what it reads
+    for _ in range(3):  # the first death leaves a marker, the next two name the file
         with pytest.raises(SystemExit):
             index_part(listing, IndexConfig())
-    assert json.loads((tmp_path / "p.attempt.json").read_text())["at"] == entries[0].uri
+    assert index_part(listing, IndexConfig()) == {"files": 1, "instances": 2}
+    rows = pq.read_table(tmp_path / "p.files.parquet").to_pylist()
+    assert [(r["uri"], r["state"], r["code"]) for r in rows] == [(bad, "ERROR", "READER_DIED")]
+
+
+def test_a_file_that_was_only_at_hand_once_is_read(tmp_path):
+    entries, listing = listed(tmp_path, 3)
+    marker = tmp_path / "p.attempt.json"
+    marker.write_text(json.dumps({"at": entries[1].uri, "deaths": {}}))
+    assert index_part(listing, IndexConfig()) == {"files": 0, "instances": 3}
+
+
+def test_a_run_that_was_stopped_blames_no_file(archive, tmp_path, ray_session):
+    out, cfg = tmp_path / "out", IndexConfig()
+    part = next(iter(parts(open_source(archive).list(), cfg)))
+    (out / "index").mkdir(parents=True)
+    marker = out / "index" / f"{part_key(part, cfg)}.attempt.json"
+    marker.write_text(json.dumps({"at": part[0].uri, "deaths": {part[0].uri: 5}}))
+    assert not any("READER_DIED" in k for k in build(archive, out, cfg).files)
 
 
 def test_parts_are_cut_by_content_so_that_an_insertion_stays_local():
