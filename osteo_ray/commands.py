@@ -197,10 +197,8 @@ def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
     results = pq.read_table(out / "results.parquet")
     made = json.loads((out / "summary.json").read_text())
     facts = {"run_id": made["run_id"], "indexed": made["series"], "wall_s": made["seconds"]}
-    wanted = ["series_uid", "instances", "orientation", "pixel_spacing_row_mm", "pixel_spacing_col_mm", "rows", "cols"]
-    names = set(pq.read_schema(catalogue).names)
     with progress.stage("write report", None, "study"):
-        views = study_views(results, pq.read_table(catalogue, columns=sorted(names & set(wanted)) or None), studies)
+        views = study_views(results, pq.read_table(catalogue), studies)
         made.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
         return write_run(out / "report.html", results, facts, views, evaluation)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,8 +67,8 @@ def validate(model: type[T], data: Mapping[str, Any]) -> T:
 
 
 def narrow(job: Section, model: type[T]) -> T:
-    """The part of a job that is `model`: a job is its config with paths, and what it was made from is the config alone."""
-    return model.model_construct(**{k: getattr(job, k) for k in model.model_fields})
+    """The part of a job that is `model`: a job is a config with paths, and what is hashed is the config alone."""
+    return cast(T, model.model_construct(**{k: getattr(job, k) for k in model.model_fields}))
 
 
 def dump(cfg: Section, path: str | Path) -> None:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 
-_LOCAL_ENV = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
-    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a one-machine Ray on loopback
-    "RAY_AUTH_MODE": "disabled",  # a loopback Ray has no token to hand out; a cluster sets "token"
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-for _k, _v in _LOCAL_ENV.items():
-    os.environ.setdefault(_k, _v)
+# Nothing is reported anywhere, on no cluster.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_REPORT_URL", "http://127.0.0.1:9")
+if "RAY_ADDRESS" not in os.environ:  # a Ray of our own: every port on loopback, where no token is handed out
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> None:

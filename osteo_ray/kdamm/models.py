@@ -30,7 +30,7 @@ class ModelConfig(Section):
     tabular_k: int = Field(16, ge=1, description="TabM's implicit ensemble")
     embedding: int = Field(8, ge=1, description="numerical embedding per feature")
     hidden: int = Field(48, ge=8, description="width of each branch")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.15, ge=0, lt=1)
 
 
 @dataclass

@@ -55,6 +55,7 @@ class DistillConfig(Section):
     temperature: float = Field(2.0, gt=0)
     unimodal: float = Field(0.5, ge=0, description="weight of the unimodal heads' loss (MIND, arXiv 2502.01158)")
     modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is hidden in a step")
+    ct_repeat: int = Field(5, ge=1, description="times a patient with CT is drawn in an epoch, for they are few")
     on: Literal["complete", "all"] = Field("all", description="complete: CE on complete patients only, as published")
 
 
@@ -64,7 +65,7 @@ class KdammConfig(Section):
     model: ModelConfig = ModelConfig()
     tabular: FitConfig = FitConfig()
     image: FitConfig = FitConfig()
-    student: FitConfig = FitConfig(epochs=60)
+    student: FitConfig = FitConfig(lr=1e-3, weight_decay=0.1)
     distill: DistillConfig = DistillConfig()
     workers: int = Field(0, ge=0, description="Ray Train workers; 0 trains in-process")
 

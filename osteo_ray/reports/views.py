@@ -21,12 +21,17 @@ def study_views(results: pa.Table, catalogue: pa.Table, n: int) -> list[StudyVie
     """The n studies of highest risk, with pictures of their chosen slices.
 
     Args:
-        catalogue: rows with `series_uid` and `instances`; a series that can't be read any more is shown without.
+        catalogue: rows with `series_uid`, `state` and what `SliceStack` reads. A series that can't be read any
+            more is shown without pictures.
     """
     scored = results.filter(pa.compute.is_valid(results["risk_prob"]))
     rows = scored.sort_by([("risk_prob", "descending"), ("series_uid", "ascending")]).slice(0, n).to_pylist()
     wanted = pa.array([r["series_uid"] for r in rows], pa.string())
-    found = catalogue.filter(pa.compute.is_in(catalogue["series_uid"], wanted)).to_pylist()
+    # A split series has several rows under one UID; the screened one is the row that the index left open.
+    screened = pa.compute.and_(
+        pa.compute.is_in(catalogue["series_uid"], wanted), pa.compute.is_null(catalogue["state"])
+    )
+    found = catalogue.filter(screened).to_pylist()
     by_uid = {c["series_uid"]: c for c in found}
     return [study_view(r, by_uid.get(r["series_uid"])) for r in rows]
 

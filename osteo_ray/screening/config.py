@@ -6,6 +6,7 @@ from pydantic import Field
 
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.config import Section
+from osteo_ray.records.window import WindowConfig
 from osteo_ray.screening.scorer import ScoringConfig
 
 
@@ -22,6 +23,7 @@ class ScreenConfig(Section):
     """Everything `osteo-ray screen` does."""
 
     index: IndexConfig = IndexConfig()
+    window: WindowConfig = WindowConfig()
     scoring: ScoringConfig = ScoringConfig()
     pipeline: PipelineConfig = PipelineConfig()
     worklist_top_n_per_week: int | None = Field(None, ge=1, description="capacity: entries a week; null: no cut")

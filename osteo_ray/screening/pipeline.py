@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,11 +30,12 @@ from osteo_ray.outcomes import Stage, State
 from osteo_ray.progress import stage
 from osteo_ray.records.schema import NAMES
 from osteo_ray.records.table import RecordTable
+from osteo_ray.records.window import WindowConfig, join
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.schema import RESULTS
-from osteo_ray.screening.scorer import COPIED, Scorer, ScoringConfig
+from osteo_ray.screening.scorer import COPIED, Scorer
 
-KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "state"]
+KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "study_date", "state"]
 
 
 @dataclass(frozen=True)
@@ -64,24 +66,30 @@ class LedgerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Records:
-    """Values by patient, as the scorers read them from the object store."""
+    """Values by patient and study date, as the scorers read them from the object store."""
 
     keys: np.ndarray  # str, sorted
     values: np.ndarray  # float32 [n, F], NaN missing
 
     @classmethod
-    def of(cls, table: RecordTable | None) -> Records:
-        """The latest record of each patient."""
+    def of(cls, table: RecordTable | None, rows: Iterable[Mapping[str, Any]], window: WindowConfig) -> Records:
+        """The records of catalogue rows' patients as they were at the CT (`records.join`)."""
         if table is None or len(table) == 0:
-            return cls(np.zeros(0, "U16"), np.zeros((0, len(NAMES)), np.float32))
-        frame = table.frame.sort_values("record_date", kind="stable").groupby("patient_key", sort=True).tail(1)
-        frame = frame.sort_values("patient_key")
-        latest = RecordTable.of(frame.reset_index(drop=True))
-        return cls(latest.frame["patient_key"].to_numpy().astype(str), latest.matrix()[0])
+            return cls(np.zeros(0, "U1"), np.zeros((0, len(NAMES)), np.float32))
+        known = set(table.frame["patient_key"])
+        wanted = {_record_key(r): r for r in rows if r["patient_key"] in known}
+        keys = sorted(wanted)
+        studies = pd.DataFrame(
+            {
+                "patient_key": [wanted[k]["patient_key"] for k in keys],
+                "study_date": pd.to_datetime([wanted[k]["study_date"] for k in keys], errors="coerce"),
+            }
+        )
+        return cls(np.array(keys, dtype=str), join(table, studies, **window.model_dump()).matrix()[0])
 
-    def take(self, keys: Iterable[str | None]) -> np.ndarray:
-        """Rows [n, F] for patient keys; NaN for those without a record."""
-        wanted = np.array([k or "" for k in keys], dtype=str)
+    def take(self, rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
+        """Values [n, F] for catalogue rows; NaN for those without a record."""
+        wanted = np.array([_record_key(r) for r in rows], dtype=str)
         out = np.full((len(wanted), len(NAMES)), np.nan, np.float32)
         if len(self.keys):
             i = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
@@ -90,13 +98,17 @@ class Records:
         return out
 
 
+def _record_key(row: Mapping[str, Any]) -> str:
+    return f"{row['patient_key'] or ''}|{row['study_date'] or ''}"
+
+
 class ScoreBatch:
     """Ray Data actor: loads the bundle once, scores a batch of catalogue rows, writes its part file."""
 
-    def __init__(self, bundle: str, records: Any, scoring: ScoringConfig, parts: str, run_id: str, salt: str):
+    def __init__(self, bundle: str, records: Any, cfg: ScreenConfig, parts: str, run_id: str, salt: str):
         import ray
 
-        self.scorer = Scorer.load(bundle, scoring)
+        self.scorer = Scorer.load(bundle, cfg.scoring, cfg.index)
         self.records: Records = ray.get(records)
         self.parts = Path(parts)
         self.run_id = run_id
@@ -104,7 +116,7 @@ class ScoreBatch:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        values = self.records.take(r["patient_key"] for r in rows)
+        values = self.records.take(rows)
         results = self.scorer.score_rows(rows, values)
         for row, v, r in zip(rows, values, results, strict=True):
             r["row_key"] = row_key(row, v, self.salt)
@@ -198,11 +210,11 @@ def dry_run(
         f"{len(plan.pending):8d}  to score",
     ]
     if plan.pending:
-        scorer = Scorer.load(bundle, cfg.scoring)
+        scorer = Scorer.load(bundle, cfg.scoring, cfg.index)
         tried = plan.pending[:: max(1, len(plan.pending) // sample)][:sample]
         rows = pq.read_table(catalogue).take(tried).to_pylist()
         t = time.perf_counter()
-        scorer.score_rows(rows, plan.records.take(r["patient_key"] for r in rows))
+        scorer.score_rows(rows, plan.records.take(rows))
         each = (time.perf_counter() - t) / len(tried)
         total = each * len(plan.pending) / cfg.pipeline.actors
         lines.append(
@@ -236,9 +248,9 @@ def _plan(
         json.dumps([model, cfg.scoring.model_dump(mode="json"), cfg.index.gates.model_dump(mode="json")]).encode(),
         digest_size=16,
     ).hexdigest()
-    table = Records.of(records)
     rows = pq.read_table(catalogue, columns=KEY_COLUMNS).to_pylist()
-    values = table.take(r["patient_key"] for r in rows)
+    table = Records.of(records, rows, cfg.window)
+    values = table.take(rows)
     keys = [row_key(r, v, salt) for r, v in zip(rows, values, strict=True)]
     run_id = hashlib.blake2b("".join(keys).encode() + salt.encode(), digest_size=6).hexdigest()
     asked = [only_patients is None or r["patient_key"] in only_patients for r in rows]
@@ -262,7 +274,7 @@ def _score(catalogue: Path, plan: _Plan, bundle: Path, parts: Path, cfg: ScreenC
     records = ray.put(plan.records)
     ds = read_series(catalogue, plan.pending, p.series_per_task).map_batches(
         ScoreBatch,
-        fn_constructor_args=(str(bundle), records, cfg.scoring, str(parts), plan.run_id, plan.salt),
+        fn_constructor_args=(str(bundle), records, cfg, str(parts), plan.run_id, plan.salt),
         batch_format="pyarrow",
         batch_size=p.series_per_task,
         num_cpus=p.actor_cpus,

@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.archive.gates import Gate, q_air_calib, q_coverage, q_metal, q_modality_missing
+from osteo_ray.archive.guard import DecodeGuard
 from osteo_ray.archive.slices import SliceStack, Stack
 from osteo_ray.bundle import Bundle
 from osteo_ray.config import Section
@@ -33,6 +36,8 @@ from osteo_ray.screening.explain import explain
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.selection.data import p_lumbar
 from osteo_ray.selection.select import Selection, select
+
+VERDICTS = ("pass", "warn", "fail")
 
 COPIED = (
     "study_uid",
@@ -56,13 +61,23 @@ class ScoringConfig(Section):
     """What a scorer does beyond the score."""
 
     shap: bool = Field(True, description="explain each scored study")
+    guard: bool = Field(
+        True, description="decode compressed pixels in a child that may die, bounded in time and memory"
+    )
     threads: int = Field(1, ge=1, description="torch threads of one scorer")
 
 
-class Seen:
-    """What the policy saw of one series: the picks and where they came from."""
+LEVEL_MM = 35.0
+"""Height of a lumbar level with its disc, about: the levels seen are counted by the heights of lumbar slices."""
 
-    def __init__(self, stack: Stack, positions: np.ndarray, selection: Selection, seconds: float):
+
+class Seen:
+    """What the policy saw of one series: the picks, where they came from, and what their pixels say."""
+
+    def __init__(
+        self, stack: Stack, positions: np.ndarray, selection: Selection, pixel_gates: list[Gate], seconds: float
+    ):
+        self.pixel_gates = pixel_gates
         self.positions = positions
         self.selection = selection
         self.seconds = seconds
@@ -72,18 +87,28 @@ class Seen:
         self.bytes_read = stack.bytes_read
         self.sop_uids = getattr(stack, "sop_uids", None)
 
+    def lumbar_levels(self, threshold: float) -> int:
+        """Lumbar levels among the slices looked at: heights of lumbar slices, counted in steps of a level."""
+        lumbar = self.selection.looked[: len(self.z_mm)] & (
+            p_lumbar(self.selection.embedding[: len(self.z_mm)]) >= threshold
+        )
+        z = self.z_mm[lumbar]
+        return len(set(((z - z.min()) // LEVEL_MM).tolist())) if z.size else 0
+
 
 class Scorer:
     """A loaded bundle that turns catalogue rows into result rows."""
 
-    def __init__(self, bundle: Bundle, cfg: ScoringConfig | None = None):
+    def __init__(self, bundle: Bundle, cfg: ScoringConfig | None = None, index: IndexConfig | None = None):
         self.bundle = bundle
         self.cfg = cfg or ScoringConfig()
+        self.index = index or IndexConfig()
+        self.guard = DecodeGuard(self.index.limits) if self.cfg.guard else None
 
     @classmethod
-    def load(cls, folder: str | Path, cfg: ScoringConfig | None = None) -> Scorer:
-        """Load and verify the bundle in `folder`."""
-        scorer = cls(Bundle.load(folder), cfg)
+    def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Scorer:
+        """Load and verify the bundle in `folder`; `index` holds limits and gates."""
+        scorer = cls(Bundle.load(folder), cfg, index)
         torch.set_num_threads(scorer.cfg.threads)
         return scorer
 
@@ -104,7 +129,7 @@ class Scorer:
         """
         from osteo_ray.archive.study import index_study
 
-        row = index_study(study)
+        row = index_study(study, self.index)
         values = np.full(len(NAMES), np.nan)
         if record is not None:
             values = from_mapping_dict(record).matrix()[0][0]
@@ -161,7 +186,7 @@ class Scorer:
     # ---- inside
 
     def _see_row(self, row: Mapping[str, Any]) -> Seen:
-        with SliceStack.from_row(row) as stack:
+        with SliceStack.from_row(row, self.index.limits, self.guard) as stack:
             return self.see(stack)
 
     def see(self, stack: Stack) -> Seen:
@@ -169,14 +194,22 @@ class Scorer:
         t = time.perf_counter()
         b = self.bundle
         positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
+        pixels: dict[int, tuple[Gate, Gate]] = {}
 
         @torch.no_grad()
         def embed(p: np.ndarray) -> np.ndarray:
-            crops = [spine_crop(stack.axial(int(positions[k])), stack.axial_spacing_mm, b.config.crop) for k in p]
+            crops = []
+            for k in p.tolist():
+                hu = stack.axial(int(positions[k]))
+                pixels[k] = (q_air_calib(hu, self.index.gates), q_metal(hu, self.index.gates))
+                crops.append(spine_crop(hu, stack.axial_spacing_mm, b.config.crop))
             return b.encoder(torch.from_numpy(np.stack(crops))).embedding.numpy()
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.scorers, b.config.view)
-        return Seen(stack, positions, selection, time.perf_counter() - t)
+        # Of the kept slices the worst counts: what the score rests on must be sound.
+        kept = [pixels[k] for k in selection.kept.tolist()]
+        gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*kept, strict=True)]
+        return Seen(stack, positions, selection, gates, time.perf_counter() - t)
 
     @torch.no_grad()
     def _score_seen(
@@ -191,11 +224,12 @@ class Scorer:
         out = []
         for i, (row, s) in enumerate(zip(rows, seen, strict=True)):
             t = time.perf_counter()
-            result = self.closed(row, self._outcome(row, s, pattern_of(present[i], MODALITIES)))
+            pattern = pattern_of(present[i], MODALITIES)
+            gates = [*(row.get("gates") or []), *self._gates(s, pattern)]
+            result = self.closed(row, self._outcome(s, gates, pattern)) | {"gates": gates}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
             if result["state"] in (State.SCORED, State.SCORED_WARN):
-                pattern = pattern_of(present[i], MODALITIES)
                 model = self.bundle.scored_by[pattern]
                 result.update(self._risk(logits[model][i], pattern))
                 result["modalities"] = pattern.split("+")
@@ -216,7 +250,13 @@ class Scorer:
             mask[i, :n] = True
         return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
 
-    def _outcome(self, row: Mapping[str, Any], s: Seen, pattern: str) -> Outcome:
+    def _gates(self, s: Seen, pattern: str) -> list[dict[str, str]]:
+        """The gates that need pixels, the model or the record, as rows."""
+        missing = [m for m in MODALITIES if m not in pattern.split("+")]
+        coverage = q_coverage(s.lumbar_levels(self.bundle.lumbar_threshold), self.index.gates)
+        return [g.row() for g in (*s.pixel_gates, coverage, q_modality_missing(missing, self.index.gates))]
+
+    def _outcome(self, s: Seen, gates: Sequence[Mapping[str, str]], pattern: str) -> Outcome:
         looked = s.selection.embedding[s.selection.looked]
         best = float(p_lumbar(looked).max())
         if best < self.bundle.lumbar_threshold:
@@ -226,11 +266,15 @@ class Scorer:
                 Stage.SELECT,
                 f"no slice looked at shows the lumbar spine (best {best:.2f})",
             )
+        failed = [g for g in gates if g["verdict"] == "fail"]
+        if failed:
+            message = "; ".join(f"{g['gate']} {g['value']}, {g['threshold']} is asked for" for g in failed)
+            return Outcome(State.ABSTAINED, failed[0]["gate"], Stage.GATE, message)
         if pattern not in self.bundle.calibrators:
             return Outcome(
                 State.ABSTAINED, "NO_CALIBRATOR", Stage.SCORE, f"the bundle has no calibrator for the pattern {pattern}"
             )
-        warned = [g["gate"] for g in row.get("gates") or [] if g["verdict"] == "warn"]
+        warned = [g["gate"] for g in gates if g["verdict"] == "warn"]
         if warned:
             return Outcome(State.SCORED_WARN, "GATE_WARN", Stage.SCORE, ", ".join(warned))
         return Outcome(State.SCORED, "OK", Stage.SCORE)

@@ -8,6 +8,7 @@ from osteo_ray.config import Section
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.kdamm.encoder import EncoderConfig, PretrainConfig
 from osteo_ray.kdamm.train import KdammConfig
+from osteo_ray.records.window import WindowConfig
 from osteo_ray.selection.train import SelectionConfig
 
 
@@ -39,6 +40,7 @@ class TrainConfig(Section):
     version: str = "0.1"
     seed: int = 0
     split: SplitConfig = SplitConfig()
+    window: WindowConfig = WindowConfig()
     prepare: PrepareConfig = PrepareConfig()
     crop: CropConfig = CropConfig()
     encoder: EncoderConfig = EncoderConfig()

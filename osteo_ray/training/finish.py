@@ -78,6 +78,7 @@ def finish(
         assert isinstance(student, Student)
         some = student.present(b_train)
         rows = torch.where(some.all(1) if k.distill.on == "complete" else some.any(1))[0]
+        rows = torch.cat([rows, rows[some[rows][:, MODALITIES.index("ct")]].repeat(k.distill.ct_repeat - 1)])
         rows_val = torch.where(student.present(b_val).all(1))[0]
         if len(rows_val) < 2 * MIN_EVENTS:  # too few complete ones to stop by
             rows_val = torch.where(student.present(b_val).any(1))[0]

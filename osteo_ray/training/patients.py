@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 
@@ -15,6 +16,7 @@ from osteo_ray.kdamm.tabular import Standardiser
 from osteo_ray.records.header import fill_from_header
 from osteo_ray.records.labels import class_index
 from osteo_ray.records.table import RecordTable
+from osteo_ray.records.window import WindowConfig, join
 from osteo_ray.selection.data import Scans
 
 PARTS = ("train", "val", "test")
@@ -51,6 +53,20 @@ def scans_of(embedded: pa.Table, labels: dict[str, str | None], positions: int) 
     keys = patient[first].astype(str)
     label = np.array([class_index(labels.get(k)) for k in keys], np.int64)
     return Scans(emb, valid, heights, label, keys, series[first].astype(str))
+
+
+def records_at_ct(records: RecordTable, studies: pd.DataFrame, window: WindowConfig) -> RecordTable:
+    """Records in which patients with a CT appear once, as they were at their first study (`records.join`).
+
+    Args:
+        studies: columns patient_key, study_date.
+    """
+    known = studies[studies["patient_key"].isin(records.frame["patient_key"])]
+    first = known.sort_values("study_date").groupby("patient_key", sort=True).head(1)
+    dates = pd.to_datetime(first["study_date"], errors="coerce")
+    at_ct = join(records, first.assign(study_date=dates)[["patient_key", "study_date"]], **window.model_dump())
+    others = records.frame[~records.frame["patient_key"].isin(first["patient_key"])]
+    return RecordTable.of(pd.concat([at_ct.frame, others], ignore_index=True))
 
 
 @dataclass

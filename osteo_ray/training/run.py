@@ -34,7 +34,7 @@ from osteo_ray.stages import Stages, digest
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
-from osteo_ray.training.patients import Patients, gather, scans_of
+from osteo_ray.training.patients import Patients, gather, records_at_ct, scans_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def train(
     extra = [Path(p).absolute() for p in extra_slices]
     run = Stages(out)
     rayenv.start()
-    cat = pq.read_table(catalogue, columns=["series_uid", "patient_key", "state", "age_y", "sex"])
+    cat = pq.read_table(catalogue, columns=["series_uid", "patient_key", "study_date", "state", "age_y", "sex"])
+    records = records_at_ct(records, cat.filter(pa.compute.is_null(cat["state"])).to_pandas(), cfg.window)
     open_rows = [i for i, s in enumerate(cat["state"].to_pylist()) if s is None]
     if not open_rows and not extra:
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")

@@ -160,9 +160,7 @@ class EmbedSlices:
         return table.select(["patient_key", "series_uid", "index", "z_mm"]).append_column("embedding", column)
 
 
-def embed_slice_sets(
-    sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance
-) -> pa.Table:
+def embed_slice_sets(sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance) -> pa.Table:
     """Embed every slice of the sets; columns patient_key, series_uid, index, z_mm, embedding."""
     import ray.data
 

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -9,6 +10,8 @@ import pytest
 from osteo_ray import records
 from osteo_ray.config import validate
 from osteo_ray.outcomes import State
+from osteo_ray.records.schema import NAMES
+from osteo_ray.records.window import WindowConfig
 from osteo_ray.screening import pipeline
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.pipeline import Records, dry_run, row_key, screen
@@ -162,10 +165,26 @@ def test_row_key_depends_on_content_record_and_model():
     assert row_key(row, v.copy(), "m") == row_key(row, v, "m")
 
 
-def test_records_are_found_by_key_and_missing_ones_are_nan(table):
-    r = Records.of(table)
-    k = table.frame["patient_key"].iloc[7]
-    got = r.take([k, "nobody", None])
-    assert np.array_equal(got[0], table.by_key(k).matrix()[0][-1], equal_nan=True)
-    assert np.isnan(got[1:]).all()
-    assert np.isnan(Records.of(None).take([k])).all()
+def test_records_are_those_of_the_time_of_the_ct():
+    frame = pd.DataFrame(
+        {
+            "patient_key": ["a"] * 3,
+            "record_date": pd.to_datetime(["2020-01-01", "2020-05-20", "2020-07-01"]),
+            "age_y": [60.0, 60.0, 60.0],
+            "alp_u_l": [50.0, 80.0, 110.0],
+        }
+    )
+    rows = [
+        {"patient_key": "a", "study_date": "20200601"},
+        {"patient_key": "a", "study_date": "20211201"},
+        {"patient_key": "nobody", "study_date": "20200601"},
+        {"patient_key": None, "study_date": None},
+    ]
+    got = Records.of(records.RecordTable.of(frame), rows, WindowConfig()).take(rows)
+    alp, age = NAMES.index("alp_u_l"), NAMES.index("age_y")
+    assert got[0, alp] == 80, "the nearest before the CT, not the later one"
+    assert np.isnan(got[1, alp]), "too old"
+    assert np.isnan(got[1, age])
+    assert np.isnan(got[2:]).all()
+    assert Records.of(records.RecordTable.of(frame), rows, WindowConfig(after=True, days=60)).take(rows)[0, alp] == 80
+    assert np.isnan(Records.of(None, rows, WindowConfig()).take(rows)).all()

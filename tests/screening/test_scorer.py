@@ -4,6 +4,8 @@ import pytest
 from made_bundle import made_bundle
 
 from osteo_ray import load_bundle, records
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.config import validate
 from osteo_ray.outcomes import InputError
 from osteo_ray.records.schema import NAMES
 from osteo_ray.records.table import RecordsError
@@ -90,3 +92,43 @@ def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
         scorer.score(made.archive)
     with pytest.raises(FileNotFoundError):
         scorer.score(tmp_path / "absent")
+
+
+def gates_of(folder, gates, record=None):
+    index = validate(IndexConfig, {"gates": gates})
+    r = Scorer(made_bundle(), index=index).score(folder, record=record)
+    return r, {g["gate"]: g["verdict"] for g in r["gates"]}
+
+
+WHOLE = {"age_y": 67, "sex": "F", "alp_u_l": 90}
+
+
+@pytest.mark.parametrize(
+    ("gate", "gates"),
+    [
+        ("Q_METAL", {"metal_hu": 0, "metal_fraction": 0.0}),
+        ("Q_AIR_CALIB", {"air_tolerance_hu": 1e-6, "air_hu": -900}),
+        ("Q_COVERAGE", {"coverage_levels": 99}),
+    ],
+)
+def test_gates_on_pixels_fire_and_do_not(study, gate, gates):
+    folder, _ = study
+    action = {"Q_METAL": "metal", "Q_AIR_CALIB": "air_calib", "Q_COVERAGE": "coverage"}[gate]
+    _, quiet = gates_of(folder, {}, WHOLE)
+    assert quiet[gate] == "pass"
+    r, fired = gates_of(folder, {**gates, action: "fail"}, WHOLE)
+    assert fired[gate] == "fail"
+    assert (r["state"], r["code"]) == ("ABSTAINED", gate)
+    assert r["risk_prob"] is None
+    r, fired = gates_of(folder, {**gates, action: "warn"}, WHOLE)
+    assert fired[gate] == "warn"
+    assert (r["state"], r["code"]) == ("SCORED_WARN", "GATE_WARN")
+    assert gate in r["message"]
+
+
+def test_a_missing_modality_warns(study):
+    folder, _ = study
+    assert gates_of(folder, {}, WHOLE)[1]["Q_MODALITY_MISSING"] == "pass"
+    r, gates = gates_of(folder, {}, {"age_y": 67, "sex": "F"})
+    assert gates["Q_MODALITY_MISSING"] == "warn"
+    assert r["state"] == "SCORED_WARN"
