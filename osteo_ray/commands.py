@@ -149,12 +149,13 @@ def screen(job: ScreenJob) -> list[str]:
     archive, out, bundle = _need(job, "archive"), Path(_need(job, "out")), _need(job, "bundle")
     cfg = narrow(job, ScreenConfig)
     table = _records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    indexed: list[str] = []
     if isinstance(archive, str) and archive.endswith(".parquet"):
         catalogue = Path(archive)
     else:
         catalogue = out / "catalogue.parquet"
         with progress.counted("it") as say:
-            cat.build(archive, out, cfg.index, say)
+            indexed = cat.build(archive, out, cfg.index, say).lines()
     only = None
     if job.patients:
         split = pq.read_table(job.patients).to_pylist()
@@ -167,7 +168,7 @@ def screen(job: ScreenJob) -> list[str]:
     results = pq.read_table(summary.results)
     worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week)
     report = _report(out, catalogue, cfg.report_studies)
-    return [*summary.lines(), f"results  {summary.results}", f"worklist {worklist}", f"report   {report}"]
+    return [*indexed, *summary.lines(), f"results  {summary.results}", f"worklist {worklist}", f"report   {report}"]
 
 
 def evaluate(job: EvaluateJob) -> list[str]:
@@ -196,7 +197,9 @@ def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
 
     results = pq.read_table(out / "results.parquet")
     made = json.loads((out / "summary.json").read_text())
-    facts = {"run_id": made["run_id"], "indexed": made["series"], "wall_s": made["seconds"]}
+    facts = {"run_id": made["run_id"], "indexed": made["series"]}
+    if not made["reused"]:  # a rate says something only where this run did all of the work
+        facts["wall_s"] = made["seconds"]
     with progress.stage("write report", None, "study"):
         views = study_views(results, pq.read_table(catalogue), studies)
         made.update(catalogue=str(catalogue), report_studies=studies)

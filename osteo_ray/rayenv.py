@@ -37,9 +37,13 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
 def tune_data_context() -> None:
     """Ray Data settings that were measured to matter (docs/log): call in the driver before a pipeline."""
     import logging
+    import warnings
 
     import ray
+    from ray.util.annotations import RayDeprecationWarning
 
+    # Retry limits can only be given as Ray's general remote arguments, which Ray Data warns about at each use.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     ctx = ray.data.DataContext.get_current()
     # After the line above, which imports ray.data: its import sets up its own logging.
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the project has progress bars of its own
