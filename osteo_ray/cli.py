@@ -14,7 +14,7 @@ from typing import Any
 OPTIONS = {
     "index": ["archive", "out"],
     "cohort": ["out"],
-    "records": ["source", "mapping", "out"],
+    "records": ["source", "mapping", "on_bad", "out"],
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
     "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
     "evaluate": ["results", "labels", "mapping", "truth"],
@@ -47,14 +47,18 @@ def parser() -> argparse.ArgumentParser:
             s.add_argument("action", nargs="?", choices=["write", "slices", "check"], default="write")
         for key in OPTIONS[name]:
             flag = "--" + key.replace("_", "-")
-            if POSITIONAL.get(name) == key:
+            if key == "archive":
+                s.add_argument(
+                    key, nargs="*", metavar="ARCHIVE", help="one or more; screen also takes a catalogue.parquet"
+                )
+            elif POSITIONAL.get(name) == key:
                 s.add_argument(key, nargs="?", metavar=key.upper())
             elif key == "dry_run":
                 s.add_argument(flag, action="store_true", default=None, help="count and estimate, score nothing")
             elif key in ("extra_slices",) or (name, key) == ("train", "records"):
                 s.add_argument(flag, nargs="+", metavar="PATH")
             else:
-                s.add_argument(flag, metavar="PATH" if key not in ("part", "mapping") else "NAME")
+                s.add_argument(flag, metavar="PATH" if key not in ("part", "mapping", "on_bad") else "NAME")
         s.add_argument("--config", metavar="YAML")
         s.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. seed=3")
     return p
@@ -97,7 +101,7 @@ def _dispatch(args: argparse.Namespace) -> list[str]:
         "evaluate": (c.EvaluateJob, c.evaluate),
     }
     model, run = jobs[args.command]
-    given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) is not None}
+    given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}
     return run(load(model, args.config, args.set, given))
 
 

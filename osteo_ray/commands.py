@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ from osteo_ray.training.config import TrainConfig
 class IndexJob(IndexConfig):
     """`osteo-ray index`."""
 
-    archive: str | tuple[str, ...] | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
+    archive: tuple[str, ...] | str | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
     out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
 
 
@@ -45,6 +46,9 @@ class RecordsJob(Section):
     source: str | None = None
     mapping: str | None = Field(None, description="shipped name, or path to YAML; null: the default mapping")
     out: str | None = Field(None, description="Parquet file in the schema's columns and units")
+    on_bad: Literal["raise", "missing"] = Field(
+        "raise", description="missing: refused values become missing, and are listed"
+    )
     pseudonym_key: str | None = None
 
 
@@ -63,7 +67,7 @@ class TrainJob(TrainConfig):
 class ScreenJob(ScreenConfig):
     """`osteo-ray screen`."""
 
-    archive: str | tuple[str, ...] | None = Field(None, description="archive, or a catalogue.parquet made by index")
+    archive: tuple[str, ...] | str | None = Field(None, description="archive, or a catalogue.parquet made by index")
     records: str | None = Field(None, description="null: CT alone")
     mapping: str | None = None
     bundle: str | None = None
@@ -121,13 +125,16 @@ def cohort_check(job: CohortJob) -> list[str]:
 
 def records(job: RecordsJob) -> list[str]:
     """Map a table of records to the schema."""
-    table = _records(_need(job, "source"), job.mapping, job.pseudonym_key)
+    from osteo_ray.records import load
+
+    table = load(_need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad)
     out = Path(_need(job, "out"))
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out)
     labels = table.frame["label"].value_counts(dropna=False).to_dict()
     counts = ", ".join(f"{'unlabelled' if k != k or k is None else k} {n}" for k, n in labels.items())
-    return [f"{len(table)} records: {counts}", f"written {out}"]
+    refused = [f"refused  {i}" for i in table.issues]
+    return [f"{len(table)} records: {counts}", *refused, f"written  {out}"]
 
 
 def train(job: TrainJob) -> list[str]:
@@ -150,12 +157,13 @@ def screen(job: ScreenJob) -> list[str]:
     cfg = narrow(job, ScreenConfig)
     table = _records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     indexed: list[str] = []
-    if isinstance(archive, str) and archive.endswith(".parquet"):
-        catalogue = Path(archive)
+    archives = [archive] if isinstance(archive, str) else list(archive)
+    if len(archives) == 1 and archives[0].endswith(".parquet"):
+        catalogue = Path(archives[0])
     else:
         catalogue = out / "catalogue.parquet"
         with progress.counted("it") as say:
-            indexed = cat.build(archive, out, cfg.index, say).lines()
+            indexed = cat.build(archives, out, cfg.index, say).lines()
     only = None
     if job.patients:
         split = pq.read_table(job.patients).to_pylist()

@@ -49,6 +49,24 @@ def test_records_command_writes_the_schema(tmp_path, capsys):
     assert back.frame["bmi"].iloc[0] == pytest.approx(60 / 1.6**2)
 
 
+def test_refused_values_can_be_made_missing_and_are_listed(tmp_path, capsys):
+    (tmp_path / "r.csv").write_text("patient_id,age_y,sex\nA,61,F\nB,612,M\n")
+    args = ["records", str(tmp_path / "r.csv"), "--out", str(tmp_path / "r.parquet"), "--on-bad", "missing"]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert "612" in out
+    assert "row 2" in out
+
+
+def test_several_archives_are_one_index(made, tmp_path, capsys):
+    import pyarrow.parquet as pq
+
+    folders = sorted(str(p) for p in made.archive.iterdir())
+    assert main(["index", *folders, "--out", str(tmp_path)]) == 0
+    one, whole = (pq.read_table(p)["series_uid"].to_pylist() for p in (tmp_path / "catalogue.parquet", made.catalogue))
+    assert sorted(one) == sorted(whole)
+
+
 def test_help_is_quick_and_imports_no_heavy_library():
     code = (
         "import sys\nfrom osteo_ray.cli import main\n"

@@ -72,8 +72,15 @@ def arrow_batches(ds: ray.data.Dataset) -> Iterator[pa.Table]:
         yield block
 
 
-def read_series(catalogue: str | Path, rows: Sequence[int], per_task: int = 4) -> ray.data.Dataset:
-    """The chosen catalogue rows as a Ray dataset."""
+def read_series(
+    catalogue: str | Path, rows: Sequence[int], per_task: int = 4, num_cpus: float | None = None
+) -> ray.data.Dataset:
+    """The chosen catalogue rows as a Ray dataset.
+
+    Args:
+        num_cpus: of a read task. Small beside scoring actors, which hold the cores; None lets the read be
+            fused with the tasks that follow it.
+    """
     source = CatalogueSource(catalogue, rows, per_task)
     # One block a task: blocks are not split or merged behind our back.
-    return ray.data.read_datasource(source, override_num_blocks=max(1, -(-len(rows) // per_task)))
+    return ray.data.read_datasource(source, num_cpus=num_cpus, override_num_blocks=max(1, -(-len(rows) // per_task)))

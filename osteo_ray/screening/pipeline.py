@@ -272,7 +272,7 @@ def _score(catalogue: Path, plan: _Plan, bundle: Path, parts: Path, cfg: ScreenC
 
     p = cfg.pipeline
     records = ray.put(plan.records)
-    ds = read_series(catalogue, plan.pending, p.series_per_task).map_batches(
+    ds = read_series(catalogue, plan.pending, p.series_per_task, num_cpus=0.1).map_batches(
         ScoreBatch,
         fn_constructor_args=(str(bundle), records, cfg, str(parts), plan.run_id, plan.salt),
         batch_format="pyarrow",
