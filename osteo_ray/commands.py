@@ -193,8 +193,9 @@ def evaluate(job: EvaluateJob) -> list[str]:
     ev = judge(folder / "results.parquet" if results.is_dir() else results, frame, job.level)
     (folder / "evaluation.json").write_text(ev.to_json() + "\n")
     lines = [*ev.lines(), f"figures  {folder / 'evaluation.json'}"]
-    if (folder / "summary.json").exists():
-        made = json.loads((folder / "summary.json").read_text())
+    # Results of another system have no run behind them, and no report to put the figures into.
+    made = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
+    if "catalogue" in made:
         lines.append(f"report   {_report(folder, Path(made['catalogue']), made['report_studies'], ev)}")
     return lines
 
