@@ -89,12 +89,13 @@ def _dispatch(args: argparse.Namespace) -> list[str]:
 
         return doctor.lines()
     from osteo_ray import commands as c
+    from osteo_ray.cohort import commands as made
     from osteo_ray.config import load
 
-    cohort = {"write": c.cohort, "slices": c.cohort_slices, "check": c.cohort_check}
+    actions = {"write": made.write, "slices": made.slices, "check": made.checked}
     jobs: dict[str, tuple[Any, Callable[[Any], list[str]]]] = {
         "index": (c.IndexJob, c.index),
-        "cohort": (c.CohortJob, cohort[getattr(args, "action", "write")]),
+        "cohort": (made.CohortJob, actions[getattr(args, "action", "write")]),
         "records": (c.RecordsJob, c.records),
         "train": (c.TrainJob, c.train),
         "screen": (c.ScreenJob, c.screen),

@@ -7,7 +7,6 @@ The command line, `ray job submit` and a notebook all call these. A job's YAML h
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +16,7 @@ from pydantic import Field
 
 from osteo_ray import progress
 from osteo_ray.archive.config import IndexConfig
-from osteo_ray.cohort.config import CohortConfig
 from osteo_ray.config import ConfigError, Section, narrow
-from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.outcomes import InputError
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.training.config import TrainConfig
@@ -30,14 +27,6 @@ class IndexJob(IndexConfig):
 
     archive: tuple[str, ...] | str | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
     out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
-
-
-class CohortJob(CohortConfig):
-    """`osteo-ray cohort`."""
-
-    out: str | None = None
-    crop: CropConfig = CropConfig()
-    positions: int = Field(64, ge=8, description="z-grid of `cohort slices`")
 
 
 class RecordsJob(Section):
@@ -92,43 +81,18 @@ def index(job: IndexJob) -> list[str]:
     """Build a catalogue of an archive."""
     from osteo_ray.archive import catalogue
 
-    out = Path(_need(job, "out"))
+    out = Path(need(job, "out"))
     with progress.counted("it") as say:
-        summary = catalogue.build(_need(job, "archive"), out, narrow(job, IndexConfig), say)
+        summary = catalogue.build(need(job, "archive"), out, narrow(job, IndexConfig), say)
     return summary.lines()
-
-
-def cohort(job: CohortJob) -> list[str]:
-    """Write a made archive, its records and its truth, unless it is there already."""
-    from osteo_ray.cohort.write import write_cohort
-
-    def write(out: Path) -> list[str]:
-        with progress.counted("patient") as say:
-            return write_cohort(out, narrow(job, CohortConfig), lambda i, n: say("write archive", i, n)).lines()
-
-    return _once(job, "cohort", write)
-
-
-def cohort_slices(job: CohortJob) -> list[str]:
-    """Write a made cohort as a slice set for training, without DICOM, unless it is there already."""
-    from osteo_ray.cohort.slice_set import write_slice_set
-
-    return _once(job, "slices", lambda out: write_slice_set(out, narrow(job, CohortConfig), job.crop, job.positions))
-
-
-def cohort_check(job: CohortJob) -> list[str]:
-    """The made cohort's figures beside the published ones."""
-    from osteo_ray.cohort import check
-
-    return check.lines(check.check(narrow(job, CohortConfig)))
 
 
 def records(job: RecordsJob) -> list[str]:
     """Map a table of records to the schema."""
     from osteo_ray.records import load
 
-    table = load(_need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad)
-    out = Path(_need(job, "out"))
+    table = load(need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad)
+    out = Path(need(job, "out"))
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out)
     labels = table.frame["label"].value_counts(dropna=False).to_dict()
@@ -141,9 +105,9 @@ def train(job: TrainJob) -> list[str]:
     """Train a bundle."""
     from osteo_ray.training.run import train as run
 
-    catalogue = Path(_need(job, "catalogue"))
-    table = _records(_need(job, "records"), job.mapping, job.pseudonym_key)
-    return run(catalogue, table, _need(job, "out"), narrow(job, TrainConfig), job.targets, job.extra_slices).lines()
+    catalogue = Path(need(job, "catalogue"))
+    table = _records(need(job, "records"), job.mapping, job.pseudonym_key)
+    return run(catalogue, table, need(job, "out"), narrow(job, TrainConfig), job.targets, job.extra_slices).lines()
 
 
 def screen(job: ScreenJob) -> list[str]:
@@ -153,7 +117,7 @@ def screen(job: ScreenJob) -> list[str]:
     from osteo_ray.screening.pipeline import dry_run
     from osteo_ray.screening.pipeline import screen as run
 
-    archive, out, bundle = _need(job, "archive"), Path(_need(job, "out")), _need(job, "bundle")
+    archive, out, bundle = need(job, "archive"), Path(need(job, "out")), need(job, "bundle")
     cfg = narrow(job, ScreenConfig)
     table = _records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     indexed: list[str] = []
@@ -183,9 +147,9 @@ def evaluate(job: EvaluateJob) -> list[str]:
     """Judge results by labels, write evaluation.json, and put the figures into the run's report."""
     from osteo_ray.evaluation.evaluate import evaluate as judge
 
-    results = Path(_need(job, "results"))
+    results = Path(need(job, "results"))
     folder = results if results.is_dir() else results.parent
-    frame = _records(_need(job, "labels"), job.mapping, job.pseudonym_key).frame
+    frame = _records(need(job, "labels"), job.mapping, job.pseudonym_key).frame
     if job.truth:
         truth = pq.read_table(job.truth).to_pandas()
         extra = [c for c in truth.columns if c == "patient_key" or c.startswith("p_bayes")]
@@ -216,21 +180,6 @@ def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
         return write_run(out / "report.html", results, facts, views, evaluation)
 
 
-def _once(job: CohortJob, what: str, write: Callable[[Path], list[str]]) -> list[str]:
-    """Do `write(out)` unless `out` says that it was done for the same config."""
-    from osteo_ray import __version__
-    from osteo_ray.stages import Stages, digest
-
-    out = Path(_need(job, "out")).absolute()
-
-    def work(folder: Path) -> None:
-        (folder / "made.txt").write_text("\n".join(write(folder)) + "\n")
-
-    run = Stages(out.parent)
-    run.run(out.name, digest(what, __version__, job.model_dump(mode="json", exclude={"out"})), work)
-    return (out / "made.txt").read_text().splitlines() + (["  (as made before)"] if run.reused else [])
-
-
 def _records(paths: str | tuple[str, ...], mapping: str | None, key: str | None):
     from osteo_ray.records import load
     from osteo_ray.records.table import RecordTable
@@ -239,7 +188,8 @@ def _records(paths: str | tuple[str, ...], mapping: str | None, key: str | None)
     return RecordTable.of(pd.concat([t.frame for t in tables], ignore_index=True))
 
 
-def _need(job: Section, key: str):
+def need(job: Section, key: str):
+    """A job's value that has no default; `ConfigError` where it was not given."""
     value = getattr(job, key)
     if value is None:
         raise ConfigError(f"{key}: not given; {type(job).model_fields[key].description or 'a path'}")

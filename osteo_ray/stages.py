@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from osteo_ray.outcomes import InputError
+
 
 def digest(*parts: Any) -> str:
     """Hash of plain data (JSON), of files (a Path: its bytes) and of folders (names and sizes)."""
@@ -40,6 +42,9 @@ class Stages:
 
         What a run with the same key left when it was cut short is kept, for `work` to carry on;
         what another key left is removed.
+
+        Raises:
+            InputError: where the folder holds something that no stage made.
         """
         folder = self.out / name
         mark = folder / "done.json"
@@ -51,7 +56,9 @@ class Stages:
                 return folder
             mark.unlink()
         started = folder / "started.json"
-        if folder.exists() and (not started.exists() or json.loads(started.read_text())["key"] != key):
+        if not started.exists() and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds files that no stage made; give a new or an empty folder")
+        if started.exists() and json.loads(started.read_text())["key"] != key:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         started.write_text(json.dumps({"key": key}))

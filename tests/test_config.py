@@ -54,8 +54,9 @@ def test_every_shipped_config_loads():
     from pathlib import Path
 
     from osteo_ray import commands as c
+    from osteo_ray.cohort.commands import CohortJob
 
-    jobs = {"cohort": c.CohortJob, "slices": c.CohortJob, "index": c.IndexJob, "train": c.TrainJob}
+    jobs = {"cohort": CohortJob, "slices": CohortJob, "index": c.IndexJob, "train": c.TrainJob}
     jobs |= {"screen": c.ScreenJob, "evaluate": c.EvaluateJob}
     files = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
     assert files

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from osteo_ray.outcomes import InputError
 from osteo_ray.stages import Stages, digest
 
 
@@ -34,6 +35,16 @@ def test_a_stage_cut_short_is_run_again_and_finds_what_it_left(tmp_path):
     Stages(tmp_path).run("a", "k", lambda f: seen.append((f / "half").exists()))
     assert seen == [True]
     assert json.loads((tmp_path / "a" / "done.json").read_text())["key"] == "k"
+
+
+def test_a_strangers_folder_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="no stage made"):
+        Stages(tmp_path).run("a", "k", lambda f: None)
+    assert (tmp_path / "a" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "b").mkdir()
+    assert Stages(tmp_path).run("b", "k", lambda f: None).is_dir()
 
 
 def test_digest_sees_values_files_and_folders(tmp_path):
