@@ -110,7 +110,7 @@ class IndexConfig(Section):
     part_bytes: int = Field(2 << 30, ge=1, description="bytes of files after which a header task is cut")
     bucket_rows: int = Field(40_000, ge=1, description="instances of one assembly task, about")
     walk_archives: bool = Field(True, description="look inside zip and tar files")
-    follow_links: bool = Field(True, description="follow symbolic links to folders (loops are cut)")
+    follow_links: bool = Field(True, description="follow symbolic links (loops are cut)")
     limits: Limits = Limits()
     geometry: Geometry = Geometry()
     gates: Gates = Gates()

@@ -3,8 +3,9 @@
     open_source("dicomweb+https://pacs.example/dicom-web")
 
 An entry is a series, stamped by its number of instances. User and password come from ~/.netrc (or the file that NETRC
-names), never from the URI, because URIs are written into the catalogue. The service decides which transfer syntax it
-sends, so rows say "as retrieved" and the slice reader looks at what came.
+names), never from the URI, because URIs are written into the catalogue. A redirect is an error: a service must not send
+its reader elsewhere. The service decides which transfer syntax it sends, so rows say "as retrieved" and the slice reader
+looks at what came.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _US = frozenset(("US", "SS", "UL"))
 
 
 class DicomWebSource:
-    """A DICOMweb service root; the URI's part before /studies/."""
+    """A DICOMweb service root (the URI's part before /studies/), or one of its studies or series."""
 
     def __init__(self, uri: str):
         import requests
@@ -33,7 +34,9 @@ class DicomWebSource:
         from urllib3.util.retry import Retry
 
         refuse_password(uri)
-        self.base = uri.split("/studies/", 1)[0].rstrip("/")
+        base, _, below = uri.partition("/studies/")
+        self.base = base.rstrip("/")
+        self.study, _, self.series = below.strip("/").partition("/series/")
         self._session = requests.Session()
         retry = Retry(3, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), allowed_methods=("GET",))
         for scheme in ("http://", "https://"):
@@ -41,8 +44,8 @@ class DicomWebSource:
 
     def _get(self, uri: str, accept: str, **params: Any) -> Any:
         url = uri.removeprefix("dicomweb+")
-        r = self._session.get(url, params=params, headers={"Accept": accept}, timeout=_TIMEOUT)
-        if r.status_code >= 400:
+        r = self._session.get(url, params=params, headers={"Accept": accept}, timeout=_TIMEOUT, allow_redirects=False)
+        if r.status_code >= 300:
             raise OSError(r.status_code, f"HTTP {r.status_code} {r.reason}")
         return r
 
@@ -60,9 +63,12 @@ class DicomWebSource:
             offset += len(page)
 
     def list(self) -> Iterator[Entry]:
-        for study in self._paged(f"{self.base}/studies"):
-            at = f"{self.base}/studies/{_value(study, '0020000D')}/series"
+        studies = [self.study] if self.study else (_value(s, "0020000D") for s in self._paged(f"{self.base}/studies"))
+        for study in studies:
+            at = f"{self.base}/studies/{study}/series"
             for series in self._paged(at, includefield="00201209"):
+                if self.series and _value(series, "0020000E") != self.series:
+                    continue
                 yield Entry(f"{at}/{_value(series, '0020000E')}", 0, str(_value(series, "00201209")))
 
     def series_headers(self, uri: str) -> Iterator[tuple[Entry, Header, int]]:

@@ -97,6 +97,9 @@ class LocalSource:
                 except OSError:
                     folder_like = False
                 if not folder_like:
+                    if not self.follow_links and item.is_symlink():
+                        yield Entry(file_uri(item.path), 0, "", "NOT_REGULAR", "a link; this run follows none")
+                        continue
                     yield self._entry(item.path)
                     continue
                 try:

@@ -1,0 +1,51 @@
+"""Who screened what, when: one JSON line a request that changes or reads something, without patient identifiers.
+
+An archive's path may hold a name, so the log has the configured folder that it lies under, and a hash of the whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Audit:
+    """Appends whole lines; several replicas may write to one file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, who: str, action: str, **facts: Any) -> None:
+        """Append one line. `facts` must be codes, ids, counts or hashes, never what a patient or a file is called."""
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = json.dumps({"time": made, "who": who, "action": action, **facts}) + "\n"
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+
+    def tail(self, n: int) -> list[dict[str, Any]]:
+        """The last n lines, oldest first."""
+        try:
+            with self.path.open("rb") as f:
+                size = f.seek(0, os.SEEK_END)
+                f.seek(max(0, size - 1024 * n))
+                lines = f.read().splitlines()
+        except FileNotFoundError:
+            return []
+        if size > 1024 * n:
+            lines = lines[1:]  # the first may be cut
+        return [json.loads(line) for line in lines[-n:]]
+
+
+def place(archive: str, roots: Sequence[str]) -> dict[str, str]:
+    """What the log says of an archive: which configured place it lies in, and a hash that tells two apart."""
+    home = next((r for r in roots if archive.startswith((os.path.realpath(r), r))), "")
+    return {"archive_root": home, "archive_sha256": hashlib.sha256(archive.encode()).hexdigest()[:16]}

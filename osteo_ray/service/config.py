@@ -1,0 +1,120 @@
+"""Typed config of `osteo-ray serve`: where it listens, what it may read, and how much of everything."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from osteo_ray.config import ConfigError, Section
+from osteo_ray.screening.config import ScreenConfig
+
+
+class Tls(Section):
+    """PEM files; both, or neither for plain HTTP."""
+
+    certificate: str | None = None
+    key: str | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> Tls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give certificate and key, or neither")
+        return self
+
+
+class Archives(Section):
+    """What may be screened. Everything else is refused; an empty list allows nothing of its kind."""
+
+    roots: tuple[str, ...] = Field((), description="folders; links that lead out of them are not followed")
+    buckets: tuple[str, ...] = Field((), description="prefixes such as s3://ct-archive/2024/")
+    dicomweb: tuple[str, ...] = Field(
+        (), description="service roots such as https://pacs.example/dicom-web; loopback only as address and port"
+    )
+
+
+class ServiceLimits(Section):
+    """Bounds on what one request may cost; beyond them it is refused with a code."""
+
+    upload_mb: int = Field(2048, ge=1, description="one study's zip as it is sent")
+    unzipped_mb: int = Field(8192, ge=1, description="what its members may come to")
+    members: int = Field(20_000, ge=1, description="files in it")
+    ratio: int = Field(200, ge=2, description="unzipped against zipped bytes of one member; CT reaches 3")
+    body_kb: int = Field(256, ge=1, description="any other request")
+    score_timeout_s: float = Field(120.0, gt=0)
+    uploads: int = Field(16, ge=1, description="studies being received or scored at once, in one replica")
+    running: int = Field(1, ge=1, description="screenings at once; more wait")
+    waiting: int = Field(100, ge=1, description="screenings that may wait")
+    attempts: int = Field(3, ge=1, description="drivers that a screening may use up")
+    events_s: float = Field(1800.0, gt=0, description="after this an event stream ends; a client opens it again")
+    streams: int = Field(64, ge=1, description="event streams at once, in one replica")
+
+
+class Deployment(Section):
+    """How Ray Serve runs it. Processor shares of 0 leave the machine to the screenings."""
+
+    api_replicas: int = Field(1, ge=1)
+    scorers: int = Field(1, ge=1, description="replicas that hold the bundle, for single studies")
+    scorer_cpus: float = Field(0.0, ge=0)
+    scorer_gpus: float = Field(0.0, ge=0)
+    batch: int = Field(8, ge=1, description="studies scored together")
+    batch_wait_s: float = Field(0.02, ge=0)
+    max_ongoing: int = Field(64, ge=1, description="requests in one replica at once")
+    graceful_s: float = Field(20.0, ge=0, description="time for a replica that is replaced to finish its requests")
+    haproxy: bool = Field(
+        False, description="faster proxy without TLS; it opens ports 8404, 9101 and 30000 up on every interface"
+    )
+
+
+class ServeConfig(Section):
+    """Everything `osteo-ray serve` does."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    names: tuple[str, ...] = Field((), description="host names by which browsers reach it, beside host and localhost")
+    tls: Tls = Tls()
+    tokens: str | None = Field(None, description="file that `osteo-ray serve token` writes; required beyond loopback")
+    runs: str | None = Field(None, description="folder of screenings, one folder each; shared by all nodes")
+    bundle: str | None = Field(None, description="the bundle to begin with")
+    bundles: tuple[str, ...] = Field((), description="folders from which PUT /v1/model may take another")
+    archives: Archives = Archives()
+    records: tuple[str, ...] = Field((), description="folders from which records may be read")
+    screening: ScreenConfig = ScreenConfig()
+    limits: ServiceLimits = ServiceLimits()
+    deployment: Deployment = Deployment()
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether nobody but this machine can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def check(cfg: ServeConfig) -> ServeConfig:
+    """Refuse what must not start: no tokens beyond loopback, TLS files that aren't there, HAProxy with TLS.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    from osteo_ray.service.tokens import Tokens
+
+    for key in ("runs", "bundle"):
+        if getattr(cfg, key) is None:
+            raise ConfigError(f"{key}: not given; {ServeConfig.model_fields[key].description}")
+    if not cfg.on_loopback and (cfg.tokens is None or not Tokens(cfg.tokens).any()):
+        raise ConfigError(
+            f"host: {cfg.host} can be reached from other machines and there is no token; make one with "
+            "`osteo-ray serve token --tokens tokens.json --name me --role admin` and set tokens, or listen on 127.0.0.1"
+        )
+    for key in ("certificate", "key"):
+        path = getattr(cfg.tls, key)
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"tls.{key}: {path} is not there")
+    if cfg.deployment.haproxy and cfg.tls.certificate:
+        raise ConfigError(
+            "deployment.haproxy: Ray's HAProxy has no TLS; set it to false, or leave tls to a proxy before it"
+        )
+    return cfg
