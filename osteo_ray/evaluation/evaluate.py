@@ -3,9 +3,9 @@
     ev = evaluate("out/results.parquet", labels)     # labels: patient_key + label and/or t_score
     print("\\n".join(ev.lines()))
 
-Any system's scores can be judged so: `patient_key` and `risk_prob` are the only columns results must have.
-One row per patient counts (patients are what intervals are over): the latest study where a `study_date` column
-says so, else the one whose row_key sorts first, which no score can influence.
+Any system's scores can be judged so (`tables.py` says what they need). One row per patient counts (patients are what
+intervals are over): the latest study where a `study_date` column says so, else the one whose row_key sorts first, which no
+score can influence. Beside it stands the AUC over every scored series, with patients drawn whole.
 
 Two tasks, as METHOD words them: osteoporosis (T <= -2.5) against normal (T >= -1), ordered by `log_odds`, and
 osteoporosis against everyone else, ordered by `risk_prob`. Sensitivity and specificity are at the threshold that
@@ -14,11 +14,10 @@ was locked into the rows; nothing is tuned here.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +27,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import metrics as m
+from osteo_ray.evaluation import resample, selective
+from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
+from osteo_ray.evaluation.tables import BAYES, one_per_patient, read_labels, read_results, scored_rows
 from osteo_ray.outcomes import State
-from osteo_ray.records.labels import CLASSES, label_of
+from osteo_ray.records.labels import CLASSES
 
 THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 80))
-
-WANTED = (
-    *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "risk_prob", "log_odds", "threshold"),
-    *("modalities", "sex", "age_y", "manufacturer", "kvp", "slice_thickness_mm", "convolution_kernel", "contrast"),
-)
-
-# What the made cohort's truth may bring: the posterior of a perfect reader, per task.
-BAYES = {"vs_normal": ("p_bayes", "p_bayes_vs_normal"), "vs_rest": ("p_bayes_rest", "p_bayes_vs_rest")}
+TITLES = {"vs_normal": "Osteoporosis vs normal", "vs_rest": "Osteoporosis vs rest"}
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task over one row per patient. `decision` and `calibration` only where `risk_prob` answers the task."""
+    """One task over one row per patient. `decision` and `calibration` only where `risk_prob` answers the task.
+
+    `auc_series` is over every scored series, its interval from drawing whole patients.
+    """
 
     name: str
     title: str
@@ -55,6 +54,9 @@ class TaskResult:
     at_threshold: m.Confusion
     calibration: m.Calibration | None
     decision: m.DecisionCurve | None
+    auc_series: m.Estimate
+    series: int
+    brier: m.Estimate | None
     roc: tuple[tuple[float, ...], tuple[float, ...]] = field(repr=False, default=((), ()))
 
 
@@ -85,7 +87,12 @@ class Evaluation:
     label_counts: dict[str, int]
     tasks: tuple[TaskResult, ...]
     subgroups: tuple[Subgroup, ...]
+    abstention: selective.Abstention | None
+    conformal: selective.Conformal | None
+    importance: tuple[attr.Importance, ...]
+    modality_importance: tuple[attr.Importance, ...]
     notes: tuple[str, ...]
+    attributions: attr.Attributions | None = field(default=None, repr=False, compare=False)
 
     def task(self, name: str) -> TaskResult:
         return next(t for t in self.tasks if t.name == name)
@@ -103,6 +110,7 @@ class Evaluation:
         for t in self.tasks:
             out += ["", f"{t.title} (n = {t.auc.n_pos} + {t.auc.n_neg}, {pct} intervals)"]
             out.append(f"  AUC                  {t.auc}")
+            out.append(f"  AUC, every series    {t.auc_series}  {t.series} series, patients drawn whole")
             if t.bayes_auc is not None:
                 out.append(f"  Bayes-optimal AUC    {t.bayes_auc}")
             c = t.at_threshold
@@ -114,51 +122,62 @@ class Evaluation:
                 k = t.calibration
                 out.append(f"  calibration slope    {k.slope}")
                 out.append(f"  calibration in large {k.intercept}")
-                out.append(f"  ECE {_num(k.ece)}, Brier {_num(k.brier)}")
+                out.append(f"  Brier score          {t.brier or _num(k.brier)}")
+                out.append(f"  ECE                  {_num(k.ece)}")
         out += ["", f"{'subgroup':<36}{'n':>6}  {'AUC vs rest':<22}{'sensitivity':<22}{'specificity':<22}"]
         for g in self.subgroups:
             name = f"{g.by}: {g.group}"
             cells = (_short(e) for e in (g.auc_vs_rest, g.sensitivity, g.specificity))
             out.append(f"{name[:35]:<36}{g.n:>6}  " + "".join(f"{c:<22}" for c in cells).rstrip())
+        out += [*_selective_lines(self), *_importance_lines(self)]
         if self.notes:
             out += ["", *(f"note: {n}" for n in self.notes)]
         return out
 
     def to_json(self) -> str:
-        """JSON text; NaN becomes null, ROC points are in it."""
-        return json.dumps(_plain(asdict(self)), indent=1)
+        """JSON text; NaN becomes null, ROC points are in it, single patients' SHAP values are not."""
+        return json.dumps(_plain(asdict(replace(self, attributions=None))), indent=1)
 
 
 def evaluate(
-    results: pa.Table | str | Path,
+    results: pa.Table | pd.DataFrame | str | Path,
     labels: Any,
     level: float = 0.95,
+    resamples: int = resample.N_BOOT,
+    seed: int = 0,
+    pseudonym_key: str | None = None,
 ) -> Evaluation:
     """Evaluate one run.
 
     Args:
-        results: the results table or its Parquet file or folder.
-        labels: pandas frame, Arrow table, CSV/Parquet path, or an object with a `frame` (RecordTable): one row per
-            patient_key with `label` (normal | osteopenia | osteoporosis) and/or `t_score`. A label column wins over
-            the T-score; with `record_date` a patient's newest label counts.
+        results: the results table or its Parquet file or folder, or any system's scores (`tables.read_results`).
+        labels: one row per patient with `label` and/or `t_score` (`tables.read_labels`).
             `p_bayes` (against normal) and `p_bayes_rest` may stand beside them.
         level: of every interval.
+        resamples, seed: of the bootstrap over patients.
+        pseudonym_key: where tables hold `patient_id` instead of `patient_key`.
 
     Raises:
-        ValueError: a needed column is missing, a label is unknown, or one patient has two labels.
+        InputError: a needed column is missing, a value can't be, or one patient has two labels.
     """
-    rows = _results(results)
-    truth = _labels(labels)
+    rows = read_results(results, pseudonym_key)
+    truth = read_labels(labels, pseudonym_key)
+    probabilities = bool(rows.attrs["probabilities"])
     notes: list[str] = []
+    if not probabilities:
+        notes.append("results carry a score and no risk_prob: there is no calibration, Brier score or decision curve")
     by_state = _count(rows["state"].fillna("no state")) if "state" in rows else {"no state": len(rows)}
-    scored = rows[rows["risk_prob"].notna() & rows["patient_key"].notna()]
-    if "state" in rows:
-        scored = scored[scored["state"].isin([State.SCORED, State.SCORED_WARN])]
-    patients = _one_per_patient(scored, notes)
-    frame = patients.merge(truth, on="patient_key", how="inner", validate="one_to_one", suffixes=("", "_label"))
-    labelled = frame[frame["label"].notna()].reset_index(drop=True)
+    scored = scored_rows(rows)
+    patients = one_per_patient(scored, notes)
+    truth = truth.drop(columns=["site"], errors="ignore") if "site" in rows else truth
+    labelled = _labelled(patients, truth)
     if len(labelled) < len(patients):
         notes.append(f"{len(patients) - len(labelled)} scored patients have no label and are in no figure")
+    explained = _attributions(results, labelled.index, len(rows))
+    if explained is not None and "labs_missing" not in labelled:
+        labelled["labs_missing"] = attr.labs_missing(explained)
+    every = _labelled(scored, truth)
+    boot = (resamples, seed)
     return Evaluation(
         level=level,
         series=len(rows),
@@ -167,17 +186,55 @@ def evaluate(
         patients_scored=len(patients),
         patients_labelled=len(labelled),
         label_counts={k: int((labelled["label"] == k).sum()) for k in CLASSES},
-        tasks=tuple(_task(labelled, name, level, notes) for name in ("vs_normal", "vs_rest")),
-        subgroups=tuple(_subgroups(labelled, level)),
+        tasks=tuple(_task(labelled, every, name, level, notes, probabilities, boot) for name in TITLES),
+        subgroups=tuple(_subgroups(labelled, level, probabilities)),
+        abstention=_abstention(labelled, level, probabilities),
+        conformal=_conformal(labelled, level),
+        importance=attr.summary(explained) if explained is not None else (),
+        modality_importance=attr.modalities(explained) if explained is not None else (),
         notes=tuple(notes),
+        attributions=explained,
     )
 
 
-def _task(frame: pd.DataFrame, name: str, level: float, notes: list[str]) -> TaskResult:
-    title = "Osteoporosis vs normal" if name == "vs_normal" else "Osteoporosis vs rest"
+def _labelled(rows: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Rows of labelled patients with their label beside them; the index is that of `rows`."""
+    rows = rows.rename_axis("at").reset_index()
+    frame = rows.merge(truth, on="patient_key", how="inner", validate="many_to_one", suffixes=("", "_label"))
+    return frame.set_index("at")
+
+
+def _attributions(results: Any, rows: pd.Index, n_rows: int) -> attr.Attributions | None:
+    """SHAP of the rows that count, where the results carry any."""
+    if isinstance(results, str | Path):
+        path = Path(results)
+        path = path / "results.parquet" if (path / "results.parquet").exists() else path
+        if path.is_file() and path.suffix != ".parquet":
+            return None
+        if "shap" not in pq.read_schema(path if path.is_file() else next(path.glob("*.parquet"))).names:
+            return None
+        results = pq.read_table(path, columns=["shap"])
+    if not isinstance(results, pa.Table) or "shap" not in results.column_names or not len(rows):
+        return None
+    assert len(results) == n_rows
+    explained = attr.attributions(results["shap"].take(pa.array(rows.to_numpy())))
+    return explained if np.isfinite(explained.shap).any() else None
+
+
+def _task(
+    frame: pd.DataFrame,
+    every: pd.DataFrame,
+    name: str,
+    level: float,
+    notes: list[str],
+    probabilities: bool,
+    boot: tuple[int, int],
+) -> TaskResult:
+    title = TITLES[name]
     score = "log_odds" if name == "vs_normal" else "risk_prob"
     if score not in frame or (len(frame) and frame[score].isna().all()):
-        notes.append(f"{title}: results carry no {score}; risk_prob orders the patients instead")
+        if probabilities:
+            notes.append(f"{title}: results carry no {score}; risk_prob orders the patients instead")
         score = "risk_prob"
     sub = _of_task(frame, name)
     lost = int(sub[score].isna().sum())
@@ -191,17 +248,25 @@ def _task(frame: pd.DataFrame, name: str, level: float, notes: list[str]) -> Tas
         known = sub[bayes].notna().to_numpy()
         bayes_auc = m.auc_delong(y[known], sub[bayes].to_numpy(float)[known], level)
     fpr, tpr = m.roc_points(y, sub[score].to_numpy(float))
-    answers = name == "vs_rest"  # risk_prob is P(osteoporosis) among everyone
+    answers = name == "vs_rest" and probabilities  # risk_prob is P(osteoporosis) among everyone
     p = sub["risk_prob"].to_numpy(float)
+    series = _of_task(every[every[score].notna()], name) if score in every else every.iloc[:0]
+    groups = series["patient_key"].to_numpy()
+    brier = None
+    if answers:
+        brier = resample.mean_clustered((p - y) ** 2, sub["patient_key"].to_numpy(), *boot, level)
     return TaskResult(
         name=name,
         title=title,
-        score=score,
+        score=score if probabilities or score != "risk_prob" else "score",
         auc=m.auc_delong(y, sub[score].to_numpy(float), level),
         bayes_auc=bayes_auc,
         at_threshold=_locked(sub, level, notes, title),
         calibration=m.calibration(y, p, level) if answers else None,
         decision=m.decision_curve(y, p, THRESHOLDS) if answers else None,
+        auc_series=resample.auc_clustered(_y(series), series[score].to_numpy(float), groups, *boot, level),
+        series=len(series),
+        brier=brier,
         roc=(tuple(map(float, fpr)), tuple(map(float, tpr))),
     )
 
@@ -226,16 +291,17 @@ def _y(frame: pd.DataFrame) -> NDArray[np.bool_]:
     return (frame["label"] == "osteoporosis").to_numpy(bool)
 
 
-def _subgroups(frame: pd.DataFrame, level: float) -> Iterable[Subgroup]:
-    for by, column in _cuts(frame).items():
-        groups = column.fillna("not recorded")
-        for group in sorted(groups.unique(), key=_natural):
+def _subgroups(frame: pd.DataFrame, level: float, probabilities: bool) -> Iterable[Subgroup]:
+    for by, column in cuts(frame).items():
+        groups = column.fillna(NOT_RECORDED)
+        for group in sorted(groups.unique(), key=natural):
             sub = frame[(groups == group).to_numpy()]
             normal = _of_task(sub, "vs_normal")
             order = "log_odds" if "log_odds" in normal and normal["log_odds"].notna().any() else "risk_prob"
             normal = normal[normal[order].notna()]
             p = sub["risk_prob"].to_numpy(float)
             at = _locked(sub, level)
+            slope = m.Estimate(m.NAN, m.NAN, m.NAN, 0, 0, "no probabilities")
             yield Subgroup(
                 by=by,
                 group=str(group),
@@ -244,110 +310,50 @@ def _subgroups(frame: pd.DataFrame, level: float) -> Iterable[Subgroup]:
                 auc_vs_rest=m.auc_delong(_y(sub), p, level),
                 sensitivity=at.sensitivity,
                 specificity=at.specificity,
-                calibration_slope=m.calibration_slope(_y(sub), p, level),
+                calibration_slope=m.calibration_slope(_y(sub), p, level) if probabilities else slope,
             )
 
 
-def _cuts(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Subgroup name -> one text per row, None where not recorded."""
-    cuts: dict[str, pd.Series] = {}
-    if "sex" in frame:
-        cuts["sex"] = frame["sex"]
-    if "age_y" in frame:
-        cuts["age"] = _band(frame["age_y"], [50, 60, 70, 80], "y")
-    if "modalities" in frame:
-        cuts["modalities"] = frame["modalities"].map(pattern, na_action="ignore")
-    if "manufacturer" in frame:
-        cuts["manufacturer"] = frame["manufacturer"]
-    if "kvp" in frame:
-        cuts["kVp"] = frame["kvp"].map(lambda v: f"{v:g}", na_action="ignore")
-    if "slice_thickness_mm" in frame:
-        cuts["slice thickness"] = _band(frame["slice_thickness_mm"], [1, 2, 3, 5], "mm", closed_right=True)
-    if "convolution_kernel" in frame:
-        cuts["kernel"] = frame["convolution_kernel"]
-    if "contrast" in frame:
-        cuts["contrast"] = frame["contrast"]
-    return {by: c.astype(object).where(c.notna() & (c.astype(str) != ""), None) for by, c in cuts.items()}
+def _abstention(frame: pd.DataFrame, level: float, probabilities: bool) -> selective.Abstention | None:
+    if not probabilities or "threshold" not in frame:
+        return None
+    known = frame[frame["threshold"].notna()]
+    return selective.abstention(_y(known), known["risk_prob"], known["threshold"], level)
 
 
-def pattern(modalities: Iterable[str]) -> str:
-    """Missingness pattern as text: the modalities a score used, sorted, joined by ' + '."""
-    return " + ".join(sorted(modalities)) or "none"
+def _conformal(frame: pd.DataFrame, level: float) -> selective.Conformal | None:
+    if "conformal_set" not in frame:
+        return None
+    known = frame[frame["conformal_set"].notna()]
+    return selective.conformal(known["label"].tolist(), known["conformal_set"].tolist(), level) if len(known) else None
 
 
-def _band(values: pd.Series, edges: list[float], unit: str, closed_right: bool = False) -> pd.Series:
-    if closed_right:  # thickness: up to and with 1 mm, ...
-        names = [f"<= {edges[0]:g} {unit}", *(f"{a:g} < .. <= {b:g} {unit}" for a, b in itertools.pairwise(edges))]
-        names.append(f"> {edges[-1]:g} {unit}")
-    else:
-        names = [f"< {edges[0]:g} {unit}", *(f"{a:g}-{b - 1:g} {unit}" for a, b in itertools.pairwise(edges))]
-        names.append(f">= {edges[-1]:g} {unit}")
-    which = np.searchsorted(edges, values.to_numpy(float), side="left" if closed_right else "right")
-    named = pd.Series([names[i] for i in which], index=values.index, dtype=object)
-    return named.where(values.notna(), None)
+def _selective_lines(ev: Evaluation) -> list[str]:
+    out = []
+    if ev.abstention is not None:
+        a = ev.abstention
+        out += ["", f"{'abstention: keep the surest':<28}{'n':>6}  {'sensitivity':<22}{'specificity':<22}{'error'}"]
+        for want in (1.0, 0.9, 0.8, 0.7, 0.5):
+            i = min(range(len(a.share)), key=lambda k: abs(a.share[k] - want))
+            if abs(a.share[i] - want) < 0.03:
+                c = a.at[i]
+                cells = f"{_short(c.sensitivity):<22}{_short(c.specificity):<22}{_num(1 - c.accuracy.value)}"
+                out.append(f"  {a.share[i]:<26.0%}{a.n[i]:>6}  {cells}")
+        out.append(f"  mean error over all shares {_num(a.area)}; leaving out patients at random {_num(a.area_random)}")
+    if ev.conformal is not None:
+        out += ["", f"{'conformal sets':<28}{'n':>6}  {'hold the true class':<22}mean size"]
+        for g in ev.conformal.groups:
+            out.append(f"  {g.name:<26}{g.n:>6}  {_short(g.covered):<22}{_num(g.mean_size)}")
+    return out
 
 
-def _one_per_patient(scored: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    keys = [k for k in ("row_key", "series_uid", "study_uid") if k in scored]
-    dated = "study_date" in scored and scored["study_date"].notna().any()
-    ordered = scored.sort_values(keys, kind="stable") if keys else scored
-    if dated:
-        ordered = ordered.sort_values("study_date", kind="stable", ascending=False, na_position="last")
-    repeated = int(ordered["patient_key"].duplicated().sum())
-    if repeated:
-        how = "the latest study counts" if dated else "no study_date is given: the first by row_key counts"
-        notes.append(f"{repeated} further scored series of the same patients; {how}")
-    return ordered.drop_duplicates("patient_key").reset_index(drop=True)
-
-
-def _results(results: pa.Table | str | Path) -> pd.DataFrame:
-    table = results if isinstance(results, pa.Table) else pq.read_table(results)
-    missing = {"patient_key", "risk_prob"} - set(table.column_names)
-    if missing:
-        raise ValueError(f"results lack the columns {sorted(missing)} (there: {', '.join(table.column_names)})")
-    return table.select([c for c in WANTED if c in table.column_names]).to_pandas()
-
-
-def _labels(labels: Any) -> pd.DataFrame:
-    frame = _frame(labels)
-    if "patient_key" not in frame:
-        raise ValueError(f"labels lack the column patient_key (there: {', '.join(map(str, frame.columns))})")
-    if "label" not in frame and "t_score" not in frame:
-        raise ValueError("labels need a column label (normal | osteopenia | osteoporosis) or t_score")
-    kept = [c for c in ("patient_key", "label", "t_score", "record_date", *sum(BAYES.values(), ())) if c in frame]
-    frame = frame[kept].copy()
-    given = frame["label"].astype(object) if "label" in frame else pd.Series(None, index=frame.index, dtype=object)
-    given = given.where(given.notna() & (given != ""), None)
-    unknown = sorted(set(given.dropna()) - set(CLASSES))
-    if unknown:
-        raise ValueError(f"labels: unknown label {unknown[0]!r}; it may be {', '.join(CLASSES)} or empty")
-    if "t_score" in frame:
-        given = given.where(given.notna(), frame["t_score"].map(label_of, na_action="ignore"))
-    frame["label"] = given
-    frame = frame[frame["label"].notna() & frame["patient_key"].notna()]
-    if "record_date" in frame:
-        newest = frame.groupby("patient_key")["record_date"].transform("max")
-        frame = frame[newest.isna() | (frame["record_date"] == newest)].drop(columns="record_date")
-    frame = frame.drop_duplicates(["patient_key", "label"]).astype({"patient_key": str})
-    twice = frame["patient_key"][frame["patient_key"].duplicated()]
-    if len(twice):
-        raise ValueError(
-            f"labels: patient_key {twice.iloc[0]} has two labels ({len(twice)} such patients); "
-            "keep one per patient or give record_date"
-        )
-    return frame
-
-
-def _frame(labels: Any) -> pd.DataFrame:
-    labels = getattr(labels, "frame", labels)
-    if isinstance(labels, pa.Table):
-        return labels.to_pandas()
-    if isinstance(labels, str | Path):
-        path = Path(labels)
-        return pd.read_csv(path, dtype={"patient_key": str}) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    if isinstance(labels, pd.DataFrame):
-        return labels
-    raise ValueError(f"labels: a frame, a table or a path is wanted, this is a {type(labels).__name__}")
+def _importance_lines(ev: Evaluation, most: int = 10) -> list[str]:
+    if not ev.importance:
+        return []
+    out = ["", f"{'SHAP (log-odds, mean |.|)':<36}{'n':>6}"]
+    out += [f"  {f.group:<34}{f.n:>6}  {f.mean_abs:.3f}" for f in ev.modality_importance]
+    out += [f"    {f.feature:<32}{f.n:>6}  {f.mean_abs:.3f}" for f in ev.importance[:most]]
+    return out
 
 
 def _count(values: pd.Series) -> dict[str, int]:
@@ -355,16 +361,6 @@ def _count(values: pd.Series) -> dict[str, int]:
     order = [s.value for s in State]
     names = sorted(counts.index, key=lambda s: order.index(s) if s in order else len(order))
     return {str(s): int(counts[s]) for s in names}
-
-
-def _natural(group: str) -> tuple[int, float, str]:
-    """Bands and kVp in the order of their first number; '< 50' before '50-59', text by the alphabet, unknown last."""
-    if group == "not recorded":
-        return (2, 0.0, group)
-    digits = "".join(ch if ch.isdigit() or ch == "." else " " for ch in group).split()
-    if not digits or not group.lstrip("<>= ")[:1].isdigit():
-        return (1, 0.0, group)
-    return (0, float(digits[0]) + (0.5 if group.startswith(">") else -0.5 if group.startswith("<") else 0), group)
 
 
 def _plain(value: Any) -> Any:

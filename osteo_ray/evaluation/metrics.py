@@ -314,6 +314,12 @@ def _placements(truth: NDArray[np.bool_], s: NDArray[np.float64]) -> tuple[float
     return float(v10.mean()), v10, v01
 
 
+def proportion(hits: int, n: int, level: float = 0.95) -> Estimate:
+    """`hits` of `n` with a Wilson interval; `n_pos` are the hits."""
+    e = _proportion(hits, n, 0, level, "nobody")
+    return Estimate(e.value, e.low, e.high, hits, n - hits, e.note)
+
+
 def _proportion(hits: int, n_pos: int, n_neg: int, level: float, empty: str) -> Estimate:
     n = n_pos + n_neg
     if n == 0:
