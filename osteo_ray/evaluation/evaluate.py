@@ -4,8 +4,8 @@
     print("\\n".join(ev.lines()))
 
 Any system's scores can be judged so (`tables.py` says what they need). One row per patient counts (patients are what
-intervals are over): the latest study where a `study_date` column says so, else the one whose row_key sorts first, which no
-score can influence. Beside it stands the AUC over every scored series, with patients drawn whole.
+intervals are over): the latest study where a `study_date` column says so, else the one whose row_key sorts first,
+which no score can influence. Beside it stands the AUC over every scored series, with patients drawn whole.
 
 Two tasks, as METHOD words them: osteoporosis (T <= -2.5) against normal (T >= -1), ordered by `log_odds`, and
 osteoporosis against everyone else, ordered by `risk_prob`. Sensitivity and specificity are at the threshold that

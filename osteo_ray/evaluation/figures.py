@@ -29,7 +29,7 @@ Format = Literal["png", "svg"]
 # Six distinct colours and no others: the HTML report swaps each for a CSS variable, so figures follow dark mode.
 INK, MUTED, LINE, ACCENT, RAISE, PAPER = "#1b2127", "#5a646e", "#d9dee2", "#0e5f73", "#a4441d", "#ffffff"
 
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -56,8 +56,8 @@ _RC: dict[Any, Any] = {
 
 def roc(ev: Evaluation, fmt: Format = "png") -> bytes:
     """ROC curves of both tasks, with each task's AUC and interval in the legend."""
-    with rc_context(_RC):
-        fig, ax = _axes(4.2, 4.0)
+    with rc_context(RC):
+        fig, ax = axes(4.2, 4.0)
         ax.plot([0, 1], [0, 1], color=LINE, lw=1)
         for task, colour, dash in zip(ev.tasks, (ACCENT, RAISE), ("-", "--"), strict=False):
             if task.roc[0]:
@@ -66,15 +66,15 @@ def roc(ev: Evaluation, fmt: Format = "png") -> bytes:
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="lower right")
         else:
-            _undefined(ax, ev.tasks[0].auc.note if ev.tasks else "")
-        return _bytes(fig, fmt)
+            undefined(ax, ev.tasks[0].auc.note if ev.tasks else "")
+        return drawn(fig, fmt)
 
 
 def calibration(ev: Evaluation, fmt: Format = "png") -> bytes:
     """Observed share against mean predicted risk in equal-count bins, osteoporosis vs rest."""
     k = ev.task("vs_rest").calibration
-    with rc_context(_RC):
-        fig, ax = _axes(4.2, 4.0)
+    with rc_context(RC):
+        fig, ax = axes(4.2, 4.0)
         ax.plot([0, 1], [0, 1], color=LINE, lw=1, label="perfect")
         if k is not None and k.bins:
             from statsmodels.stats.proportion import proportion_confint
@@ -85,17 +85,17 @@ def calibration(ev: Evaluation, fmt: Format = "png") -> bytes:
             ax.plot(p, share, "o", color=ACCENT, ms=4.5, label=f"{len(p)} bins of equal count")
             ax.legend(loc="upper left")
         else:
-            _undefined(ax, "nobody")
+            undefined(ax, "nobody")
         ax.set(xlabel="Predicted risk", ylabel="Observed share with osteoporosis", aspect="equal")
         ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        return _bytes(fig, fmt)
+        return drawn(fig, fmt)
 
 
 def decision(ev: Evaluation, fmt: Format = "png") -> bytes:
     """Net benefit against threshold probability, osteoporosis vs rest."""
     d = ev.task("vs_rest").decision
-    with rc_context(_RC):
-        fig, ax = _axes(5.2, 3.4)
+    with rc_context(RC):
+        fig, ax = axes(5.2, 3.4)
         ax.axhline(0, color=MUTED, lw=1, label="refer none")
         if d is not None and d.n_pos + d.n_neg:
             ax.plot(d.thresholds, d.treat_all, color=RAISE, lw=1.3, ls="--", label="refer all")
@@ -104,9 +104,9 @@ def decision(ev: Evaluation, fmt: Format = "png") -> bytes:
             ax.set_ylim(-max(0.05, 0.25 * share), max(0.05, share * 1.1))
             ax.legend(loc="upper right")
         else:
-            _undefined(ax, "nobody")
+            undefined(ax, "nobody")
         ax.set(xlabel="Threshold probability", ylabel="Net benefit per patient")
-        return _bytes(fig, fmt)
+        return drawn(fig, fmt)
 
 
 def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
@@ -117,8 +117,8 @@ def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
         if not lines or all(x is None or x.by != g.by for _, x in lines):
             lines.append((g.by, None))
         lines.append((f"{_cut(g.group)} (n = {g.n})", g))
-    with rc_context(_RC):
-        fig, ax = _axes(6.4, max(1.6, 0.235 * len(lines) + 0.8))
+    with rc_context(RC):
+        fig, ax = axes(6.4, max(1.6, 0.235 * len(lines) + 0.8))
         low = 0.5
         for i, (_, shown) in enumerate(lines):
             if shown is None:
@@ -146,28 +146,28 @@ def forest(ev: Evaluation, fmt: Format = "png") -> bytes:
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.grid(axis="x")
         ax.set_axisbelow(True)
-        return _bytes(fig, fmt)
+        return drawn(fig, fmt)
 
 
 def score_histogram(risk: ArrayLike, thresholds: Sequence[float] = (), fmt: Format = "png") -> bytes:
     """Counts of risk in 20 bins over [0, 1], with the operating points as dashed lines."""
     values = np.asarray(risk, dtype=np.float64)
-    with rc_context(_RC):
-        fig, ax = _axes(6.4, 2.5)
+    with rc_context(RC):
+        fig, ax = axes(6.4, 2.5)
         if len(values):
             ax.hist(values, bins=[0.05 * i for i in range(21)], color=ACCENT, rwidth=0.92)
         else:
-            _undefined(ax, "nothing scored")
+            undefined(ax, "nothing scored")
         for i, t in enumerate(sorted(set(thresholds))):
             ax.axvline(t, color=RAISE, lw=1.2, ls="--", label=None if i else "operating point")
         if thresholds:
             ax.legend(loc="upper right")
         ax.set(xlabel="Calibrated risk of osteoporosis", ylabel="Series", xlim=(0, 1))
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        return _bytes(fig, fmt)
+        return drawn(fig, fmt)
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def axes(width: float, height: float) -> tuple[Figure, Axes]:
     fig = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(fig)
     return fig, fig.add_subplot()
@@ -177,12 +177,12 @@ def _cut(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _undefined(ax: Axes, why: str) -> None:
+def undefined(ax: Axes, why: str) -> None:
     text = f"not defined: {why}" if why else "not defined"
     ax.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=ax.transAxes)
 
 
-def _bytes(fig: Figure, fmt: Format) -> bytes:
+def drawn(fig: Figure, fmt: Format) -> bytes:
     out = io.BytesIO()
     meta = {"Date": None, "Creator": "osteo-ray"} if fmt == "svg" else {"Software": "osteo-ray"}
     fig.savefig(out, format=fmt, dpi=150, metadata=meta, transparent=fmt == "svg")

@@ -1,10 +1,10 @@
-"""What a score is worth where it may say "I don't know": risk-coverage curves and conformal sets. Arrays in, figures out.
+"""What a score is worth where it may say "I don't know": risk-coverage curves and conformal sets (pure).
 
     abstention(y, p, threshold)              # sensitivity, specificity, error among the patients it is surest about
     conformal(labels, sets)                  # does a set hold the true class as often as promised, class by class?
 
-Sources: risk-coverage as in El-Yaniv and Wiener, JMLR 11:1605 (2010); class-conditional coverage of conformal sets as in
-Vovk, Asian Conf. Machine Learning, 475 (2012).
+Sources: risk-coverage as in El-Yaniv and Wiener, JMLR 11:1605 (2010); class-conditional coverage of conformal sets
+as in Vovk, Asian Conf. Machine Learning, 475 (2012).
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Conformal:
 def abstention(y: ArrayLike, p: ArrayLike, threshold: ArrayLike, level: float = 0.95) -> Abstention | None:
     """Keep the surest 100 %, 95 %, ... 10 % and look at the locked threshold's errors among them.
 
-    Sureness is the distance of the risk from its own threshold in log-odds: what lies on the threshold could as well have been
-    called the other way. Patients of equal sureness stay or go together, so `n` may be more than the share asked for.
+    Sureness is the distance of the risk from its own threshold in log-odds: what lies on the threshold could as well
+    have been called the other way. Patients of equal sureness stay or go together, so `n` may be more than asked for.
 
     Args:
         p, threshold: probabilities [n]; y: 0/1 [n].
@@ -73,7 +73,9 @@ def abstention(y: ArrayLike, p: ArrayLike, threshold: ArrayLike, level: float = 
     tiny = 1e-6
     sure = np.abs(logit(np.clip(prob, tiny, 1 - tiny)) - logit(np.clip(cut, tiny, 1 - tiny)))
     ordered = np.sort(sure)[::-1]
-    shares, counts, at = [], [], []
+    shares: list[float] = []
+    counts: list[int] = []
+    at: list[Confusion] = []
     for share in SHARES:
         kept = sure >= ordered[max(1, int(np.ceil(share * len(prob)))) - 1]
         if counts and kept.sum() == counts[-1]:

@@ -7,11 +7,12 @@
 Another system's table needs an identity and a number, nothing else:
 
 - `patient_key`, or `patient_id`, which becomes a key here under the same secret as the labels';
-- `risk_prob`, a probability of osteoporosis among everyone, or `score`, any number that grows with risk. A `score` orders patients;
-  it is not asked whether it can be taken at its word, so it gets no calibration and no decision curve.
+- `risk_prob`, a probability of osteoporosis among everyone, or `score`, any number that grows with risk. A `score`
+  orders patients and claims no more, so it gets no calibration and no decision curve.
 
-Optional, each under its own name: `threshold` (per row, on the same scale), `log_odds`, `study_date`, `state`, `row_key`, `modalities`
-(`ct+labs`), `conformal_set` (`normal+osteopenia`), `labs_missing`, and what subgroups are cut by.
+Optional, each under its own name: `threshold` (per row, on the same scale), `log_odds`, `study_date`, `state`,
+`row_key`, `modalities` (`ct+labs`), `conformal_set` (`normal+osteopenia`), `labs_missing`, and what subgroups are cut
+by.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from osteo_ray.archive.identity import patient_key
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.records.labels import CLASSES, label_of
 
-TEXTS = ("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "code", "sex", "manufacturer")
-TEXTS += ("convolution_kernel", "contrast", "site")
+TEXTS = (
+    *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "code"),
+    *("sex", "manufacturer", "convolution_kernel", "contrast", "site"),
+)
 NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice_thickness_mm", "labs_missing")
 LISTS = ("modalities", "conformal_set")
 WANTED = (*TEXTS, *NUMBERS, *LISTS)
@@ -79,9 +82,9 @@ def read_labels(labels: Any, pseudonym_key: str | None = None) -> pd.DataFrame:
     """One row a labelled patient: patient_key, label, and what stands beside them (posterior, `site`).
 
     Args:
-        labels: pandas frame, Arrow table, CSV/TSV/Parquet path, or an object with a `frame` (RecordTable), with `patient_key` (or
-            `patient_id`) and `label` (normal | osteopenia | osteoporosis) and/or `t_score`. A label wins over
-            the T-score; with `record_date` a patient's newest label counts.
+        labels: pandas frame, Arrow table, CSV/TSV/Parquet path, or an object with a `frame` (RecordTable), with
+            `patient_key` (or `patient_id`) and `label` (normal | osteopenia | osteoporosis) and/or `t_score`. A label
+            wins over the T-score; with `record_date` a patient's newest label counts.
 
     Raises:
         InputError: a needed column is missing, a label is unknown, or one patient has two labels.
@@ -130,7 +133,7 @@ def is_plain_labels(path: str | Path) -> bool:
         names = set(_read_text(path, nrows=0).columns)
     else:
         return False
-    return "label" in names and bool({"patient_key", "patient_id"} & names) or {"patient_key", "t_score"} <= names
+    return ("label" in names and bool({"patient_key", "patient_id"} & names)) or {"patient_key", "t_score"} <= names
 
 
 def scored_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -228,7 +231,7 @@ def _check_probabilities(risk: pd.Series, named: str) -> None:
 
 
 def _listed(value: Any) -> list[str] | None:
-    """`ct + labs`, or a list, as a list; None where nothing is said. An empty text is nothing, an empty list is none."""
+    """`ct + labs`, or a list, as a list; None where nothing is said. An empty text says nothing, an empty list does."""
     if value is None or isinstance(value, float):
         return None
     if isinstance(value, str):

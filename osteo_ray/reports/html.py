@@ -46,7 +46,7 @@ def write_study(
 ) -> Path:
     """Write one study's report; `row` is one row of the results, scored or not."""
     view = StudyView(row, thumbnails, overview)
-    return _write(path, "study.html.j2", s=page(view), run_id=w.text(row.get("run_id")))
+    return write_page(path, "study.html.j2", s=page(view), run_id=w.text(row.get("run_id")))
 
 
 def write_run(
@@ -69,7 +69,7 @@ def write_run(
     """
     studies = [page(e) for e in examples]
     context = run_page(results, summary, {s.anchor for s in studies}, top)
-    return _write(
+    return write_page(
         path,
         "run.html.j2",
         studies=studies,
@@ -87,7 +87,7 @@ def _environment() -> Environment:
     )
 
 
-def _write(path: str | Path, template: str, **context: Any) -> Path:
+def write_page(path: str | Path, template: str, **context: Any) -> Path:
     html = (
         _environment()
         .get_template(template)
@@ -110,7 +110,7 @@ def _histogram(listed: pa.Table) -> Markup:
         return Markup("")
     cuts = sorted(pc.unique(listed["threshold"].drop_null()).to_pylist())
     drawn = figures.score_histogram(listed["risk_prob"].to_numpy(), cuts, fmt="svg")
-    return _svg(drawn, "hist", f"Histogram of {len(listed)} risks")
+    return inline_svg(drawn, "hist", f"Histogram of {len(listed)} risks")
 
 
 def _charts(ev: Evaluation) -> list[dict[str, Any]]:
@@ -121,13 +121,13 @@ def _charts(ev: Evaluation) -> list[dict[str, Any]]:
         ("forest", figures.forest, 42, "AUC by subgroup, osteoporosis against rest, with intervals where defined."),
     ]
     return [
-        dict(svg=_svg(draw(ev, "svg"), i, text), width=width, caption=text)
+        dict(svg=inline_svg(draw(ev, "svg"), i, text), width=width, caption=text)
         for i, draw, width, text in charts
         if ev.patients_labelled
     ]
 
 
-def _svg(svg: bytes, prefix: str, label: str) -> Markup:
+def inline_svg(svg: bytes, prefix: str, label: str) -> Markup:
     """A figure of ours as inline SVG: page colours for ours, ids that can't meet another figure's, a spoken label."""
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
