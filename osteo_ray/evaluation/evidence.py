@@ -2,8 +2,8 @@
 
     Path("shap.png").write_bytes(beeswarm(evaluation))
 
-The beeswarm and the missingness, abstention and conformal figures. Each says "not defined" where the results do not carry
-what it shows.
+The beeswarm and the missingness, abstention and conformal figures. Each says "not defined" where the results do not
+carry what it shows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -21,14 +20,9 @@ from osteo_ray.evaluation.evaluate import Evaluation, Subgroup
 from osteo_ray.evaluation.figures import ACCENT, INK, LINE, MUTED, RAISE, RC, Format, axes, drawn, undefined
 from osteo_ray.records.schema import NAMES, feature
 
-# Low values, high values: the two colours that every other figure has, so that dark mode can swap them.
-_LOW_TO_HIGH = LinearSegmentedColormap.from_list("value", [ACCENT, RAISE])
-LEVELS = 2
-"""Value bands of the beeswarm: the lower and the upper half of the known values, told apart by mark as well."""
-
 
 def beeswarm(ev: Evaluation, fmt: Format = "png", most: int = 14, points: int = 400) -> bytes:
-    """SHAP values, one mark a patient: features by mean |SHAP|, at most `most`; at most `points` patients, evenly taken.
+    """SHAP values, one mark a patient: features by mean |SHAP|, at most `most`; `points` patients at most, evenly taken.
 
     A triangle up is a value above the median, a triangle down one below, a ring an unknown value; a dot where the
     feature has no value (the CT as a whole).
@@ -77,9 +71,8 @@ def missingness(ev: Evaluation, fmt: Format = "png") -> bytes:
             places = list(range(at, at + len(groups)))
             for x, g in zip(places, groups, strict=True):
                 low = min(low, _point(ax, x, g, colour))
-            known = [(x, g.auc_vs_rest.value) for x, g in zip(places, groups, strict=True) if not _nan(g)]
-            if groups is labs and len(known) > 1:
-                ax.plot(*zip(*known, strict=True), color=colour, lw=1, ls=":", zorder=1)
+            if groups is labs:  # a gap where a group is not defined
+                ax.plot(places, [g.auc_vs_rest.value for g in groups], color=colour, lw=1, ls=":", zorder=1)
             if groups is patterns and labs:
                 ax.axvline(places[-1] + 0.75 if places else -0.5, color=LINE, lw=1)
             at += len(groups) + (1 if groups is patterns and groups and labs else 0)
@@ -88,8 +81,8 @@ def missingness(ev: Evaluation, fmt: Format = "png") -> bytes:
         ax.set_xticks(ticks, texts, fontsize=7.5)
         ax.tick_params(axis="x", length=0)
         if not math.isnan(overall.value):
-            ax.axhline(overall.value, color=INK, lw=1, ls="--")
-            ax.text(at - 0.45, overall.value, " all", va="center", fontsize=8)
+            ax.axhline(overall.value, color=INK, lw=1, ls="--", label="all patients")
+            ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
         ax.set(ylabel="AUC, osteoporosis vs rest", ylim=(low - 0.03, 1.02), xlim=(-0.6, at - 0.4))
         ax.grid(axis="y")
         ax.set_axisbelow(True)
@@ -114,7 +107,7 @@ def risk_coverage(ev: Evaluation, fmt: Format = "png") -> bytes:
         ax.set(xlabel="Share of patients scored, the surest kept", ylabel="Among those scored", ylim=(-0.02, 1.02))
         ax.set_xlim(1.01, min(a.share) - 0.01)
         ax.grid(axis="y")
-        ax.legend(loc="center left")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, borderaxespad=0.2)
         return drawn(fig, fmt)
 
 
@@ -197,10 +190,6 @@ def _point(ax, x: int, g: Subgroup, colour: str) -> float:
     ax.vlines(x, e.low, e.high, color=colour, lw=1.4)
     ax.plot(x, e.value, "s", color=colour, ms=5)
     return e.low
-
-
-def _nan(g: Subgroup) -> bool:
-    return math.isnan(g.auc_vs_rest.value)
 
 
 def _stacked(g: Subgroup) -> str:
