@@ -38,7 +38,7 @@ def study_views(results: pa.Table, catalogue: pa.Table, n: int) -> list[StudyVie
 
 def study_view(row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None) -> StudyView:
     """One result row with the pictures of its chosen slices, as far as they can be read."""
-    if catalogue_row is None:
+    if catalogue_row is None or catalogue_row.get("state"):  # what the index closed may have no geometry at all
         return StudyView(row)
     try:
         with SliceStack.from_row(catalogue_row) as stack:
@@ -61,12 +61,13 @@ def _sagittal(stack: SliceStack, selected: Sequence[Mapping[str, Any]]) -> Overv
     hu = stack.axial(int(index[len(index) // 2]))
     # The densest 20 mm wide strip near the middle is where the spine stands.
     pitch = stack.axial_spacing_mm[1]
-    half = max(1, round(10 / pitch))
+    half = max(1, min(round(10 / pitch), hu.shape[1] // 2))
     bone = np.clip(hu.astype(np.float32) - 100, 0, 600).sum(0)
     strip = np.convolve(bone, np.ones(2 * half), "same")
     mid = len(strip) // 2
     reach = max(1, round(40 / pitch))
-    column = mid - reach + int(strip[max(0, mid - reach) : mid + reach].argmax())
+    first = max(0, mid - reach)
+    column = first + int(strip[first : mid + reach].argmax())
     lines = [stack.axial(int(i))[:, max(0, column - half) : column + half].astype(np.float32).mean(1) for i in index]
     z = np.asarray(stack.z_mm)[index]
     even = np.linspace(z[-1], z[0], len(z))

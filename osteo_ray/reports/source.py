@@ -1,0 +1,158 @@
+"""Whose study a report belongs to: what is copied from the source header, and the UIDs of what is made.
+
+    source = read_source(catalogue_row, result_row, identifiers=False)
+    source.evidence            # one small Dataset an image, with nothing in it but what a report may carry
+
+Without `identifiers` a report carries the pseudonym as PatientID and no name, birth date, accession number or
+physician, and says so (PatientIdentityRemoved). With them the Patient and Study modules' attributes that file an
+object under its patient are copied from the source, and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
+
+from osteo_ray.archive.config import Limits
+from osteo_ray.archive.headers import read_header as walk
+from osteo_ray.archive.sources import read_uri
+from osteo_ray.outcomes import InputError
+
+REPORT_VERSION = "1"
+"""Part of every UID made here: a report whose content changes its meaning is another object."""
+
+IDENTIFIERS = (
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+PIXEL_DATA = 0x7FE00010
+MOST_HEADER = 8 << 20
+MOST_EVIDENCE = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """The study that a report is filed under."""
+
+    evidence: tuple[Dataset, ...]  # the images looked at, in the order of the result's slices; at least one
+    frames: tuple[int | None, ...]  # number of the frame from 1 on, of each evidence item; None: single-frame
+    identified: bool
+    row_key: str
+
+    @property
+    def head(self) -> Dataset:
+        return self.evidence[0]
+
+    def uid(self, what: str) -> str:
+        """The UID of one thing made of this row: the same for the same row, so that a re-send never doubles."""
+        return made_uid(self.row_key, what, "identified" if self.identified else "pseudonym")
+
+
+def made_uid(*names: str) -> str:
+    """A UID under 2.25 made of names: deterministic, and without a registered root."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '|'.join(('osteo-ray', REPORT_VERSION, *names))).int}"
+
+
+def read_source(
+    catalogue_row: Mapping[str, Any], row: Mapping[str, Any], identifiers: bool = False, fallback: Dataset | None = None
+) -> Source:
+    """The identity and the images of a result row.
+
+    Args:
+        catalogue_row: the row's series in the catalogue, with its instances.
+        identifiers: copy the source's identifiers instead of the pseudonym.
+        fallback: a header read already; None: the first image's header is read from the archive.
+
+    Raises:
+        InputError: the row has no row_key, the series has no image, or its header can't be read any more.
+    """
+    if not row.get("row_key"):
+        raise InputError("the result row has no row_key; a report's UIDs are made of it")
+    instances = catalogue_row.get("instances") or []
+    if not instances:
+        raise InputError(f"series {row.get('series_uid')} lists no image, so that a report has no evidence")
+    looked = [s["index"] for s in row.get("selected") or () if 0 <= s["index"] < len(instances)]
+    used = [instances[i] for i in looked[:MOST_EVIDENCE]] or [instances[0]]
+    header = fallback if fallback is not None else read_header(used[0])
+    multi = int(header.get("NumberOfFrames") or 1) > 1
+    head = _subject(header, row, identifiers)
+    evidence = tuple(_evidence(head, header, catalogue_row, i["sop_uid"]) for i in used)
+    frames = tuple(int(i["frame"]) + 1 if multi else None for i in used)
+    return Source(evidence, frames, identifiers, str(row["row_key"]))
+
+
+def read_header(instance: Mapping[str, Any]) -> Dataset:
+    """The data set of a catalogue's instance up to its pixels, bounded in bytes.
+
+    Raises:
+        InputError: it is not there any more, or no DICOM.
+    """
+    length = instance.get("offset") or -1
+    try:
+        data = read_uri(instance["uri"], 0, min(length, MOST_HEADER) if length > 0 else MOST_HEADER)
+        return parse_header(data, instance.get("transfer_syntax") or "")
+    except Exception as e:  # stores and parsers raise their own kinds; the URI may name a patient and is left out
+        why = getattr(e, "strerror", None) or type(e).__name__
+        raise InputError(f"image {instance.get('sop_uid')} can't be read from the archive: {why}") from None
+
+
+def parse_header(data: bytes, transfer_syntax: str = "") -> Dataset:
+    """The beginning of a DICOM file -> data set without pixels; a deflated one is inflated no further than 8 MiB."""
+    if transfer_syntax != DeflatedExplicitVRLittleEndian:
+        return dcmread(io.BytesIO(data), stop_before_pixels=True)
+    start = walk(lambda n: data[:n], len(data), Limits()).dataset_offset
+    flat = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], MOST_HEADER)
+    return read_dataset(io.BytesIO(flat), False, True, stop_when=lambda tag, vr, n: tag == PIXEL_DATA)
+
+
+def _subject(header: Dataset, row: Mapping[str, Any], identifiers: bool) -> Dataset:
+    """Patient and Study attributes of the report, each of type 2 present, empty where nothing may or can be said."""
+    ds = Dataset()
+    ds.StudyInstanceUID = str(row["study_uid"])
+    for name in IDENTIFIERS:
+        setattr(ds, name, header.get(name, "") if identifiers else "")
+    ds.StudyDate = row.get("study_date") or ""
+    if not ds.IssuerOfPatientID:
+        del ds.IssuerOfPatientID
+    if not identifiers:
+        ds.PatientID = row.get("patient_key") or ""
+        ds.PatientSex = row.get("sex") or ""
+        ds.PatientIdentityRemoved = "YES"
+        ds.DeidentificationMethod = "keyed pseudonym; name, birth date, accession, physician removed"
+    if ds.PatientSex not in ("M", "F", "O"):
+        ds.PatientSex = ""
+    return ds
+
+
+def _evidence(head: Dataset, header: Dataset, catalogue_row: Mapping[str, Any], sop_uid: str) -> Dataset:
+    ds = Dataset()
+    ds.update(head)
+    ds.SOPClassUID = header.get("SOPClassUID") or CTImageStorage
+    ds.SOPInstanceUID = sop_uid
+    ds.SeriesInstanceUID = str(catalogue_row["series_uid"])
+    ds.Modality = catalogue_row.get("modality") or "CT"
+    ds.Rows, ds.Columns = int(catalogue_row["rows"]), int(catalogue_row["cols"])
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        ds.NumberOfFrames = int(header.NumberOfFrames)
+    return ds
+
+
+def unique(evidence: Sequence[Dataset]) -> list[Dataset]:
+    """Evidence with each SOP instance once: frames of one object are one instance."""
+    return list({d.SOPInstanceUID: d for d in evidence}.values())

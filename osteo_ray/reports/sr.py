@@ -1,0 +1,202 @@
+"""DICOM SR: one result as a Comprehensive 3D SR, TID 1500 "Measurement Report".
+
+    write_sr("a.sr.dcm", row, read_source(catalogue_row, row), made=datetime.now())
+
+A series that was not scored has a report too, which says why and holds no number. Gates are coded evaluations; what
+has no code (messages, the research-use statement) is a comment. highdicom builds and checks the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.sr.codedict import codes
+
+from osteo_ray import __version__
+from osteo_ray.outcomes import State
+from osteo_ray.reports import codes as c
+from osteo_ray.reports.source import Source, made_uid, unique
+from osteo_ray.reports.study_view import DISCLAIMER
+
+SERIES_NUMBER = 9001
+MANUFACTURER = "osteo-ray"
+LONG = 64  # of a Long String, and of a code's meaning
+
+
+def build_sr(row: Mapping[str, Any], source: Source, made: datetime) -> Comprehensive3DSR:
+    """The SR document of one result row; deterministic but for `made`, which becomes its content time."""
+    evidence = unique(source.evidence)
+    document = Comprehensive3DSR(
+        evidence=evidence,
+        content=MeasurementReport(
+            observation_context=_observer(row),
+            procedure_reported=CodedConcept(*_ln(c.CT_STUDY)),
+            imaging_measurements=[_group(row, source)],
+            title=codes.DCM.ImagingMeasurementReport,
+        )[0],
+        series_instance_uid=source.uid("sr series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=source.uid("sr"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=one_line(row.get("model_name"), LONG) or MANUFACTURER,
+        software_versions=__version__,
+        series_description="Bone screening, research use only",
+        device_serial_number=one_line(row.get("model_sha256"), LONG) or "none",
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        content_date=made.date(),
+        content_time=made.time().replace(microsecond=0),
+        specific_character_set="ISO_IR 192",
+        coding_schemes=[
+            CodingSchemeIdentificationItem(c.SCHEME, name=c.SCHEME_NAME, responsible_organization=MANUFACTURER)
+        ],
+    )
+    stamp(document, made)
+    return document
+
+
+def write_sr(path: str | Path, row: Mapping[str, Any], source: Source, made: datetime) -> Path:
+    """Write `build_sr(...)` as a DICOM file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    build_sr(row, source, made).save_as(path, enforce_file_format=True)
+    return path
+
+
+def stamp(document: Any, made: datetime) -> None:
+    """Set the creation time that highdicom takes from the clock, so that the same call gives the same bytes."""
+    document.InstanceCreationDate = made.date()
+    document.InstanceCreationTime = made.time().replace(microsecond=0)
+    for item in document.get("ContributingEquipmentSequence") or ():
+        item.ContributionDateTime = made.replace(microsecond=0)
+
+
+def _observer(row: Mapping[str, Any]) -> ObservationContext:
+    device = DeviceObserverIdentifyingAttributes(
+        uid=made_uid("device", str(row.get("model_sha256"))),
+        name=MANUFACTURER,
+        manufacturer_name=MANUFACTURER,
+        model_name=one_line(row.get("model_name")) or None,
+        serial_number=one_line(row.get("model_sha256")) or None,
+    )
+    return ObservationContext(ObserverContext(codes.DCM.Device, device))
+
+
+def _group(row: Mapping[str, Any], source: Source) -> MeasurementsAndQualitativeEvaluations:
+    state = State(row["state"])
+    spine = FindingSite(anatomic_location=CodedConcept(c.LUMBAR_SPINE[0], "SCT", c.LUMBAR_SPINE[1]))
+    evaluations = [
+        _says(c.OUTCOME, (c.short(state.value), c.OUTCOMES[state])),
+        _says(c.REASON, (c.short(one_line(row["code"])), one_line(row["code"], LONG))),
+    ]
+    if c.is_scored(row) and row.get("risk_class") in c.CLASSES:
+        evaluations.append(_says(c.CLASS, c.CLASSES[row["risk_class"]]))
+    for gate in row.get("gates") or ():
+        verdict = c.VERDICTS.get(gate["verdict"]) or (
+            c.short(one_line(gate["verdict"])),
+            one_line(gate["verdict"], LONG),
+        )
+        evaluations.append(
+            _says((c.short(one_line(gate["gate"])), one_line(f"Quality gate {gate['gate']}", LONG)), verdict)
+        )
+    pictures = [
+        SourceImageForMeasurementGroup(e.SOPClassUID, e.SOPInstanceUID, None if f is None else [f])
+        for e, f in zip(source.evidence, source.frames, strict=True)
+    ]
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=source.uid("tracking"), identifier="osteo-ray result"),
+        finding_sites=[spine],
+        method=CodedConcept(c.SCREENING[0], c.SCHEME, c.SCREENING[1]),
+        algorithm_id=_algorithm(row),
+        measurements=_measurements(row),
+        qualitative_evaluations=evaluations,
+        source_images=pictures,
+    )
+    for text in comments(row):
+        item = TextContentItem(
+            name=codes.DCM.Comment,
+            value=text,
+            relationship_type=RelationshipTypeValues.CONTAINS,
+        )
+        group[0].ContentSequence.append(item)
+    return group
+
+
+def comments(row: Mapping[str, Any]) -> list[str]:
+    """What the report says in words: the research-use statement first."""
+    out = [DISCLAIMER]
+    if row.get("message"):
+        out.append(f"{row['code']}: {row['message']}")
+    if c.is_scored(row):
+        out.append(f"Operating point: {row.get('operating_point')}")
+        out.append("Score rests on: " + ", ".join(row.get("modalities") or ()))
+    fired = [g for g in row.get("gates") or () if g["verdict"] != "pass"]
+    out += [f"{g['gate']}: found {g['value']}; allowed {g['threshold']}" for g in fired]
+    return [one_line(text) for text in out]
+
+
+def _measurements(row: Mapping[str, Any]) -> list[Measurement] | None:
+    if not c.is_scored(row):
+        return None
+    found = ((c.RISK, "risk_prob"), (c.RISK_LOW, "risk_low"), (c.RISK_HIGH, "risk_high"), (c.THRESHOLD, "threshold"))
+    return [
+        Measurement(CodedConcept(name[0], c.SCHEME, name[1]), round(float(row[column]), 6), codes.UCUM.NoUnits)
+        for name, column in found
+        if row.get(column) is not None
+    ]
+
+
+def _algorithm(row: Mapping[str, Any]) -> AlgorithmIdentification:
+    parameters = {
+        "model_sha256": row.get("model_sha256"),
+        "calibrator": row.get("calibrator"),
+        "row_key": row.get("row_key"),
+        "osteo-ray": __version__,
+    }
+    return AlgorithmIdentification(
+        name=one_line(row.get("model_name")) or "none: the series was closed before a model saw it",
+        version=one_line(row.get("model_version")) or "none",
+        parameters=[f"{k}={v}" for k, v in parameters.items() if v],
+        family=codes.DCM.ArtificialIntelligence,
+    )
+
+
+def _says(name: tuple[str, str], value: tuple[str, str]) -> QualitativeEvaluation:
+    return QualitativeEvaluation(CodedConcept(name[0], c.SCHEME, name[1]), CodedConcept(value[0], c.SCHEME, value[1]))
+
+
+def _ln(code: tuple[str, str]) -> tuple[str, str, str]:
+    return code[0], "LN", code[1]
+
+
+def one_line(value: object, most: int | None = None) -> str:
+    """Text as DICOM takes it: one line, no control characters, no backslash, at most so many bytes of UTF-8.
+
+    The standard counts characters; validators and old systems count bytes, so both are kept.
+    """
+    words = "" if value is None else str(value)
+    clean = "".join(" " if ch == "\\" or not ch.isprintable() else ch for ch in words).strip()
+    return clean if most is None else clean.encode()[:most].decode(errors="ignore").strip()
