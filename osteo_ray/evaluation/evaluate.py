@@ -31,7 +31,7 @@ from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample, selective
 from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
-from osteo_ray.evaluation.tables import BAYES, one_per_patient, read_labels, read_results, scored_rows
+from osteo_ray.evaluation.tables import BAYES, one_per_patient, plain, read_labels, read_results, scored_rows
 from osteo_ray.outcomes import State
 from osteo_ray.records.labels import CLASSES
 
@@ -136,7 +136,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """JSON text; NaN becomes null, ROC points are in it, single patients' SHAP values are not."""
-        return json.dumps(_plain(asdict(replace(self, attributions=None))), indent=1)
+        return json.dumps(plain(asdict(replace(self, attributions=None))), indent=1)
 
 
 def evaluate(
@@ -361,16 +361,6 @@ def _count(values: pd.Series) -> dict[str, int]:
     order = [s.value for s in State]
     names = sorted(counts.index, key=lambda s: order.index(s) if s in order else len(order))
     return {str(s): int(counts[s]) for s in names}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _num(x: float) -> str:

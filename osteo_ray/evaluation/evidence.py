@@ -22,7 +22,7 @@ from osteo_ray.records.schema import NAMES, feature
 
 
 def beeswarm(ev: Evaluation, fmt: Format = "png", most: int = 14, points: int = 400) -> bytes:
-    """SHAP values, one mark a patient: features by mean |SHAP|, at most `most`; `points` patients at most, evenly taken.
+    """SHAP values, one mark a patient: the `most` features of largest mean |SHAP|, `points` patients evenly taken.
 
     A triangle up is a value above the median, a triangle down one below, a ring an unknown value; a dot where the
     feature has no value (the CT as a whole).

@@ -17,6 +17,7 @@ by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,17 @@ def one_per_patient(scored: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         how = how if keys or dated else "no study_date and no row_key are given: the first row counts"
         notes.append(f"{repeated} further scored series of the same patients; {how}")
     return ordered.drop_duplicates("patient_key")
+
+
+def plain(value: Any) -> Any:
+    """Data for JSON: tuples as lists, what is not finite as None."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _results_frame(results: pa.Table | pd.DataFrame | str | Path) -> pd.DataFrame:
