@@ -259,10 +259,11 @@ def read_uri(uri: str, offset: int = 0, length: int | None = None) -> bytes:
 
     Raises:
         Rejected: UNREADABLE and the like, stage DECODE.
+        MemoryError: an object larger than memory; it is the caller's to say what that costs.
     """
     try:
         return shared_of(uri).read(uri, offset, length)
-    except Rejected:
+    except (Rejected, MemoryError):
         raise
     except Exception as e:  # stores raise their own kinds of error: botocore, aiohttp, requests
         raise unreadable(Stage.DECODE, uri, e) from e

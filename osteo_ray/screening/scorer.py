@@ -10,7 +10,7 @@ The screening pipeline runs the same `score_rows` inside its actors.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,22 @@ class ScoringConfig(Section):
         True, description="decode compressed pixels in a child that may die, bounded in time and memory"
     )
     threads: int = Field(1, ge=1, description="torch threads of one scorer")
+
+
+def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[str, Any]:
+    """The result row of a series that ends without a score; `model`: the columns that name the model."""
+    out: dict[str, Any] = dict.fromkeys(RESULTS.names)
+    out.update({k: row.get(k) for k in COPIED})
+    out.update(
+        state=str(outcome.state),
+        code=outcome.code,
+        stage=str(outcome.stage),
+        message=outcome.message,
+        attempt=outcome.attempt,
+        slices_total=row.get("n_slices"),
+        **model,
+    )
+    return out
 
 
 LEVEL_MM = 35.0
@@ -139,49 +155,47 @@ class Scorer:
 
     # ---- many series
 
-    def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]:
+    def score_rows(
+        self, rows: Sequence[Mapping[str, Any]], records: np.ndarray, begun: Callable[[int], object] | None = None
+    ) -> list[dict[str, Any]]:
         """Score open catalogue rows; one result row each, in order, never an exception.
+
+        A result does not depend, to the last bit, on the rows beside it: what was interrupted comes out the same
+        however it is batched when it is done again.
 
         Args:
             records: float [n, F] in the order of the schema's features, NaN where missing. What a record
                 lacks of age and sex is taken from the CT's header.
+            begun: told each row's number before work on it begins.
         """
         records = np.stack(
             [fill_from_header(r, header_demographics(row)) for r, row in zip(records, rows, strict=True)]
         )
-        results: list[dict[str, Any] | None] = [None] * len(rows)
-        seen: dict[int, Seen] = {}
+        results = []
         for i, row in enumerate(rows):
+            if begun is not None:
+                begun(i)
             try:
-                seen[i] = self._see_row(row)
+                results.append(self._score_seen([row], [self._see_row(row)], records[i : i + 1])[0])
             except Rejected as e:
-                results[i] = self.closed(row, e.outcome)
+                results.append(self.closed(row, e.outcome))
             except Exception as e:  # a row's failure is a row
-                message = f"{type(e).__name__}: {e}"
-                results[i] = self.closed(row, Outcome(State.ERROR, "UNEXPECTED", Stage.SCORE, message[:500]))
-        if seen:
-            order = list(seen)
-            scored = self._score_seen([rows[i] for i in order], [seen[i] for i in order], records[order])
-            for i, r in zip(order, scored, strict=True):
-                results[i] = r
-        return results  # type: ignore[return-value]  # every slot is filled by now
+                message = f"{type(e).__name__}: {e}"[:500]
+                outcome = Outcome(State.ERROR, "UNEXPECTED", Stage.SCORE, message)
+                if isinstance(e, MemoryError) or "can't allocate memory" in message:  # the latter is torch's
+                    outcome = Outcome(State.QUARANTINED, "OUT_OF_MEMORY", Stage.DECODE, message)
+                results.append(self.closed(row, outcome))
+        return results
 
     def closed(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
         """The result row of a series that ends without a score."""
-        out: dict[str, Any] = dict.fromkeys(RESULTS.names)
-        out.update({k: row.get(k) for k in COPIED})
-        out.update(
-            state=str(outcome.state),
-            code=outcome.code,
-            stage=str(outcome.stage),
-            message=outcome.message,
-            attempt=outcome.attempt,
-            slices_total=row.get("n_slices"),
-            model_name=self.bundle.name,
-            model_version=self.bundle.version,
-            model_sha256=self.bundle.sha256,
-        )
-        return out
+        return closed_row(row, outcome, **self.model)
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The result columns that name the model."""
+        b = self.bundle
+        return {"model_name": b.name, "model_version": b.version, "model_sha256": b.sha256}
 
     # ---- inside
 

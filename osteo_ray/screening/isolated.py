@@ -1,0 +1,211 @@
+"""A scorer in a process of its own: a series that hangs, crashes or eats memory costs itself, not its neighbours.
+
+    with IsolatedScorer("bundle/", cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
+        results = scorer.score_rows(rows, records)
+
+The child says at which series it is. One that takes longer than `series_timeout_s` is ended with its child and becomes
+QUARANTINED TIMEOUT; one at which the child died twice becomes QUARANTINED WORKER_DIED (once may be the kernel's or an
+operator's doing); one that asks for more memory than allowed fails inside the child and becomes QUARANTINED
+OUT_OF_MEMORY. Then the batch goes on in a new child, without it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.bundle import FILES
+from osteo_ray.config import Section
+from osteo_ray.outcomes import Outcome, Stage, State
+from osteo_ray.screening.scorer import Scorer, ScoringConfig, closed_row
+from osteo_ray.store import local_folder
+
+START_S = 300.0
+"""Longest start of a child: imports and bundle on a loaded machine, or a bundle from far away."""
+
+
+class SeriesLimits(Section):
+    """What one series may cost a scorer."""
+
+    series_timeout_s: float = Field(300.0, gt=0, description="wall time of one series")
+    series_memory_mb: int = Field(3072, ge=256, description="memory beyond that of the loaded scorer")
+    deaths: int = Field(2, ge=1, description="deaths of the scorer's process at one series before it is quarantined")
+
+
+class ScorerStartError(RuntimeError):
+    """The scorer's process could not start: no series is to blame, and none can be scored."""
+
+
+class IsolatedScorer:
+    """Runs `Scorer.score_rows` in a child process that may die."""
+
+    def __init__(self, bundle: str, cfg: ScoringConfig, index: IndexConfig, limits: SeriesLimits):
+        self._bundle, self._cfg, self._index, self._limits = bundle, cfg, index, limits
+        self._child: subprocess.Popen | None = None
+        self._conn: Connection | None = None
+        self._model: dict[str, str] = {}
+        self.ended = 0  # children that died or were ended at a series
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, where there is one."""
+        return None if self._child is None else self._child.pid
+
+    def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]:
+        """`Scorer.score_rows`; a series that ended its process has a state and a code.
+
+        Raises:
+            ScorerStartError: where the scorer can't be started.
+        """
+        results: dict[int, dict[str, Any]] = {}
+        deaths: Counter[int] = Counter()
+        while todo := [i for i in range(len(rows)) if i not in results]:
+            # After a death the suspect goes alone and last: a series that can't be borne takes no neighbour along.
+            if deaths and len(todo) > 1:
+                todo = [i for i in todo if not deaths[i]] or todo[:1]
+            got, at, code, message = self._try([rows[i] for i in todo], records[todo])
+            if got is not None:
+                results.update(zip(todo, got, strict=True))
+                continue
+            if at is None:  # no series had been begun
+                continue
+            i = todo[at]
+            deaths[i] += 1
+            if code == "TIMEOUT" or deaths[i] >= self._limits.deaths:
+                results[i] = closed_row(rows[i], Outcome(State.QUARANTINED, code, Stage.DECODE, message), **self._model)
+        return [results[i] for i in range(len(rows))]
+
+    def _try(
+        self, rows: Sequence[Mapping[str, Any]], records: np.ndarray
+    ) -> tuple[list[dict[str, Any]] | None, int | None, str, str]:
+        """One pass over rows: (results, -, -, -), or (None, the row at which it ended, code, message)."""
+        if self._child is None:
+            self._start()
+        conn, at = self._conn, None
+        assert conn is not None
+        limit = self._limits.series_timeout_s
+        try:
+            conn.send((list(rows), records))
+            deadline = time.monotonic() + limit
+            while True:
+                if not conn.poll(max(0.0, deadline - time.monotonic())):
+                    self._end()
+                    return None, at or 0, "TIMEOUT", f"not scored within {limit:g} s"
+                what, value = conn.recv()
+                if what == "done":
+                    return value, None, "", ""
+                at, deadline = value, time.monotonic() + limit
+        except (EOFError, OSError):
+            how = self._end()
+            return None, at, "WORKER_DIED", f"the scorer's process ended ({how}) {self._limits.deaths} times"
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        code = "from osteo_ray.screening.isolated import serve; import sys; serve(int(sys.argv[1]))"
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", code, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # its decoder's process is ended with it
+            )
+        self._conn = conn = Connection(ours.detach())
+        try:
+            conn.send((self._bundle, self._cfg, self._index, self._limits))
+            if not conn.poll(START_S):
+                raise EOFError(f"no answer within {START_S:g} s")
+            what, value = conn.recv()
+        except (EOFError, OSError) as e:
+            raise ScorerStartError(f"the scorer's process could not start ({self._end()}): {e}") from None
+        if what == "failed":
+            self._end()
+            raise value
+        self._model = value
+
+    def _end(self) -> str:
+        child, conn, self._child, self._conn = self._child, self._conn, None, None
+        self.ended += 1
+        if conn is not None:
+            conn.close()
+        if child is None:
+            return "not running"
+        try:
+            rc = child.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            rc = None
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            child.kill()
+        rc = child.wait() if rc is None else rc
+        return f"signal {-rc}" if rc < 0 else f"exit {rc}"
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._end()
+            self.ended -= 1
+
+    def __enter__(self) -> IsolatedScorer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def serve(fd: int) -> None:
+    """The child's loop: batches in, "at" a series and "done" out, until the other end closes."""
+    with Connection(fd) as conn:
+        bundle, cfg, index, limits = conn.recv()
+        try:
+            with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
+                scorer = Scorer.load(folder, cfg, index)
+        except Exception as e:
+            conn.send(("failed", e))
+            return
+        _limit_memory(limits.series_memory_mb)
+        orphaned_s = 2 * limits.series_timeout_s + 60
+
+        def begun(i: int) -> None:
+            # The parent ends a child that hangs; where the parent itself is gone, this does. It needs no GIL.
+            faulthandler.dump_traceback_later(orphaned_s, exit=True)
+            conn.send(("at", i))
+
+        conn.send(("ready", scorer.model))
+        while True:
+            try:
+                rows, records = conn.recv()
+            except EOFError:
+                if scorer.guard is not None:
+                    scorer.guard.close()
+                return
+            results = scorer.score_rows(rows, records, begun)
+            faulthandler.cancel_dump_traceback_later()
+            conn.send(("done", results))
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Let this process's own memory grow by `memory_mb`; beyond that an allocation fails."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with open("/proc/self/status") as f:
+        data_kb = next(int(line.split()[1]) for line in f if line.startswith("VmData:"))
+    cap = data_kb * 1024 + memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
