@@ -116,15 +116,8 @@ def compare(
     for task, title in TITLES.items():
         sub = frame[frame["label"] != "osteopenia"] if task == "vs_normal" else frame
         differences += _task(sub, task, title.replace("Osteoporosis ", ""), level, (resamples, seed), certain, notes)
-    return PairedComparison(
-        *names,
-        level,
-        len(frame),
-        len(sides[0]) - len(frame),
-        len(sides[1]) - len(frame),
-        tuple(differences),
-        tuple(notes),
-    )
+    alone = [len(s) - len(frame) for s in sides]
+    return PairedComparison(names[0], names[1], level, len(frame), alone[0], alone[1], tuple(differences), tuple(notes))
 
 
 def _task(
@@ -142,9 +135,9 @@ def _task(
         order = "risk_prob"
         notes.append(f"{TITLES[task]}: not both carry log_odds for everyone; both are ordered by their risk")
     scores = [sub[f"{order}_{s}"].to_numpy(float) for s in "ab"]
-    d = m.delong_test(y, *scores, level=level)
-    areas = [m.auc_delong(y, s, level).value for s in scores]
-    out.append(Difference(short, "AUC", *areas, d.diff, d.low, d.high, d.p, "DeLong, paired", len(sub)))
+    d = m.delong_test(y, scores[0], scores[1], level)
+    area_a, area_b = (m.auc_delong(y, s, level).value for s in scores)
+    out.append(Difference(short, "AUC", area_a, area_b, d.diff, d.low, d.high, d.p, "DeLong, paired", len(sub)))
     orders = [resample.Order.of(y, s) for s in scores]
     out.append(difference("AUC", lambda i, w: resample.weighted_auc(orders[i], w), "bootstrap over patients"))
     risks = [sub[f"risk_prob_{s}"].to_numpy(float) for s in "ab"]
