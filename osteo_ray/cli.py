@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 OPTIONS = {
@@ -18,8 +18,10 @@ OPTIONS = {
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
     "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
     "evaluate": ["results", "labels", "mapping", "truth"],
+    "report": ["results", "catalogue", "out", "series", "formats", "top", "identifiers", "stow"],
+    "serve": ["runs", "bundle", "tokens", "host", "port", "name", "role"],
 }
-POSITIONAL = {"index": "archive", "records": "source", "screen": "archive", "evaluate": "results"}
+POSITIONAL = {"index": "archive", "records": "source", "screen": "archive", "evaluate": "results", "report": "results"}
 HELP = {
     "index": "catalogue an archive: every series and every file accounted for",
     "cohort": "write a made archive with records and truth, for demos and experiments",
@@ -27,6 +29,8 @@ HELP = {
     "train": "train a bundle from a catalogue and records",
     "screen": "score an archive: results, worklist, report",
     "evaluate": "judge results by labels",
+    "report": "write chosen results as HTML, PDF, JSON, DICOM SR and secondary capture, FHIR; store them in a PACS",
+    "serve": "screen by HTTP and web page; `serve token`, `revoke` and `tokens` manage who may",
     "doctor": "what this machine has",
 }
 
@@ -45,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
             continue
         if name == "cohort":
             s.add_argument("action", nargs="?", choices=["write", "slices", "check"], default="write")
+        if name == "serve":
+            s.add_argument("action", nargs="?", choices=["run", "token", "revoke", "tokens"], default="run")
         for key in OPTIONS[name]:
             flag = "--" + key.replace("_", "-")
             if key == "archive":
@@ -55,10 +61,17 @@ def parser() -> argparse.ArgumentParser:
                 s.add_argument(key, nargs="?", metavar=key.upper())
             elif key == "dry_run":
                 s.add_argument(flag, action="store_true", default=None, help="count and estimate, score nothing")
-            elif key in ("extra_slices",) or (name, key) == ("train", "records"):
+            elif key == "identifiers":
+                s.add_argument(flag, action="store_true", default=None, help="the source's patient, not the pseudonym")
+            elif key in ("extra_slices", "series", "formats") or (name, key) == ("train", "records"):
                 s.add_argument(flag, nargs="+", metavar="PATH")
             else:
-                s.add_argument(flag, metavar="PATH" if key not in ("part", "mapping", "on_bad") else "NAME")
+                s.add_argument(
+                    flag,
+                    metavar="PATH"
+                    if key not in ("part", "mapping", "on_bad", "host", "port", "name", "role")
+                    else "NAME",
+                )
         s.add_argument("--config", metavar="YAML")
         s.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. seed=3")
     return p
@@ -83,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _dispatch(args: argparse.Namespace) -> list[str]:
+def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     if args.command == "doctor":
         from osteo_ray import doctor
 
@@ -91,15 +104,20 @@ def _dispatch(args: argparse.Namespace) -> list[str]:
     from osteo_ray import commands as c
     from osteo_ray.cohort import commands as made
     from osteo_ray.config import load
+    from osteo_ray.reports import commands as reports
+    from osteo_ray.service import commands as service
 
     actions = {"write": made.write, "slices": made.slices, "check": made.checked}
-    jobs: dict[str, tuple[Any, Callable[[Any], list[str]]]] = {
+    serving = {"run": service.run, "token": service.token, "revoke": service.revoke, "tokens": service.tokens}
+    jobs: dict[str, tuple[Any, Callable[[Any], Iterable[str]]]] = {
         "index": (c.IndexJob, c.index),
         "cohort": (made.CohortJob, actions[getattr(args, "action", "write")]),
         "records": (c.RecordsJob, c.records),
         "train": (c.TrainJob, c.train),
         "screen": (c.ScreenJob, c.screen),
         "evaluate": (c.EvaluateJob, c.evaluate),
+        "report": (reports.ReportJob, reports.report),
+        "serve": (service.ServeJob, serving[getattr(args, "action", "run")]),
     }
     model, run = jobs[args.command]
     given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}

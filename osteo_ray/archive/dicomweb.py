@@ -4,8 +4,8 @@
 
 An entry is a series, stamped by its number of instances. User and password come from ~/.netrc (or the file that NETRC
 names), never from the URI, because URIs are written into the catalogue. A redirect is an error: a service must not send
-its reader elsewhere. The service decides which transfer syntax it sends, so rows say "as retrieved" and the slice reader
-looks at what came.
+its reader elsewhere. The service decides which transfer syntax it sends, so rows say "as retrieved" and the slice
+reader looks at what came.
 """
 
 from __future__ import annotations

@@ -57,7 +57,6 @@ class Deployment(Section):
     api_replicas: int = Field(1, ge=1)
     scorers: int = Field(1, ge=1, description="replicas that hold the bundle, for single studies")
     scorer_cpus: float = Field(0.0, ge=0)
-    scorer_gpus: float = Field(0.0, ge=0)
     batch: int = Field(8, ge=1, description="studies scored together")
     batch_wait_s: float = Field(0.02, ge=0)
     max_ongoing: int = Field(64, ge=1, description="requests in one replica at once")
@@ -94,10 +93,11 @@ class ServeConfig(Section):
 
 
 def check(cfg: ServeConfig) -> ServeConfig:
-    """Refuse what must not start: no tokens beyond loopback, TLS files that aren't there, HAProxy with TLS.
+    """The config with absolute paths, which every process reads alike; what must not start is refused.
 
     Raises:
-        ConfigError: naming the key and the remedy.
+        ConfigError: naming the key and the remedy: no tokens beyond loopback, TLS files that aren't there, HAProxy
+            with TLS, a folder that isn't there.
     """
     from osteo_ray.service.tokens import Tokens
 
@@ -113,8 +113,21 @@ def check(cfg: ServeConfig) -> ServeConfig:
         path = getattr(cfg.tls, key)
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"tls.{key}: {path} is not there")
+    for key, folders in (("archives.roots", cfg.archives.roots), ("records", cfg.records), ("bundles", cfg.bundles)):
+        for f in folders:
+            if not Path(f).is_dir():
+                raise ConfigError(f"{key}: the folder {f} is not there")
     if cfg.deployment.haproxy and cfg.tls.certificate:
-        raise ConfigError(
-            "deployment.haproxy: Ray's HAProxy has no TLS; set it to false, or leave tls to a proxy before it"
-        )
-    return cfg
+        raise ConfigError("deployment.haproxy: Ray's HAProxy has no TLS; set it to false, or put tls before it")
+    return cfg.model_copy(
+        update={
+            **{k: _absolute(getattr(cfg, k)) for k in ("tokens", "runs", "bundle")},
+            **{k: tuple(map(_absolute, getattr(cfg, k))) for k in ("bundles", "records")},
+            "tls": Tls(certificate=_absolute(cfg.tls.certificate), key=_absolute(cfg.tls.key)),
+            "archives": cfg.archives.model_copy(update={"roots": tuple(map(_absolute, cfg.archives.roots))}),
+        }
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())

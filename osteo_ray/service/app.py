@@ -1,0 +1,180 @@
+"""Ray Serve: the API, the scorers behind it, and the desk that keeps screenings going.
+
+    serve.run(application(cfg), name="osteo-ray")            # or: serve deploy configs/serve_deploy.yaml
+
+Three deployments. `Api` (any number) reads bodies and folders; `Scorers` (any number) hold the bundle and score studies
+of several requests together; `Keeper` (one) starts drivers. Only the run folders are shared, so any of them may die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from osteo_ray.config import load
+from osteo_ray.service.api import create
+from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.runs import Runs
+from osteo_ray.service.scoring import Model, ModelHost, Pointer
+from osteo_ray.service.screenings import Desk
+
+NAME = "osteo-ray"
+KEEP_S = 2.0  # how often the desk looks for screenings without a driver
+LOOK_S = 1.0  # how often a scorer looks which bundle is wanted
+log = logging.getLogger(__name__)
+
+
+def pointer(cfg: ServeConfig) -> Pointer:
+    assert cfg.runs is not None
+    return Pointer(Runs(cfg.runs).root / "model.json")
+
+
+class Scorers:
+    """Holds the bundle; studies of several requests are scored together."""
+
+    def __init__(self, cfg: ServeConfig):
+        self.host = ModelHost(pointer(cfg), cfg.screening)
+        batch: Any = self._together
+        batch.set_max_batch_size(cfg.deployment.batch)
+        batch.set_batch_wait_timeout_s(cfg.deployment.batch_wait_s)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Called at the start, and by a redeploy that changes the bundle; the replica goes on answering."""
+        await asyncio.to_thread(self.host.pointer.deploy, user_config["bundle"])
+        await asyncio.to_thread(self.host.refresh)
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if await asyncio.to_thread(self.host.refresh):
+                    log.warning("now scoring with %s", self.host.model)
+            except Exception:  # the old bundle goes on
+                log.exception("the wanted bundle can't be loaded")
+
+    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
+        """A result row, or {"refused": why}."""
+        row = await asyncio.to_thread(self.host.index, study)
+        return row if "refused" in row else await self._together((row, values))
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.02)
+    async def _together(self, items: list[tuple[dict[str, Any], np.ndarray]]) -> list[dict[str, Any]]:
+        rows, values = zip(*items, strict=True)
+        return await asyncio.to_thread(self.host.score, rows, values)
+
+    async def model(self) -> Model:
+        return self.host.model
+
+
+class Keeper:
+    """One desk. Where it dies Serve starts another; drivers go on meanwhile."""
+
+    def __init__(self, cfg: ServeConfig):
+        assert cfg.runs is not None
+        self.runs = Runs(cfg.runs)
+        self.desk = Desk(self.runs, cfg)
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Called at the start, on the replica's event loop."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self.desk.keep)
+            except Exception:
+                log.exception("desk")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), KEEP_S)
+            self._wake.clear()
+
+    async def nudge(self) -> None:
+        self._wake.set()
+
+    async def cancel(self, run_id: str) -> None:
+        run = self.runs.get(run_id)
+        if run is not None:
+            await asyncio.to_thread(self.desk.cancel, run)
+        self._wake.set()  # another may begin
+
+
+class _Scoring:
+    """`scoring.Scoring` through a handle."""
+
+    def __init__(self, handle: DeploymentHandle):
+        self.handle = handle
+
+    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
+        return await self.handle.score.remote(study, values)
+
+    async def model(self) -> Model:
+        return await self.handle.model.remote()
+
+
+class _Desk:
+    """`api.DeskCalls` through a handle."""
+
+    def __init__(self, handle: DeploymentHandle):
+        self.handle = handle
+
+    async def nudge(self) -> None:
+        await self.handle.nudge.remote()
+
+    async def cancel(self, run_id: str) -> None:
+        await self.handle.cancel.remote(run_id)
+
+
+class Api:
+    """The HTTP interface; `api.create` makes it where the replica runs."""
+
+    def __init__(self, cfg: ServeConfig, scorers: DeploymentHandle, keeper: DeploymentHandle):
+        self.made = create(cfg, _Scoring(scorers), _Desk(keeper))
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self.made
+
+
+def application(cfg: ServeConfig) -> Application:
+    """The Serve application of a checked config."""
+    d = cfg.deployment
+    common: dict[str, Any] = {"max_ongoing_requests": d.max_ongoing, "graceful_shutdown_timeout_s": d.graceful_s}
+    # Screenings need the processors: what only waits and reads takes no share of them.
+    idle = {"num_cpus": 0}
+    deployment: Any = serve.deployment
+    scorers = deployment(Scorers).options(
+        num_replicas=d.scorers,
+        ray_actor_options={"num_cpus": d.scorer_cpus},
+        user_config={"bundle": cfg.bundle},
+        **common,
+    )
+    keeper = deployment(Keeper).options(num_replicas=1, ray_actor_options=idle, user_config={}, **common)
+    api = deployment(serve.ingress()(Api)).options(num_replicas=d.api_replicas, ray_actor_options=idle, **common)
+    return api.bind(cfg, scorers.bind(cfg), keeper.bind(cfg))
+
+
+class BuildArgs(BaseModel):
+    """`args` of a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str
+    overrides: list[str] = []
+
+
+def build(args: BuildArgs) -> Application:
+    """What `serve deploy` imports: the application of a config file."""
+    return application(check(load(ServeConfig, args.config, args.overrides)))

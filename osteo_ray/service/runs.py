@@ -1,0 +1,322 @@
+"""Screenings on disk: one folder each, which is the truth about it; no process has to live for it to be found.
+
+    runs = Runs("runs/service")
+    run = runs.create(job)                # job.json, state.json
+    run.status()                          # counts by outcome, progress, time left
+
+`<runs>/<id>/job.json` is what was asked, `state.json` how far its driver came, `out/` what `osteo-ray screen` writes.
+Whoever changes a state replaces the file whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from osteo_ray.screening.schema import RESULTS
+
+ID = re.compile(r"[0-9a-f]{16}")
+KEY = re.compile(r"[0-9A-Za-z_.-]{1,128}")
+
+
+class RunState(StrEnum):
+    """Where a screening stands; the last three are final."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+OPEN = (RunState.QUEUED, RunState.RUNNING)
+
+
+class Phase(StrEnum):
+    """What a running screening is doing, told from the files that are there."""
+
+    WAITING = "waiting"
+    INDEXING = "indexing"
+    SCREENING = "screening"
+    REPORTING = "reporting"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """What was asked; never changed."""
+
+    archive: str
+    records: str | None
+    mapping: str | None
+    options: dict[str, Any]
+    bundle: str
+    by: str
+    created: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a screening has come."""
+
+    state: RunState
+    phase: Phase
+    attempt: int
+    started: float | None
+    finished: float | None
+    error: str | None
+    series: int | None  # indexed; None before the catalogue is there
+    total: int | None  # to score
+    done: int
+    counts: dict[str, int]  # by outcome; sums to `series` when the screening is done
+    eta_s: float | None
+
+
+@dataclass(frozen=True)
+class _Saved:
+    state: RunState
+    attempt: int = 0
+    started: float | None = None
+    finished: float | None = None
+    error: str | None = None
+
+
+class Run:
+    """One screening's folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.id = folder.name
+        self.out = folder / "out"
+
+    @property
+    def job(self) -> RunJob:
+        return RunJob(**json.loads((self.folder / "job.json").read_text()))
+
+    @property
+    def saved(self) -> _Saved:
+        d = json.loads((self.folder / "state.json").read_text())
+        return _Saved(**d | {"state": RunState(d["state"])})
+
+    def begin(self) -> None:
+        """A driver takes it on."""
+        now = self.saved
+        self._save(replace(now, state=RunState.RUNNING, attempt=now.attempt + 1, started=time.time(), error=None))
+
+    def end(self, state: RunState, error: str | None = None) -> None:
+        """It is over, unless it was already."""
+        now = self.saved
+        if now.state in OPEN:
+            self._save(replace(now, state=state, finished=time.time(), error=error))
+
+    def progress(self) -> Progress:
+        """Read from the folder alone."""
+        s = self.saved
+        catalogue, results = self.out / "catalogue.parquet", self.out / "results.parquet"
+        indexed = _states(catalogue, catalogue.stat().st_mtime_ns) if catalogue.exists() else None
+        total = indexed[None] if indexed is not None else None
+        parts = _parts(self.out)
+        if s.state == RunState.DONE and results.exists():
+            counts = _states(results, results.stat().st_mtime_ns)
+            done = total or 0
+        else:
+            scored = sum((_states(p, m) for p, m in parts), Counter())
+            # Parts without a catalogue are an earlier attempt's; a batch whose worker died may be there twice.
+            done = min(scored.total(), total) if total is not None else 0
+            counts = scored + (indexed or Counter())
+        return Progress(
+            state=s.state,
+            phase=self._phase(s, catalogue, results),
+            attempt=s.attempt,
+            started=s.started,
+            finished=s.finished,
+            error=s.error,
+            series=indexed.total() if indexed is not None else None,
+            total=total,
+            done=done,
+            counts={k: n for k, n in counts.items() if k},
+            eta_s=self._eta(s, catalogue, parts, total, done),
+        )
+
+    def complete(self) -> Path | None:
+        """The results table of a finished screening."""
+        path = self.out / "results.parquet"
+        return path if self.saved.state == RunState.DONE and path.exists() else None
+
+    def table(self, columns: list[str]) -> pa.Table:
+        """These columns of the results, as far as there are any: the final table, or the parts so far."""
+        whole = self.complete()
+        if whole:
+            return pq.read_table(whole, columns=columns)
+        tables = [pq.read_table(p, columns=columns) for p, _ in _parts(self.out)]
+        return _first_of_each(pa.concat_tables([RESULTS.empty_table().select(columns), *tables]))
+
+    def page(self, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """(rows there are, rows [offset, offset + limit)); of the final table only the row groups that hold them."""
+        whole = self.complete()
+        if whole is None:
+            keys = self.table(["row_key"])["row_key"].to_pylist()
+            found = (self.row(k) for k in keys[offset : offset + limit])
+            return len(keys), [r for r in found if r]
+        f = pq.ParquetFile(whole)
+        rows: list[dict[str, Any]] = []
+        start = 0
+        for g in range(f.num_row_groups):
+            n = f.metadata.row_group(g).num_rows
+            low, high = max(offset - start, 0), min(offset + limit - start, n)
+            if low < high:
+                rows += f.read_row_group(g).slice(low, high - low).to_pylist()
+            start += n
+        return start, rows
+
+    def row(self, row_key: str) -> dict[str, Any] | None:
+        """One result row by its key."""
+        if not KEY.fullmatch(row_key):
+            return None
+        whole = self.complete()
+        for path in [whole] if whole else [p for p, _ in _parts(self.out)]:
+            # A filter is pushed down to the file, so the other rows' evidence is not built.
+            found = pq.read_table(path, filters=pc.field("row_key") == row_key).to_pylist()
+            if found:
+                return found[0]
+        return None
+
+    def catalogue_row(self, series_uid: str) -> dict[str, Any] | None:
+        """Where a scored series' slices lie."""
+        of_series = (pc.field("series_uid") == series_uid) & pc.field("state").is_null()
+        found = pq.read_table(self.out / "catalogue.parquet", filters=of_series).to_pylist()
+        return found[0] if found else None
+
+    def give_feedback(self, row_key: str, series_uid: str | None, verdict: str, note: str, by: str) -> dict[str, Any]:
+        """Append one judgement; the last one of a person about a series counts."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "by": by,
+            "row_key": row_key,
+            "series_uid": series_uid,
+            "verdict": verdict,
+            "note": note,
+        }
+        fd = os.open(self.folder / "feedback.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(fd, (json.dumps(line) + "\n").encode())
+        finally:
+            os.close(fd)
+        return line
+
+    def feedback(self) -> dict[str, list[dict[str, Any]]]:
+        """Judgements by row key: the last of each person, oldest first."""
+        try:
+            lines = (self.folder / "feedback.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        last: dict[tuple[str, str], dict[str, Any]] = {}
+        for f in map(json.loads, lines):
+            last.pop((f["row_key"], f["by"]), None)
+            last[f["row_key"], f["by"]] = f
+        out: dict[str, list[dict[str, Any]]] = {}
+        for f in last.values():
+            out.setdefault(f["row_key"], []).append(f)
+        return out
+
+    def _save(self, s: _Saved) -> None:
+        write_json(self.folder / "state.json", asdict(s))
+
+    @staticmethod
+    def _phase(s: _Saved, catalogue: Path, results: Path) -> Phase:
+        if s.state == RunState.QUEUED:
+            return Phase.WAITING
+        if s.state != RunState.RUNNING:
+            return Phase.ENDED
+        if not catalogue.exists():
+            return Phase.INDEXING
+        return Phase.REPORTING if results.exists() else Phase.SCREENING
+
+    @staticmethod
+    def _eta(s: _Saved, catalogue: Path, parts: list[tuple[Path, int]], total: int | None, done: int) -> float | None:
+        """Seconds left at the pace of this attempt; None where nothing can be said yet."""
+        if s.state != RunState.RUNNING or s.started is None or total is None or done >= total:
+            return None
+        since = max(s.started, catalogue.stat().st_mtime)
+        rows = sum(_states(p, m).total() for p, m in parts if m / 1e9 >= since)
+        spent = time.time() - since
+        return spent / rows * (total - done) if rows else None
+
+
+class Runs:
+    """All screenings under one folder."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).absolute()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def create(self, job: RunJob) -> Run:
+        """A new screening, waiting for its driver. It can be found as soon as its folder has its name."""
+        run_id = secrets.token_hex(8)
+        made = self.root / f".{run_id}"
+        made.mkdir()
+        write_json(made / "job.json", asdict(job))
+        write_json(made / "state.json", asdict(_Saved(RunState.QUEUED)))
+        made.rename(self.root / run_id)
+        return Run(self.root / run_id)
+
+    def get(self, run_id: str) -> Run | None:
+        """The screening of that id. Anything but an id is none, so that no path can be built from it."""
+        if not ID.fullmatch(run_id) or not (self.root / run_id / "state.json").is_file():
+            return None
+        return Run(self.root / run_id)
+
+    def all(self) -> list[Run]:
+        """Newest first."""
+        return sorted(self._walk(), key=lambda r: -r.job.created)
+
+    def open(self) -> list[Run]:
+        """Those that want a driver, oldest first: running before waiting."""
+        found = [(r.saved.state != RunState.RUNNING, r.job.created, r) for r in self._walk() if r.saved.state in OPEN]
+        return [r for *_, r in sorted(found, key=lambda x: x[:2])]
+
+    def _walk(self) -> Iterator[Run]:
+        for p in self.root.iterdir():
+            run = self.get(p.name)
+            if run:
+                yield run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The file appears whole or not at all."""
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    tmp.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(tmp, path)
+
+
+def _parts(out: Path) -> list[tuple[Path, int]]:
+    """Part files with the time they came."""
+    return sorted((p, p.stat().st_mtime_ns) for p in (out / "parts").glob("*.parquet"))
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """Each row key once: a batch whose worker died may have been written twice."""
+    first: dict[str, int] = {}
+    for i, k in enumerate(table["row_key"].to_pylist()):
+        first.setdefault(k, i)
+    return table.take(pa.array(list(first.values()), pa.int64()))
+
+
+@lru_cache(maxsize=100_000)
+def _states(path: Path, stamp: int) -> Counter[str | None]:
+    """Rows of a results file or a catalogue by state (None: to score); a file never changes under one stamp."""
+    return Counter(pq.read_table(path, columns=["state"])["state"].to_pylist())

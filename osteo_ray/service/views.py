@@ -1,0 +1,234 @@
+"""From folders and rows to what goes over the wire: status, worklist, study page."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from osteo_ray.archive.guard import DecodeGuard
+from osteo_ray.archive.slices import SliceStack
+from osteo_ray.outcomes import Rejected, State
+from osteo_ray.reports.result_json import to_result
+from osteo_ray.reports.study_view import page as laid_out
+from osteo_ray.reports.views import study_view
+from osteo_ray.reports.worklist import ranked
+from osteo_ray.service import types as t
+from osteo_ray.service.config import ServeConfig
+from osteo_ray.service.problems import Problem
+from osteo_ray.service.runs import Run
+
+COLUMNS = [
+    "row_key",
+    "series_uid",
+    "patient_key",
+    "state",
+    "code",
+    "message",
+    "risk_prob",
+    "risk_low",
+    "risk_high",
+    "risk_class",
+    "age_y",
+    "sex",
+    "modalities",
+    "study_date",
+]
+_KEPT = 32  # worklists, study pages and catalogue rows kept in memory
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return time.time()
+
+
+def _iso(s: float | None) -> str | None:
+    return None if s is None else datetime.fromtimestamp(s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def screening(run: Run) -> t.Screening:
+    """A screening's status, from its folder."""
+    job, p = run.job, run.progress()
+    return t.Screening(
+        id=run.id,
+        state=p.state,
+        phase=p.phase,
+        archive=job.archive,
+        records=job.records,
+        options=t.Options.model_validate(job.options),
+        by=job.by,
+        created=_iso(job.created) or "",
+        started=_iso(p.started),
+        finished=_iso(p.finished),
+        attempt=p.attempt,
+        series=p.series,
+        total=p.total,
+        done=p.done,
+        counts={State(k): n for k, n in p.counts.items()},
+        eta_s=p.eta_s,
+        error=p.error,
+        bundle=Path(job.bundle).name,
+    )
+
+
+def feedback(line: dict[str, Any]) -> t.Feedback:
+    return t.Feedback(**{k: line[k] for k in ("time", "by", "verdict", "note")})
+
+
+# ---- worklist
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a worklist is cut down to; None keeps all."""
+
+    state: Sequence[State] | None = None
+    sex: str | None = None
+    age_min: float | None = None
+    age_max: float | None = None
+    modality: str | None = None
+    judged: bool | None = None
+
+    def keeps(self, row: dict[str, Any], judged: bool) -> bool:
+        age = row["age_y"]
+        return (
+            (not self.state or row["state"] in self.state)
+            and (self.sex is None or row["sex"] == self.sex)
+            and (self.age_min is None or (age is not None and age >= self.age_min))
+            and (self.age_max is None or (age is not None and age <= self.age_max))
+            and (self.modality is None or self.modality in (row["modalities"] or ()))
+            and (self.judged is None or judged == self.judged)
+        )
+
+
+def worklist(run: Run, keep: Filter, offset: int, limit: int) -> t.WorklistPage:
+    """Ranked rows that the filter keeps. Ranks are those of `worklist.csv`: filtering never changes them."""
+    judged = run.feedback()
+    kept = [(rank, r) for rank, r in _ordered(run) if keep.keeps(r, r["row_key"] in judged)]
+    items = [
+        t.WorklistRow(
+            rank=rank,
+            modalities=r["modalities"] or [],
+            feedback=[feedback(f) for f in judged.get(r["row_key"], ())],
+            **{k: r[k] for k in COLUMNS if k not in ("series_uid", "modalities")},
+        )
+        for rank, r in kept[offset : offset + limit]
+    ]
+    return t.WorklistPage(total=len(kept), offset=offset, partial=run.complete() is None, items=items)
+
+
+_lists: OrderedDict[str, list[tuple[int | None, dict[str, Any]]]] = OrderedDict()
+_lists_lock = threading.Lock()
+
+
+def _ordered(run: Run) -> list[tuple[int | None, dict[str, Any]]]:
+    whole = run.complete()
+    with _lists_lock:
+        if whole and str(whole) in _lists:
+            _lists.move_to_end(str(whole))
+            return _lists[str(whole)]
+    table = run.table(COLUMNS)
+    scored = table["risk_prob"].is_valid()
+    first: list[tuple[int | None, dict[str, Any]]] = [
+        (rank, dict(r)) for rank, r in ranked(table.filter(scored).to_pylist())
+    ]
+    rest = table.filter(pc.invert(scored)).sort_by([("state", "ascending"), ("series_uid", "ascending")])
+    out = first + [(None, r) for r in rest.to_pylist()]
+    if whole:
+        with _lists_lock:
+            _lists[str(whole)] = out
+            while len(_lists) > _KEPT:
+                _lists.popitem(last=False)
+    return out
+
+
+# ---- one study
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One axial slice in HU."""
+
+    hu: np.ndarray  # int16 little-endian, [rows, cols]
+    spacing_mm: tuple[float, float]
+    z_mm: float
+
+
+class Studies:
+    """Study pages and slices of finished or running screenings, decoded from the archive on demand."""
+
+    def __init__(self, cfg: ServeConfig):
+        self.limits = cfg.screening.index.limits
+        self._guard = DecodeGuard(self.limits)
+        self._decoding = threading.Lock()  # one guarded child
+        self._rows: OrderedDict[tuple[str, str], dict[str, Any] | None] = OrderedDict()
+        self._pages: OrderedDict[tuple[str, str], t.StudyPage] = OrderedDict()
+
+    def page(self, run: Run, row: dict[str, Any]) -> t.StudyPage:
+        """Result and layout; without pictures where the series can't be read any more."""
+        key = (run.id, row["row_key"])
+        judged = [feedback(f) for f in run.feedback().get(row["row_key"], ())]
+        kept = self._pages.get(key)
+        if kept is not None:
+            return kept.model_copy(update={"feedback": judged})
+        series = self._series(run, row)
+        with self._decoding:
+            view = study_view(row, series)
+        made = t.StudyPage(
+            result=t.ResultDocument(to_result(row)),
+            page=asdict(laid_out(view)),
+            slices_total=row.get("slices_total"),
+            readable=view.overview is not None,
+            feedback=judged,
+        )
+        _remember(self._pages, key, made)
+        return made
+
+    def slice(self, run: Run, row: dict[str, Any], index: int) -> Cut:
+        """HU of one slice.
+
+        Raises:
+            Problem: 404 where there is none, or it can't be read any more.
+        """
+        series = self._series(run, row)
+        gone = Problem(404, "NO_SLICE", "the slice can't be read", "the archive may have moved; the scores stay valid")
+        if series is None:
+            raise gone
+        try:
+            with self._decoding, SliceStack.from_row(series, self.limits, self._guard) as stack:
+                if not 0 <= index < stack.n:
+                    raise Problem(404, "NO_SLICE", f"the series has slices 0 to {stack.n - 1}", "ask for one of these")
+                hu = np.clip(np.rint(stack.axial(index)), -32768, 32767).astype("<i2")
+                return Cut(hu, stack.axial_spacing_mm, float(stack.z_mm[index]))
+        except (Rejected, OSError, ValueError):
+            raise gone from None
+
+    def _series(self, run: Run, row: dict[str, Any]) -> dict[str, Any] | None:
+        key = (run.id, row["series_uid"] or "")
+        if key not in self._rows:
+            _remember(self._rows, key, run.catalogue_row(key[1]))
+        return self._rows[key]
+
+
+def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    kept[key] = value
+    while len(kept) > _KEPT:
+        kept.popitem(last=False)
+
+
+def sweep(spool: Path, older_s: float = 3600.0) -> None:
+    """Remove uploads that nobody is waiting for any more."""
+    for p in spool.glob("*.zip"):
+        try:
+            if time.time() - p.stat().st_mtime > older_s:
+                p.unlink()
+        except OSError:
+            continue  # another replica was faster
