@@ -156,7 +156,7 @@ class _Writer:
         }
 
     def _id(self, what: str) -> str:
-        key = str(self.row["row_key"])
+        key = "|".join(str(self.row.get(k)) for k in ("row_key", "state", "code"))
         # The device is the same in every bundle of one model.
         names = ("device", str(self.row.get("model_sha256"))) if what == "device" else (key, what, self.form)
         return str(uuid.uuid5(uuid.NAMESPACE_OID, "|".join(("osteo-ray fhir", REPORT_VERSION, *names))))

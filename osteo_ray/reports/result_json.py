@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from osteo_ray.outcomes import State
@@ -82,6 +83,13 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "model": {k: get(f"model_{k}") for k in ("name", "version", "sha256")},
         "timings_s": {k: get(f"{k}_s") for k in ("open", "select", "score")},
     }
+
+
+def write_result(path: str | Path, row: Mapping[str, Any]) -> Path:
+    """Write `to_result(row)` as JSON."""
+    path = Path(path)
+    path.write_text(json.dumps(to_result(row), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
 
 
 @cache

@@ -53,7 +53,7 @@ class Source:
     evidence: tuple[Dataset, ...]  # the images looked at, in the order of the result's slices; at least one
     frames: tuple[int | None, ...]  # number of the frame from 1 on, of each evidence item; None: single-frame
     identified: bool
-    row_key: str
+    key: str  # what its UIDs are made of
 
     @property
     def head(self) -> Dataset:
@@ -61,7 +61,7 @@ class Source:
 
     def uid(self, what: str) -> str:
         """The UID of one thing made of this row: the same for the same row, so that a re-send never doubles."""
-        return made_uid(self.row_key, what, "identified" if self.identified else "pseudonym")
+        return made_uid(self.key, what, "identified" if self.identified else "pseudonym")
 
 
 def made_uid(*names: str) -> str:
@@ -94,7 +94,9 @@ def read_source(
     head = _subject(header, row, identifiers)
     evidence = tuple(_evidence(head, header, catalogue_row, i["sop_uid"]) for i in used)
     frames = tuple(int(i["frame"]) + 1 if multi else None for i in used)
-    return Source(evidence, frames, identifiers, str(row["row_key"]))
+    # One row key can end in several ways: not asked for in one run, scored in the next.
+    key = "|".join(str(row.get(k)) for k in ("row_key", "state", "code"))
+    return Source(evidence, frames, identifiers, key)
 
 
 def read_header(instance: Mapping[str, Any]) -> Dataset:
