@@ -17,18 +17,21 @@ OPTIONS = {
     "records": ["source", "mapping", "on_bad", "out"],
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
     "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
-    "evaluate": ["results", "labels", "mapping", "truth"],
+    "evaluate": ["results", "labels", "mapping", "truth", "against", "bundle", "answers", "out"],
+    "checklist": ["results", "bundle", "answers", "out"],
     "report": ["results", "catalogue", "out", "series", "formats", "top", "identifiers", "stow"],
     "serve": ["runs", "bundle", "tokens", "host", "port", "name", "role"],
 }
-POSITIONAL = {"index": "archive", "records": "source", "screen": "archive", "evaluate": "results", "report": "results"}
+POSITIONAL = {"index": "archive", "records": "source", "screen": "archive"}
+POSITIONAL |= dict.fromkeys(("evaluate", "checklist", "report"), "results")
 HELP = {
     "index": "catalogue an archive: every series and every file accounted for",
     "cohort": "write a made archive with records and truth, for demos and experiments",
     "records": "map a hospital's table of demographics and labs to the schema",
     "train": "train a bundle from a catalogue and records",
     "screen": "score an archive: results, worklist, report",
-    "evaluate": "judge results by labels",
+    "evaluate": "judge results by labels, of this or any other system, alone or against another's",
+    "checklist": "TRIPOD+AI and CLAIM tables, filled in from an evaluation and a bundle",
     "report": "write chosen results as HTML, PDF, JSON, DICOM SR and secondary capture, FHIR; store them in a PACS",
     "serve": "screen by HTTP and web page; `serve token`, `revoke` and `tokens` manage who may",
     "doctor": "what this machine has",
@@ -104,6 +107,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     from osteo_ray import commands as c
     from osteo_ray.cohort import commands as made
     from osteo_ray.config import load
+    from osteo_ray.evaluation import commands as judging
     from osteo_ray.reports import commands as reports
     from osteo_ray.service import commands as service
 
@@ -115,7 +119,8 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "records": (c.RecordsJob, c.records),
         "train": (c.TrainJob, c.train),
         "screen": (c.ScreenJob, c.screen),
-        "evaluate": (c.EvaluateJob, c.evaluate),
+        "evaluate": (judging.EvaluateJob, judging.evaluate),
+        "checklist": (judging.ChecklistJob, judging.checklist),
         "report": (reports.ReportJob, reports.report),
         "serve": (service.ServeJob, serving[getattr(args, "action", "run")]),
     }

@@ -66,17 +66,6 @@ class ScreenJob(ScreenConfig):
     dry_run: bool = False
 
 
-class EvaluateJob(Section):
-    """`osteo-ray evaluate`."""
-
-    results: str | None = Field(None, description="results.parquet, or the folder that holds it")
-    labels: str | None = Field(None, description="records with a T-score or label")
-    mapping: str | None = None
-    pseudonym_key: str | None = None
-    truth: str | None = Field(None, description="made cohort's truth/patients.parquet: Bayes-optimal AUC beside")
-    level: float = Field(0.95, gt=0, lt=1)
-
-
 def index(job: IndexJob) -> list[str]:
     """Build a catalogue of an archive."""
     from osteo_ray.archive import catalogue
@@ -106,7 +95,7 @@ def train(job: TrainJob) -> list[str]:
     from osteo_ray.training.run import train as run
 
     catalogue = Path(need(job, "catalogue"))
-    table = _records(need(job, "records"), job.mapping, job.pseudonym_key)
+    table = read_records(need(job, "records"), job.mapping, job.pseudonym_key)
     return run(catalogue, table, need(job, "out"), narrow(job, TrainConfig), job.targets, job.extra_slices).lines()
 
 
@@ -119,7 +108,7 @@ def screen(job: ScreenJob) -> list[str]:
 
     archive, out, bundle = need(job, "archive"), Path(need(job, "out")), need(job, "bundle")
     cfg = narrow(job, ScreenConfig)
-    table = _records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    table = read_records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     indexed: list[str] = []
     archives = [archive] if isinstance(archive, str) else list(archive)
     if len(archives) == 1 and archives[0].endswith(".parquet"):
@@ -139,32 +128,12 @@ def screen(job: ScreenJob) -> list[str]:
     summary = run(catalogue, table, bundle, out, cfg, only)
     results = pq.read_table(summary.results)
     worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week)
-    report = _report(out, catalogue, cfg.report_studies)
+    report = write_report(out, catalogue, cfg.report_studies)
     return [*indexed, *summary.lines(), f"results  {summary.results}", f"worklist {worklist}", f"report   {report}"]
 
 
-def evaluate(job: EvaluateJob) -> list[str]:
-    """Judge results by labels, write evaluation.json, and put the figures into the run's report."""
-    from osteo_ray.evaluation.evaluate import evaluate as judge
-
-    results = Path(need(job, "results"))
-    folder = results if results.is_dir() else results.parent
-    frame = _records(need(job, "labels"), job.mapping, job.pseudonym_key).frame
-    if job.truth:
-        truth = pq.read_table(job.truth).to_pandas()
-        extra = [c for c in truth.columns if c == "patient_key" or c.startswith("p_bayes")]
-        frame = frame.merge(truth[extra], on="patient_key", how="left")
-    ev = judge(folder / "results.parquet" if results.is_dir() else results, frame, job.level)
-    (folder / "evaluation.json").write_text(ev.to_json() + "\n")
-    lines = [*ev.lines(), f"figures  {folder / 'evaluation.json'}"]
-    # Results of another system have no run behind them, and no report to put the figures into.
-    made = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
-    if "catalogue" in made:
-        lines.append(f"report   {_report(folder, Path(made['catalogue']), made['report_studies'], ev)}")
-    return lines
-
-
-def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
+def write_report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
+    """The run's report.html from what lies in `out`; `evaluation` puts its figures in."""
     from osteo_ray.reports.html import write_run
     from osteo_ray.reports.views import study_views
 
@@ -180,7 +149,8 @@ def _report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
         return write_run(out / "report.html", results, facts, views, evaluation)
 
 
-def _records(paths: str | tuple[str, ...], mapping: str | None, key: str | None):
+def read_records(paths: str | tuple[str, ...], mapping: str | None, key: str | None):
+    """Records of one or more files as one table."""
     from osteo_ray.records import load
     from osteo_ray.records.table import RecordTable
 

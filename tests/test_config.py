@@ -55,9 +55,10 @@ def test_every_shipped_config_loads():
 
     from osteo_ray import commands as c
     from osteo_ray.cohort.commands import CohortJob
+    from osteo_ray.evaluation.commands import EvaluateJob
 
     jobs = {"cohort": CohortJob, "slices": CohortJob, "index": c.IndexJob, "train": c.TrainJob}
-    jobs |= {"screen": c.ScreenJob, "evaluate": c.EvaluateJob}
+    jobs |= {"screen": c.ScreenJob, "evaluate": EvaluateJob}
     files = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
     assert files
     for f in files:
