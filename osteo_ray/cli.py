@@ -20,6 +20,7 @@ OPTIONS = {
     "evaluate": ["results", "labels", "mapping", "truth", "against", "bundle", "answers", "out"],
     "checklist": ["results", "bundle", "answers", "out"],
     "report": ["results", "catalogue", "out", "series", "formats", "top", "identifiers", "stow"],
+    "listen": ["bundle", "spool", "records", "mapping"],
     "serve": ["runs", "bundle", "tokens", "host", "port", "name", "role"],
 }
 POSITIONAL = {"index": "archive", "records": "source", "screen": "archive"}
@@ -33,6 +34,7 @@ HELP = {
     "evaluate": "judge results by labels, of this or any other system, alone or against another's",
     "checklist": "TRIPOD+AI and CLAIM tables, filled in from an evaluation and a bundle",
     "report": "write chosen results as HTML, PDF, JSON, DICOM SR and secondary capture, FHIR; store them in a PACS",
+    "listen": "live: take CT by C-STORE, screen each complete study, send SR back",
     "serve": "screen by HTTP and web page; `serve token`, `revoke` and `tokens` manage who may",
     "doctor": "what this machine has",
 }
@@ -110,6 +112,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     from osteo_ray.evaluation import commands as judging
     from osteo_ray.reports import commands as reports
     from osteo_ray.service import commands as service
+    from osteo_ray.service import listen_commands as live
 
     actions = {"write": made.write, "slices": made.slices, "check": made.checked}
     serving = {"run": service.run, "token": service.token, "revoke": service.revoke, "tokens": service.tokens}
@@ -122,6 +125,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "evaluate": (judging.EvaluateJob, judging.evaluate),
         "checklist": (judging.ChecklistJob, judging.checklist),
         "report": (reports.ReportJob, reports.report),
+        "listen": (live.ListenJob, live.listen),
         "serve": (service.ServeJob, serving[getattr(args, "action", "run")]),
     }
     model, run = jobs[args.command]

@@ -24,12 +24,21 @@ def installed() -> bool:
     return binary() is not None and (PLUGINS / "libOrthancDicomWeb.so").exists()
 
 
-@contextmanager
-def running(home: Path) -> Iterator[tuple[str, requests.Session, Path]]:
-    """(DICOMweb root URL, authenticated session, netrc file) of an empty Orthanc whose files lie in `home`."""
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+@contextmanager
+def running(
+    home: Path, dicom_port: int | None = None, modalities: dict[str, list] | None = None
+) -> Iterator[tuple[str, requests.Session, Path]]:
+    """(DICOMweb root URL, authenticated session, netrc file) of an empty Orthanc whose files lie in `home`.
+
+    With `dicom_port` it also speaks DIMSE, as ORTHANC; `modalities` are those that it knows: name -> [AE, host, port].
+    """
+    port = free_port()
     config = {
         "Name": "test",
         "StorageDirectory": str(home / "storage"),
@@ -39,7 +48,10 @@ def running(home: Path) -> Iterator[tuple[str, requests.Session, Path]]:
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": True,
         "RegisteredUsers": {"reader": "secret"},
-        "DicomServerEnabled": False,
+        "DicomServerEnabled": dicom_port is not None,
+        "DicomPort": dicom_port or 4242,
+        "DicomAet": "ORTHANC",
+        "DicomModalities": modalities or {},
         "SyncStorageArea": False,
         "StableAge": 1,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},

@@ -1,0 +1,42 @@
+"""What `osteo-ray listen` does: live mode until it is told to end (SIGTERM, SIGINT)."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from osteo_ray.commands import need
+from osteo_ray.config import narrow
+from osteo_ray.service.listen_config import ListenConfig
+
+
+class ListenJob(ListenConfig):
+    """`osteo-ray listen`."""
+
+    bundle: str | None = None
+    spool: str | None = Field(None, description="folder for what arrives, where it stands, and reports")
+    records: str | None = Field(None, description="null: CT alone")
+    mapping: str | None = None
+
+
+def listen(job: ListenJob) -> Iterator[str]:
+    """Take studies by C-STORE, screen each when it is complete, send its reports back."""
+    from osteo_ray.records import load
+    from osteo_ray.screening.scorer import Scorer
+    from osteo_ray.service.listen import Listener
+
+    cfg = narrow(job, ListenConfig)
+    table = load(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    scorer = Scorer.load(need(job, "bundle"), index=cfg.index)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("pynetdicom").setLevel(logging.WARNING)  # below that it prints what it is sent
+    with Listener(cfg, Path(need(job, "spool")), scorer, table) as listener:
+        for s in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(s, lambda *_: listener.stop())
+        yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
+        listener.serve_forever()
+    yield "ended; what is unfinished is taken up at the next start"

@@ -1,0 +1,39 @@
+"""Typed config of live mode."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.config import Section
+from osteo_ray.records.window import WindowConfig
+from osteo_ray.reports.config import PackageConfig
+
+
+class Destination(Section):
+    """Where reports are sent to by C-STORE."""
+
+    host: str
+    port: int = Field(ge=1, le=65535)
+    ae_title: str = Field(min_length=1, max_length=16)
+
+
+class ListenConfig(Section):
+    """How studies are taken, when they are complete, and where reports go."""
+
+    ae_title: str = Field("OSTEORAY", min_length=1, max_length=16)
+    host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0 for all of the machine's")
+    port: int = Field(11112, ge=0, le=65535, description="0: any free one")
+    callers: tuple[str, ...] = Field((), description="AE titles that may send; any other is refused")
+    max_associations: int = Field(8, ge=1)
+    max_pdu: int = Field(65536, ge=4096)
+    timeout_s: float = Field(60.0, gt=0, description="of a network that says nothing")
+    max_instance_bytes: int = Field(2 << 30, ge=1)
+    max_spool_bytes: int = Field(50 << 30, ge=1, description="beyond it senders are told: out of resources")
+    quiet_s: float = Field(30.0, gt=0, description="a study is complete when nothing has come for so long")
+    attempts: int = Field(5, ge=1, description="of screening and of each sending")
+    backoff_s: float = Field(10.0, gt=0, description="pause before the second attempt; each further one doubles it")
+    destination: Destination | None = Field(None, description="null: reports stay in the spool's reports/")
+    reports: PackageConfig = PackageConfig()
+    index: IndexConfig = IndexConfig()
+    window: WindowConfig = WindowConfig()

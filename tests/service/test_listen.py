@@ -1,0 +1,245 @@
+"""Live mode with real DIMSE: Orthanc sends a study and gets its reports; what goes wrong is told, and tried again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from orthanc_running import free_port, installed, running, store
+from planted import TAGS, found_in, leaks, plant
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage, generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Comprehensive3DSRStorage, MRImageStorage, Verification
+
+from osteo_ray import load_bundle
+from osteo_ray.archive.sources import file_path
+from osteo_ray.config import validate
+from osteo_ray.outcomes import InputError
+from osteo_ray.service.listen import Listener, Spool
+from osteo_ray.service.listen_config import ListenConfig
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def ct(made, tmp_path_factory) -> list[Path]:
+    """The files of one made study, with planted names."""
+    row = next(r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None)
+    folder = tmp_path_factory.mktemp("ct")
+    for i, item in enumerate(row["instances"]):
+        plant(Path(file_path(item["uri"])), folder / f"{i}.dcm")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle_dir):
+    return load_bundle(bundle_dir)
+
+
+def config(**keys) -> ListenConfig:
+    base = {"port": 0, "callers": ["PACS", "ORTHANC"], "quiet_s": 0.5, "backoff_s": 0.2, "attempts": 2, "timeout_s": 10}
+    base["reports"] = {"formats": ["sr", "json"]}
+    return validate(ListenConfig, base | {"index": {"pseudonym_key": "k"}} | keys)
+
+
+def associate(listener, kinds, calling="PACS", called="OSTEORAY"):
+    ae = AE(calling)
+    for kind in kinds:
+        ae.add_requested_context(kind)
+    return ae.associate("127.0.0.1", listener.port, ae_title=called)
+
+
+def send(listener, files) -> list[int]:
+    assoc = associate(listener, [CTImageStorage])
+    assert assoc.is_established
+    try:
+        return [assoc.send_c_store(f if not isinstance(f, Path) else dcmread(f)).Status for f in files]
+    finally:
+        assoc.release()
+
+
+def wait(found, seconds=90):
+    for _ in range(seconds * 10):
+        got = found()
+        if got:
+            return got
+        time.sleep(0.1)
+    raise AssertionError("nothing came")
+
+
+def ledger(spool: Path) -> list[dict]:
+    path = spool / "ledger.jsonl"
+    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_orthanc_sends_a_study_and_gets_sr_back(ct, scorer, tmp_path):
+    if not installed():
+        pytest.skip("Orthanc is not installed (Debian: orthanc orthanc-dicomweb orthanc-gdcm)")
+    port, spool, home = free_port(), tmp_path / "spool", tmp_path / "orthanc"
+    home.mkdir()
+    cfg = config(
+        destination={"host": "127.0.0.1", "port": port, "ae_title": "ORTHANC"},
+        reports={"formats": ["sr", "sc"], "identifiers": True},
+    )
+    with Listener(cfg, spool, scorer) as listener:
+        known = {"osteo": ["OSTEORAY", "127.0.0.1", listener.port]}
+        with running(home, port, known) as (base, session, _):
+            root = base.removesuffix("/dicom-web")
+            assert session.post(f"{root}/modalities/osteo/echo", data="{}", timeout=30).status_code == 200
+            store(session, base, [f.read_bytes() for f in ct])
+
+            def series() -> dict[str, dict]:
+                found = [
+                    session.get(f"{root}/series/{s}", timeout=30).json() for s in session.get(f"{root}/series").json()
+                ]
+                return {s["MainDicomTags"]["Modality"]: s for s in found}
+
+            for n in (1, 2):  # sent twice, reported once
+                session.post(
+                    f"{root}/modalities/osteo/store", json=[series()["CT"]["ID"]], timeout=120
+                ).raise_for_status()
+                wait(lambda n=n: len(ledger(spool)) >= n)
+                assert set(series()) == {"CT", "SR", "OT"}
+                assert [len(series()[m]["Instances"]) for m in ("SR", "OT")] == [1, 1]
+            assert len(session.get(f"{root}/patients", timeout=30).json()) == 1, "it is filed under its patient"
+            data = session.get(f"{root}/instances/{series()['SR']['Instances'][0]}/file", timeout=30).content
+    (tmp_path / "sr.dcm").write_bytes(data)
+    sr = dcmread(tmp_path / "sr.dcm")
+    assert sr.PatientID == TAGS["PatientID"]
+    assert sr.StudyInstanceUID == dcmread(ct[0]).StudyInstanceUID
+    first, second = ledger(spool)
+    assert first["row_key"] == second["row_key"]
+    assert (first["state"], first["instances"], len(first["sent"])) == ("DONE", len(ct), 2)
+    assert first["sent"][0] == sr.SOPInstanceUID
+    assert not list((spool / "incoming").iterdir()), "what is done is not kept"
+    assert not list((spool / "studies").iterdir())
+
+
+def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_path, caplog):
+    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer) as listener:
+        assert set(send(listener, ct)) == {0}
+        (line,) = wait(lambda: ledger(tmp_path))
+    assert line["outcome"] in ("SCORED", "SCORED_WARN", "ABSTAINED")
+    report = tmp_path / "reports" / line["row_key"] / "sr.dcm"
+    assert dcmread(report).PatientIdentityRemoved == "YES"
+    assert leaks(tmp_path) == []
+    assert found_in(caplog.text.encode()) == []
+
+
+def test_who_may_not_send_is_refused(scorer, tmp_path):
+    with Listener(config(), tmp_path, scorer) as listener:
+        echo = associate(listener, [Verification])
+        assert echo.is_established
+        assert echo.send_c_echo().Status == 0
+        echo.release()
+        assert associate(listener, [CTImageStorage], calling="STRANGER").is_rejected
+        assert associate(listener, [CTImageStorage], called="OTHER").is_rejected
+        assert not associate(listener, [MRImageStorage]).is_established, "CT only"
+    with pytest.raises(InputError, match="callers"):
+        Listener(config(callers=[]), tmp_path, scorer)
+
+
+def test_what_can_not_be_taken_is_answered_and_leaves_nothing(ct, scorer, tmp_path):
+    with Listener(config(max_spool_bytes=ct[0].stat().st_size + 4096, quiet_s=60), tmp_path, scorer) as listener:
+        nobody = dcmread(ct[0])
+        nobody.StudyInstanceUID = ""
+        assert send(listener, [nobody]) == [0xC000]
+        assert send(listener, [ct[0], ct[0], ct[1]]) == [0, 0, 0xA700], (
+            "the same again costs nothing; another is too much"
+        )
+        odd = dcmread(ct[0])
+        odd.StudyInstanceUID, odd.SOPInstanceUID = "../../../etc", generate_uid()
+        odd.file_meta.MediaStorageSOPInstanceUID = odd.SOPInstanceUID
+        assert send(listener, [odd]) == [0xA700]
+    files = [p for p in (tmp_path / "incoming").rglob("*") if p.is_file()]
+    assert [p.suffix for p in files] == [".dcm"]
+
+
+def test_a_destination_that_is_away_is_tried_again(ct, scorer, tmp_path):
+    got, port = [], free_port()
+    destination = {"host": "127.0.0.1", "port": port, "ae_title": "AWAY"}
+    with Listener(config(destination=destination, attempts=50), tmp_path, scorer) as listener:
+        send(listener, ct)
+        wait(lambda: [p for p in (tmp_path / "studies").glob("*.json") if json.loads(p.read_text())["attempt"] >= 2])
+        away = AE("AWAY")
+        away.add_supported_context(Comprehensive3DSRStorage)
+        answers = iter([0xA700, 0x0000])
+
+        def take(event):
+            got.append(event.dataset.SOPInstanceUID)
+            return next(answers)
+
+        server = away.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+        (line,) = wait(lambda: ledger(tmp_path))
+        server.shutdown()
+    assert line["state"] == "DONE"
+    assert got == [line["sent"][0]] * 2, "refused once, taken the second time"
+
+
+def test_a_study_that_can_not_be_screened_ends_with_a_code(ct, scorer, tmp_path, monkeypatch):
+    with Listener(config(), tmp_path / "a", scorer) as listener:
+        monkeypatch.setattr(scorer, "score_rows", lambda *a: (_ for _ in ()).throw(RuntimeError("Sonnenschein")))
+        send(listener, ct)
+        (line,) = wait(lambda: ledger(tmp_path / "a"))
+    assert (line["state"], line["code"], line["attempt"]) == ("FAILED", "SCREENING_FAILED", 2)
+    assert line["message"] == "RuntimeError"
+    monkeypatch.undo()
+    no_image = dcmread(ct[0])
+    del no_image.ImagePositionPatient
+    del no_image.Rows
+    with Listener(config(), tmp_path / "b", scorer) as listener:
+        send(listener, [no_image])
+        (line,) = wait(lambda: ledger(tmp_path / "b"))
+    assert line["state"] in ("FAILED", "DONE")
+    assert line["code"] not in ("", "OK")
+
+
+def test_a_restart_takes_up_what_the_killed_one_left(ct, scorer, bundle_dir, tmp_path):
+    """The command itself, killed hard while a study waits to be complete; the next start screens it."""
+    spool = tmp_path / "spool"
+    job = {"bundle": str(bundle_dir), "spool": str(spool), "port": 0, "callers": ["PACS"], "quiet_s": 600}
+    job["reports"] = {"formats": ["sr"]}
+    (tmp_path / "listen.yaml").write_text(yaml.safe_dump(job))
+    command = [sys.executable, "-u", "-m", "osteo_ray.cli", "listen", "--config", str(tmp_path / "listen.yaml")]
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        line = p.stdout.readline()
+        assert line.startswith("listening at 127.0.0.1:")
+        port = int(line.split(":")[1].split()[0])
+        assert set(send(type("L", (), {"port": port}), ct)) == {0}
+    finally:
+        p.kill()
+        p.wait()
+    assert not ledger(spool)
+    half = next((spool / "incoming").iterdir()) / ".cut.tmp"
+    half.write_bytes(b"half")
+    with Listener(config(), spool, scorer):
+        (done,) = wait(lambda: ledger(spool))
+    assert (done["state"], done["instances"]) == ("DONE", len(ct))
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert p.stdout.readline().startswith("listening")
+    os.kill(p.pid, signal.SIGTERM)
+    assert p.wait(30) == 0
+
+
+def test_what_comes_late_opens_a_study_again(tmp_path):
+    spool = Spool(tmp_path, 1 << 20)
+    assert spool.put("1.2", "1.2.1", b"a" * 10)
+    ((name, state),) = spool.due(0.0)
+    files = {p.name for p in (tmp_path / "incoming" / name).iterdir()}
+    assert spool.put("1.2", "1.2.2", b"b" * 10)
+    state.state = "DONE"
+    assert not spool.finish(name, state, files), "not all that lies there was screened"
+    ((name, state),) = spool.due(0.0)
+    assert state.state == "RECEIVING"
+    assert spool.used == 20
+    files = {p.name for p in (tmp_path / "incoming" / name).iterdir()}
+    assert spool.finish(name, state, files)
+    assert (spool.used, spool.due(0.0)) == (0, [])
