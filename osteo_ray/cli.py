@@ -118,7 +118,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     serving = {"run": service.run, "token": service.token, "revoke": service.revoke, "tokens": service.tokens}
     jobs: dict[str, tuple[Any, Callable[[Any], Iterable[str]]]] = {
         "index": (c.IndexJob, c.index),
-        "cohort": (made.CohortJob, actions[getattr(args, "action", "write")]),
+        "cohort": (made.CohortJob, actions.get(getattr(args, "action", ""), made.write)),
         "records": (c.RecordsJob, c.records),
         "train": (c.TrainJob, c.train),
         "screen": (c.ScreenJob, c.screen),
@@ -126,7 +126,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "checklist": (judging.ChecklistJob, judging.checklist),
         "report": (reports.ReportJob, reports.report),
         "listen": (live.ListenJob, live.listen),
-        "serve": (service.ServeJob, serving[getattr(args, "action", "run")]),
+        "serve": (service.ServeJob, serving.get(getattr(args, "action", ""), service.run)),
     }
     model, run = jobs[args.command]
     given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}

@@ -24,23 +24,26 @@ log = logging.getLogger(__name__)
 
 
 class Driver:
-    """Ray actor: runs one screening to its end, in the run's folder."""
+    """Ray actor: runs one screening to its end, and goes."""
 
     def run(self, folder: str, job: dict[str, Any]) -> None:
-        """The work of `osteo-ray screen`; the end is written down, and the actor goes."""
         import ray
 
-        from osteo_ray.commands import ScreenJob, screen
-
-        run = Run(Path(folder))
         rayenv.tune_data_context()
-        try:
-            screen(ScreenJob.model_validate(job))
-            run.end(RunState.DONE)
-        except Exception as e:  # whatever it was, the screening ended by it, and says so
-            log.exception("screening %s", run.id)
-            run.end(RunState.FAILED, f"{type(e).__name__}: {e}"[:1000])
+        drive(Run(Path(folder)), job)
         ray.actor.exit_actor()
+
+
+def drive(run: Run, job: dict[str, Any]) -> None:
+    """The work of `osteo-ray screen` in the run's folder; how it ended is written down there."""
+    from osteo_ray.commands import ScreenJob, screen
+
+    try:
+        screen(ScreenJob.model_validate(job))
+        run.end(RunState.DONE)
+    except Exception as e:  # whatever it was, the screening ended by it, and says so
+        log.exception("screening %s", run.id)
+        run.end(RunState.FAILED, f"{type(e).__name__}: {e}"[:1000])
 
 
 def screen_job(run: Run, cfg: ServeConfig) -> dict[str, Any]:
