@@ -23,7 +23,7 @@ from markupsafe import Markup
 from osteo_ray.evaluation import figures
 from osteo_ray.evaluation.evaluate import Evaluation
 from osteo_ray.reports import wording as w
-from osteo_ray.reports.pictures import WINDOW_LEVEL, WINDOW_WIDTH, Overview, Thumbnail
+from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, Overview, Thumbnail, window_filter
 from osteo_ray.reports.run_view import evaluation_tables, run_page
 from osteo_ray.reports.study_view import DISCLAIMER, StudyView, page
 from osteo_ray.reports.worklist import scored
@@ -95,6 +95,7 @@ def write_page(path: str | Path, template: str, **context: Any) -> Path:
             disclaimer=DISCLAIMER,
             window_level=WINDOW_LEVEL,
             window_width=WINDOW_WIDTH,
+            presets=[(name, level, width, window_filter(level, width)) for name, level, width in PRESETS],
             result_version=RESULT_VERSION,
             **context,
         )

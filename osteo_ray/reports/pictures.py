@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 WINDOW_LEVEL, WINDOW_WIDTH = 350, 1600  # HU; wide enough for cortex, narrow enough to see trabecular loss
+PRESETS = (("Bone", WINDOW_LEVEL, WINDOW_WIDTH), ("Trabecular", 200, 700), ("Soft tissue", 50, 400))
+"""Windows that a page offers: name, level, width in HU; each inside the one that pictures are stored in."""
 MAX_PIXELS = 320  # the longer side of an embedded picture
 
 
@@ -44,6 +46,19 @@ class Overview:
     z_top_mm: float
     z_bottom_mm: float
     plane: str = "sagittal"
+
+
+def window_filter(level: float, width: float) -> str:
+    """The CSS filter that shows a stored picture in a narrower window, so that one picture serves all presets.
+
+    A window is a straight line from grey to grey. `contrast(c)` is (x - 1/2) c + 1/2 and comes after
+    `brightness(b)`, b x: their product is the slope, and the contrast alone sets the offset. Both cut at black and
+    white, as a window does.
+    """
+    slope = WINDOW_WIDTH / width
+    offset = (WINDOW_LEVEL - WINDOW_WIDTH / 2 - (level - width / 2)) / width
+    contrast = 1 - 2 * offset
+    return f"brightness({slope / contrast:.4f}) contrast({contrast:.4f})"
 
 
 @dataclass(frozen=True)

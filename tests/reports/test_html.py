@@ -17,7 +17,7 @@ from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.outcomes import State
 from osteo_ray.reports import study_view, wording
 from osteo_ray.reports.html import StudyView, Thumbnail, write_run, write_study
-from osteo_ray.reports.pictures import WINDOW_LEVEL, WINDOW_WIDTH, encode
+from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, encode, window_filter
 from osteo_ray.reports.study_view import DISCLAIMER
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -273,6 +273,26 @@ def test_pictures_keep_hu_and_proportions():
     assert grey[5].max() == 0
     assert abs(int(grey[70].mean()) - 128) <= 1
     assert max(Image.open(io.BytesIO(encode(axial_hu(0.0, 512), (0.7, 0.7)))).size) == 320
+
+
+@pytest.mark.parametrize(("name", "level", "width"), PRESETS)
+def test_a_preset_shows_the_window_it_names(name, level, width):
+    """What a browser makes of a stored picture with the preset's filter equals the window applied to HU."""
+    brightness, contrast = (float(x) for x in re.findall(r"\(([\d.]+)\)", window_filter(level, width)))
+    hu = np.linspace(-1000, 1500, 501)
+    stored = np.clip((hu - WINDOW_LEVEL) / WINDOW_WIDTH + 0.5, 0, 1)
+    shown = np.clip((np.clip(stored * brightness, 0, 1) - 0.5) * contrast + 0.5, 0, 1)
+    assert np.allclose(shown, np.clip((hu - level) / width + 0.5, 0, 1), atol=1e-3)
+
+
+def test_a_page_offers_the_presets_without_a_script(tmp_path):
+    row = scored_row(1, 0.62)
+    html, page = study(tmp_path, row, thumbnails(row))
+    check_page(html)
+    assert page.tags["input"] == len(PRESETS)
+    for i, (name, level, width) in enumerate(PRESETS):
+        assert f"{name} {level} / {width}" in page.words
+        assert (f".w{i}:checked" in html) == (i > 0), "the first is how pictures are stored"
 
 
 @pytest.mark.parametrize(
