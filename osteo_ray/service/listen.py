@@ -1,6 +1,6 @@
 """Live mode: takes CT by C-STORE, waits until a study is complete, screens it, sends the reports back.
 
-    with Listener(ListenConfig(...), scorer, records) as listener:
+    with Listener(ListenConfig(...), spool, scorer, scorer.model, records) as listener:
         listener.serve_forever()
 
 What arrives goes to a spool: one file an instance, whole or not at all, named by hashes, bounded in bytes. A study
@@ -19,11 +19,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,7 @@ from osteo_ray.records.schema import NAMES
 from osteo_ray.records.table import RecordTable
 from osteo_ray.records.window import join
 from osteo_ray.reports.package import write_package
-from osteo_ray.screening.scorer import Scorer
+from osteo_ray.screening.scorer import closed_row
 from osteo_ray.service.listen_config import ListenConfig
 
 log = logging.getLogger("osteo_ray.listen")
@@ -175,13 +175,26 @@ class Spool:
         return True
 
 
-class Listener:
-    """A C-STORE server and one worker that screens what is complete."""
+class Scores(Protocol):
+    """A scorer, in this process or in one of its own (`screening.isolated`)."""
 
-    def __init__(self, cfg: ListenConfig, spool: Path, scorer: Scorer, records: RecordTable | None = None):
+    def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]: ...
+
+
+class Listener:
+    """A C-STORE server and one worker that screens what is complete. `model` holds the results' model columns."""
+
+    def __init__(
+        self,
+        cfg: ListenConfig,
+        spool: Path,
+        scorer: Scores,
+        model: Mapping[str, str],
+        records: RecordTable | None = None,
+    ):
         if not cfg.callers:
             raise InputError("callers: name the AE titles that may send, e.g. --set 'callers=[PACS]'")
-        self.cfg, self.scorer, self.records = cfg, scorer, records
+        self.cfg, self.scorer, self.model, self.records = cfg, scorer, model, records
         self.spool = Spool(spool, cfg.max_spool_bytes)
         self._stop = threading.Event()
         self._worker = threading.Thread(target=self._work, name="listen-worker", daemon=True)
@@ -306,10 +319,10 @@ class Listener:
         values = self._record(row)
         if row.get("state"):
             outcome = Outcome(State(row["state"]), row["code"], Stage(row["stage"]), row["message"] or "")
-            result = self.scorer.closed(row, outcome)
+            result = closed_row(row, outcome, **self.model)
         else:
             result = self.scorer.score_rows([row], values[None])[0]
-        result["row_key"] = _row_key(row, values, self.scorer.bundle.sha256, self.cfg)
+        result["row_key"] = _row_key(row, values, self.model["model_sha256"], self.cfg)
         result["run_id"] = "listen"
         return result, row
 

@@ -8,6 +8,8 @@ from osteo_ray.archive.config import IndexConfig
 from osteo_ray.config import Section
 from osteo_ray.records.window import WindowConfig
 from osteo_ray.reports.config import PackageConfig
+from osteo_ray.screening.isolated import SeriesLimits
+from osteo_ray.screening.scorer import ScoringConfig
 
 
 class Destination(Section):
@@ -37,3 +39,5 @@ class ListenConfig(Section):
     reports: PackageConfig = PackageConfig()
     index: IndexConfig = IndexConfig()
     window: WindowConfig = WindowConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    limits: SeriesLimits = SeriesLimits()

@@ -88,7 +88,7 @@ def test_orthanc_sends_a_study_and_gets_sr_back(ct, scorer, tmp_path):
         destination={"host": "127.0.0.1", "port": port, "ae_title": "ORTHANC"},
         reports={"formats": ["sr", "sc"], "identifiers": True},
     )
-    with Listener(cfg, spool, scorer) as listener:
+    with Listener(cfg, spool, scorer, scorer.model) as listener:
         known = {"osteo": ["OSTEORAY", "127.0.0.1", listener.port]}
         with running(home, port, known) as (base, session, _):
             root = base.removesuffix("/dicom-web")
@@ -123,7 +123,7 @@ def test_orthanc_sends_a_study_and_gets_sr_back(ct, scorer, tmp_path):
 
 
 def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_path, caplog):
-    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer) as listener:
+    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer, scorer.model) as listener:
         assert set(send(listener, ct)) == {0}
         (line,) = wait(lambda: ledger(tmp_path))
     assert line["outcome"] in ("SCORED", "SCORED_WARN", "ABSTAINED")
@@ -134,7 +134,7 @@ def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_pa
 
 
 def test_who_may_not_send_is_refused(scorer, tmp_path):
-    with Listener(config(), tmp_path, scorer) as listener:
+    with Listener(config(), tmp_path, scorer, scorer.model) as listener:
         echo = associate(listener, [Verification])
         assert echo.is_established
         assert echo.send_c_echo().Status == 0
@@ -143,11 +143,13 @@ def test_who_may_not_send_is_refused(scorer, tmp_path):
         assert associate(listener, [CTImageStorage], called="OTHER").is_rejected
         assert not associate(listener, [MRImageStorage]).is_established, "CT only"
     with pytest.raises(InputError, match="callers"):
-        Listener(config(callers=[]), tmp_path, scorer)
+        Listener(config(callers=[]), tmp_path, scorer, scorer.model)
 
 
 def test_what_can_not_be_taken_is_answered_and_leaves_nothing(ct, scorer, tmp_path):
-    with Listener(config(max_spool_bytes=ct[0].stat().st_size + 4096, quiet_s=60), tmp_path, scorer) as listener:
+    with Listener(
+        config(max_spool_bytes=ct[0].stat().st_size + 4096, quiet_s=60), tmp_path, scorer, scorer.model
+    ) as listener:
         nobody = dcmread(ct[0])
         nobody.StudyInstanceUID = ""
         assert send(listener, [nobody]) == [0xC000]
@@ -165,7 +167,7 @@ def test_what_can_not_be_taken_is_answered_and_leaves_nothing(ct, scorer, tmp_pa
 def test_a_destination_that_is_away_is_tried_again(ct, scorer, tmp_path):
     got, port = [], free_port()
     destination = {"host": "127.0.0.1", "port": port, "ae_title": "AWAY"}
-    with Listener(config(destination=destination, attempts=50), tmp_path, scorer) as listener:
+    with Listener(config(destination=destination, attempts=50), tmp_path, scorer, scorer.model) as listener:
         send(listener, ct)
         wait(lambda: [p for p in (tmp_path / "studies").glob("*.json") if json.loads(p.read_text())["attempt"] >= 2])
         away = AE("AWAY")
@@ -184,7 +186,7 @@ def test_a_destination_that_is_away_is_tried_again(ct, scorer, tmp_path):
 
 
 def test_a_study_that_can_not_be_screened_ends_with_a_code(ct, scorer, tmp_path, monkeypatch):
-    with Listener(config(), tmp_path / "a", scorer) as listener:
+    with Listener(config(), tmp_path / "a", scorer, scorer.model) as listener:
         monkeypatch.setattr(scorer, "score_rows", lambda *a: (_ for _ in ()).throw(RuntimeError("Sonnenschein")))
         send(listener, ct)
         (line,) = wait(lambda: ledger(tmp_path / "a"))
@@ -194,14 +196,14 @@ def test_a_study_that_can_not_be_screened_ends_with_a_code(ct, scorer, tmp_path,
     no_image = dcmread(ct[0])
     del no_image.ImagePositionPatient
     del no_image.Rows
-    with Listener(config(), tmp_path / "b", scorer) as listener:
+    with Listener(config(), tmp_path / "b", scorer, scorer.model) as listener:
         send(listener, [no_image])
         (line,) = wait(lambda: ledger(tmp_path / "b"))
     assert line["state"] in ("FAILED", "DONE")
     assert line["code"] not in ("", "OK")
 
 
-def test_a_restart_takes_up_what_the_killed_one_left(ct, scorer, bundle_dir, tmp_path):
+def test_a_restart_takes_up_what_the_killed_one_left(ct, bundle_dir, tmp_path):
     """The command itself, killed hard while a study waits to be complete; the next start screens it."""
     spool = tmp_path / "spool"
     job = {"bundle": str(bundle_dir), "spool": str(spool), "port": 0, "callers": ["PACS"], "quiet_s": 600}
@@ -220,13 +222,15 @@ def test_a_restart_takes_up_what_the_killed_one_left(ct, scorer, bundle_dir, tmp
     assert not ledger(spool)
     half = next((spool / "incoming").iterdir()) / ".cut.tmp"
     half.write_bytes(b"half")
-    with Listener(config(), spool, scorer):
+    p = subprocess.Popen([*command, "--set", "quiet_s=0.5"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert p.stdout.readline().startswith("listening")
         (done,) = wait(lambda: ledger(spool))
-    assert (done["state"], done["instances"]) == ("DONE", len(ct))
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert p.stdout.readline().startswith("listening")
-    os.kill(p.pid, signal.SIGTERM)
+    finally:
+        os.kill(p.pid, signal.SIGTERM)
     assert p.wait(30) == 0
+    assert (done["state"], done["instances"]) == ("DONE", len(ct))
+    assert done["outcome"] in ("SCORED", "SCORED_WARN", "ABSTAINED")
 
 
 def test_what_comes_late_opens_a_study_again(tmp_path):
