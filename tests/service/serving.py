@@ -1,0 +1,82 @@
+"""A service without Serve: the real app and the real scorer in one process, over a made archive."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osteo_ray.config import validate
+from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.runs import Run, RunJob, Runs
+from osteo_ray.service.scoring import Model, ModelHost, Pointer
+from osteo_ray.service.screenings import drive, screen_job
+
+
+def config(home: Path, made: Any, bundle: Path, **changes: Any) -> ServeConfig:
+    data: dict[str, Any] = {
+        "runs": str(home / "runs"),
+        "bundle": str(bundle),
+        "bundles": [str(bundle.parent)],
+        "archives": {"roots": [str(made.archive)]},
+        "records": [str(made.records.parent)],
+        "names": ["testserver"],
+        "screening": {"pipeline": {"actors": 1, "actor_cpus": 0.5}, "report_studies": 1},
+    }
+    return check(validate(ServeConfig, data | changes))
+
+
+class LocalScoring:
+    """`scoring.Scoring` in this process."""
+
+    def __init__(self, cfg: ServeConfig):
+        self.pointer = Pointer(Runs(cfg.runs).root / "model.json")
+        self.pointer.deploy(cfg.bundle)
+        self.host = ModelHost(self.pointer, cfg.screening)
+
+    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
+        row = self.host.index(study)
+        return row if "refused" in row else self.host.score([row], [values])[0]
+
+    async def model(self) -> Model:
+        return self.host.model
+
+
+class QuietDesk:
+    """Nothing is started: what the API writes is what is tested."""
+
+    def __init__(self, runs: Path):
+        self.runs = Runs(runs)
+
+    async def nudge(self) -> None:
+        return
+
+    async def cancel(self, run_id: str) -> None:
+        from osteo_ray.service.runs import RunState
+
+        self.runs.get(run_id).end(RunState.CANCELLED)
+
+
+def finished(cfg: ServeConfig, made: Any) -> Run:
+    """A screening of the made archive, done in this process."""
+    job = RunJob(str(made.archive), str(made.records), None, {}, cfg.bundle, "tester", 1.0e9)
+    run = Runs(cfg.runs).create(job)
+    run.begin()
+    drive(run, screen_job(run, cfg))
+    return run
+
+
+def study_zip(made: Any, path: Path) -> Path:
+    """The study of the first patient whose axial series is open, as a zip."""
+    import pyarrow.parquet as pq
+
+    from osteo_ray.archive.sources import file_path
+
+    rows = pq.read_table(made.catalogue).to_pylist()
+    row = next(r for r in rows if r["state"] is None and r["instances"][0]["uri"].startswith("file://"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for i, uri in enumerate(sorted({x["uri"] for x in row["instances"]})):
+            z.write(file_path(uri), f"{i}.dcm")
+    return path

@@ -1,0 +1,217 @@
+"""The whole interface against a finished screening and the real scorer, in this process."""
+
+import json
+import zipfile
+
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+from serving import LocalScoring, QuietDesk, config, finished, study_zip
+from starlette.testclient import TestClient
+
+from osteo_ray.reports.result_json import schema
+from osteo_ray.service.api import create
+from osteo_ray.service.runs import Runs, RunState
+from osteo_ray.service.tokens import Role, Tokens
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def served(made, bundle_dir, tmp_path_factory):
+    """(client, run, tokens by role) of one service for the whole file."""
+    home = tmp_path_factory.mktemp("service")
+    file = Tokens(home / "tokens.json")
+    secrets = {r: file.add(f"the {r} one", r) for r in Role}
+    cfg = config(home, made, bundle_dir, tokens=str(home / "tokens.json"), limits={"body_kb": 8, "upload_mb": 64})
+    run = finished(cfg, made)
+    assert run.saved.state == RunState.DONE, run.saved.error
+    with TestClient(create(cfg, LocalScoring(cfg), QuietDesk(cfg.runs))) as client:
+        yield client, run, secrets, cfg
+
+
+def bearer(served, role=Role.READ):
+    return {"Authorization": f"Bearer {served[2][role]}"}
+
+
+def test_status_results_and_worklist_account_for_every_series(served, made):
+    client, run, _, _ = served
+    n = pq.read_metadata(made.catalogue).num_rows
+    status = client.get(f"/v1/screenings/{run.id}", headers=bearer(served)).json()
+    assert status["state"] == "DONE"
+    assert status["series"] == n == sum(status["counts"].values())
+    assert status["done"] == status["total"]
+
+    seen, offset = [], 0
+    while page := client.get(
+        f"/v1/screenings/{run.id}/results?offset={offset}&limit=200", headers=bearer(served)
+    ).json()["items"]:
+        for doc in page:
+            jsonschema.validate(doc, schema())
+        seen += [d["series_uid"] for d in page]
+        offset += len(page)
+    assert len(seen) == n
+    assert seen == sorted(seen)
+    parquet = client.get(f"/v1/screenings/{run.id}/results?format=parquet", headers=bearer(served))
+    assert parquet.content == (run.out / "results.parquet").read_bytes()
+
+    work = client.get(f"/v1/screenings/{run.id}/worklist?limit=500", headers=bearer(served)).json()
+    assert work["total"] == n
+    risks = [r["risk_prob"] for r in work["items"] if r["risk_prob"] is not None]
+    assert risks, "the made archive has scored series"
+    assert [r["rank"] for r in work["items"]][: len(risks)] == sorted(r["rank"] for r in work["items"] if r["rank"])
+    assert all(r["risk_prob"] is None for r in work["items"][len(risks) :])
+    women = client.get(f"/v1/screenings/{run.id}/worklist?sex=F&limit=500&age_min=60", headers=bearer(served)).json()
+    assert {r["row_key"] for r in women["items"]} == {
+        r["row_key"] for r in work["items"] if r["sex"] == "F" and (r["age_y"] or 0) >= 60
+    }
+
+
+def test_study_page_slices_and_feedback(served):
+    client, run, _, _ = served
+    top = client.get(f"/v1/screenings/{run.id}/worklist?limit=1", headers=bearer(served)).json()["items"][0]
+    at = f"/v1/screenings/{run.id}/studies/{top['row_key']}"
+    study = client.get(at, headers=bearer(served)).json()
+    assert study["readable"]
+    chosen = study["result"]["selected"]
+    assert len(study["page"]["slices"]) == len(chosen)
+    raw = client.get(f"{at}/slices/{chosen[0]['index']}", headers=bearer(served))
+    assert len(raw.content) == 2 * int(raw.headers["X-Rows"]) * int(raw.headers["X-Cols"])
+    assert client.get(f"{at}/slices/{study['slices_total']}", headers=bearer(served)).json()["code"] == "NO_SLICE"
+    assert (
+        client.post(f"{at}/feedback", headers=bearer(served), json={"verdict": "reject", "note": "metal"}).status_code
+        == 201
+    )
+    client.post(f"{at}/feedback", headers=bearer(served), json={"verdict": "accept"})
+    judged = client.get(f"/v1/screenings/{run.id}/worklist?judged=true", headers=bearer(served)).json()["items"]
+    assert [f["verdict"] for r in judged for f in r["feedback"]] == ["accept"]  # a person's last word counts
+
+
+def test_score_one_study(served, made, tmp_path):
+    client = served[0]
+    path = study_zip(made, tmp_path / "study.zip")
+    send = bearer(served, Role.SUBMIT)
+    said = client.post(
+        "/v1/studies:score",
+        headers=send,
+        files={"study": path.read_bytes()},
+        data={"record": '{"age_y": 67, "sex": "F"}'},
+    )
+    assert said.status_code == 200, said.text
+    jsonschema.validate(said.json(), schema())
+    assert said.json()["model"]["sha256"]
+    assert said.headers["X-Model"].startswith("made 0 ")
+    bad = client.post(
+        "/v1/studies:score", headers=send, files={"study": path.read_bytes()}, data={"record": '{"age_y": 670}'}
+    )
+    assert (bad.status_code, bad.json()["code"]) == (422, "RECORD")
+    assert "670" in bad.json()["detail"]
+    assert list((Runs(served[3].runs).root / ".spool").iterdir()) == []
+
+
+def test_submit_queues_and_cancel_ends(served, made):
+    client = served[0]
+    send = bearer(served, Role.SUBMIT)
+    new = client.post("/v1/screenings", headers=send, json={"archive": str(made.archive), "options": {"shap": False}})
+    assert (new.status_code, new.json()["state"]) == (202, "QUEUED")
+    at = f"/v1/screenings/{new.json()['id']}"
+    assert client.get(f"{at}/results?format=parquet", headers=send).json()["code"] == "NOT_DONE"
+    assert client.delete(at, headers=send).json()["state"] == "CANCELLED"
+    assert client.delete(at, headers=send).status_code == 409
+    events = client.get(f"{at}/events", headers=send)
+    assert '"state":"CANCELLED"' in events.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "role"),
+    [
+        ("GET", "/v1/screenings", Role.READ),
+        ("GET", "/v1/metrics", Role.READ),
+        ("POST", "/v1/screenings", Role.SUBMIT),
+        ("POST", "/v1/studies:score", Role.SUBMIT),
+        ("DELETE", "/v1/screenings/0123456789abcdef", Role.SUBMIT),
+        ("PUT", "/v1/model", Role.ADMIN),
+        ("GET", "/v1/audit", Role.ADMIN),
+    ],
+)
+def test_each_route_asks_for_its_role(served, method, path, role):
+    client = served[0]
+    assert client.request(method, path).status_code == 401
+    assert client.request(method, path, headers={"Authorization": "Bearer osr_guess"}).status_code == 401
+    for r in Role:
+        code = client.request(method, path, headers=bearer(served, r))
+        lacks = list(Role).index(r) < list(Role).index(role)
+        assert (code.status_code == 403) == lacks, (r, code.text)
+
+
+def test_a_revoked_token_stops_and_hashes_alone_are_stored(served, tmp_path):
+    file = Tokens(tmp_path / "t.json")
+    secret = file.add("gone soon", Role.READ)
+    assert file.who(secret).name == "gone soon"
+    assert secret not in (tmp_path / "t.json").read_text()
+    assert (tmp_path / "t.json").stat().st_mode & 0o077 == 0
+    file.revoke("gone soon")
+    file._read_at = 0.0
+    assert file.who(secret) is None
+
+
+def test_bodies_hosts_and_origins_are_refused(served, tmp_path):
+    client, _, _, _ = served
+    send = bearer(served, Role.SUBMIT)
+    assert client.post("/v1/screenings", headers=send, content=b"x" * 9000).json()["code"] == "TOO_LARGE"
+    chunks = client.post(
+        "/v1/screenings", headers=send | {"Content-Type": "application/json"}, content=(b"x" * 999 for _ in range(20))
+    )
+    assert chunks.status_code == 413
+    assert client.get("/v1/health", headers={"Host": "evil.example"}).json()["code"] == "WRONG_HOST"
+    assert client.get("/v1/me", headers=send | {"Origin": "https://evil.example"}).json()["code"] == "CROSS_ORIGIN"
+    page = client.get("/")
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("0", bytes(64 << 20))
+    said = client.post("/v1/studies:score", headers=send, files={"study": bomb.read_bytes()})
+    assert (said.status_code, said.json()["code"]) == (413, "ZIP_BOMB")
+    for odd in (b"", b"PK\x03\x04 no", b"\x00" * 200):
+        assert client.post("/v1/studies:score", headers=send, files={"study": odd}).json()["code"] == "NOT_A_ZIP"
+
+
+def test_audit_knows_who_but_no_paths(served, made):
+    client = served[0]
+    send = bearer(served, Role.SUBMIT)
+    client.post("/v1/screenings", headers=send, json={"archive": str(next(made.archive.iterdir()))})
+    lines = client.get("/v1/audit", headers=bearer(served, Role.ADMIN)).json()["lines"]
+    last = [x for x in lines if x["action"] == "submit"][-1]
+    assert last["who"] == "the submit one"
+    assert next(made.archive.iterdir()).name not in json.dumps(lines)
+
+
+def test_swap_refuses_what_is_no_bundle(served):
+    client, _, _, cfg = served
+    admin = bearer(served, Role.ADMIN)
+    assert client.put("/v1/model", headers=admin, json={"bundle": "/etc"}).status_code == 403
+    assert client.put("/v1/model", headers=admin, json={"bundle": cfg.bundles[0]}).json()["code"] == "BAD_BUNDLE"
+    assert client.put("/v1/model", headers=admin, json={"bundle": cfg.bundle}).status_code == 202
+
+
+def test_schemathesis_finds_no_5xx(served):
+    import schemathesis
+    from hypothesis import HealthCheck, given, settings
+
+    client, _, _, _ = served
+    api = schemathesis.openapi.from_asgi("/v1/openapi.json", client.app, headers={"Host": "localhost"})
+    calls = []
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    def one(case):
+        answer = case.call(headers=bearer(served, Role.ADMIN) | {"Host": "localhost"})
+        calls.append(answer.status_code)
+        assert answer.status_code < 500, (case.method, case.path, answer.text)
+
+    for operation in api.get_all_operations():
+        op = operation.ok()
+        if not op.path.endswith("/events"):  # a stream ends when its screening does
+            given(case=op.as_strategy())(one)()
+    assert len(calls) > 150
