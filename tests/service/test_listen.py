@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -19,9 +20,11 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, MRImageStorage, Verification
 
 from osteo_ray import load_bundle
+from osteo_ray.archive.identity import patient_key
 from osteo_ray.archive.sources import file_path
 from osteo_ray.config import validate
 from osteo_ray.outcomes import InputError
+from osteo_ray.records.table import RecordTable
 from osteo_ray.service.listen import Listener, Spool
 from osteo_ray.service.listen_config import ListenConfig
 
@@ -123,12 +126,18 @@ def test_orthanc_sends_a_study_and_gets_sr_back(ct, scorer, tmp_path):
 
 
 def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_path, caplog):
-    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer, scorer.model) as listener:
+    key = patient_key(TAGS["PatientID"], "k")
+    record = {"patient_key": [key], "record_date": pd.to_datetime([None]), "alp_u_l": [99.0], "urea_mmol_l": [5.0]}
+    table = RecordTable.of(pd.DataFrame(record))
+    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer, scorer.model, table) as listener:
         assert set(send(listener, ct)) == {0}
         (line,) = wait(lambda: ledger(tmp_path))
     assert line["outcome"] in ("SCORED", "SCORED_WARN", "ABSTAINED")
     report = tmp_path / "reports" / line["row_key"] / "sr.dcm"
     assert dcmread(report).PatientIdentityRemoved == "YES"
+    result = json.loads((report.parent / "result.json").read_text())
+    assert result["patient_key"] == key
+    assert "labs" in result["modalities"], "the record was found by the same pseudonym"
     assert leaks(tmp_path) == []
     assert found_in(caplog.text.encode()) == []
 
