@@ -71,7 +71,8 @@ def abstention(y: ArrayLike, p: ArrayLike, threshold: ArrayLike, level: float = 
     if not len(prob):
         return None
     tiny = 1e-6
-    sure = np.abs(logit(np.clip(prob, tiny, 1 - tiny)) - logit(np.clip(cut, tiny, 1 - tiny)))
+    distance = np.abs(logit(np.clip(prob, tiny, 1 - tiny)) - logit(np.clip(cut, tiny, 1 - tiny)))
+    sure = np.round(distance, 9)  # 0.9 and 0.1 are equally far from 0.5, whatever rounding makes of them
     ordered = np.sort(sure)[::-1]
     shares: list[float] = []
     counts: list[int] = []
