@@ -9,10 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from osteo_ray import progress
@@ -41,7 +38,9 @@ def report(job: ReportJob) -> list[str]:
 
     given = Path(need(job, "results"))
     table = given / "results.parquet" if given.is_dir() else given
-    rows = chosen(pq.read_table(table), job)
+    if not table.exists():
+        raise InputError(f"{table} is not there; give the folder of a finished run")
+    rows = chosen(pads.dataset(table), job)
     catalogue = _catalogue(job, table.parent)
     by_uid = _series(catalogue, rows) if catalogue else {}
     out = Path(job.out) if job.out else table.parent / "studies"
@@ -81,24 +80,24 @@ def report(job: ReportJob) -> list[str]:
     return [*told, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
 
 
-def chosen(results: pa.Table, job: ReportJob) -> list[dict[str, Any]]:
-    """The result rows that a job asks for, of highest risk first.
+def chosen(results: pads.Dataset, job: ReportJob) -> list[dict[str, Any]]:
+    """The result rows that a job asks for, of highest risk first; only these are read whole.
 
     Raises:
         InputError: a series that the results do not hold, or nothing chosen at all.
     """
-    if job.series:
-        found = results.filter(pc.is_in(results["series_uid"], pa.array(job.series)))
-        missing = sorted(set(job.series) - set(found["series_uid"].to_pylist()))
-        if missing:
-            raise InputError(f"the results hold no series {', '.join(missing)}")
-    else:
-        found = results.filter(pc.is_in(results["state"], pa.array([str(s) for s in job.states])))
-    order = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
-    found = found.sort_by(order)[: job.top]
-    if not found.num_rows:
+    asked = pads.field("series_uid").isin(job.series)
+    if not job.series:
+        asked = pads.field("state").isin([str(s) for s in job.states])
+    light = results.to_table(columns=["series_uid", "row_key", "risk_prob"], filter=asked)
+    missing = sorted(set(job.series) - set(light["series_uid"].to_pylist()))
+    if missing:
+        raise InputError(f"the results hold no series {', '.join(missing)}")
+    if not light.num_rows:
         raise InputError(f"no result is {' or '.join(job.states)}; there is nothing to report")
-    return found.to_pylist()
+    order = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
+    keys = light.sort_by(order)[: job.top]["row_key"].to_pylist()
+    return results.to_table(filter=asked & pads.field("row_key").isin(keys)).sort_by(order).to_pylist()
 
 
 def _catalogue(job: ReportJob, folder: Path) -> Path | None:

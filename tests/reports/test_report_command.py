@@ -86,6 +86,8 @@ def test_what_is_reported_can_be_chosen(run, capsys):
     assert "no series 7.7" in capsys.readouterr().err
     assert main(["report", str(run), "--formats", "docx"]) == 2
     assert "formats" in capsys.readouterr().err
+    assert main(["report", str(run / "nowhere")]) == 3
+    assert "finished run" in capsys.readouterr().err
     (run / "catalogue.parquet").unlink()
     assert main(["report", str(run)]) == 3
     assert "--catalogue" in capsys.readouterr().err
