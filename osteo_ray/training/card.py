@@ -24,6 +24,21 @@ show no lumbar vertebra (it abstains).
 **Trained on.** {m["n_train"]} patients, {m["n_train_complete"]} of them with demographics, labs and CT; chosen and
 calibrated on {m["n_val"]} others. Seed {cfg.seed}. It has not been validated on patients of any other origin.
 
+**Label.** DXA T-score: -2.5 or lower is osteoporosis, -1 or higher normal. It is noisy; nobody's CT is labelled by its
+HU.
+
+**Inputs.** Six demographics and 22 routine labs in the units of the records' schema, and the slices that the selection
+policy picks. What is missing stays missing: a mask says so, and each pattern of modalities below has its own
+calibration; a pattern that is not listed abstains. That a value is missing moves the score too, as far as it did among
+the training patients.
+
+**Explanations.** SHAP says what moved a score, not what causes the disease; features that say nearly the same (weight
+and BMI, sex and the labs that differ by sex) share their effect arbitrarily.
+
+**Not known.** How it does by ethnicity, under treatment for osteoporosis, with implants or fractures in the slices
+picked, and on scanners and sites that were not trained on. `osteo-ray evaluate` shows sex, age, scanner and missingness
+on your own patients, with intervals; `osteo-ray checklist` writes the TRIPOD+AI and CLAIM tables.
+
 **Decision.** High risk from a calibrated probability of {bundle.threshold:.3f} ({bundle.operating_point}). Intervals
 are {cfg.calibration.level:.0%} intervals of the calibration alone.
 
