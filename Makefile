@@ -35,11 +35,11 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest
 
-# Debian packages that the DICOMweb tests use; those tests skip, with the reason, where they are missing.
+# Debian packages that the DICOMweb and web page tests use; those tests skip, with the reason, where they are missing.
 # The package's own server is not wanted: tests start one of their own, on loopback.
 apt:
 	apt-get update -q
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends orthanc orthanc-dicomweb orthanc-gdcm
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends orthanc orthanc-dicomweb orthanc-gdcm chromium
 	-service orthanc stop
 
 clean:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from osteo_ray.commands import need
 from osteo_ray.config import narrow
+from osteo_ray.outcomes import InputError
 from osteo_ray.service.listen_config import ListenConfig
 
 
@@ -28,7 +29,11 @@ def listen(job: ListenJob) -> Iterator[str]:
     from osteo_ray.records import load
     from osteo_ray.screening.isolated import IsolatedScorer
     from osteo_ray.screening.scorer import Scorer
-    from osteo_ray.service.listen import Listener
+
+    try:
+        from osteo_ray.service.listen import Listener
+    except ModuleNotFoundError as e:
+        raise InputError(f"{e.name} is missing; pip install 'osteo-ray[listen]' brings it") from None
 
     cfg = narrow(job, ListenConfig)
     table = load(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None

@@ -16,6 +16,7 @@ function el(tag, attrs = {}, ...children) {
   return e;
 }
 function say(text) {
+  if (!text) return;
   const p = el("p", {}, text);
   document.getElementById("said").append(p);
   setTimeout(() => p.remove(), 6000);
@@ -29,7 +30,12 @@ async function ask(path, init = {}) {
   const m = answer.headers.get("X-Model");
   if (m) document.getElementById("model").textContent = "model " + m;
   if (answer.ok) return answer;
-  if (answer.status === 401) { sessionStorage.removeItem(KEY); signIn(); throw new Error("a token is needed"); }
+  if (answer.status === 401) {
+    const had = sessionStorage.getItem(KEY);
+    sessionStorage.removeItem(KEY);
+    signIn();
+    throw new Error(had ? "the token is not valid" : "");
+  }
   const p = await answer.json().catch(() => ({detail: answer.statusText}));
   throw new Error(p.detail + (p.remedy ? ". " + p.remedy : ""));
 }
