@@ -33,8 +33,11 @@ class ReportJob(PackageConfig):
 
 def report(job: ReportJob) -> list[str]:
     """Write the reports of chosen results; store their DICOM objects where a PACS is named."""
-    from osteo_ray.reports.package import write_package
-    from osteo_ray.reports.stow import store
+    try:
+        from osteo_ray.reports.package import write_package
+        from osteo_ray.reports.stow import store
+    except ModuleNotFoundError as e:
+        raise InputError(f"{e.name} is missing; pip install 'osteo-ray[reports]' brings it") from None
 
     given = Path(need(job, "results"))
     table = given / "results.parquet" if given.is_dir() else given

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,3 +92,9 @@ def test_what_is_reported_can_be_chosen(run, capsys):
     (run / "catalogue.parquet").unlink()
     assert main(["report", str(run)]) == 3
     assert "--catalogue" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "osteo_ray.reports.package", None)
+    assert main(["report", str(run)]) == 3
+    assert "pip install 'osteo-ray[reports]'" in capsys.readouterr().err
