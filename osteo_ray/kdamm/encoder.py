@@ -25,6 +25,8 @@ from osteo_ray.config import Section
 REGIONS = ("thoracic", "lumbar", "pelvic", "none")
 """Where along the spine a slice lies; `none` is neck, head or legs."""
 LUMBAR = REGIONS.index("lumbar")
+L1_NUMBER = 13
+"""Vertebrae are counted from the first thoracic one: T1 = 1, L1 = 13, L5 = 17, sacrum = 18."""
 
 
 class EncoderConfig(Section):
@@ -37,7 +39,7 @@ class EncoderConfig(Section):
     @property
     def dim(self) -> int:
         """Length of the embedding."""
-        return self.n_learned + 2 * self.n_rois + len(REGIONS) + 1
+        return self.n_learned + 2 * self.n_rois + 1 + len(REGIONS) + 1
 
 
 @dataclass
@@ -46,6 +48,7 @@ class SliceFeatures:
 
     embedding: torch.Tensor  # [n, D]
     region_logits: torch.Tensor  # [n, len(REGIONS)]
+    vertebra: torch.Tensor  # [n], vertebra number (L1_NUMBER), halves between two
     mid_logit: torch.Tensor  # [n], how near to the middle of a vertebral body
     trabecular_hu: torch.Tensor  # [n], mean HU inside the first region of interest
     roi: torch.Tensor  # [n, n_rois, S/2, S/2], weights that sum to 1
@@ -79,8 +82,12 @@ class SliceEncoder(nn.Module):
         self.down = nn.ModuleList([_Block(w, 2 * w, 2), _Block(2 * w, 4 * w, 2), _Block(4 * w, 4 * w, 2)])
         self.up = nn.ModuleList([nn.Conv2d(4 * w, 4 * w, 1), nn.Conv2d(4 * w, 2 * w, 1), nn.Conv2d(2 * w, w, 1)])
         self.roi = nn.Sequential(nn.Conv2d(w, w, 3, 1, 1), nn.ReLU(), nn.Conv2d(w, cfg.n_rois, 1))
+        # What the whole picture shows, and what is seen inside each region of interest: whether a slice crosses a
+        # body or a disc is a matter of a few pixels.
+        self.trunk = nn.Linear((4 + cfg.n_rois) * w, 4 * w)
         self.learned = nn.Linear(4 * w, cfg.n_learned)
         self.region = nn.Linear(4 * w, len(REGIONS))
+        self.vertebra = nn.Linear(4 * w, 1)
         self.mid = nn.Linear(4 * w, 1)
 
     def forward(self, hu: torch.Tensor) -> SliceFeatures:
@@ -96,8 +103,10 @@ class SliceEncoder(nn.Module):
         flat = F.avg_pool2d(hu.clamp(-200.0, 1200.0), 2).flatten(2)  # [n, 1, P]
         mean = (roi * flat).sum(-1)
         spread = ((roi * (flat - mean[..., None]) ** 2).sum(-1) + 1.0).sqrt()
-        pooled = levels[-1].mean(dim=(2, 3))
+        local = torch.einsum("nkp,ncp->nkc", roi, y.flatten(2)).flatten(1)
+        pooled = F.relu(self.trunk(torch.cat([levels[-1].mean(dim=(2, 3)), local], dim=1)))
         region = self.region(pooled)
+        height = self.vertebra(pooled)
         mid = self.mid(pooled)
         embedding = torch.cat(
             [
@@ -105,6 +114,7 @@ class SliceEncoder(nn.Module):
                 # About unit spread over patients, so that the density is not drowned by the free dimensions.
                 (mean - 150.0) / 50.0,
                 spread / 25.0 - 2.0,
+                height,
                 region.softmax(-1),
                 mid.sigmoid(),
             ],
@@ -114,10 +124,21 @@ class SliceEncoder(nn.Module):
         return SliceFeatures(
             embedding=embedding,
             region_logits=region,
+            vertebra=number_of(height[:, 0]),
             mid_logit=mid[:, 0],
             trabecular_hu=mean[:, 0],
             roi=roi.unflatten(-1, (side, side)),
         )
+
+
+def height_of(number):
+    """Vertebra number -> height along the column, about unit spread over an abdominal scan; the inverse of `number_of`."""
+    return (number - 15.0) / 3.0
+
+
+def number_of(height):
+    """Height along the column -> vertebra number."""
+    return height * 3.0 + 15.0
 
 
 def _window(hu: torch.Tensor, low: float, high: float) -> torch.Tensor:

@@ -8,13 +8,14 @@ through attention over a bag of slices, the weaker signal that every site has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from osteo_ray.kdamm.encoder import REGIONS, EncoderConfig, PretrainConfig, SliceEncoder
+from osteo_ray.kdamm.encoder import L1_NUMBER, REGIONS, EncoderConfig, PretrainConfig, SliceEncoder, height_of
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
@@ -29,6 +30,7 @@ class SliceData:
     crops: np.ndarray  # int16 HU [n, S, S], may be a memory map
     patient: np.ndarray  # int [n], index of the patient
     region: np.ndarray  # int [n], index into REGIONS, -1 unknown
+    vertebra: np.ndarray  # float [n], vertebra number (`vertebrae_of`), NaN unknown
     mid: np.ndarray  # float [n], 0..1, NaN unknown
     trabecular_hu: np.ndarray  # float [n], NaN unknown
     label: np.ndarray  # int [n_patients], class of the patient, -1 unknown
@@ -96,6 +98,10 @@ def _slice_losses(f, data: SliceData, rows: np.ndarray) -> dict[str, torch.Tenso
     mid = torch.from_numpy(data.mid[rows]).float()
     hu = torch.from_numpy(data.trabecular_hu[rows]).float()
     out = {"region": F.cross_entropy(f.region_logits, region, ignore_index=-1)}
+    number = torch.from_numpy(data.vertebra[rows]).float()
+    ok = number.isfinite()
+    if ok.any():
+        out["vertebra"] = F.smooth_l1_loss(height_of(f.vertebra[ok]), height_of(number[ok]), beta=0.2)
     ok = mid.isfinite()
     if ok.any():
         out["mid"] = F.binary_cross_entropy_with_logits(f.mid_logit[ok], mid[ok])
@@ -133,3 +139,25 @@ def region_of(level: str | None) -> int:
     if level == "none":
         return REGIONS.index("none")
     return {"T": 0, "L": 1, "S": 2, "C": 3}.get(level[0], -1)
+
+
+def vertebrae_of(levels: Sequence[str | None]) -> np.ndarray:
+    """Vertebra numbers of a scan's slices in z order, float32 [n]; NaN where there is none.
+
+    Slices between two named levels ('disc', None) get a number between theirs.
+    """
+    number = np.array([_number(level) for level in levels], float)
+    known = np.flatnonzero(np.isfinite(number))
+    between = np.array([level in (None, "", "disc") for level in levels], bool)
+    if known.size > 1:
+        at = np.flatnonzero(between)
+        number[at] = np.interp(at, known, number[known], left=np.nan, right=np.nan)
+    return number.astype(np.float32)
+
+
+def _number(level: str | None) -> float:
+    if level == "S":
+        return L1_NUMBER + 5.0
+    if level and level[0] in "TL" and level[1:].isdigit():
+        return int(level[1:]) + (L1_NUMBER - 1.0 if level[0] == "L" else 0.0)
+    return np.nan

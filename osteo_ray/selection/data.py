@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from osteo_ray.kdamm.encoder import LUMBAR, REGIONS
+from osteo_ray.kdamm.encoder import LUMBAR, REGIONS, number_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ def p_lumbar(embedding: np.ndarray) -> np.ndarray:
 def p_mid(embedding: np.ndarray) -> np.ndarray:
     """The encoder's belief that a slice lies mid-vertebra; embedding [..., D] -> [...]."""
     return embedding[..., -1]
+
+
+def vertebra(embedding: np.ndarray) -> np.ndarray:
+    """The encoder's estimate of the vertebra number (13 = L1); embedding [..., D] -> [...]."""
+    return number_of(embedding[..., -2 - len(REGIONS)])
 
 
 def coarse_positions(n_valid: int, n_coarse: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from osteo_ray.stages import Stages, digest
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
-from osteo_ray.training.patients import Patients, gather, records_at_ct, scans_of
+from osteo_ray.training.patients import Patients, acquisition_of, gather, records_at_ct, scans_of
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ def train(
             pq.write_table(sl.embed_slice_sets(sets, encoder, cfg.crop.size, 2, advance), folder / "embedded.parquet")
 
     folder = run.run("embeddings", key, embed)
-    scans = scans_of(pq.read_table(folder / "embedded.parquet"), labels, cfg.selection.view.positions)
+    embedded = pq.read_table(folder / "embedded.parquet")
+    scans = scans_of(embedded, labels, cfg.selection.view.positions)
+    scanned = acquisition_of(embedded, scans.series)
 
     # 4. selection
     key = digest(key, cfg.selection.model_dump())
@@ -159,10 +161,13 @@ def train(
         scorers.append(s.eval())
 
     # 5. teachers, student, calibration, bundle
-    key = digest(key, cfg.kdamm.model_dump(), cfg.calibration.model_dump(), cfg.background, cfg.name, cfg.version,
-                 people.values.tolist())  # fmt: skip
+    parts = (cfg.kdamm, cfg.acquisition, cfg.calibration, cfg.novelty)
+    key = digest(key, [p.model_dump() for p in parts], cfg.background, cfg.name, cfg.version,
+                 people.values.tolist(), people.t_score.tolist())  # fmt: skip
     folder = run.run(
-        "bundle", key, lambda f: finish(f, scans, people, encoder, policy.eval(), scorers, cfg, str(out / "ray"), quiet)
+        "bundle",
+        key,
+        lambda f: finish(f, scans, scanned, people, encoder, policy.eval(), scorers, cfg, str(out / "ray"), quiet),
     )
     manifest = json.loads((folder / "bundle.json").read_text())
     complete = (people.scan >= 0) & np.isfinite(people.values).any(1)
@@ -210,6 +215,7 @@ def _slice_data(sets: list[Path], people: Patients, cfg: TrainConfig) -> SliceDa
         crops=sl.decode_crops(table["crop"], cfg.crop.size),
         patient=patient[keep],
         region=table["region"].to_numpy().astype(np.int64),
+        vertebra=table["vertebra"].to_numpy(),
         mid=table["mid"].to_numpy(),
         trabecular_hu=table["trabecular_hu"].to_numpy(),
         label=people.label,

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import torch
 
 from osteo_ray.archive.slices import SliceStack, Stack
+from osteo_ray.kdamm.acquisition import Acquisition
 from osteo_ray.kdamm.crops import CropConfig, grid_positions, spine_crop
 from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
-from osteo_ray.kdamm.pretrain import region_of
+from osteo_ray.kdamm.pretrain import region_of, vertebrae_of
 from osteo_ray.outcomes import Rejected
 from osteo_ray.progress import Advance
 
@@ -32,8 +33,11 @@ SLICES = pa.schema(
         ("z_mm", pa.float64()),
         ("crop", pa.binary()),  # int16 HU, little-endian, [size, size]
         ("region", pa.int8()),  # kdamm.encoder.REGIONS, -1 unknown
+        ("vertebra", pa.float32()),  # kdamm.pretrain.vertebrae_of, NaN unknown
         ("mid", pa.float32()),  # 0..1, NaN unknown
         ("trabecular_hu", pa.float32()),  # NaN unknown
+        ("kvp", pa.float32()),  # of the scan, NaN unknown
+        ("contrast", pa.float32()),  # of the scan: 1 with contrast agent, 0 without, NaN unknown
         ("failed", pa.string()),  # outcome code where the series could not be read; such a row has no crop
     ]
 )
@@ -53,14 +57,21 @@ Targets = Mapping[int, Target]
 
 
 def slice_rows(
-    stack: Stack, patient_key: str, series_uid: str, crop: CropConfig, positions: int, targets: Targets
+    stack: Stack,
+    patient_key: str,
+    series_uid: str,
+    crop: CropConfig,
+    positions: int,
+    targets: Targets,
+    scan: Acquisition,
 ) -> pa.Table:
-    """Decode the z-grid of one stack into rows of SLICES."""
+    """Decode the z-grid of one stack into rows of SLICES; `scan` holds one scan."""
     index = grid_positions(np.asarray(stack.z_mm), positions)
     rows: dict[str, list] = {name: [] for name in SLICES.names}
-    for i in index.tolist():
+    known = [targets.get(i) for i in index.tolist()]
+    vertebra = vertebrae_of([t.level if t else None for t in known])
+    for i, t, number in zip(index.tolist(), known, vertebra, strict=True):
         hu = spine_crop(stack.axial(i), stack.axial_spacing_mm, crop)
-        t = targets.get(i)
         values = (
             patient_key,
             series_uid,
@@ -68,8 +79,11 @@ def slice_rows(
             float(stack.z_mm[i]),
             hu.astype("<i2").tobytes(),
             region_of(t.level) if t else -1,
+            number,
             t.mid if t else np.nan,
             t.trabecular_hu if t else np.nan,
+            float(scan.kvp[0]),
+            float(scan.contrast[0]),
             None,
         )
         for name, v in zip(SLICES.names, values, strict=True):
@@ -104,7 +118,9 @@ def write_slice_set(
             try:
                 with SliceStack.from_row(row) as stack:
                     t = known.get(row["series_uid"], {})
-                    parts.append(slice_rows(stack, row["patient_key"], row["series_uid"], crop, positions, t))
+                    scan = Acquisition.of_rows([row])
+                    who = (row["patient_key"], row["series_uid"])
+                    parts.append(slice_rows(stack, *who, crop, positions, t, scan))
             except Rejected as e:
                 bad = dict.fromkeys(SLICES.names) | {"series_uid": row["series_uid"], "failed": e.outcome.code}
                 parts.append(pa.Table.from_pylist([bad], schema=SLICES))
@@ -143,6 +159,10 @@ def _read_targets(path: Path, series: list[str]) -> dict[str, dict[int, Target]]
     return out
 
 
+EMBEDDED = ["patient_key", "series_uid", "index", "z_mm", "kvp", "contrast"]
+"""What an embedded slice keeps of its slice."""
+
+
 class EmbedSlices:
     """Ray Data actor: crops -> embeddings. The encoder is loaded once."""
 
@@ -157,17 +177,17 @@ class EmbedSlices:
         crops = decode_crops(table["crop"], self.size)
         e = self.encoder(torch.from_numpy(crops)).embedding.numpy().astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(e.ravel()), e.shape[1])
-        return table.select(["patient_key", "series_uid", "index", "z_mm"]).append_column("embedding", column)
+        return table.select(EMBEDDED).append_column("embedding", column)
 
 
 def embed_slice_sets(sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance) -> pa.Table:
-    """Embed every slice of the sets; columns patient_key, series_uid, index, z_mm, embedding."""
+    """Embed every slice of the sets; columns EMBEDDED and embedding."""
     import ray.data
 
     from osteo_ray.archive.dataset import arrow_batches
 
     files = [str(f) for s in sets for f in sorted(s.glob("part-*.parquet"))]
-    columns = ["patient_key", "series_uid", "index", "z_mm", "crop"]
+    columns = [*EMBEDDED, "crop"]
     ds = ray.data.read_parquet(files, columns=columns, override_num_blocks=max(1, min(len(files), 256))).map_batches(
         EmbedSlices,
         fn_constructor_args=(encoder.state_dict(), encoder.cfg, size),
