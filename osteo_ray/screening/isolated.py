@@ -80,9 +80,7 @@ class IsolatedScorer:
             if got is not None:
                 results.update(zip(todo, got, strict=True))
                 continue
-            if at is None:  # no series had been begun
-                continue
-            i = todo[at]
+            i = todo[at or 0]  # where none had been begun, the first is charged: nothing is tried for ever
             deaths[i] += 1
             if code == "TIMEOUT" or deaths[i] >= self._limits.deaths:
                 results[i] = closed_row(rows[i], Outcome(State.QUARANTINED, code, Stage.DECODE, message), **self._model)
