@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osteo_ray.config import ConfigError, Section, validate
+from osteo_ray.kdamm.acquisition import EXTRA, AcquisitionConfig
 from osteo_ray.kdamm.calibrate import Calibrator
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
 from osteo_ray.kdamm.models import ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.kdamm.novelty import Novelty
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.kdamm.tabular import Standardiser
 from osteo_ray.records.labels import CLASSES
@@ -30,7 +32,7 @@ from osteo_ray.records.schema import NAMES
 from osteo_ray.selection.env import ViewConfig
 from osteo_ray.selection.policy import PolicyNet
 
-FORMAT = "1"
+FORMAT = "2"
 FILES = ("bundle.json", "weights.safetensors", "card.md")
 
 
@@ -44,9 +46,15 @@ class BundleConfig(Section):
     crop: CropConfig = CropConfig()
     encoder: EncoderConfig = EncoderConfig()
     view: ViewConfig = ViewConfig()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
     model: ModelConfig = ModelConfig()
     policy_hidden: int = 48
     n_scorers: int = 3
+
+    @property
+    def features(self) -> int:
+        """Length of a slice's features: its embedding, and how it was scanned."""
+        return self.encoder.dim + EXTRA
 
 
 @dataclass
@@ -66,6 +74,9 @@ class Bundle:
     background: dict[str, torch.Tensor]  # values, known [B, F], ct [B, hidden]: cluster centres, nobody's record
     calibrators: dict[str, Calibrator]  # by missingness pattern
     scored_by: dict[str, str]  # pattern -> student | tabular | image
+    conformal: dict[str, list[float]]  # pattern -> largest 1 - p accepted, by class
+    conformal_level: float
+    novelty: dict[str, Novelty]  # image (mean of the picks' embeddings), record (spreads)
     threshold: float  # on the calibrated risk
     operating_point: str
     lumbar_threshold: float  # below it no looked-at slice counts as lumbar
@@ -90,6 +101,9 @@ class Bundle:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{n}.{k}": v for n, net in self.networks().items() for k, v in net.state_dict().items()}
         tensors |= {f"background.{k}": v for k, v in self.background.items()}
+        for k, n in self.novelty.items():
+            tensors[f"novelty.{k}.mean"] = torch.from_numpy(n.mean)
+            tensors[f"novelty.{k}.covariance"] = torch.from_numpy(n.covariance)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "weights.safetensors")
         manifest = {
             "format": FORMAT,
@@ -100,6 +114,9 @@ class Bundle:
             "standardiser": {k: list(getattr(self.standardiser, k)) for k in Standardiser.__dataclass_fields__},
             "calibrators": {k: c.to_dict() for k, c in self.calibrators.items()},
             "scored_by": self.scored_by,
+            "conformal": self.conformal,
+            "conformal_level": self.conformal_level,
+            "novelty_thresholds": {k: n.threshold for k, n in self.novelty.items()},
             "threshold": self.threshold,
             "operating_point": self.operating_point,
             "lumbar_threshold": self.lumbar_threshold,
@@ -145,11 +162,14 @@ class Bundle:
             policy=PolicyNet(cfg.encoder.dim, cfg.policy_hidden),
             scorers=[AttentionPool(cfg.encoder.dim, len(CLASSES)) for _ in range(cfg.n_scorers)],
             tabular=TabularTeacher(len(groups), cfg.model),
-            image=ImageTeacher(cfg.encoder.dim, cfg.model),
-            student=Student(groups, cfg.encoder.dim, cfg.model),
+            image=ImageTeacher(cfg.features, cfg.model),
+            student=Student(groups, cfg.features, cfg.model),
             background={},
             calibrators={k: Calibrator.from_dict(c) for k, c in m["calibrators"].items()},
             scored_by=m["scored_by"],
+            conformal=m["conformal"],
+            conformal_level=m["conformal_level"],
+            novelty={},
             threshold=m["threshold"],
             operating_point=m["operating_point"],
             lumbar_threshold=m["lumbar_threshold"],
@@ -167,6 +187,10 @@ class Bundle:
             net.eval().requires_grad_(False)
         bundle.background = {
             k.removeprefix("background."): v for k, v in tensors.items() if k.startswith("background.")
+        }
+        bundle.novelty = {
+            k: Novelty(tensors[f"novelty.{k}.mean"].numpy(), tensors[f"novelty.{k}.covariance"].numpy(), limit)
+            for k, limit in m["novelty_thresholds"].items()
         }
         return bundle
 

@@ -7,6 +7,7 @@ from osteo_ray.bundle import Bundle, BundleConfig
 from osteo_ray.kdamm.calibrate import fit_calibrator
 from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
 from osteo_ray.kdamm.models import ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.kdamm.novelty import Novelty
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.kdamm.tabular import Standardiser
 from osteo_ray.records.schema import FEATURES
@@ -38,11 +39,14 @@ def made_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
         policy=PolicyNet(dim, 16).eval(),
         scorers=[AttentionPool(dim, 3).eval() for _ in range(3)],
         tabular=TabularTeacher(n, cfg.model).eval(),
-        image=ImageTeacher(dim, cfg.model).eval(),
-        student=Student(groups, dim, cfg.model).eval(),
+        image=ImageTeacher(cfg.features, cfg.model).eval(),
+        student=Student(groups, cfg.features, cfg.model).eval(),
         background={"values": torch.randn(4, n), "known": torch.ones(4, n), "ct": torch.randn(4, 8)},
         calibrators={p: fit_calibrator(p, x, y, seed) for p in patterns},
         scored_by={p: "image" if p == "ct" else "student" for p in patterns},
+        conformal={p: [0.9, 0.9, 0.9] for p in patterns},
+        conformal_level=0.9,
+        novelty={k: Novelty(np.zeros(d), np.eye(d) * 1e4, 100.0) for k, d in (("image", dim), ("record", n))},
         threshold=0.4,
         operating_point="sensitivity 85% for osteoporosis on validation patients",
         lumbar_threshold=lumbar_threshold,

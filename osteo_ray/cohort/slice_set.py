@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from osteo_ray import rayenv
@@ -14,6 +15,7 @@ from osteo_ray.archive.dataset import arrow_batches
 from osteo_ray.cohort import fast
 from osteo_ray.cohort.config import CohortConfig
 from osteo_ray.cohort.write import patients_truth, person_of, write_records
+from osteo_ray.kdamm.acquisition import Acquisition
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.progress import stage
 from osteo_ray.training.slices import Target, Targets, slice_rows, write_parts
@@ -60,4 +62,5 @@ def _rows(person: str, cfg: CohortConfig, crop: CropConfig, positions: int) -> p
     stack = fast.stack_of(p, cfg)
     t = fast.slice_truth(stack.anatomy, stack.scan)
     targets: Targets = {i: Target(str(t.level[i]), float(t.mid[i]), float(t.trabecular_hu[i])) for i in range(stack.n)}
-    return slice_rows(stack, fast.key_of(p, cfg), f"made.{p.patient_id}", crop, positions, targets)
+    scan = Acquisition(np.array([stack.scan.kvp], float), np.array([stack.scan.contrast], float))
+    return slice_rows(stack, fast.key_of(p, cfg), f"made.{p.patient_id}", crop, positions, targets, scan)

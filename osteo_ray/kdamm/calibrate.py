@@ -56,6 +56,15 @@ def rest_log_odds(logits: np.ndarray) -> np.ndarray:
     return logits[:, 2] - np.logaddexp(logits[:, 0], logits[:, 1])
 
 
+def class_probabilities(logits: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Class logits [n, 3] and calibrated P(osteoporosis) [n] -> probabilities [n, 3] that sum to 1.
+
+    The other classes share what calibration leaves as the network splits it.
+    """
+    first = 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
+    return np.stack([(1 - p) * first, (1 - p) * (1 - first), p], axis=1)
+
+
 def fit_calibrator(
     pattern: str, log_odds: np.ndarray, label: np.ndarray, seed: int, level: float = 0.9, resamples: int = 200
 ) -> Calibrator | None:

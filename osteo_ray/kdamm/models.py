@@ -1,7 +1,7 @@
 """Teachers and the multimodal student (plain torch).
 
-Every model takes a `Batch` and returns class logits. Missing is explicit: a mask says which values
-are known, and a value that is not known never reaches a layer.
+Every model takes a `Batch` and returns class log-probabilities (see `ordinal`). Missing is explicit: a mask says
+which values are known, and a value that is not known never reaches a layer.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from rtdl_num_embeddings import LinearReLUEmbeddings
 from tabm import TabM
 from torch import nn
 
 from osteo_ray.config import Section
+from osteo_ray.kdamm.ordinal import Latent, LatentHead, latent_of
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.records.labels import CLASSES
 
@@ -31,6 +31,7 @@ class ModelConfig(Section):
     embedding: int = Field(8, ge=1, description="numerical embedding per feature")
     hidden: int = Field(48, ge=8, description="width of each branch")
     dropout: float = Field(0.15, ge=0, lt=1)
+    pattern_heads: bool = Field(True, description="the student's head differs by pattern of modalities")
 
 
 @dataclass
@@ -61,21 +62,31 @@ class TabularTeacher(nn.Module):
         super().__init__()
         self.net = TabM.make(
             n_num_features=2 * n_features,
-            d_out=len(CLASSES),
+            d_out=1,
             num_embeddings=LinearReLUEmbeddings(2 * n_features, cfg.embedding),
             n_blocks=cfg.tabular_blocks,
             d_block=cfg.tabular_width,
             dropout=cfg.dropout,
             k=cfg.tabular_k,
         )
+        self.log_sigma = nn.Parameter(torch.zeros(()))
 
-    def members(self, b: Batch) -> torch.Tensor:
-        """Logits of each implicit member, [n, k, classes]; each is trained on its own loss."""
-        return self.net(torch.cat([b.values, b.known.float()], dim=1))
+    def hidden(self, b: Batch) -> torch.Tensor:
+        """Last hidden layer of each implicit member, [n, k, width]."""
+        x = self.net.num_module(torch.cat([b.values, b.known.float()], dim=1)).flatten(1)
+        return self.net.backbone(self.net.ensemble_view(x))
+
+    def members(self, b: Batch) -> Latent:
+        """What each implicit member says, [n, k]; each is trained on its own loss."""
+        return latent_of(self.net.output(self.hidden(b))[..., 0], self.log_sigma)
+
+    def features(self, b: Batch) -> torch.Tensor:
+        """What a student is given as a hint: the members' mean hidden layer, [n, width]."""
+        return self.hidden(b).mean(1)
 
     def forward(self, b: Batch) -> torch.Tensor:
         """Log of the members' mean probability, [n, classes]."""
-        return self.members(b).softmax(-1).mean(1).clamp_min(1e-9).log()
+        return self.members(b).logits().exp().mean(1).clamp_min(1e-9).log()
 
 
 class ImageTeacher(nn.Module):
@@ -84,15 +95,26 @@ class ImageTeacher(nn.Module):
     def __init__(self, dim: int, cfg: ModelConfig):
         super().__init__()
         self.pool = AttentionPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
+        self.head = LatentHead(cfg.hidden)
+
+    def latent(self, b: Batch) -> Latent:
+        """What it says of the T-score, [n]."""
+        return self.head(self.pool(b.bag, b.bag_mask).hidden)
+
+    def features(self, b: Batch) -> torch.Tensor:
+        """What a student is given as a hint: the pooled representation, [n, hidden]."""
+        return self.pool(b.bag, b.bag_mask).hidden
 
     def forward(self, b: Batch) -> torch.Tensor:
-        return self.pool(b.bag, b.bag_mask).logits
+        """Class log-probabilities [n, classes]."""
+        return self.latent(b).logits()
 
 
 class Student(nn.Module):
     """One branch a modality, concatenated, one linear head (Wang et al., KDD 2020), plus unimodal heads.
 
-    An absent modality enters as a learned vector, so that any subset can be scored.
+    An absent modality enters as a learned vector, so that any subset can be scored. With `pattern_heads` the head
+    has a learned difference per pattern of modalities: what a lab says beside a CT is not what it says alone.
     """
 
     demographics_index: torch.Tensor
@@ -118,15 +140,18 @@ class Student(nn.Module):
         )
         self.pool = AttentionPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
         self.absent = nn.ParameterDict({m: nn.Parameter(torch.zeros(cfg.hidden)) for m in MODALITIES})
-        self.head = nn.Linear(len(MODALITIES) * cfg.hidden, len(CLASSES))
-        self.unimodal = nn.ModuleDict({m: nn.Linear(cfg.hidden, len(CLASSES)) for m in MODALITIES})
+        width, patterns = len(MODALITIES) * cfg.hidden, 2 ** len(MODALITIES)
+        self.head = nn.Linear(width, 1)
+        self.pattern_heads = cfg.pattern_heads
+        self.head_shift = nn.Parameter(torch.zeros(patterns, width + 1))  # weights and bias
+        self.log_sigma = nn.Parameter(torch.zeros(patterns))
+        self.unimodal = nn.ModuleDict({m: LatentHead(cfg.hidden) for m in MODALITIES})
 
-    def branches(self, b: Batch, present: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Hidden vector [n, hidden] per modality; `present` bool [n, 3] hides modalities further."""
-        here = self.present(b) if present is None else self.present(b) & present
+    def branches(self, b: Batch) -> dict[str, torch.Tensor]:
+        """Hidden vector [n, hidden] per modality, whether or not it is there."""
         h = {m: self._tabular_branch(m, b.values, b.known) for m in ("demographics", "labs")}
         h["ct"] = self.pool(b.bag, b.bag_mask).hidden
-        return {m: torch.where(here[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)}
+        return h
 
     def _tabular_branch(self, m: str, values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         index = getattr(self, f"{m}_index")
@@ -134,35 +159,33 @@ class Student(nn.Module):
 
     def present(self, b: Batch) -> torch.Tensor:
         """Which modalities each patient has, bool [n, 3] in the order of MODALITIES."""
-        return torch.stack(
-            [
-                b.known[:, self.demographics_index].any(1),
-                b.known[:, self.labs_index].any(1),
-                b.bag_mask.any(1),
-            ],
-            dim=1,
-        )
+        return torch.cat([self._tabular_present(b.known), b.bag_mask.any(1, keepdim=True)], dim=1)
+
+    def _tabular_present(self, known: torch.Tensor) -> torch.Tensor:
+        return torch.stack([known[:, self.demographics_index].any(1), known[:, self.labs_index].any(1)], dim=1)
+
+    def fuse(self, h: dict[str, torch.Tensor], here: torch.Tensor) -> Latent:
+        """Branches [n, hidden] and the modalities that count, bool [n, 3] -> what the head says, [n]."""
+        x = torch.cat([torch.where(here[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)], dim=1)
+        code = (here.long() * torch.tensor([1, 2, 4], device=here.device)).sum(1)
+        raw = self.head(x)[:, 0]
+        if self.pattern_heads:
+            shift = self.head_shift[code]
+            raw = raw + (x * shift[:, :-1]).sum(1) + shift[:, -1]
+        return latent_of(raw, self.log_sigma[code])
 
     def forward(self, b: Batch, present: torch.Tensor | None = None) -> torch.Tensor:
-        h = self.branches(b, present)
-        return self.head(torch.cat([h[m] for m in MODALITIES], dim=1))
+        """Class log-probabilities [n, classes]; `present` bool [n, 3] hides modalities further."""
+        here = self.present(b) if present is None else self.present(b) & present
+        return self.fuse(self.branches(b), here).logits()
 
     def from_hidden(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes] with the CT given as its branch's hidden vector [n, hidden]."""
-        h = []
-        for m in ("demographics", "labs"):
-            index = getattr(self, f"{m}_index")
-            x = self._tabular_branch(m, values, known)
-            h.append(torch.where(known[:, index].any(1, keepdim=True), x, self.absent[m]))
-        return self.head(torch.cat([*h, ct], dim=1))
+        """Class log-probabilities [n, classes] with the CT given as its branch's hidden vector [n, hidden]."""
+        h = {m: self._tabular_branch(m, values, known) for m in ("demographics", "labs")}
+        tabular = self._tabular_present(known)
+        here = torch.cat([tabular, torch.ones_like(tabular[:, :1])], dim=1)
+        return self.fuse({**h, "ct": ct}, here).logits()
 
     def attention(self, b: Batch) -> torch.Tensor:
         """Weight of each slice in the bag, [n, K]."""
         return self.pool(b.bag, b.bag_mask).weights
-
-
-def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), per patient [n]."""
-    t = F.log_softmax(teacher / temperature, -1)
-    s = F.log_softmax(student / temperature, -1)
-    return temperature**2 * F.kl_div(s, t, log_target=True, reduction="none").sum(-1)

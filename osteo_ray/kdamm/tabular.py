@@ -18,12 +18,16 @@ class Standardiser:
 
     def __call__(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[n, F] with NaN -> float32 [n, F] (0 where unknown), bool mask [n, F]. Clipped at 6 spreads."""
+        z = self.spreads(values)
+        known = np.isfinite(z)
+        return np.where(known, np.clip(z, -6.0, 6.0), 0.0).astype(np.float32), known
+
+    def spreads(self, values: np.ndarray) -> np.ndarray:
+        """[n, F] with NaN -> distances from the centre in spreads, float64 [n, F], NaN where unknown."""
         values = np.asarray(values, np.float64)
         if values.ndim != 2 or values.shape[1] != len(self.features):
             raise ValueError(f"{len(self.features)} features are expected, the matrix has shape {values.shape}")
-        known = np.isfinite(values)
-        z = (values - np.array(self.centre)) / np.array(self.scale)
-        return np.where(known, np.clip(z, -6.0, 6.0), 0.0).astype(np.float32), known
+        return (values - np.array(self.centre)) / np.array(self.scale)
 
 
 def fit_standardiser(values: np.ndarray, features: list[str], groups: list[str]) -> Standardiser:

@@ -1,20 +1,23 @@
 """Ray Train: fit the teachers and the student. One training loop, run in-process or by TorchTrainer.
 
-    weights = fit(FitJob("tabular", ...), workers=0)      # in this process
-    weights = fit(FitJob("tabular", ...), workers=4, storage="s3://bucket/run")   # Ray Train, data-parallel
+    weights = fit(FitJob("tabular", ...))                                  # in this process
+    weights = fit(FitJob("tabular", ...), workers=4, storage="s3://bucket/run")   # Ray Train, fed by Ray Data
 
 A trivial TorchTrainer costs about 20 s to start, the demo's models less than that to train; so
-workers are asked for in the config, and the loop is the same.
+workers are asked for in the config, and the loop is the same. Where a loop is given a place to keep its state it goes
+on from there after a kill, to the same weights.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +27,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from osteo_ray.config import Section
-from osteo_ray.kdamm.models import (
-    Batch,
-    ImageTeacher,
-    ModelConfig,
-    Student,
-    TabularTeacher,
-    distillation_loss,
-)
+from osteo_ray.kdamm.models import Batch, ModelConfig
+from osteo_ray.kdamm.objective import DistillConfig, Objective, Rows, build
 from osteo_ray.outcomes import InputError
 
 Weights = dict[str, torch.Tensor]
@@ -42,21 +39,16 @@ class FitConfig(Section):
 
     epochs: int = Field(40, ge=1)
     batch: int = Field(64, ge=2)
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(2e-3, gt=0, description="highest; it rises over the first tenth and falls to 0 as a cosine")
     weight_decay: float = Field(1e-2, ge=0)
-    patience: int = Field(10, ge=1, description="epochs without a better validation loss before stopping")
-
-
-class DistillConfig(Section):
-    """The KDD 2020 loss and its named extensions."""
-
-    alpha_tabular: float = Field(1.0, ge=0)
-    alpha_image: float = Field(1.0, ge=0)
-    temperature: float = Field(2.0, gt=0)
-    unimodal: float = Field(0.5, ge=0, description="weight of the unimodal heads' loss (MIND, arXiv 2502.01158)")
-    modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is hidden in a step")
-    ct_repeat: int = Field(5, ge=1, description="times a patient with CT is drawn in an epoch, for they are few")
-    on: Literal["complete", "all"] = Field("all", description="complete: CE on complete patients only, as published")
+    t_score: float = Field(
+        0.8, ge=0, le=1, description="share of the label's loss that is the T-score's, where it is known; 0: classes"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better validation loss before stopping; null: train to the end"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    checkpoint_every: int = Field(10, ge=1, description="epochs")
 
 
 class KdammConfig(Section):
@@ -65,9 +57,10 @@ class KdammConfig(Section):
     model: ModelConfig = ModelConfig()
     tabular: FitConfig = FitConfig()
     image: FitConfig = FitConfig()
-    student: FitConfig = FitConfig(lr=1e-3, weight_decay=0.1)
+    student: FitConfig = FitConfig()
     distill: DistillConfig = DistillConfig()
     workers: int = Field(0, ge=0, description="Ray Train workers; 0 trains in-process")
+    use_gpu: bool | None = Field(None, description="a GPU a worker; null: where this process sees one")
 
 
 @dataclass
@@ -75,27 +68,24 @@ class FitJob:
     """Everything one fit needs, picklable: it travels to Ray Train's workers as it is."""
 
     kind: Literal["tabular", "image", "student"]
-    train: Batch
-    label: torch.Tensor  # int64 [n], index into CLASSES
-    val: Batch
-    val_label: torch.Tensor
+    train: Rows
+    val: Rows
     groups: list[str]  # modality of each tabular feature
     model: ModelConfig
     fit: FitConfig
     seed: int
     distill: DistillConfig = field(default_factory=DistillConfig)
-    teachers: dict[str, torch.Tensor] = field(default_factory=dict)  # teacher logits [n, 3], NaN rows: no such modality
+    start: Weights = field(default_factory=dict)  # weights that replace the random ones of the same name
 
+    @property
+    def dim(self) -> int:
+        """Length of a slice's features."""
+        return self.val.batch.bag.shape[-1]
 
-def build(kind: str, groups: list[str], dim: int, cfg: ModelConfig) -> nn.Module:
-    """The untrained model of a kind; `dim` is the length of a slice embedding."""
-    if kind == "tabular":
-        return TabularTeacher(len(groups), cfg)
-    if kind == "image":
-        return ImageTeacher(dim, cfg)
-    if kind == "student":
-        return Student(groups, dim, cfg)
-    raise InputError(f"model kind {kind!r} is none of tabular, image, student")
+    @property
+    def widths(self) -> dict[str, int]:
+        """Length of each teacher's features."""
+        return {k: v.shape[1] for k, v in self.train.features.items()}
 
 
 def fit(
@@ -103,131 +93,232 @@ def fit(
     workers: int = 0,
     storage: str | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    keep: Path | None = None,
+    use_gpu: bool | None = None,
 ) -> Weights:
-    """Train one model and return the weights of its best epoch by validation loss.
+    """Train one model and return its weights.
 
     Args:
         workers: Ray Train workers; 0 trains in this process and calls `on_epoch` after each epoch.
-        storage: where Ray Train keeps its checkpoints (a path that every worker reaches); needed with workers.
+        storage: where Ray Train keeps its checkpoints (a path that every worker reaches); needed with workers. The same
+            storage carries on a run that was cut short.
+        keep: file for the state of an in-process run; one that is there already is carried on.
 
     Raises:
         InputError: where the training part is empty or has one class only.
     """
-    if len(job.train) == 0 or len(job.label.unique()) < 2:
+    labels = job.train.label[job.train.label >= 0].unique()
+    if len(job.train) == 0 or len(labels) < 2:
         raise InputError(
-            f"the {job.kind} model has {len(job.train)} training patients with {len(job.label.unique())} classes; "
+            f"the {job.kind} model has {len(job.train)} training patients with {len(labels)} classes; "
             "at least two classes are needed: give more labelled records with that modality"
         )
     if workers == 0:
-        return train_loop(job, on_epoch=on_epoch)
+        device = torch.device("cuda" if use_gpu else "cpu")
+        return train_loop(job, shuffled(job.train, job), device, FileKeeper(keep) if keep else None, on_epoch=on_epoch)
     if storage is None:
         raise InputError("training with Ray Train workers needs a storage path that every worker reaches")
-    return _fit_with_ray_train(job, workers, storage)
+    gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
+    return _fit_with_ray_train(job, workers, storage, gpu)
+
+
+class Keeper(Protocol):
+    """Where a loop's state lies between epochs."""
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def save(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class FileKeeper:
+    """State in one local file, which appears whole or not at all."""
+
+    path: Path
+
+    def load(self) -> dict[str, Any] | None:
+        return torch.load(self.path, weights_only=True) if self.path.exists() else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        tmp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        torch.save(state, tmp)
+        os.replace(tmp, self.path)
+
+
+Feed = Callable[[int], Iterator[Rows]]
+"""Epoch number -> that epoch's batches. The same epoch gives the same batches in the same order."""
+
+
+def shuffled(rows: Rows, job: FitJob) -> Feed:
+    """Batches from memory, in an order that is the seed's and the epoch's alone."""
+
+    def epoch_of(epoch: int) -> Iterator[Rows]:
+        order = torch.Generator().manual_seed(job.seed * 100_003 + epoch)
+        for chunk in torch.randperm(len(rows), generator=order).split(job.fit.batch):
+            if len(chunk) > 1 or len(rows) == 1:  # a lone last patient gives a noisy step
+                yield rows.take(chunk)
+
+    return epoch_of
 
 
 def train_loop(
     job: FitJob,
+    feed: Feed,
+    device: torch.device | str = "cpu",
+    keeper: Keeper | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda m: m,
-    rank: int = 0,
     world: int = 1,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Weights:
-    """The loop. With `world` > 1 each rank takes its share of every epoch and `wrap` averages gradients."""
+    """The loop. With `world` > 1 each rank is fed its share of every epoch and `wrap` averages gradients."""
+    f = job.fit
     torch.manual_seed(job.seed)
-    model = build(job.kind, job.groups, job.train.bag.shape[-1], job.model)
-    wrapped = wrap(_Loss(model, job))
-    device = next(model.parameters()).device
-    opt = torch.optim.AdamW(model.parameters(), lr=job.fit.lr, weight_decay=job.fit.weight_decay)
-    # The order of patients is drawn from the seed alone, so ranks agree without talking.
-    order = torch.Generator().manual_seed(job.seed)
-    best, best_loss, since = copy.deepcopy(model.state_dict()), float("inf"), 0
-    n = len(job.train) // world * world
-    for epoch in range(job.fit.epochs):
+    model = build(job.kind, job.groups, job.dim, job.model)
+    if job.start:
+        model.load_state_dict(model.state_dict() | job.start)
+    objective = Objective(model, f.t_score, job.distill, job.widths)
+    wrapped = wrap(objective.to(device))
+    opt = torch.optim.AdamW(objective.parameters(), lr=f.lr, weight_decay=f.weight_decay)
+    cast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[f.precision]
+    kind = torch.device(device).type
+    scaler = torch.amp.GradScaler(kind, enabled=f.precision == "fp16")
+    val = job.val.to(device)
+    first, best, best_loss, since = 0, None, float("inf"), 0
+    state = keeper.load() if keeper else None
+    if state:
+        objective.load_state_dict(state["objective"])
+        opt.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        first, best, best_loss, since = state["epoch"], state["best"], state["best_loss"], state["since"]
+    for epoch in range(first, f.epochs):
+        if f.patience and since >= f.patience:
+            break
         model.train()
-        rows = torch.randperm(len(job.train), generator=order)[:n][rank::world]
-        for chunk in rows.split(job.fit.batch):
-            if len(chunk) < 2 and len(rows) > 1:
-                continue  # a lone last patient gives a noisy step
-            loss = wrapped(chunk, device)
+        batches = list(feed(epoch))
+        for i, rows in enumerate(batches):
+            rate = f.lr * _schedule((epoch + i / len(batches)) / f.epochs)
+            for group in opt.param_groups:
+                group["lr"] = rate
+            with torch.autocast(kind, cast) if cast else nullcontext():
+                loss = wrapped(rows.to(device))
             opt.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            opt.step()
-        val = validate(model, job.val.to(device), job.val_label.to(device))
-        if on_epoch:
-            on_epoch({"epoch": epoch, **val})
-        if val["loss"] < best_loss - 1e-4:
-            best, best_loss, since = copy.deepcopy(model.state_dict()), val["loss"], 0
-        else:
-            since += 1
-            if since >= job.fit.patience:
-                break
-    return {k: v.cpu() for k, v in best.items()}
+            scaler.scale(loss).backward()
+            scaler.unscale_(opt)
+            torch.nn.utils.clip_grad_norm_(objective.parameters(), 5.0)
+            scaler.step(opt)
+            scaler.update()
+        if f.patience or on_epoch:
+            measured = validate(model, val)
+            if on_epoch:
+                on_epoch({"epoch": epoch, **measured})
+            if measured["loss"] < best_loss - 1e-4:
+                best, best_loss, since = copy.deepcopy(model.state_dict()), measured["loss"], 0
+            else:
+                since += 1
+        if keeper and ((epoch + 1) % f.checkpoint_every == 0 or epoch + 1 == f.epochs):
+            keeper.save(
+                {
+                    "objective": objective.state_dict(),
+                    "optimiser": opt.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "rng": torch.get_rng_state(),
+                    "epoch": epoch + 1,
+                    "best": best,
+                    "best_loss": best_loss,
+                    "since": since,
+                }
+            )
+    final = best if f.patience and best is not None else model.state_dict()
+    return {k: v.cpu() for k, v in final.items()}
+
+
+def _schedule(done: float) -> float:
+    """Share of the highest learning rate after a share of the training."""
+    return min(1.0, 0.1 + done / 0.1) * 0.5 * (1 + float(np.cos(np.pi * done)))
 
 
 @torch.no_grad()
-def validate(model: nn.Module, batch: Batch, label: torch.Tensor) -> dict[str, float]:
+def validate(model: nn.Module, rows: Rows) -> dict[str, float]:
     """Validation loss, and AUC of osteoporosis against normal (NaN where a class is absent)."""
-    if len(label) == 0:
+    if len(rows) == 0:
         return {"loss": float("nan"), "auc": float("nan")}
     model.eval()
-    logits = model(batch)
-    y = label.cpu().numpy()
+    logits = model(rows.batch)
+    y = rows.label.cpu().numpy()
     ends = y != 1
     auc = float("nan")
     if len(np.unique(y[ends])) == 2:
         auc = float(roc_auc_score(y[ends] == 2, (logits[:, 2] - logits[:, 0]).cpu().numpy()[ends]))
-    return {"loss": float(F.cross_entropy(logits, label)), "auc": auc}
+    return {"loss": float(F.cross_entropy(logits, rows.label)), "auc": auc}
 
 
-class _Loss(nn.Module):
-    """Model plus objective in one forward, so that data-parallel wrappers see every gradient."""
-
-    def __init__(self, model: nn.Module, job: FitJob):
-        super().__init__()
-        self.model = model
-        self.job = job
-
-    def forward(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
-        b = self.job.train.take(rows).to(device)
-        y = self.job.label[rows].to(device)
-        if isinstance(self.model, TabularTeacher):
-            members = self.model.members(b)
-            return F.cross_entropy(members.flatten(0, 1), y.repeat_interleave(members.shape[1]))
-        if not isinstance(self.model, Student):
-            return F.cross_entropy(self.model(b), y)
-        teachers = {k: v[rows].to(device) for k, v in self.job.teachers.items()}
-        return student_loss(self.model, b, y, teachers, self.job.distill)
+# ---- Ray Train, fed by Ray Data
 
 
-def student_loss(
-    student: Student, b: Batch, y: torch.Tensor, teachers: dict[str, torch.Tensor], cfg: DistillConfig
-) -> torch.Tensor:
-    """CE + sum of alpha_i * T^2 * KL(teacher_i || student), and the unimodal heads' loss.
+def to_table(rows: Rows) -> Any:
+    """Rows as an Arrow table, one row a patient in the given order; what varies in shape is flattened."""
+    import pyarrow as pa
 
-    A teacher's row of NaN means that the patient lacks its modality: that term is 0 there.
-    """
-    here = student.present(b)
-    hidden = here.clone()
-    if student.training and cfg.modality_dropout:
-        drop = torch.rand(here.shape, device=here.device) < cfg.modality_dropout
-        left = here & ~drop
-        hidden = torch.where(left.any(1, keepdim=True), left, here)  # never hide everything
-    h = student.branches(b, hidden)
-    logits = student.head(torch.cat(list(h.values()), dim=1))
-    loss = F.cross_entropy(logits, y)
-    for name, alpha in (("tabular", cfg.alpha_tabular), ("image", cfg.alpha_image)):
-        if name in teachers and alpha:
-            t = teachers[name]
-            ok = t.isfinite().all(1)
-            if ok.any():
-                loss = loss + alpha * distillation_loss(logits[ok], t[ok], cfg.temperature).sum() / len(y)
-    if cfg.unimodal:
-        for j, (m, x) in enumerate(h.items()):
-            ok = hidden[:, j]
-            if ok.any():
-                loss = loss + cfg.unimodal * F.cross_entropy(student.unimodal[m](x[ok]), y[ok]) / len(h)
-    return loss
+    columns: dict[str, torch.Tensor] = {"position": torch.arange(len(rows)), "label": rows.label}
+    columns |= {"t_score": rows.t_score, "values": rows.batch.values, "known": rows.batch.known}
+    columns |= {"bag": rows.batch.bag.flatten(1), "bag_mask": rows.batch.bag_mask}
+    columns |= {f"logits:{k}": v for k, v in rows.logits.items()}
+    columns |= {f"features:{k}": v for k, v in rows.features.items()}
+    out = {}
+    for name, t in columns.items():
+        flat = pa.array(t.flatten().to(torch.uint8 if t.dtype == torch.bool else t.dtype).numpy())
+        out[name] = pa.FixedSizeListArray.from_arrays(flat, t.shape[1]) if t.ndim == 2 else flat
+    return pa.table(out)
+
+
+def from_columns(columns: dict[str, np.ndarray], bag_slices: int) -> Rows:
+    """Inverse of `to_table`, from a batch of its columns, in the order of their positions."""
+    order = np.argsort(columns["position"])
+
+    def tensor(name: str) -> torch.Tensor:
+        a = columns[name]
+        return torch.from_numpy(np.stack(list(a[order])) if a.dtype == object else np.array(a[order]))
+
+    batch = Batch(
+        tensor("values"),
+        tensor("known") > 0,
+        tensor("bag").unflatten(1, (bag_slices, -1)),
+        tensor("bag_mask") > 0,
+    )
+    parts: dict[str, dict[str, torch.Tensor]] = {"logits": {}, "features": {}}
+    for name in columns:
+        what, _, teacher = name.partition(":")
+        if teacher:
+            parts[what][teacher] = tensor(name)
+    return Rows(batch, tensor("label"), tensor("t_score"), **parts)
+
+
+class RayKeeper:
+    """State in Ray Train's checkpoints, reported by rank 0."""
+
+    def __init__(self, rank: int):
+        self.rank = rank
+
+    def load(self) -> dict[str, Any] | None:
+        import ray.train
+
+        last = ray.train.get_checkpoint()
+        if last is None:
+            return None
+        with last.as_directory() as d:
+            return torch.load(Path(d) / "state.pt", weights_only=True)
+
+    def save(self, state: dict[str, Any]) -> None:
+        import ray.train
+
+        metrics = {"epoch": state["epoch"]}
+        if self.rank:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as d:
+            torch.save(state, Path(d) / "state.pt")
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(d))
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
@@ -238,31 +329,55 @@ def _ray_worker(config: dict[str, Any]) -> None:
 
     ctx = ray.train.get_context()
     job: FitJob = ray.get(config["job"])
+    shard = ray.train.get_dataset_shard("train")
+    slices = job.val.batch.bag.shape[1]
+    rank, world = ctx.get_world_rank(), ctx.get_world_size()
+
+    def feed(epoch: int) -> Iterator[Rows]:
+        batches = shard.iter_batches(
+            batch_size=max(1, job.fit.batch // world),
+            batch_format="numpy",
+            drop_last=False,
+            local_shuffle_buffer_size=config["shuffle"],
+            local_shuffle_seed=job.seed * 100_003 + epoch,
+        )
+        for columns in batches:
+            yield from_columns(columns, slices)
 
     def wrap(m: nn.Module) -> nn.Module:
         return ray.train.torch.prepare_model(m, parallel_strategy_kwargs={"find_unused_parameters": True})
 
-    weights = train_loop(job, wrap, ctx.get_world_rank(), ctx.get_world_size())
-    if ctx.get_world_rank() == 0:
-        with tempfile.TemporaryDirectory() as d:
-            torch.save(weights, Path(d) / "weights.pt")
-            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(d))
-    else:
-        ray.train.report({})
+    weights = train_loop(job, feed, ray.train.torch.get_device(), RayKeeper(rank), wrap, world)
+    last = {"epoch": job.fit.epochs}
+    if rank:
+        ray.train.report(last)
+        return
+    with tempfile.TemporaryDirectory() as d:
+        torch.save(weights, Path(d) / "weights.pt")
+        ray.train.report(last, checkpoint=ray.train.Checkpoint.from_directory(d))
 
 
-def _fit_with_ray_train(job: FitJob, workers: int, storage: str) -> Weights:
+def _fit_with_ray_train(job: FitJob, workers: int, storage: str, use_gpu: bool) -> Weights:
     import ray
-    from ray.train import RunConfig, ScalingConfig
+    import ray.data
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    n = len(job.train) // workers * workers  # every worker the same number of steps
+    options = DataConfig.default_ingest_options()
+    options.preserve_order = True
     trainer = TorchTrainer(
         _ray_worker,
-        train_loop_config={"job": ray.put(job)},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": 0.5}
+        train_loop_config={"job": ray.put(replace(job, train=job.train.take(torch.arange(0)))), "shuffle": 4096},
+        datasets={"train": ray.data.from_arrow(to_table(job.train.take(torch.arange(n))))},
+        dataset_config=DataConfig(execution_options=options),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 0.5}),
+        run_config=RunConfig(
+            storage_path=storage,
+            name=f"fit-{job.kind}",
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=1),
         ),
-        run_config=RunConfig(storage_path=storage, name=f"fit-{job.kind}"),
     )
     result = trainer.fit()
     if result.checkpoint is None:

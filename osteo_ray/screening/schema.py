@@ -60,6 +60,7 @@ RESULTS = pa.schema(
         ("p_normal", pa.float64()),
         ("p_osteopenia", pa.float64()),
         ("p_osteoporosis", pa.float64()),
+        ("conformal_set", pa.list_(pa.string())),  # classes that can't be ruled out at the bundle's stated level
         ("log_odds", pa.float64()),  # osteoporosis against normal, before calibration
         ("operating_point", pa.string()),
         ("threshold", pa.float64()),

@@ -24,9 +24,12 @@ from osteo_ray.archive.guard import DecodeGuard
 from osteo_ray.archive.slices import SliceStack, Stack
 from osteo_ray.bundle import Bundle
 from osteo_ray.config import Section
-from osteo_ray.kdamm.calibrate import pattern_of, rest_log_odds
+from osteo_ray.kdamm.acquisition import Acquisition, extend
+from osteo_ray.kdamm.calibrate import class_probabilities, pattern_of, rest_log_odds
+from osteo_ray.kdamm.conformal import class_set
 from osteo_ray.kdamm.crops import grid_positions, spine_crop
 from osteo_ray.kdamm.models import MODALITIES, Batch
+from osteo_ray.kdamm.novelty import picks_summary
 from osteo_ray.outcomes import Outcome, Rejected, Stage, State
 from osteo_ray.records.header import fill_from_header, header_demographics
 from osteo_ray.records.labels import CLASSES
@@ -230,7 +233,7 @@ class Scorer:
         self, rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], records: np.ndarray
     ) -> list[dict[str, Any]]:
         t = time.perf_counter()
-        batch = self._batch(seen, records)
+        batch = self._batch(rows, seen, records)
         present = self.bundle.student.present(batch).numpy()
         logits = {"student": self.bundle.student(batch).numpy(), "image": self.bundle.image(batch).numpy()}
         weights = self.bundle.student.attention(batch).numpy()
@@ -240,7 +243,7 @@ class Scorer:
             t = time.perf_counter()
             pattern = pattern_of(present[i], MODALITIES)
             gates = [*(row.get("gates") or []), *self._gates(s, pattern)]
-            result = self.closed(row, self._outcome(s, gates, pattern)) | {"gates": gates}
+            result = self.closed(row, self._outcome(s, gates, pattern, records[i])) | {"gates": gates}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
             if result["state"] in (State.SCORED, State.SCORED_WARN):
@@ -253,7 +256,7 @@ class Scorer:
             out.append(result)
         return out
 
-    def _batch(self, seen: Sequence[Seen], records: np.ndarray) -> Batch:
+    def _batch(self, rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], records: np.ndarray) -> Batch:
         values, known = self.bundle.standardiser(records)
         k = max(1, max(len(s.selection.kept) for s in seen))
         bag = np.zeros((len(seen), k, self.bundle.config.encoder.dim), np.float32)
@@ -262,6 +265,8 @@ class Scorer:
             n = len(s.selection.kept)
             bag[i, :n] = s.selection.embedding[s.selection.kept]
             mask[i, :n] = True
+        cfg = self.bundle.config
+        bag = extend(bag, cfg.encoder.n_learned, Acquisition.of_rows(list(rows)), cfg.acquisition)
         return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
 
     def _gates(self, s: Seen, pattern: str) -> list[dict[str, str]]:
@@ -270,7 +275,7 @@ class Scorer:
         coverage = q_coverage(s.lumbar_levels(self.bundle.lumbar_threshold), self.index.gates)
         return [g.row() for g in (*s.pixel_gates, coverage, q_modality_missing(missing, self.index.gates))]
 
-    def _outcome(self, s: Seen, gates: Sequence[Mapping[str, str]], pattern: str) -> Outcome:
+    def _outcome(self, s: Seen, gates: Sequence[Mapping[str, str]], pattern: str, record: np.ndarray) -> Outcome:
         looked = s.selection.embedding[s.selection.looked]
         best = float(p_lumbar(looked).max())
         if best < self.bundle.lumbar_threshold:
@@ -284,6 +289,9 @@ class Scorer:
         if failed:
             message = "; ".join(f"{g['gate']} {g['value']}, {g['threshold']} is asked for" for g in failed)
             return Outcome(State.ABSTAINED, failed[0]["gate"], Stage.GATE, message)
+        unlike = self._unlike(s, record)
+        if unlike:
+            return unlike
         if pattern not in self.bundle.calibrators:
             return Outcome(
                 State.ABSTAINED, "NO_CALIBRATOR", Stage.SCORE, f"the bundle has no calibrator for the pattern {pattern}"
@@ -293,21 +301,33 @@ class Scorer:
             return Outcome(State.SCORED_WARN, "GATE_WARN", Stage.SCORE, ", ".join(warned))
         return Outcome(State.SCORED, "OK", Stage.SCORE)
 
+    def _unlike(self, s: Seen, record: np.ndarray) -> Outcome | None:
+        """An abstention where picks or record lie further from the training patients than the bundle accepts."""
+        kept = s.selection.embedding[s.selection.kept][None]
+        picks = picks_summary(kept, np.ones(kept.shape[:2], bool))
+        found = {"image": picks, "record": self.bundle.standardiser.spreads(record[None])}
+        for name, x in found.items():
+            limit = self.bundle.novelty[name].threshold
+            distance = float(self.bundle.novelty[name](x)[0])
+            if distance > limit:
+                what = "the picked slices are" if name == "image" else "the record is"
+                text = f"{what} unlike the training data (distance {distance:.2f}, accepted up to {limit:.2f})"
+                return Outcome(State.ABSTAINED, f"OOD_{name.upper()}", Stage.SCORE, text)
+        return None
+
     def _risk(self, logits: np.ndarray, pattern: str) -> dict[str, Any]:
         b = self.bundle
         p, low, high = (float(v[0]) for v in b.calibrators[pattern](rest_log_odds(logits[None])))
-        raw = np.exp(logits - logits.max())
-        raw = raw / raw.sum()
-        # The classes share what calibration leaves to "not osteoporosis" as the network splits it.
-        rest = (1 - p) / max(float(raw[0] + raw[1]), 1e-12)
+        probs = class_probabilities(logits[None], np.array([p]))[0]
         return {
             "risk_prob": p,
             "risk_low": low,
             "risk_high": high,
             "risk_class": "high" if p >= b.threshold else "low",
-            "p_normal": float(raw[0]) * rest,
-            "p_osteopenia": float(raw[1]) * rest,
+            "p_normal": float(probs[0]),
+            "p_osteopenia": float(probs[1]),
             "p_osteoporosis": p,
+            "conformal_set": class_set(probs, b.conformal[pattern]),
             "log_odds": float(logits[CLASSES.index("osteoporosis")] - logits[CLASSES.index("normal")]),
             "operating_point": b.operating_point,
             "threshold": b.threshold,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from osteo_ray.config import Section
+from osteo_ray.kdamm.acquisition import AcquisitionConfig
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.kdamm.encoder import EncoderConfig, PretrainConfig
+from osteo_ray.kdamm.novelty import NoveltyConfig
 from osteo_ray.kdamm.train import KdammConfig
 from osteo_ray.records.window import WindowConfig
 from osteo_ray.selection.train import SelectionConfig
@@ -30,6 +32,7 @@ class CalibrationConfig(Section):
 
     level: float = Field(0.9, gt=0, lt=1, description="of the risk interval")
     sensitivity: float = Field(0.85, gt=0, le=1, description="for osteoporosis, on validation patients")
+    conformal: float = Field(0.9, gt=0, lt=1, description="chance that a class set holds the true class, by class")
     lumbar_threshold: float = Field(0.5, ge=0, le=1, description="belief below which a slice is not lumbar")
 
 
@@ -46,6 +49,8 @@ class TrainConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     pretrain: PretrainConfig = PretrainConfig()
     selection: SelectionConfig = SelectionConfig()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
     kdamm: KdammConfig = KdammConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+    novelty: NoveltyConfig = NoveltyConfig()
     background: int = Field(12, ge=1, description="cluster centres that SHAP compares a patient with")

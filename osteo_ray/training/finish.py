@@ -13,12 +13,22 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from osteo_ray.bundle import Bundle, BundleConfig
-from osteo_ray.kdamm.calibrate import MIN_EVENTS, fit_calibrator, operating_threshold, rest_log_odds
+from osteo_ray.kdamm.acquisition import Acquisition, extend
+from osteo_ray.kdamm.calibrate import (
+    MIN_EVENTS,
+    class_probabilities,
+    fit_calibrator,
+    operating_threshold,
+    rest_log_odds,
+)
+from osteo_ray.kdamm.conformal import fit_conformal
 from osteo_ray.kdamm.encoder import SliceEncoder
 from osteo_ray.kdamm.models import MODALITIES, Batch, Student
+from osteo_ray.kdamm.novelty import Novelty, NoveltyConfig, fit_novelty, picks_summary
 from osteo_ray.kdamm.pooling import AttentionPool
-from osteo_ray.kdamm.tabular import fit_standardiser
-from osteo_ray.kdamm.train import FitJob, build, fit
+from osteo_ray.kdamm.tabular import Standardiser, fit_standardiser
+from osteo_ray.kdamm.teach import fit_all, has
+from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
 from osteo_ray.records.schema import FEATURES
@@ -28,7 +38,7 @@ from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.selection.select import select
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
-from osteo_ray.training.patients import Patients, batch_of, hide
+from osteo_ray.training.patients import Patients, hide, rows_of
 
 MIN_CLUSTER = 5
 """Fewest patients behind a background centre, so that none of them can be read from the bundle."""
@@ -37,6 +47,7 @@ MIN_CLUSTER = 5
 def finish(
     out: Path,
     scans: Scans,
+    scanned: Acquisition,
     people: Patients,
     encoder: SliceEncoder,
     policy: PolicyNet,
@@ -48,60 +59,29 @@ def finish(
     """Fit what stands on the selection and write the bundle to `out`."""
     names, groups = [f.name for f in FEATURES], [str(f.group) for f in FEATURES]
     bags, masks = pick_bags(scans, policy, scorers, cfg.selection.view, quiet)
-    train, val = people.rows("train"), people.rows("val")
+    bags = extend(bags, cfg.encoder.n_learned, scanned, cfg.acquisition)
+    # Patients without a label teach as well: the student learns from what the teachers say of them.
+    train, val = people.rows("train", labelled=False), people.rows("val")
     std = fit_standardiser(people.values[train], names, groups)
-    b_train, b_val = (batch_of(people, r, std, bags, masks) for r in (train, val))
-    y_train, y_val = (torch.from_numpy(people.label[r]) for r in (train, val))
-    k = cfg.kdamm
-    dim = cfg.encoder.dim
+    known, judged = (rows_of(people, r, std, bags, masks) for r in (train, val))
+    b_train, b_val, y_val = known.batch, judged.batch, judged.label
     nets: dict[str, nn.Module] = {}
-    teacher_logits = {}
     with stage("fit teachers and student", 3, "model", quiet) as advance:
-        for kind in ("tabular", "image"):
-            has_train, has_val = _has(kind, b_train), _has(kind, b_val)
-            rows, rows_val = torch.from_numpy(np.flatnonzero(has_train)), torch.from_numpy(np.flatnonzero(has_val))
-            job = FitJob(
-                kind,  # type: ignore[arg-type]
-                b_train.take(rows),
-                y_train[rows],
-                b_val.take(rows_val),
-                y_val[rows_val],
-                groups,
-                k.model,
-                k.tabular if kind == "tabular" else k.image,
-                cfg.seed,
-            )
-            nets[kind] = _fitted(job, dim, k.workers, storage)
-            teacher_logits[kind] = _logits_or_nan(nets[kind], b_train, has_train)
-            advance(1)
-        student = build("student", groups, dim, k.model)
-        assert isinstance(student, Student)
-        some = student.present(b_train)
-        rows = torch.where(some.all(1) if k.distill.on == "complete" else some.any(1))[0]
-        rows = torch.cat([rows, rows[some[rows][:, MODALITIES.index("ct")]].repeat(k.distill.ct_repeat - 1)])
-        rows_val = torch.where(student.present(b_val).all(1))[0]
-        if len(rows_val) < 2 * MIN_EVENTS:  # too few complete ones to stop by
-            rows_val = torch.where(student.present(b_val).any(1))[0]
-        job = FitJob(
-            "student",
-            b_train.take(rows),
-            y_train[rows],
-            b_val.take(rows_val),
-            y_val[rows_val],
-            groups,
-            k.model,
-            k.student,
-            cfg.seed,
-            k.distill,
-            {n: t[rows] for n, t in teacher_logits.items()},
-        )
-        nets["student"] = _fitted(job, dim, k.workers, storage)
-        advance(1)
 
-    calibrators, scored_by, metrics = _calibrate(nets, b_val, y_val.numpy(), groups, cfg)
+        def run(job: FitJob) -> Weights:
+            keep = None if cfg.kdamm.workers else out / f"{job.kind}{'-start' if not job.distill.fused else ''}.state"
+            weights = fit(job, cfg.kdamm.workers, storage, keep=keep, use_gpu=cfg.kdamm.use_gpu)
+            advance(1)
+            return weights
+
+        models = fit_all(known, judged, groups, cfg.kdamm, cfg.seed, run)
+        nets = {"tabular": models.tabular, "image": models.image, "student": models.student}
+    student = models.student
+
+    calibrators, scored_by, conformal, metrics = _calibrate(nets, b_val, y_val.numpy(), groups, cfg)
     n_complete = int(student.present(b_train).all(1).sum())
     metrics |= {"n_train": len(train), "n_train_complete": n_complete, "n_val": len(val)}
-    image_rows = torch.from_numpy(np.flatnonzero(_has("image", b_train)))
+    image_rows = torch.where(has("image", b_train, groups))[0]
     metrics["image_mean_log_odds"] = float(_rest(nets["image"], b_train.take(image_rows)).mean())
     threshold = _threshold(nets, calibrators, scored_by, b_val, y_val.numpy(), groups, cfg)
     bundle = Bundle(
@@ -111,7 +91,8 @@ def finish(
             crop=cfg.crop,
             encoder=cfg.encoder,
             view=cfg.selection.view,
-            model=k.model,
+            acquisition=cfg.acquisition,
+            model=cfg.kdamm.model,
             policy_hidden=cfg.selection.policy.hidden,
             n_scorers=len(scorers),
         ),
@@ -119,12 +100,15 @@ def finish(
         encoder=encoder,
         policy=policy,
         scorers=scorers,
-        tabular=nets["tabular"],  # type: ignore[arg-type]
-        image=nets["image"],  # type: ignore[arg-type]
-        student=nets["student"],  # type: ignore[arg-type]
-        background=_background(nets["student"], b_train, cfg.background, cfg.seed),  # type: ignore[arg-type]
+        tabular=models.tabular,
+        image=models.image,
+        student=student,
+        background=_background(student, b_train, cfg.background, cfg.seed),
         calibrators=calibrators,
         scored_by=scored_by,
+        conformal=conformal,
+        conformal_level=cfg.calibration.conformal,
+        novelty=_novelty(people, train, val, std, bags[..., : cfg.encoder.dim], masks, cfg.novelty),
         threshold=threshold,
         operating_point=f"sensitivity {cfg.calibration.sensitivity:.0%} for osteoporosis on validation patients",
         lumbar_threshold=cfg.calibration.lumbar_threshold,
@@ -132,6 +116,8 @@ def finish(
     )
     bundle.card = model_card(bundle, cfg)
     bundle.save(out)
+    for state in out.glob("*.state"):  # what a run that was cut short would have gone on from
+        state.unlink()
 
 
 def pick_bags(
@@ -150,31 +136,39 @@ def pick_bags(
     return bags, masks
 
 
-def _has(kind: str, b: Batch) -> np.ndarray:
-    return (b.known.any(1) if kind == "tabular" else b.bag_mask.any(1)).numpy()
-
-
-def _fitted(job: FitJob, dim: int, workers: int, storage: str) -> nn.Module:
-    net = build(job.kind, job.groups, dim, job.model)
-    net.load_state_dict(fit(job, workers, storage))
-    return net.eval()
+def _novelty(
+    people: Patients,
+    train: np.ndarray,
+    val: np.ndarray,
+    std: Standardiser,
+    bags: np.ndarray,
+    masks: np.ndarray,
+    cfg: NoveltyConfig,
+) -> dict[str, Novelty]:
+    """What is unlike the training patients: by the picks' embeddings, and by the record."""
+    picks = picks_summary(bags, masks)
+    scanned = [picks[people.scan[r][people.scan[r] >= 0]] for r in (train, val)]
+    records = [std.spreads(people.values[r]) for r in (train, val)]
+    return {
+        "image": fit_novelty(scanned[0], scanned[1], cfg),
+        "record": fit_novelty(records[0], records[1], cfg),
+    }
 
 
 @torch.no_grad()
-def _logits_or_nan(net: nn.Module, b: Batch, has: np.ndarray) -> torch.Tensor:
-    return torch.where(torch.from_numpy(has)[:, None], net(b), torch.nan)
+def _logits(net: nn.Module, b: Batch) -> np.ndarray:
+    return net(b).numpy().astype(float)
 
 
-@torch.no_grad()
 def _rest(net: nn.Module, b: Batch) -> np.ndarray:
-    return rest_log_odds(net(b).numpy())
+    return rest_log_odds(_logits(net, b))
 
 
 def _calibrate(
     nets: dict[str, nn.Module], b_val: Batch, y: np.ndarray, groups: list[str], cfg: TrainConfig
-) -> tuple[dict, dict[str, str], dict[str, float | int | None]]:
+) -> tuple[dict, dict[str, str], dict[str, list[float]], dict[str, float | int | None]]:
     """A calibrator per pattern, by the student or, where its validation loss is lower, the pattern's teacher."""
-    calibrators, scored_by = {}, {}
+    calibrators, scored_by, conformal = {}, {}, {}
     metrics: dict[str, float | int | None] = {}
     here = nets["student"].present(b_val)  # type: ignore[operator]
     for size in range(1, len(MODALITIES) + 1):
@@ -197,8 +191,11 @@ def _calibrate(
             )
             if c is not None:
                 calibrators[pattern], scored_by[pattern] = c, best
+                logits = _logits(nets[best], b)
+                probs = class_probabilities(logits, c(rest_log_odds(logits))[0])
+                conformal[pattern] = fit_conformal(probs, label, cfg.calibration.conformal)
                 metrics[f"val_auc {pattern}"] = _auc(nets[best], b, label)
-    return calibrators, scored_by, metrics
+    return calibrators, scored_by, conformal, metrics
 
 
 @torch.no_grad()

@@ -11,7 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from osteo_ray.kdamm.acquisition import Acquisition
 from osteo_ray.kdamm.models import Batch
+from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.tabular import Standardiser
 from osteo_ray.records.header import fill_from_header
 from osteo_ray.records.labels import class_index
@@ -76,6 +78,7 @@ class Patients:
     key: np.ndarray  # str
     part: np.ndarray  # str, of PARTS
     label: np.ndarray  # int64, -1 unknown
+    t_score: np.ndarray  # float32, NaN unknown
     values: np.ndarray  # float64 [P, F], NaN missing
     scan: np.ndarray  # int64, row of Scans, -1: no CT
 
@@ -112,13 +115,16 @@ def gather(
     values = np.full((len(keys), matrix.shape[1]), np.nan)
     label = np.full(len(keys), -1, np.int64)
     names = table.frame["label"].tolist()
+    measured = table.frame["t_score"].to_numpy(np.float32)
+    t_score = np.full(len(keys), np.nan, np.float32)
     for p, k in enumerate(keys):
         if k in row:
             values[p] = matrix[row[k]]
             label[p] = class_index(names[row[k]])
+            t_score[p] = measured[row[k]]
         values[p] = fill_from_header(values[p], archive.get(k, {}))
     part = np.array([part_of(k, seed, test if k in archive else 0.0, val) for k in keys])
-    return Patients(np.array(keys), part, label, values, np.array([scan.get(k, -1) for k in keys]))
+    return Patients(np.array(keys), part, label, t_score, values, np.array([scan.get(k, -1) for k in keys]))
 
 
 def batch_of(p: Patients, rows: np.ndarray, standardise: Standardiser, bags: np.ndarray, masks: np.ndarray) -> Batch:
@@ -129,6 +135,19 @@ def batch_of(p: Patients, rows: np.ndarray, standardise: Standardiser, bags: np.
     bag = np.where(has[:, None, None], bags[np.maximum(scan, 0)], 0.0).astype(np.float32)
     mask = has[:, None] & masks[np.maximum(scan, 0)]
     return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
+
+
+def rows_of(p: Patients, rows: np.ndarray, standardise: Standardiser, bags: np.ndarray, masks: np.ndarray) -> Rows:
+    """What some patients train with."""
+    label, t_score = torch.from_numpy(p.label[rows]), torch.from_numpy(p.t_score[rows])
+    return Rows(batch_of(p, rows, standardise, bags, masks), label, t_score)
+
+
+def acquisition_of(embedded: pa.Table, series: np.ndarray) -> Acquisition:
+    """How each of `series` was scanned, from their embedded slices (columns series_uid, kvp, contrast)."""
+    first = dict(zip(embedded["series_uid"].to_pylist(), range(embedded.num_rows), strict=True))
+    rows = [first[s] for s in series.tolist()]
+    return Acquisition(*(embedded[c].to_numpy().astype(float)[rows] for c in ("kvp", "contrast")))
 
 
 def hide(b: Batch, present: dict[str, bool], groups: tuple[str, ...]) -> Batch:

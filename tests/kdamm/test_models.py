@@ -10,11 +10,11 @@ from osteo_ray.kdamm.models import (
     ModelConfig,
     Student,
     TabularTeacher,
-    distillation_loss,
 )
+from osteo_ray.kdamm.objective import DistillConfig, Rows, distillation_loss, student_loss
+from osteo_ray.kdamm.ordinal import Latent
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.kdamm.tabular import fit_standardiser
-from osteo_ray.kdamm.train import DistillConfig, student_loss
 
 GROUPS = ["demographics"] * 3 + ["labs"] * 4
 CFG = ModelConfig(tabular_width=16, tabular_k=4, hidden=8, dropout=0.0)
@@ -82,15 +82,39 @@ def test_distillation_loss_by_hand():
 def test_student_loss_terms_add_up_and_an_absent_teacher_costs_nothing():
     b, y = batch(), torch.tensor([0, 1, 2, 0, 1, 2])
     s = Student(GROUPS, 5, CFG).eval()
-    quiet = DistillConfig(modality_dropout=0, unimodal=0)
+    quiet = DistillConfig(modality_dropout=0, unimodal=0, view=0)
     nan = torch.full((6, 3), torch.nan)
-    plain = student_loss(s, b, y, {"tabular": nan, "image": nan}, quiet)
+    rows = Rows(b, y, torch.full((6,), torch.nan), {"tabular": nan, "image": nan})
+    plain = student_loss(s, rows, 0.8, quiet)
     assert plain.item() == pytest.approx(torch.nn.functional.cross_entropy(s(b), y).item(), rel=1e-5)
     teacher = torch.randn(6, 3)
     teacher[3:] = torch.nan  # half of the patients lack the modality
-    full = student_loss(s, b, y, {"tabular": teacher}, quiet)
-    expected = plain + distillation_loss(s(b)[:3], teacher[:3], quiet.temperature).sum() / 6
-    assert full.item() == pytest.approx(expected.item(), rel=1e-5)
+    full = student_loss(s, Rows(b, y, rows.t_score, {"tabular": teacher}), 0.8, quiet)
+    kd = distillation_loss(s(b)[:3], teacher[:3], quiet.temperature).sum() / 6
+    assert full.item() == pytest.approx((plain + quiet.alpha_tabular * kd).item(), rel=1e-5)
+    one_view = quiet.model_copy(update={"alpha_tabular": 0.0, "view": 1.0})
+    seen = student_loss(s, Rows(b, y, rows.t_score, {"tabular": teacher}), 0.8, one_view)
+    no_ct = Batch(b.values, b.known, b.bag, torch.zeros_like(b.bag_mask))
+    kd = distillation_loss(s(no_ct)[:3], teacher[:3], quiet.temperature).sum() / 6
+    assert seen.item() == pytest.approx((plain + kd).item(), rel=1e-5)
+    unlabelled = student_loss(s, Rows(b, torch.full((6,), -1), rows.t_score, {"tabular": teacher}), 0.8, one_view)
+    assert unlabelled.item() == pytest.approx(kd.item(), rel=1e-5), "a patient without a label is taught by teachers"
+
+
+def test_latent_by_hand():
+    """Classes are the cuts of one Gaussian; a known T-score is judged by its density, an unknown one by its class."""
+    mean = torch.tensor([-2.5, 0.5])
+    x = Latent(mean, torch.zeros(()))
+    p = x.logits().exp()
+    assert p.sum(1).tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert p[0].tolist() == pytest.approx([0.0668, 0.4332, 0.5], abs=1e-3)
+    t = torch.tensor([-3.5, torch.nan])
+    got = x.loss(torch.tensor([2, 0]), t, 0.5)
+    assert got[0].item() == pytest.approx(0.5 * np.log(2) + 0.5 * 0.5, rel=1e-4)
+    assert got[1].item() == pytest.approx(-np.log(p[1, 0].item()), rel=1e-4)
+    far = Latent(torch.tensor([40.0, -40.0], requires_grad=True), torch.zeros(()))
+    far.loss(torch.tensor([2, 0]), t * torch.nan, 0.5).sum().backward()
+    assert far.mean.grad.isfinite().all(), "even the most wrong patient gives a finite gradient"
 
 
 def test_standardiser_is_robust_and_never_imputes_silently():

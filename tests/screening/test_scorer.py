@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -132,3 +134,24 @@ def test_a_missing_modality_warns(study):
     r, gates = gates_of(folder, {}, {"age_y": 67, "sex": "F"})
     assert gates["Q_MODALITY_MISSING"] == "warn"
     assert r["state"] == "SCORED_WARN"
+
+
+@pytest.mark.parametrize("what", ["image", "record"])
+def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(study, what):
+    folder, _ = study
+    bundle = made_bundle()
+    assert Scorer(bundle).score(folder, record=WHOLE)["code"] not in ("OOD_IMAGE", "OOD_RECORD")
+    bundle.novelty[what] = replace(bundle.novelty[what], threshold=1e-4)
+    r = Scorer(bundle).score(folder, record=WHOLE)
+    assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", f"OOD_{what.upper()}", "score")
+    assert r["risk_prob"] is None
+    assert "accepted up to" in r["message"]
+
+
+def test_a_class_set_comes_with_the_score(study):
+    folder, _ = study
+    bundle = made_bundle()
+    r = Scorer(bundle).score(folder, record=WHOLE)
+    wanted = [c for c in ("normal", "osteopenia", "osteoporosis") if r[f"p_{c}"] >= 1 - 0.9]
+    assert r["conformal_set"] == wanted
+    assert r["p_normal"] + r["p_osteopenia"] + r["p_osteoporosis"] == pytest.approx(1)

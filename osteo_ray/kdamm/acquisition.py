@@ -1,0 +1,82 @@
+"""How a scan was made, beside what it shows: tube voltage and contrast agent in the CT's features (pure numpy).
+
+The HU of bone fall with tube voltage and rise with contrast agent. Both stand in the header, so the models are
+given them, and the trabecular HU as it would read at 120 kVp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from osteo_ray.config import Section
+
+EXTRA = 5
+"""Columns that `extend` appends: density at 120 kVp, kVp and whether known, contrast and whether known."""
+
+
+class AcquisitionConfig(Section):
+    """What the CT's features know of the scan; ships in the bundle."""
+
+    bone_contrast: dict[int, float] = Field(
+        {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89},
+        description="HU of hydroxyapatite at a tube voltage (kVp) against 120 kVp; between them linear",
+    )
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """Of n scans; NaN where it is not known."""
+
+    kvp: np.ndarray  # float [n]
+    contrast: np.ndarray  # float [n], 1 with contrast agent, 0 without
+
+    def take(self, rows: np.ndarray) -> Acquisition:
+        """The scans at `rows`."""
+        return Acquisition(self.kvp[rows], self.contrast[rows])
+
+    @classmethod
+    def of_rows(cls, rows: list[Mapping[str, Any]]) -> Acquisition:
+        """From catalogue rows (`kvp`, `contrast`)."""
+        return cls(
+            np.array([np.nan if r.get("kvp") is None else float(r["kvp"]) for r in rows], float),
+            np.array([contrast_given(r.get("contrast")) for r in rows], float),
+        )
+
+
+def contrast_given(phase: str | None) -> float:
+    """1 or 0 of a catalogue's contrast phase, NaN where it is unknown."""
+    if phase in (None, "unknown"):
+        return np.nan
+    return float(phase != "none")
+
+
+def extend(bag: np.ndarray, density: int, scan: Acquisition, cfg: AcquisitionConfig) -> np.ndarray:
+    """Bags [n, K, D] -> [n, K, D + EXTRA].
+
+    Args:
+        density: the embedding dimension of the trabecular HU, as (HU - 150) / 50: the first region's mean,
+            at `EncoderConfig.n_learned`.
+    """
+    n, k = bag.shape[:2]
+    volts = sorted(cfg.bone_contrast)
+    factor = np.interp(scan.kvp, volts, [cfg.bone_contrast[v] for v in volts])
+    known = np.isfinite(scan.kvp)
+    hu = bag[..., density] * 50.0 + 150.0
+    at_120 = (hu / np.where(known, factor, 1.0)[:, None] - 150.0) / 50.0
+    given = np.isfinite(scan.contrast)
+    per_scan = np.stack(
+        [
+            np.where(known, (np.nan_to_num(scan.kvp) - 120.0) / 20.0, 0.0),
+            known,
+            np.where(given, np.nan_to_num(scan.contrast), 0.0),
+            given,
+        ],
+        axis=1,
+    )
+    repeated = np.broadcast_to(per_scan[:, None], (n, k, per_scan.shape[1]))
+    return np.concatenate([bag, at_120[..., None], repeated], axis=2).astype(np.float32)

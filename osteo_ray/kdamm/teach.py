@@ -1,0 +1,122 @@
+"""KDAMM from rows to models: teachers first, then the student that learns from them (plain torch).
+
+    models = fit_all(train, val, groups, KdammConfig(), seed=0)
+    models.student(batch)                     # any subset of modalities
+
+Who is trained on what is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from osteo_ray.kdamm.models import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
+from osteo_ray.kdamm.objective import Rows, build
+from osteo_ray.kdamm.train import FitJob, KdammConfig, Weights, fit
+
+Run = Callable[[FitJob], Weights]
+Teachers = dict[str, nn.Module]
+CT = MODALITIES.index("ct")
+
+
+@dataclass
+class Models:
+    """Fitted networks in eval mode."""
+
+    tabular: TabularTeacher
+    image: ImageTeacher
+    student: Student
+
+
+def present(b: Batch, groups: list[str]) -> torch.Tensor:
+    """Which modalities each patient has, bool [n, 3] in the order of MODALITIES."""
+    of = torch.tensor([MODALITIES.index(g) for g in groups])
+    tabular = [b.known[:, of == j].any(1) for j in range(CT)]
+    return torch.stack([*tabular, b.bag_mask.any(1)], dim=1)
+
+
+def has(kind: str, b: Batch, groups: list[str]) -> torch.Tensor:
+    """Whom a teacher can read, bool [n]."""
+    here = present(b, groups)
+    return here[:, CT] if kind == "image" else here[:, :CT].any(1)
+
+
+def fit_teachers(
+    train: Rows,
+    val: Rows,
+    groups: list[str],
+    cfg: KdammConfig,
+    seed: int,
+    on: Literal["all", "complete"] = "all",
+    run: Run = fit,
+) -> Teachers:
+    """One teacher a modality, on everybody who has it (`on: complete`: on complete patients only)."""
+    teachers: Teachers = {}
+    for kind in ("tabular", "image"):
+        who = has(kind, train.batch, groups)
+        if on == "complete":
+            who = present(train.batch, groups).all(1)
+        rows, judged = _labelled(train, who), _labelled(val, has(kind, val.batch, groups))
+        how = cfg.tabular if kind == "tabular" else cfg.image
+        job = FitJob(kind, rows, judged, groups, cfg.model, how, seed)  # type: ignore[arg-type]
+        teachers[kind] = fitted(job, run)
+    return teachers
+
+
+def taught(rows: Rows, teachers: Teachers, groups: list[str]) -> Rows:
+    """The rows with what each teacher says of them; NaN where a patient lacks its modality."""
+    logits, features = {}, {}
+    with torch.no_grad():
+        for kind, net in teachers.items():
+            who = has(kind, rows.batch, groups)[:, None]
+            logits[kind] = torch.where(who, net(rows.batch), torch.nan)
+            features[kind] = torch.where(who, net.features(rows.batch), torch.nan)  # type: ignore[operator]
+    return replace(rows, logits=logits, features=features)
+
+
+def fit_student(
+    train: Rows, val: Rows, teachers: Teachers, groups: list[str], cfg: KdammConfig, seed: int, run: Run = fit
+) -> Student:
+    """The student, on complete patients (`distill.on: complete`) or on everybody with at least one modality.
+
+    With no teachers there is no distillation. `distill.start: teachers` first trains the branches by themselves, each
+    on everybody who has its modality.
+    """
+    here = present(train.batch, groups)
+    everyone = torch.where(here.any(1))[0]
+    rows = torch.where(here.all(1))[0] if cfg.distill.on == "complete" else everyone
+    if cfg.distill.on == "all":
+        rows = torch.cat([rows, rows[here[rows, CT]].repeat(cfg.distill.ct_repeat - 1)])
+    judged = _labelled(val, present(val.batch, groups).any(1))
+    start: Weights = {}
+    if cfg.distill.start == "teachers":
+        alone = cfg.distill.model_copy(update={"on": "all", "start": "random", "unimodal": 3.0, "fused": 0.0})
+        first = FitJob("student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone)
+        start = run(first)
+    known = taught(train, teachers, groups).take(rows)
+    return fitted(  # type: ignore[return-value]
+        FitJob("student", known, judged, groups, cfg.model, cfg.student, seed, cfg.distill, start), run
+    )
+
+
+def fit_all(train: Rows, val: Rows, groups: list[str], cfg: KdammConfig, seed: int, run: Run = fit) -> Models:
+    """Teachers, then the student."""
+    teachers = fit_teachers(train, val, groups, cfg, seed, run=run)
+    student = fit_student(train, val, teachers, groups, cfg, seed, run)
+    return Models(teachers["tabular"], teachers["image"], student)  # type: ignore[arg-type]
+
+
+def fitted(job: FitJob, run: Run) -> nn.Module:
+    """The model of a job, trained, in eval mode."""
+    net = build(job.kind, job.groups, job.dim, job.model)
+    net.load_state_dict(run(job))
+    return net.eval()
+
+
+def _labelled(rows: Rows, who: torch.Tensor) -> Rows:
+    return rows.take(torch.where(who & (rows.label >= 0))[0])
