@@ -132,7 +132,7 @@ class SliceEncoder(nn.Module):
 
 
 def height_of(number):
-    """Vertebra number -> height along the column, about unit spread over an abdominal scan; the inverse of `number_of`."""
+    """Vertebra number -> height along the column, of about unit spread; the inverse of `number_of`."""
     return (number - 15.0) / 3.0
 
 

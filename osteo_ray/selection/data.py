@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from osteo_ray.kdamm.encoder import LUMBAR, REGIONS, number_of
+from osteo_ray.kdamm.encoder import L1_NUMBER, LUMBAR, REGIONS, number_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ def p_mid(embedding: np.ndarray) -> np.ndarray:
 def vertebra(embedding: np.ndarray) -> np.ndarray:
     """The encoder's estimate of the vertebra number (13 = L1); embedding [..., D] -> [...]."""
     return number_of(embedding[..., -2 - len(REGIONS)])
+
+
+def on_target(embedding: np.ndarray) -> np.ndarray:
+    """The encoder's belief that a slice shows the middle of one of L1-L4, 0..1; embedding [..., D] -> [...].
+
+    L5 is left out, as densitometry leaves it out: it is often transitional or degenerated.
+    """
+    number = vertebra(embedding)
+    # Half a vertebra of soft edge: the estimate's own error.
+    inside = 1 / (1 + np.exp(-4 * (number - (L1_NUMBER - 0.5)))) * 1 / (1 + np.exp(-4 * (L1_NUMBER + 3.5 - number)))
+    return p_lumbar(embedding) * inside * p_mid(embedding)
 
 
 def coarse_positions(n_valid: int, n_coarse: int) -> np.ndarray:

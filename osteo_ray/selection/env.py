@@ -20,7 +20,7 @@ from pydantic import Field
 from osteo_ray.config import Section
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.records.labels import CLASSES
-from osteo_ray.selection.data import Scans, coarse_positions
+from osteo_ray.selection.data import Scans, coarse_positions, on_target
 from osteo_ray.selection.reward import RewardConfig, class_target, decision, dr_dsn, fold_of, information_gain
 
 SLOT_EXTRA = 5  # looked, kept, valid, mm above the scan's foot end, mm below its head end
@@ -164,6 +164,7 @@ class SliceSelectionEnv(gym.Env):
             self.look.kept.append(int(action))
             self.probs = class_probs(self.judge, self.look)
             reward += cfg.gain * information_gain(before, self.probs, self.target)
+            reward += cfg.level * float(on_target(self.look.embedding[action]))
         full = len(self.look.kept) >= min(self.view.keep, int(self.look.valid.sum()))
         done = stop or full
         if done:

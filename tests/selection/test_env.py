@@ -3,6 +3,7 @@ import pytest
 import torch
 from made_scans import DIM, made_scans
 
+from osteo_ray.kdamm.encoder import height_of
 from osteo_ray.kdamm.pooling import AttentionPool, Pooled
 from osteo_ray.selection.data import Scans, coarse_positions
 from osteo_ray.selection.env import Look, SliceSelectionEnv, ViewConfig, class_probs, observe
@@ -33,7 +34,7 @@ class Table(torch.nn.Module):
 PROBS = [[0.4, 0.3, 0.3], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.05, 0.05, 0.9]]
 
 
-def env(view="coarse", keep=3, coarse=4, label=2, posterior=0.0, posteriors=None, **reward):
+def env(view="coarse", keep=3, coarse=4, label=2, posterior=0.0, posteriors=None, level=0.0, **reward):
     s = made_scans(1, 12)
     scans = Scans(s.embedding, s.valid, s.z_mm, np.array([label]), s.patient, s.series)
     view = ViewConfig(view=view, positions=12, coarse=coarse, keep=keep)
@@ -41,7 +42,7 @@ def env(view="coarse", keep=3, coarse=4, label=2, posterior=0.0, posteriors=None
         "scans": scans,
         "scorers": [Table(PROBS)],
         "view": view,
-        "reward": RewardConfig(posterior=posterior, **reward),
+        "reward": RewardConfig(posterior=posterior, level=level, **reward),
         "posteriors": posteriors,
     }
     e = SliceSelectionEnv(cfg)
@@ -101,6 +102,19 @@ def test_dr_dsn_term_is_added_at_the_end():
     with_term, _ = env(keep=1, look_cost=0, gain=0, dr_dsn=0.5)
     extra = with_term.step(3)[1] - plain.step(3)[1]
     assert extra == pytest.approx(0.5 * dr_dsn(plain.look.embedding, np.array([3])))
+
+
+def test_a_slice_of_a_middle_lumbar_vertebra_is_worth_more():
+    e, _ = env(level=0.5, look_cost=0, gain=0, terminal=0)
+    look = e.look.embedding
+    look[3] = look[4] = look[5] = 0.0
+    look[3, -4], look[3, -1], look[3, -6] = 1.0, 1.0, height_of(14.5)  # L2-L3, certain
+    look[4, -4], look[4, -1], look[4, -6] = 1.0, 0.2, height_of(14.5)  # the same, at an endplate
+    look[5, -4], look[5, -1], look[5, -6] = 1.0, 1.0, height_of(18.0)  # the sacrum
+    middle, edge, sacrum = (e.step(i)[1] for i in (3, 4, 5))
+    assert middle == pytest.approx(0.5, abs=0.02)
+    assert edge == pytest.approx(0.1, abs=0.01)
+    assert sacrum < 0.005
 
 
 def test_masks_forbid_what_can_not_be_done():
