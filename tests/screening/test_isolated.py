@@ -1,0 +1,90 @@
+"""A series that hangs, crashes or eats memory ends with a code; the rows beside it are scored."""
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from osteo_ray.archive.config import IndexConfig
+from osteo_ray.config import validate
+from osteo_ray.records.schema import NAMES
+from osteo_ray.screening.isolated import IsolatedScorer, SeriesLimits
+from osteo_ray.screening.scorer import Scorer, ScoringConfig
+
+CFG = ScoringConfig(shap=False)
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def rows(made):
+    return [r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None][:3]
+
+
+@pytest.fixture
+def silent():
+    """Address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        yield f"http://127.0.0.1:{s.getsockname()[1]}/x.dcm"
+
+
+def planted(row, **of_each):
+    return {**row, "instances": [{**i, **of_each} for i in row["instances"]]}
+
+
+def values(n):
+    return np.full((n, len(NAMES)), np.nan, np.float32)
+
+
+def test_a_hang_and_a_memory_hog_cost_themselves_alone(rows, bundle_dir, silent, tmp_path):
+    """One series lies on a server that never answers, one is a compressed object of 4 GiB (a sparse file)."""
+    pytest.importorskip("aiohttp")
+    huge = tmp_path / "huge"
+    with huge.open("wb") as f:
+        f.truncate(1 << 32)
+    hog = planted(rows[1], uri=huge.as_uri(), transfer_syntax="1.2.840.10008.1.2.4.80", offset=0, length=-1)
+    batch = [planted(rows[0], uri=silent), rows[2], hog, rows[0]]
+    limits = validate(SeriesLimits, {"series_timeout_s": 8, "series_memory_mb": 1024})
+    with IsolatedScorer(str(bundle_dir), CFG, IndexConfig(), limits) as scorer:
+        got = scorer.score_rows(batch, values(4))
+        assert scorer.ended == 1, "only the hang cost a process"
+    assert [(r["state"], r["code"]) for r in got[::2]] == [("QUARANTINED", "TIMEOUT"), ("QUARANTINED", "OUT_OF_MEMORY")]
+    assert all(r["model_sha256"] and r["risk_prob"] is None for r in got[::2])
+    alone = Scorer.load(bundle_dir, CFG).score_rows([rows[2], rows[0]], values(2))
+    assert [r["risk_prob"] for r in got[1::2]] == [r["risk_prob"] for r in alone], "to the last bit"
+    assert None not in [r["risk_prob"] for r in alone]
+
+
+def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_dir, silent):
+    pytest.importorskip("aiohttp")
+    stuck = planted(rows[0], uri=silent)  # holds the child still, so that the kill falls on this series
+    with IsolatedScorer(str(bundle_dir), CFG, IndexConfig(), SeriesLimits()) as scorer:
+        scorer.score_rows([rows[1]], values(1))
+        os.kill(scorer.pid, signal.SIGKILL)
+        assert scorer.score_rows([rows[1]], values(1))[0]["risk_prob"] is not None
+
+        done = threading.Event()
+
+        def kill_when_stuck():
+            last = None
+            while not done.wait(0.2):
+                pid = scorer.pid
+                if pid != last:
+                    last, since = pid, time.monotonic()
+                elif pid is not None and time.monotonic() - since > 8:
+                    os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_when_stuck)
+        killer.start()
+        try:
+            got = scorer.score_rows([stuck, rows[1]], values(2))
+        finally:
+            done.set()
+            killer.join()
+    assert (got[0]["state"], got[0]["code"]) == ("QUARANTINED", "WORKER_DIED")
+    assert "signal 9" in got[0]["message"]
+    assert got[1]["risk_prob"] is not None
