@@ -1,11 +1,31 @@
-"""The Serve config file names an application that is there."""
+"""Ray Serve for real: screenings outlive replicas and drivers, a bundle is swapped under load; the deploy file."""
 
+import socket
+import threading
+import time
 from importlib import import_module
 from pathlib import Path
 
+import httpx
+import pyarrow.parquet as pq
+import pytest
 import yaml
+from made_bundle import made_bundle
+from serving import config, study_zip
+
+from osteo_ray.service.runs import RunJob, Runs, RunState
+from osteo_ray.service.screenings import Desk
 
 ROOT = Path(__file__).parents[2]
+
+
+def until(true, what):
+    end = time.monotonic() + 300  # a safeguard, not an expectation: the machine may be busy
+    while time.monotonic() < end:
+        if value := true():
+            return value
+        time.sleep(0.1)
+    pytest.fail(f"waited in vain: {what}")
 
 
 def test_deploy_file_is_what_serve_reads():
@@ -14,3 +34,91 @@ def test_deploy_file_is_what_serve_reads():
     schema = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "configs/serve_deploy.yaml").read_text()))
     module, _, name = schema.applications[0].import_path.partition(":")
     assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.ray
+def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_session, made, bundle_dir, tmp_path):
+    from ray import serve
+
+    from osteo_ray.service.app import NAME, application
+
+    other = tmp_path / "other"
+    sha = made_bundle(seed=1).save(other)
+    cfg = config(tmp_path, made, bundle_dir, bundles=[str(tmp_path)])
+    runs = Runs(cfg.runs)
+    study = study_zip(made, tmp_path / "study.zip").read_bytes()
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    answers, stop = [], threading.Event()
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(application(cfg), name=NAME, route_prefix="/")
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
+        old = client.get("/v1/model").json()["sha256"]
+
+        def ask():
+            with httpx.Client(base_url=client.base_url, timeout=300) as mine:
+                while not stop.is_set():
+                    said = mine.post("/v1/studies:score", files={"study": study})
+                    ok = said.status_code == 200
+                    answers.append((said.status_code, said.json()["model"]["sha256"] if ok else said.text))
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for t in threads:
+            t.start()
+        until(lambda: len(answers) >= 2, "answers by the first bundle")
+        assert client.put("/v1/model", json={"bundle": str(other)}).status_code == 202
+        until(lambda: (200, sha) in list(answers), "an answer by the new bundle")
+        stop.set()
+        for t in threads:
+            t.join()
+        assert set(answers) == {(200, old), (200, sha)}  # none dropped, both seen
+
+        job = {"archive": str(made.archive), "records": str(made.records), "options": {"shap": False}}
+        new = client.post("/v1/screenings", json=job)
+        assert new.status_code == 202, new.text
+        run = runs.get(new.json()["id"])
+        until(lambda: run.saved.state == RunState.RUNNING, "a driver")
+        until(lambda: run.progress().total is not None, "the index")
+        (replica,) = _replicas("Api")
+        ray_session.kill(Desk(runs, cfg).driver(run))
+        ray_session.kill(ray_session.get_actor(replica, namespace="serve"))
+
+        def ended():
+            try:
+                state = client.get(f"/v1/screenings/{run.id}").json()["state"]
+            except (httpx.TransportError, ValueError, KeyError):  # the replica is being replaced
+                return False
+            assert state != "FAILED", run.saved.error
+            return state == "DONE"
+
+        until(ended, "the screening's end")
+        status = client.get(f"/v1/screenings/{run.id}").json()
+        assert status["attempt"] == 2
+        assert replica not in _replicas("Api")
+        keys = run.table(["row_key"])["row_key"].to_pylist()
+        assert len(keys) == len(set(keys)) == sum(status["counts"].values()) == status["series"]
+        assert status["series"] == pq.read_metadata(made.catalogue).num_rows
+    finally:
+        stop.set()
+        serve.shutdown()
+
+
+def _replicas(deployment):
+    """Actor names of a deployment's replicas."""
+    from ray.util import list_named_actors
+
+    names = [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == "serve"]
+    return [n for n in names if f"osteo-ray#{deployment}#" in n]
+
+
+@pytest.mark.ray
+def test_a_desk_gives_up_after_its_attempts(ray_session, made, bundle_dir, tmp_path):
+    cfg = config(tmp_path, made, bundle_dir, limits={"attempts": 2})
+    run = Runs(cfg.runs).create(RunJob(str(made.archive), None, None, {}, cfg.bundle, "tester", 1.0e9))
+    run.begin()
+    run.begin()
+    assert Desk(Runs(cfg.runs), cfg).keep() == 0
+    assert run.saved.state == RunState.FAILED
+    assert "died 2 times" in run.saved.error
