@@ -154,8 +154,8 @@ function filters(changed) {
 function worklist(id, w) {
   const rows = w.items.map(r => el("tr", {},
     el("td", {class: "r"}, r.rank === null ? "" : r.rank),
-    el("td", {class: "mono"}, el("a", {href: `#/s/${id}/${r.row_key}`}, (r.patient_key || "unknown").slice(0, 12))),
-    el("td", {class: "r"}, el("strong", {}, percent(r.risk_prob))),
+    el("td", {class: "mono nowrap"}, el("a", {href: `#/s/${id}/${r.row_key}`}, (r.patient_key || "unknown").slice(0, 12))),
+    el("td", {class: "r nowrap"}, el("strong", {}, percent(r.risk_prob))),
     el("td", {class: "nowrap muted opt"}, r.risk_low === null ? "" : `${percent(r.risk_low)} to ${percent(r.risk_high)}`),
     el("td", {class: r.risk_class === "high" ? "hi nowrap" : "nowrap"}, r.risk_class === "high" ? "▲ high" : r.risk_class === "low" ? "▽ low" : r.code),
     el("td", {class: "r"}, r.age_y === null ? "–" : Math.round(r.age_y)), el("td", {}, r.sex || "–"),
