@@ -182,17 +182,22 @@ def train(
 
 
 def _fit_selection(folder: Path, scans: Scans, people: Patients, cfg: TrainConfig, quiet: bool) -> None:
+    from osteo_ray.selection.figures import learning_curves
     from osteo_ray.selection.train import train_policy
 
     train_scans = scans.take(np.isin(scans.patient, people.key[people.part == "train"]))
     sel = cfg.selection
     scorers = fit_scorers(train_scans, sel.scorer, sel.view.keep, cfg.seed, quiet)
-    policy, curve = train_policy(train_scans, scorers, sel, folder, cfg.seed, quiet)
+    val_scans = scans.take(np.isin(scans.patient, people.key[people.part == "val"]) & (scans.label >= 0))
+    policy, curve = train_policy(
+        train_scans, scorers, sel, folder, cfg.seed, quiet, val_scans if len(val_scans) else None
+    )
     weights = {f"policy.{k}": v.contiguous() for k, v in policy.state_dict().items()}
     for i, s in enumerate(scorers):
         weights |= {f"scorer{i}.{k}": v for k, v in s.state_dict().items()}
     save_file(weights, folder / "selection.safetensors")
     (folder / "curve.json").write_text(json.dumps(curve))
+    learning_curves(curve, folder / "curve.png")
 
 
 def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from made_scans import DIM, made_scans
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.selection.data import p_lumbar
 from osteo_ray.selection.env import SliceSelectionEnv, ViewConfig
+from osteo_ray.selection.figures import learning_curves
 from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.selection.reward import RewardConfig, ScorerConfig, fit_scorers
 from osteo_ray.selection.select import select
@@ -98,3 +99,36 @@ def test_rllib_learns_where_the_class_shows_and_resumes(ray_session, tmp_path):
     _, tail = train_policy(scans, scorers, more, tmp_path, seed=0, quiet=True)
     assert 1 <= len(tail) <= 2, "the checkpoint was carried on, not started anew"
     assert tail[-1]["env_steps"] >= 9000
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_both_algorithms_write_their_curve_and_ppo_repeats_itself(ray_session, tmp_path, algorithm):
+    scans, val = made_scans(60), made_scans(30, seed=5)
+    few = PolicyConfig(
+        algorithm=algorithm,
+        hidden=16,
+        env_steps=900,
+        env_runners=0,
+        envs_per_runner=4,
+        batch=300,
+        minibatch=100,
+        assess_every=300,
+        explore_steps=500,
+    )
+    cfg = SelectionConfig(view=VIEW, scorer=ScorerConfig(steps=40), policy=few)
+    scorers = fit_scorers(scans, cfg.scorer, VIEW.keep, seed=0, quiet=True)
+    policy, curve = train_policy(scans, scorers, cfg, tmp_path / "0", seed=0, quiet=True, val=val)
+    if algorithm == "ppo":  # the replay buffer of DQN draws from a generator of its own
+        again, _ = train_policy(scans, scorers, cfg, tmp_path / "1", seed=0, quiet=True)
+        other, _ = train_policy(scans, scorers, cfg, tmp_path / "2", seed=1, quiet=True)
+        first, again, other = (p.state_dict() for p in (policy, again, other))
+        assert all(torch.equal(first[k], again[k]) for k in first)
+        assert not all(torch.equal(first[k], other[k]) for k in first)
+    last = curve[-1]
+    assert VIEW.coarse <= last["val_decoded"] <= VIEW.coarse + VIEW.keep
+    assert 1 <= last["val_kept"] <= VIEW.keep
+    assert 0 <= last["val_auc"] <= 1
+    assert list((tmp_path / "0" / "tensorboard").glob("events.*"))
+    learning_curves(curve, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
