@@ -40,7 +40,7 @@ from osteo_ray.service.audit import Audit, place
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.gate import Gate, json_object
 from osteo_ray.service.metrics import Metrics
-from osteo_ray.service.problems import Problem, ProblemDocument
+from osteo_ray.service.problems import Problem
 from osteo_ray.service.runs import OPEN, Run, RunJob, Runs, RunState
 from osteo_ray.service.scoring import Pointer, Scoring
 from osteo_ray.service.security import allowed_archive, check_zip, under
@@ -76,9 +76,6 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     streams = asyncio.Semaphore(cfg.limits.streams)
     study_views = views.Studies(cfg)
 
-    answers: dict[int | str, dict[str, Any]] = {
-        s: {"model": ProblemDocument, "description": problems.TITLES[s]} for s in (400, 401, 403, 404, 421, 422)
-    }
     app = FastAPI(
         title="osteo-ray",
         version=__version__,
@@ -86,7 +83,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
-        responses={**answers, 405: {"model": ProblemDocument}, 413: {"model": ProblemDocument}},
+        responses=problems.responses(400, 401, 403, 404, 405, 413, 421, 422),
         dependencies=[Depends(HTTPBearer(auto_error=False, description="a token that `osteo-ray serve token` made"))],
         exception_handlers={
             HTTPException: problems.on_http,
@@ -111,7 +108,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
 
     # ---- screenings
 
-    @app.post("/v1/screenings", status_code=202, tags=["screenings"], responses={429: {"model": ProblemDocument}})
+    @app.post("/v1/screenings", status_code=202, tags=["screenings"], responses=problems.responses(429))
     async def submit(body: t.NewScreening, request: Request) -> t.Screening:
         """Screen an archive. The answer comes at once; the work outlives this service's processes."""
         who = _who(request)
@@ -145,7 +142,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         """State, counts by outcome, progress, time left."""
         return views.screening(find(run_id))
 
-    @app.delete("/v1/screenings/{run_id}", tags=["screenings"], responses={409: {"model": ProblemDocument}})
+    @app.delete("/v1/screenings/{run_id}", tags=["screenings"], responses=problems.responses(409))
     async def cancel(run_id: str, request: Request) -> t.Screening:
         """Cancel; what was scored stays. One's own with the role submit, anybody's with admin."""
         who, run = _who(request), find(run_id)
@@ -161,7 +158,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         "/v1/screenings/{run_id}/results",
         tags=["screenings"],
         response_model=t.ResultsPage,
-        responses={200: {"content": {PARQUET: {}}}, 409: {"model": ProblemDocument}},
+        responses={200: {"content": {PARQUET: {}}}, **problems.responses(409)},
     )
     def results(
         run_id: str,
@@ -188,7 +185,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         "/v1/screenings/{run_id}/events",
         tags=["screenings"],
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}}}, 429: {"model": ProblemDocument}},
+        responses={200: {"content": {"text/event-stream": {}}}, **problems.responses(429)},
     )
     async def events(run_id: str) -> StreamingResponse:
         """Server-sent events: `status` with the screening whenever it changes, until it ends."""
@@ -261,7 +258,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     @app.post(
         "/v1/studies:score",
         tags=["studies"],
-        responses={429: {"model": ProblemDocument}, 503: {"model": ProblemDocument}, 504: {"model": ProblemDocument}},
+        responses=problems.responses(429, 503, 504),
     )
     async def score(
         request: Request,
@@ -331,7 +328,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         """Whether this process answers."""
         return t.Health(status="ok")
 
-    @app.get("/v1/ready", tags=["service"], responses={503: {"model": ProblemDocument}})
+    @app.get("/v1/ready", tags=["service"], responses=problems.responses(503))
     async def ready() -> t.Health:
         """Whether it can do its work: the bundle is loaded, and the folder of runs can be written."""
         if not os.access(runs.root, os.W_OK):

@@ -58,6 +58,12 @@ TITLES = {
 }
 
 
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route's errors: FastAPI's own way would give the document a wrong media type."""
+    schema = ProblemDocument.model_json_schema()
+    return {s: {"description": TITLES[s], "content": {MEDIA_TYPE: {"schema": schema}}} for s in statuses}
+
+
 def respond(status: int, code: str, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
     """A problem as a response."""
     doc = ProblemDocument(

@@ -196,7 +196,7 @@ def test_swap_refuses_what_is_no_bundle(served):
     assert client.put("/v1/model", headers=admin, json={"bundle": cfg.bundle}).status_code == 202
 
 
-def test_schemathesis_finds_no_5xx(served):
+def test_schemathesis_finds_no_5xx_and_only_errors_that_are_declared(served):
     import schemathesis
     from hypothesis import HealthCheck, given, settings
 
@@ -209,6 +209,10 @@ def test_schemathesis_finds_no_5xx(served):
         answer = case.call(headers=bearer(served, Role.ADMIN) | {"Host": "localhost"})
         calls.append(answer.status_code)
         assert answer.status_code < 500, (case.method, case.path, answer.text)
+        if answer.status_code >= 400:
+            declared = case.operation.definition.raw["responses"][str(answer.status_code)]["content"]
+            assert answer.headers["content-type"] == ["application/problem+json"]
+            assert list(declared) == ["application/problem+json"], (case.method, case.path)
 
     for operation in api.get_all_operations():
         op = operation.ok()
