@@ -7,6 +7,7 @@ from pydantic import Field
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.config import Section
 from osteo_ray.records.window import WindowConfig
+from osteo_ray.screening.isolated import SeriesLimits
 from osteo_ray.screening.scorer import ScoringConfig
 
 
@@ -16,7 +17,8 @@ class PipelineConfig(Section):
     series_per_task: int = Field(4, ge=1, description="series scored together, and in one part file")
     actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
     actor_cpus: float = Field(0.9, gt=0)
-    max_retries: int = Field(1, ge=0, description="of a batch whose worker died")
+    max_retries: int = Field(20, ge=0, description="of a batch whose actor was killed or whose node was lost")
+    limits: SeriesLimits = SeriesLimits()
 
 
 class ScreenConfig(Section):

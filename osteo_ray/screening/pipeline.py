@@ -32,6 +32,7 @@ from osteo_ray.records.schema import NAMES
 from osteo_ray.records.table import RecordTable
 from osteo_ray.records.window import WindowConfig, join
 from osteo_ray.screening.config import ScreenConfig
+from osteo_ray.screening.isolated import IsolatedScorer
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.scorer import COPIED, Scorer
 
@@ -108,7 +109,8 @@ class ScoreBatch:
     def __init__(self, bundle: str, records: Any, cfg: ScreenConfig, parts: str, run_id: str, salt: str):
         import ray
 
-        self.scorer = Scorer.load(bundle, cfg.scoring, cfg.index)
+        # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
+        self.scorer = IsolatedScorer(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
         self.records: Records = ray.get(records)
         self.parts = Path(parts)
         self.run_id = run_id
@@ -279,7 +281,8 @@ def _score(catalogue: Path, plan: _Plan, bundle: Path, parts: Path, cfg: ScreenC
         batch_size=p.series_per_task,
         num_cpus=p.actor_cpus,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=p.actors),
-        max_restarts=4,
+        # No series can end this actor: what does is a kill or a lost node, and its batch is simply done again.
+        max_restarts=-1,
         max_task_retries=p.max_retries,
     )
     with stage("screen series", len(plan.pending), "series", quiet) as advance:

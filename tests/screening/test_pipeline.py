@@ -1,7 +1,12 @@
 import json
+import os
+import signal
+import socket
+import threading
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -132,6 +137,57 @@ def test_a_series_that_can_not_be_decoded_costs_itself_alone(made, table, bundle
     assert r["risk_prob"] is None
     others = [x for x in got.values() if x["series_uid"] != r["series_uid"] and x["risk_prob"] is not None]
     assert len(others) >= 2
+
+
+@pytest.fixture
+def hostile():
+    """Ports of two servers: one takes connections and never answers, one kills whoever asks."""
+
+    def kill_each(server: socket.socket) -> None:
+        while True:
+            try:
+                conn, peer = server.accept()
+            except OSError:
+                return
+            for c in psutil.net_connections("tcp"):
+                if c.laddr and c.laddr.port == peer[1] and c.pid:
+                    os.kill(c.pid, signal.SIGKILL)
+            conn.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as deadly:
+        threading.Thread(target=kill_each, args=(deadly,), daemon=True).start()
+        yield silent.getsockname()[1], deadly.getsockname()[1]
+        deadly.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_hang_a_memory_hog_and_a_crash_cost_themselves_alone(made, table, bundle_dir, done, hostile, tmp_path):
+    """One series lies on a server that never answers, one is a compressed object of 4 GiB, one kills its reader."""
+    pytest.importorskip("aiohttp")
+    silent, deadly = (f"http://127.0.0.1:{port}/x.dcm" for port in hostile)
+    huge = tmp_path / "huge"
+    with huge.open("wb") as f:
+        f.truncate(1 << 32)
+    cat = pq.read_table(made.catalogue)
+    rows = cat.to_pylist()
+    before = {r["series_uid"]: r for r in pq.read_table(done.results).to_pylist()}
+    victims = [r for r in rows if before[r["series_uid"]]["risk_prob"] is not None][:3]
+    hog = {"uri": huge.as_uri(), "transfer_syntax": "1.2.840.10008.1.2.4.80", "offset": 0, "length": -1}
+    for row, planted in zip(victims, ({"uri": silent}, hog, {"uri": deadly}), strict=True):
+        row["instances"] = [{**i, **planted} for i in row["instances"]]
+    pq.write_table(pa.Table.from_pylist(rows, schema=cat.schema), tmp_path / "catalogue.parquet")
+    limits = {"series_timeout_s": 15, "series_memory_mb": 1024}
+    cfg = validate(ScreenConfig, {"pipeline": {"series_per_task": 4, "limits": limits}, "scoring": {"shap": False}})
+    s = screen(tmp_path / "catalogue.parquet", table, bundle_dir, tmp_path / "out", cfg, quiet=True)
+    after = {r["series_uid"]: r for r in pq.read_table(s.results).to_pylist()}
+    ends = [(after[v["series_uid"]]["state"], after[v["series_uid"]]["code"]) for v in victims]
+    assert ends == [("QUARANTINED", c) for c in ("TIMEOUT", "OUT_OF_MEMORY", "WORKER_DIED")]
+    mine = {v["series_uid"] for v in victims}
+    same_as_before = [
+        {k: r[k] for k in r if k not in TIMES and k != "run_id"} for u, r in before.items() if u not in mine
+    ]
+    assert same_as_before == [
+        {k: r[k] for k in r if k not in TIMES and k != "run_id"} for u, r in after.items() if u not in mine
+    ]
 
 
 def test_dry_run_counts_and_keeps_nothing(made, table, bundle_dir, tmp_path):
