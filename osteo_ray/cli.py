@@ -16,6 +16,7 @@ OPTIONS = {
     "cohort": ["out"],
     "records": ["source", "mapping", "on_bad", "out"],
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
+    "tune": ["train", "out"],
     "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
     "evaluate": ["results", "labels", "mapping", "truth", "against", "bundle", "answers", "out"],
     "checklist": ["results", "bundle", "answers", "out"],
@@ -30,8 +31,10 @@ HELP = {
     "cohort": "write a made archive with records and truth, for demos and experiments",
     "records": "map a hospital's table of demographics and labs to the schema",
     "train": "train a bundle from a catalogue and records",
+    "tune": "search settings of teachers, student or selection policy (Ray Tune); writes trials and the best config",
     "screen": "score an archive: results, worklist, report",
-    "evaluate": "judge results by labels, of this or any other system, alone or against another's",
+    "evaluate": "judge results by labels, of this or any other system, alone or against another's; "
+    "`evaluate selection` judges slice selection against its controls on made cohorts",
     "checklist": "TRIPOD+AI and CLAIM tables, filled in from an evaluation and a bundle",
     "report": "write chosen results as HTML, PDF, JSON, DICOM SR and secondary capture, FHIR; store them in a PACS",
     "listen": "live: take CT by C-STORE, screen each complete study, send SR back",
@@ -54,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
             continue
         if name == "cohort":
             s.add_argument("action", nargs="?", choices=["write", "slices", "check"], default="write")
+        if name == "tune":
+            s.add_argument("action", choices=["teachers", "student", "selection"])
         if name == "serve":
             s.add_argument("action", nargs="?", choices=["run", "token", "revoke", "tokens"], default="run")
         for key in OPTIONS[name]:
@@ -113,6 +118,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     from osteo_ray.reports import commands as reports
     from osteo_ray.service import commands as service
     from osteo_ray.service import listen_commands as live
+    from osteo_ray.training import commands as tuning
 
     actions = {"write": made.write, "slices": made.slices, "check": made.checked}
     serving = {"run": service.run, "token": service.token, "revoke": service.revoke, "tokens": service.tokens}
@@ -121,6 +127,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "cohort": (made.CohortJob, actions.get(getattr(args, "action", ""), made.write)),
         "records": (c.RecordsJob, c.records),
         "train": (c.TrainJob, c.train),
+        "tune": (tuning.TuneJob, tuning.TARGETS.get(getattr(args, "action", ""), tuning.TARGETS["student"])),
         "screen": (c.ScreenJob, c.screen),
         "evaluate": (judging.EvaluateJob, judging.evaluate),
         "checklist": (judging.ChecklistJob, judging.checklist),
@@ -128,6 +135,11 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "listen": (live.ListenJob, live.listen),
         "serve": (service.ServeJob, serving.get(getattr(args, "action", ""), service.run)),
     }
+    if args.command == "evaluate" and args.results == "selection":
+        from osteo_ray.cohort.selection_study import SelectionStudyJob, evaluate_selection
+
+        study = load(SelectionStudyJob, args.config, args.set, {"out": args.out} if args.out else {})
+        return evaluate_selection(study)
     model, run = jobs[args.command]
     given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}
     return run(load(model, args.config, args.set, given))

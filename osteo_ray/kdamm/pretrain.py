@@ -75,11 +75,14 @@ def _slice_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generato
     known = np.flatnonzero(data.region >= 0)
     if known.size == 0:
         raise InputError("no slice has a target: set encoder supervision to 'patients', or give slice targets")
-    # Half of each batch from slices with a measurable core: they teach the density.
+    # A third of each batch from slices with a measurable core, which teach the density, and a third from discs and
+    # endplates: few slices of a scan show them, and taking one for a mid-vertebra is the costly mistake.
     core = np.flatnonzero(np.isfinite(data.trabecular_hu))
-    half = cfg.batch // 2 if core.size else 0
+    between = np.flatnonzero(np.isfinite(data.vertebra) & (data.mid < 1 / 3))
+    third = [rows for rows in (core, between) if rows.size]
+    n = cfg.batch // 3
     return lambda: np.sort(
-        np.r_[rng.choice(known, cfg.batch - half), rng.choice(core, half) if half else []].astype(int)
+        np.concatenate([rng.choice(known, cfg.batch - n * len(third)), *(rng.choice(rows, n) for rows in third)])
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,6 +232,7 @@ def train_policy(
     seed: int,
     quiet: bool = False,
     val: Scans | None = None,
+    watch: Callable[[int, PolicyNet], None] | None = None,
 ) -> tuple[PolicyNet, list[dict[str, float]]]:
     """Train until `env_steps`; a checkpoint in `out`, if there is one, is carried on.
 
@@ -238,6 +240,7 @@ def train_policy(
 
     Args:
         val: scans of patients that neither policy nor scorers are trained on, looked at every `assess_every` steps.
+        watch: given the steps done and a copy of the policy, as often.
 
     Returns:
         The policy as plain torch in eval mode, and one row per iteration: env_steps, episode_return,
@@ -269,8 +272,11 @@ def train_policy(
                     "episode_return": float(runners.get("episode_return_mean", np.nan)),
                     "episode_length": float(runners.get("episode_len_mean", np.nan)),
                 }
-                if val is not None and (now // p.assess_every > steps // p.assess_every or now >= p.env_steps):
+                due = now // p.assess_every > steps // p.assess_every or now >= p.env_steps
+                if val is not None and due:
                     row |= assess(_plain(algo), scorers, val, cfg.view)
+                if watch is not None and due:
+                    watch(now, _plain(algo))
                 steps = now
                 for name, value in row.items():
                     board.add_scalar(f"selection/{name}", value, steps)

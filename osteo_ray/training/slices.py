@@ -38,6 +38,7 @@ SLICES = pa.schema(
         ("trabecular_hu", pa.float32()),  # NaN unknown
         ("kvp", pa.float32()),  # of the scan, NaN unknown
         ("contrast", pa.float32()),  # of the scan: 1 with contrast agent, 0 without, NaN unknown
+        ("bytes", pa.float64()),  # read to decode the slice
         ("failed", pa.string()),  # outcome code where the series could not be read; such a row has no crop
     ]
 )
@@ -71,6 +72,7 @@ def slice_rows(
     known = [targets.get(i) for i in index.tolist()]
     vertebra = vertebrae_of([t.level if t else None for t in known])
     for i, t, number in zip(index.tolist(), known, vertebra, strict=True):
+        before = stack.bytes_read
         hu = spine_crop(stack.axial(i), stack.axial_spacing_mm, crop)
         values = (
             patient_key,
@@ -84,6 +86,7 @@ def slice_rows(
             t.trabecular_hu if t else np.nan,
             float(scan.kvp[0]),
             float(scan.contrast[0]),
+            float(stack.bytes_read - before),
             None,
         )
         for name, v in zip(SLICES.names, values, strict=True):
@@ -217,4 +220,5 @@ def count(sets: list[Path]) -> int:
 def load_table(sets: list[Path], columns: list[str] | None = None) -> pa.Table:
     """The sets' rows, in file order."""
     files: list[Any] = [f for s in sets for f in sorted(s.glob("part-*.parquet"))]
-    return pa.concat_tables([pq.read_table(f, columns=columns) for f in files])
+    # Sets of an earlier version may lack a column that came later.
+    return pa.concat_tables([pq.read_table(f, columns=columns) for f in files], promote_options="default")

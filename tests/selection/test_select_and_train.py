@@ -130,5 +130,5 @@ def test_both_algorithms_write_their_curve_and_ppo_repeats_itself(ray_session, t
     assert 1 <= last["val_kept"] <= VIEW.keep
     assert 0 <= last["val_auc"] <= 1
     assert list((tmp_path / "0" / "tensorboard").glob("events.*"))
-    learning_curves(curve, tmp_path / "curve.png")
+    learning_curves({"policy": curve}, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,265 @@
+"""Which slices are worth keeping: policies and controls, judged by what an image teacher learns from their picks.
+
+    found = compare(train, test, cfg, "study/101", seed=101)     # one training cohort
+    table = judge({101: found, 102: ...}, test, cfg)             # pandas, one row an arm
+
+Every arm keeps the same number of slices of the same scans; a fresh image teacher is fitted on each arm's picks and
+scores the same test patients, so that arms differ in their slices alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+
+from osteo_ray.config import Section
+from osteo_ray.kdamm.acquisition import Acquisition, AcquisitionConfig, extend
+from osteo_ray.kdamm.models import Batch, ModelConfig
+from osteo_ray.kdamm.objective import Rows
+from osteo_ray.kdamm.teach import fitted
+from osteo_ray.kdamm.train import FitConfig, FitJob, fit
+from osteo_ray.records.labels import CLASSES
+from osteo_ray.selection import controls
+from osteo_ray.selection.controls import GumbelConfig, Picks
+from osteo_ray.selection.data import Scans
+from osteo_ray.selection.policy import PolicyNet
+from osteo_ray.selection.reward import fit_scorers
+from osteo_ray.selection.train import SelectionConfig, train_policy
+from osteo_ray.stages import digest
+
+NORMAL, POROTIC = CLASSES.index("normal"), CLASSES.index("osteoporosis")
+LONG_SERIES = 300  # slices; what a share of decoded slices is stated for
+
+
+class StudyConfig(Section):
+    """Arms and judges of the comparison."""
+
+    arms: dict[str, dict] = Field(
+        {"DRLIS": {}}, description="name -> what differs from `selection`; the first is what the others are set against"
+    )
+    only_first: tuple[str, ...] = Field((), description="arms trained on the first cohort alone, for they are slow")
+    spread: int = Field(0, ge=0, description="further policies of the first arm, from other seeds, on the first cohort")
+    selection: SelectionConfig = SelectionConfig()
+    gumbel: GumbelConfig = GumbelConfig()
+    model: ModelConfig = ModelConfig()
+    image: FitConfig = FitConfig(epochs=30)
+    acquisition: AcquisitionConfig = AcquisitionConfig()
+    repeats: int = Field(3, ge=1, description="image teachers an arm and cohort")
+    curve: tuple[int, ...] = Field((1, 2, 4), description="also judged from each arm's first so many picks")
+    boots: int = Field(2000, ge=100)
+
+    def policy_of(self, arm: str) -> SelectionConfig:
+        """The config of an arm's policy."""
+        return SelectionConfig.model_validate(_merge(self.selection.model_dump(), self.arms[arm]))
+
+
+@dataclass(frozen=True)
+class StudySet:
+    """Embedded scans, one a patient, and what is known of them. Arrays share the axis [n]."""
+
+    scans: Scans
+    scanned: Acquisition
+    t_score: np.ndarray  # float32, NaN unknown
+    slice_bytes: np.ndarray  # float, stored bytes of one slice; NaN unknown
+    level: np.ndarray  # int [n, T], 1-4 where the slice shows L1-L4, 0 elsewhere, by the truth
+    mid: np.ndarray  # float [n, T], 1 at mid-vertebra, 0 at its endplates and outside, by the truth
+
+    def take(self, rows: np.ndarray) -> StudySet:
+        """The scans at `rows`."""
+        rest = (getattr(self, f)[rows] for f in ("t_score", "slice_bytes", "level", "mid"))
+        return StudySet(self.scans.take(rows), self.scanned.take(rows), *rest)
+
+
+@dataclass
+class Found:
+    """What one arm came to on one training cohort."""
+
+    log_odds: dict[int, np.ndarray]  # slices kept -> [repeats, n, 2]: against normal, against the rest
+    test: Picks
+    curve: list[dict[str, float]]  # of its policy's training
+
+
+def compare(
+    train: StudySet, test: StudySet, cfg: StudyConfig, density: int, folder: Path, seed: int, first: bool, quiet: bool
+) -> dict[str, Found]:
+    """Every arm on one training cohort.
+
+    Args:
+        density: the embedding's dimension of the trabecular HU (`EncoderConfig.n_learned`).
+        folder: of this encoder and cohort, where policies are kept; one that is there already is used or carried on.
+        first: whether this is the first cohort, on which `only_first` and `spread` are run too.
+    """
+    sel, keep = cfg.selection, cfg.selection.view.keep
+    scorers = fit_scorers(train.scans, sel.scorer, keep, seed, quiet)
+    gumbel = controls.fit_gumbel(train.scans, keep, cfg.gumbel, seed, quiet)
+    choose: dict[str, Callable[[StudySet], Picks]] = {}
+    curves: dict[str, list[dict[str, float]]] = {}
+
+    def learn(label: str, how: SelectionConfig, policy_seed: int) -> None:
+        at = folder / digest(how.model_dump(mode="json"), policy_seed)
+        policy, curves[label] = _policy(train.scans, test.scans, scorers, how, at, policy_seed, quiet)
+        choose[label] = lambda s: controls.by_policy(s.scans, policy, scorers, how.view)
+
+    for arm in cfg.arms:
+        if first or arm not in cfg.only_first:
+            learn(arm, cfg.policy_of(arm), seed)
+    main = next(iter(cfg.arms))
+    for r in range(cfg.spread if first else 0):
+        learn(f"{main}, seed {r + 1}", cfg.policy_of(main), seed + r + 1)
+    choose |= {
+        "random": lambda s: controls.at_random(s.scans, keep, np.random.default_rng(seed)),
+        "uniform": lambda s: controls.uniform(s.scans, keep),
+        "central": lambda s: controls.central(s.scans, keep),
+        "coarse looks and a line": lambda s: controls.interpolated(s.scans, keep, sel.view.coarse),
+        "top confidence": lambda s: controls.top_confidence(s.scans, scorers, keep, train.scans),
+        "top belief": lambda s: controls.top_belief(s.scans, keep),
+        "Gumbel top-k": lambda s: controls.by_scores(s.scans, gumbel, keep),
+        "oracle mid-vertebra": lambda s: controls.oracle(s.scans, s.level > 0, s.mid, keep),
+        "all slices, attention": lambda s: controls.everything(s.scans),
+        "all slices, mean": lambda s: controls.everything(s.scans),
+    }
+    found = {}
+    for arm, pick in choose.items():
+        mine, theirs = pick(train), pick(test)
+        whole = arm.startswith("all slices")
+        said = {}
+        for k in (keep, *(() if whole else [k for k in cfg.curve if k < keep])):
+            repeats = cfg.repeats if k == keep else 1
+            a, b = (_rows(s, p if whole else p.first(k), cfg, density, arm.endswith("mean"))
+                    for s, p in ((train, mine), (test, theirs)))  # fmt: skip
+            said[k] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
+        found[arm] = Found(said, theirs, curves.get(arm, []))
+    return found
+
+
+def _policy(train: Scans, test: Scans, scorers, how: SelectionConfig, at: Path, seed: int, quiet: bool):
+    """A trained policy and its learning curve; kept in `at`."""
+    dim, kept = train.embedding.shape[-1], at / "policy.safetensors"
+    if kept.exists():
+        policy = PolicyNet(dim, how.policy.hidden)
+        policy.load_state_dict(load_file(kept))
+        return policy.eval(), json.loads((at / "curve.json").read_text())
+    # Looked at while it learns, never learnt from; a hundred are enough for a curve.
+    policy, curve = train_policy(train, scorers, how, at, seed, quiet, test.take(np.arange(min(100, len(test)))))
+    (at / "curve.json").write_text(json.dumps(curve))
+    save_file({k: v.contiguous() for k, v in policy.state_dict().items()}, kept)
+    return policy, curve
+
+
+def _rows(s: StudySet, picks: Picks, cfg: StudyConfig, density: int, mean: bool) -> Rows:
+    bag, mask = controls.bags(s.scans, picks)
+    if mean:
+        bag = bag.sum(1, keepdims=True) / np.maximum(mask.sum(1), 1)[:, None, None]
+        mask = mask[:, :1]
+    bag = extend(bag, density, s.scanned, cfg.acquisition)
+    bag[~mask] = 0.0
+    none = torch.zeros(len(bag), 1)
+    batch = Batch(none, none.bool(), torch.from_numpy(bag), torch.from_numpy(mask))
+    return Rows(batch, torch.from_numpy(s.scans.label), torch.from_numpy(s.t_score))
+
+
+def _judge(train: Rows, test: Rows, cfg: StudyConfig, seed: int) -> np.ndarray:
+    """Log-odds [n, 2] of the test patients by a fresh image teacher."""
+    labelled = train.take(torch.where(train.label >= 0)[0])
+    net = fitted(
+        FitJob("image", labelled, test.take(torch.arange(0)), ["demographics"], cfg.model, cfg.image, seed), fit
+    )
+    with torch.no_grad():
+        p = net(test.batch).double()
+    rest = torch.logsumexp(torch.stack([p[:, j] for j in range(len(CLASSES)) if j != POROTIC]), 0)
+    return torch.stack([p[:, POROTIC] - p[:, NORMAL], p[:, POROTIC] - rest], 1).numpy()
+
+
+# ---- figures
+
+
+def judge(runs: Mapping[int, dict[str, Found]], test: StudySet, cfg: StudyConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Table of the arms, and of AUC against slices decoded.
+
+    Intervals are 95 %, from a bootstrap that draws test patients and training cohorts together, so that the
+    differences are paired.
+
+    Returns:
+        arms: arm, cohorts, kept, decoded, share (of a 300-slice series), mb, lumbar (share of picks on L1-L4, in scans
+        that show three of them or more), mid (there, share in the middle third of a vertebra), auc, auc_low,
+        auc_high, rest, rest_low, rest_high, ahead, ahead_low, ahead_high (AUC of the first arm minus this one's).
+        curve: arm, kept, decoded, auc.
+    """
+    y = test.scans.label
+    cases = [(np.flatnonzero((y == NORMAL) | (y == POROTIC)), 0), (np.flatnonzero(y >= 0), 1)]
+    rng = np.random.default_rng(0)
+    names = list(dict.fromkeys(a for r in runs.values() for a in r))
+    seeds = list(runs)
+    keep = cfg.selection.view.keep
+    drawn = [rng.integers(0, len(seeds), len(seeds)) for _ in range(cfg.boots)]
+    each: dict[tuple[str, int], np.ndarray] = {}
+    point: dict[tuple[str, int], np.ndarray] = {}
+    for rows, column in cases:
+        draws = [rng.choice(rows, len(rows)) for _ in range(cfg.boots)]
+        for arm in names:
+            each[arm, column] = np.full((cfg.boots, len(seeds)), np.nan)
+            point[arm, column] = np.full(len(seeds), np.nan)
+            for j, s in enumerate(seeds):
+                if arm not in runs[s]:
+                    continue
+                said = runs[s][arm].log_odds[keep][..., column]
+                point[arm, column][j] = np.mean([_auc(y[rows] == POROTIC, o[rows]) for o in said])
+                each[arm, column][:, j] = [np.mean([_auc(y[d] == POROTIC, o[d]) for o in said]) for d in draws]
+
+    def interval(values: np.ndarray) -> tuple[float, float]:
+        """Over patients and cohorts; values [boots, cohorts], NaN where a cohort has no such arm."""
+        means = [np.nanmean(v[d]) for v, d in zip(values, drawn, strict=True) if np.isfinite(v[d]).any()]
+        return tuple(np.quantile(means, [0.025, 0.975]))
+
+    whole = np.array([len(set(row[row > 0].tolist())) >= 3 for row in test.level])
+    main, table, curve = names[0], [], []
+    for arm in names:
+        of = [runs[s][arm] for s in seeds if arm in runs[s]]
+        looked = np.stack([f.test.looked.sum(1) for f in of])
+        row = {"arm": arm, "cohorts": len(of), "kept": np.mean([(f.test.kept >= 0).sum(1).mean() for f in of])}
+        row |= {"decoded": looked.mean(), "share": looked.mean() / LONG_SERIES}
+        row["mb"] = float((looked * test.slice_bytes).mean() / 1e6)
+        row["lumbar"] = np.mean([_share(f.test, test.level > 0, whole) for f in of])
+        row["mid"] = np.mean([_share(f.test, test.mid > 2 / 3, whole) for f in of])
+        for name, column in (("auc", 0), ("rest", 1)):
+            row[name] = np.nanmean(point[arm, column])
+            row[f"{name}_low"], row[f"{name}_high"] = interval(each[arm, column])
+        row["ahead"] = np.nanmean(point[main, 0] - point[arm, 0])
+        row["ahead_low"], row["ahead_high"] = interval(each[main, 0] - each[arm, 0])
+        table.append(row)
+        for k in sorted(of[0].log_odds):
+            rows = cases[0][0]
+            aucs = [_auc(y[rows] == POROTIC, o[rows, 0]) for f in of for o in f.log_odds[k]]
+            decoded = np.mean([(f.test if k == keep else f.test.first(k)).looked.sum(1).mean() for f in of])
+            curve.append({"arm": arm, "kept": k, "decoded": decoded, "auc": float(np.mean(aucs))})
+    return pd.DataFrame(table), pd.DataFrame(curve)
+
+
+def _share(picks: Picks, what: np.ndarray, rows: np.ndarray) -> float:
+    """Share of the picks of the scans `rows` for which `what` [n, T] is true."""
+    kept = picks.kept[rows]
+    hit = np.take_along_axis(what[rows], np.maximum(kept, 0), 1)
+    return float(hit[kept >= 0].mean())
+
+
+def _auc(case: np.ndarray, score: np.ndarray) -> float:
+    """AUC by ranks; ties, which continuous scores of a bootstrap have only with themselves, count half."""
+    order = np.sort(score[~case])
+    below = np.searchsorted(order, score[case], "left") + np.searchsorted(order, score[case], "right")
+    n = len(order) * case.sum()
+    return float(below.sum() / 2 / n) if n else float("nan")
+
+
+def _merge(base: dict, over: Mapping) -> dict:
+    out = dict(base)
+    for k, v in over.items():
+        out[k] = _merge(base[k], v) if isinstance(v, Mapping) and isinstance(base.get(k), Mapping) else v
+    return out
