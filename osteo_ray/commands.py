@@ -44,12 +44,15 @@ class RecordsJob(Section):
 class TrainJob(TrainConfig):
     """`osteo-ray train`."""
 
-    catalogue: str | None = None
+    catalogue: str | None = Field(None, description="null: slice sets alone")
     records: tuple[str, ...] | str | None = None
     mapping: str | None = None
     pseudonym_key: str | None = None
     targets: str | None = Field(None, description="per-slice truth, Parquet; null: none")
     extra_slices: tuple[str, ...] = Field((), description="slice sets of other archives")
+    encoder_slices: tuple[str, ...] = Field((), description="slice sets for the encoder alone; none: the patients' own")
+    heldout_slices: tuple[str, ...] = Field((), description="slice sets of people for the card's figures alone")
+    heldout_records: tuple[str, ...] | str | None = Field(None, description="their records")
     out: str | None = None
 
 
@@ -94,9 +97,18 @@ def train(job: TrainJob) -> list[str]:
     """Train a bundle."""
     from osteo_ray.training.run import train as run
 
-    catalogue = Path(need(job, "catalogue"))
+    return run(sources(job), need(job, "out"), narrow(job, TrainConfig)).lines()
+
+
+def sources(job: TrainJob):
+    """What a training job reads."""
+    from osteo_ray.training.prepare import Sources
+
+    if job.catalogue is None and not job.extra_slices:
+        need(job, "catalogue")
     table = read_records(need(job, "records"), job.mapping, job.pseudonym_key)
-    return run(catalogue, table, need(job, "out"), narrow(job, TrainConfig), job.targets, job.extra_slices).lines()
+    held = read_records(job.heldout_records, job.mapping, job.pseudonym_key) if job.heldout_records else None
+    return Sources(job.catalogue, table, job.targets, job.extra_slices, job.encoder_slices, job.heldout_slices, held)
 
 
 def screen(job: ScreenJob) -> list[str]:

@@ -8,7 +8,7 @@ Who is trained on what is decided here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,10 +54,11 @@ def fit_teachers(
     seed: int,
     on: Literal["all", "complete"] = "all",
     run: Run = fit,
+    kinds: Sequence[str] = ("tabular", "image"),
 ) -> Teachers:
     """One teacher a modality, on everybody who has it (`on: complete`: on complete patients only)."""
     teachers: Teachers = {}
-    for kind in ("tabular", "image"):
+    for kind in kinds:
         who = has(kind, train.batch, groups)
         if on == "complete":
             who = present(train.batch, groups).all(1)

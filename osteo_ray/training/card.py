@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from osteo_ray.bundle import Bundle
 from osteo_ray.training.config import TrainConfig
+
+ELSEWHERE = "It has not been validated on patients of any other origin."
 
 
 def model_card(bundle: Bundle, cfg: TrainConfig) -> str:
@@ -22,7 +26,7 @@ where there are any. Research use only; an aid, not a diagnosis; it cannot rule 
 show no lumbar vertebra (it abstains).
 
 **Trained on.** {m["n_train"]} patients, {m["n_train_complete"]} of them with demographics, labs and CT; chosen and
-calibrated on {m["n_val"]} others. Seed {cfg.seed}. It has not been validated on patients of any other origin.
+calibrated on {m["n_val"]} others. Seed {cfg.seed}. {cfg.origin or ELSEWHERE}
 
 **Label.** DXA T-score: -2.5 or lower is osteoporosis, -1 or higher normal. It is noisy; nobody's CT is labelled by its
 HU.
@@ -48,7 +52,35 @@ calibration, so expect less elsewhere):
 | has | scored by | n | with osteoporosis | AUC |
 |---|---|---|---|---|
 {rows}
+{_heldout(m)}"""
+
+
+def _heldout(m: dict[str, Any]) -> str:
+    """The figures of `heldout.judge`, where there are any."""
+    if not m.get("heldout"):
+        return ""
+    shown = ("auc", "auc_rest", "sensitivity", "specificity", "calibration_slope")
+    rows = "\n".join(
+        f"| {r['pattern']} | {r['n']} | {r['events']} | {r['normal']} | {' | '.join(_interval(r[k]) for k in shown)} |"
+        for r in m["heldout"]
+    )
+    return f"""
+**Held-out people** ({m["n_heldout"]}, of the same origin as the training patients; nothing was trained, chosen or
+calibrated on them; 95 % intervals in brackets). Of their {m["heldout_scans"]} scans {m["heldout_no_lumbar"]} show the
+policy no lumbar slice and {m["heldout_unlike"]} are unlike the training data: the scorer abstains there, and they are
+not counted. Sensitivity and specificity are for osteoporosis against everybody else at the decision's threshold.
+
+| has | n | osteoporosis | normal | AUC vs normal | AUC vs rest | sensitivity | specificity | calibration slope |
+|---|---|---|---|---|---|---|---|---|
+{rows}
 """
+
+
+def _interval(e: list[float | None]) -> str:
+    value, low, high = e
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
 def _number(x: float | None) -> str:

@@ -41,6 +41,7 @@ class TrainConfig(Section):
 
     name: str = "osteo-ray"
     version: str = "0.1"
+    origin: str | None = Field(None, description="where the patients come from, in the card's words")
     seed: int = 0
     split: SplitConfig = SplitConfig()
     window: WindowConfig = WindowConfig()

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from osteo_ray.bundle import Bundle, BundleConfig
-from osteo_ray.kdamm.acquisition import Acquisition, extend
+from osteo_ray.kdamm.acquisition import extend
 from osteo_ray.kdamm.calibrate import (
     MIN_EVENTS,
     class_probabilities,
@@ -22,7 +22,6 @@ from osteo_ray.kdamm.calibrate import (
     rest_log_odds,
 )
 from osteo_ray.kdamm.conformal import fit_conformal
-from osteo_ray.kdamm.encoder import SliceEncoder
 from osteo_ray.kdamm.models import MODALITIES, Batch, Student
 from osteo_ray.kdamm.novelty import Novelty, NoveltyConfig, fit_novelty, picks_summary
 from osteo_ray.kdamm.pooling import AttentionPool
@@ -32,13 +31,13 @@ from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
 from osteo_ray.records.schema import FEATURES
-from osteo_ray.selection.data import Scans
-from osteo_ray.selection.env import ViewConfig
 from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.select import select
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
+from osteo_ray.training.heldout import judge
 from osteo_ray.training.patients import Patients, hide, rows_of
+from osteo_ray.training.picks import pick_bags
+from osteo_ray.training.prepare import Prepared
 
 MIN_CLUSTER = 5
 """Fewest patients behind a background centre, so that none of them can be read from the bundle."""
@@ -46,10 +45,7 @@ MIN_CLUSTER = 5
 
 def finish(
     out: Path,
-    scans: Scans,
-    scanned: Acquisition,
-    people: Patients,
-    encoder: SliceEncoder,
+    prepared: Prepared,
     policy: PolicyNet,
     scorers: list[AttentionPool],
     cfg: TrainConfig,
@@ -57,6 +53,7 @@ def finish(
     quiet: bool,
 ) -> None:
     """Fit what stands on the selection and write the bundle to `out`."""
+    scans, scanned, people = prepared.people.scans, prepared.people.scanned, prepared.people.patients
     names, groups = [f.name for f in FEATURES], [str(f.group) for f in FEATURES]
     bags, masks = pick_bags(scans, policy, scorers, cfg.selection.view, quiet)
     bags = extend(bags, cfg.encoder.n_learned, scanned, cfg.acquisition)
@@ -97,7 +94,7 @@ def finish(
             n_scorers=len(scorers),
         ),
         standardiser=std,
-        encoder=encoder,
+        encoder=prepared.encoder,
         policy=policy,
         scorers=scorers,
         tabular=models.tabular,
@@ -114,26 +111,12 @@ def finish(
         lumbar_threshold=cfg.calibration.lumbar_threshold,
         metrics=metrics,
     )
+    if prepared.heldout is not None:
+        metrics |= judge(bundle, prepared.heldout, quiet)
     bundle.card = model_card(bundle, cfg)
     bundle.save(out)
     for state in out.glob("*.state"):  # what a run that was cut short would have gone on from
         state.unlink()
-
-
-def pick_bags(
-    scans: Scans, policy: PolicyNet, scorers: list[AttentionPool], view: ViewConfig, quiet: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The policy's picks of every scan: embeddings float32 [S, keep, D] and mask bool [S, keep]."""
-    bags = np.zeros((len(scans), view.keep, scans.embedding.shape[-1]), np.float32)
-    masks = np.zeros(bags.shape[:2], bool)
-    with stage("select slices", len(scans), "scan", quiet) as advance:
-        for i in range(len(scans)):
-            n = int(scans.valid[i].sum())
-            s = select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
-            bags[i, : len(s.kept)] = s.embedding[s.kept]
-            masks[i, : len(s.kept)] = True
-            advance(1)
-    return bags, masks
 
 
 def _novelty(

@@ -1,0 +1,37 @@
+"""The policy's picks of embedded scans, as the models read them (plain torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.progress import stage
+from osteo_ray.selection.data import Scans
+from osteo_ray.selection.env import ViewConfig
+from osteo_ray.selection.policy import PolicyNet
+from osteo_ray.selection.select import Selection, select
+
+
+def selections(
+    scans: Scans, policy: PolicyNet, scorers: list[AttentionPool], view: ViewConfig, quiet: bool = False
+) -> Iterator[Selection]:
+    """What the policy looks at and keeps, scan by scan."""
+    with stage("select slices", len(scans), "scan", quiet) as advance:
+        for i in range(len(scans)):
+            n = int(scans.valid[i].sum())
+            yield select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
+            advance(1)
+
+
+def pick_bags(
+    scans: Scans, policy: PolicyNet, scorers: list[AttentionPool], view: ViewConfig, quiet: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The policy's picks of every scan: embeddings float32 [S, keep, D] and mask bool [S, keep]."""
+    bags = np.zeros((len(scans), view.keep, scans.embedding.shape[-1]), np.float32)
+    masks = np.zeros(bags.shape[:2], bool)
+    for i, s in enumerate(selections(scans, policy, scorers, view, quiet)):
+        bags[i, : len(s.kept)] = s.embedding[s.kept]
+        masks[i, : len(s.kept)] = True
+    return bags, masks

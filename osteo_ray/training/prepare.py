@@ -1,0 +1,261 @@
+"""From catalogue, records and slice sets to embedded scans and a selection policy: stages, each done once.
+
+    p = prepare(Sources("catalogue.parquet", records), "run/", cfg)     # slices -> encoder -> embeddings
+    policy, scorers = selection(p, cfg)                                 # DRLIS
+
+Training goes on from here to a bundle, tuning to its trials.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+
+from osteo_ray import rayenv
+from osteo_ray.kdamm.acquisition import Acquisition
+from osteo_ray.kdamm.encoder import SliceEncoder
+from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.kdamm.pretrain import SliceData, pretrain
+from osteo_ray.outcomes import InputError
+from osteo_ray.progress import stage
+from osteo_ray.records.header import header_demographics
+from osteo_ray.records.labels import CLASSES
+from osteo_ray.records.table import RecordTable
+from osteo_ray.selection.data import Scans
+from osteo_ray.selection.policy import PolicyNet
+from osteo_ray.selection.reward import fit_scorers
+from osteo_ray.stages import Stages, digest
+from osteo_ray.training import slices as sl
+from osteo_ray.training.config import TrainConfig
+from osteo_ray.training.patients import Patients, acquisition_of, gather, records_at_ct, scans_of
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a bundle is trained from.
+
+    Attributes:
+        catalogue: the archive's; None: slice sets alone.
+        targets: per-slice truth of the catalogue's series (see `slices.write_slice_set`), if there is any.
+        extra_slices: slice sets of other archives to train on as well; their patients are never held out.
+        encoder_slices: slice sets that the encoder is pre-trained on; none: the training patients' own.
+        heldout_slices: slice sets of people whom nothing is trained on, for the figures on the card.
+    """
+
+    catalogue: str | Path | None
+    records: RecordTable
+    targets: str | Path | None = None
+    extra_slices: Sequence[str | Path] = ()
+    encoder_slices: Sequence[str | Path] = ()
+    heldout_slices: Sequence[str | Path] = ()
+    heldout_records: RecordTable | None = None
+
+
+@dataclass(frozen=True)
+class People:
+    """Scans and their patients: what the last stages work on."""
+
+    scans: Scans
+    scanned: Acquisition
+    patients: Patients
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything up to the embeddings."""
+
+    stages: Stages
+    key: str  # of the embeddings
+    people: People
+    encoder: SliceEncoder
+    heldout: People | None
+    failed: dict[str, str]  # outcome code by series that could not be read
+
+
+def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) -> Prepared:
+    """Slices, split, encoder, embeddings.
+
+    Raises:
+        InputError: where there is too little to train from; the text says what.
+    """
+    out = Path(out).absolute()
+    run = Stages(out)
+    rayenv.start()
+    extra = [Path(p).absolute() for p in src.extra_slices]
+    archive: dict[str, dict[str, float]] = {}
+    records, failed, sets, key = src.records, {}, extra, digest(cfg.crop.model_dump(), cfg.selection.view.positions)
+    if src.catalogue is not None:
+        records, archive, slice_set, key = _read_archive(run, src, cfg, bool(extra), quiet)
+        failed = json.loads((slice_set / "failed.json").read_text())
+        sets = [slice_set, *extra]
+    if not sets:
+        raise InputError("nothing to train from: give a catalogue, slice sets, or both")
+    _exist([*extra, *src.encoder_slices, *src.heldout_slices])
+    labels = _labels(records)
+
+    # Split once, before anything is fitted.
+    people = gather(records, _scan_patients(sets), archive, cfg.seed, cfg.split.test, cfg.split.val)
+    split = pa.table({"patient_key": people.key.tolist(), "part": people.part.tolist()})
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(split, out / "split.parquet")
+
+    own = [Path(p).absolute() for p in src.encoder_slices]
+    key = digest(key, [digest(p) for p in extra], [digest(p) for p in own], split.to_pydict(), labels,
+                 cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.seed)  # fmt: skip
+
+    def fit_encoder(folder: Path) -> None:
+        data = _slice_data(own, None, cfg) if own else _slice_data(sets, people, cfg)
+        enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet)
+        save_file(enc.state_dict(), folder / "encoder.safetensors")
+        (folder / "losses.json").write_text(json.dumps(losses))
+
+    folder = run.run("encoder", key, fit_encoder)
+    encoder = SliceEncoder(cfg.encoder)
+    encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+    encoder.eval()
+
+    scans, scanned = _embedded(run, "embeddings", key, sets, encoder, labels, cfg, quiet)
+    return Prepared(
+        run, key, People(scans, scanned, people), encoder, _heldout(run, key, src, encoder, cfg, quiet), failed
+    )
+
+
+def selection(p: Prepared, cfg: TrainConfig, quiet: bool = False) -> tuple[PolicyNet, list[AttentionPool], str]:
+    """The selection stage: policy, the reward's scorers, and the stage's key."""
+    key = digest(p.key, cfg.selection.model_dump())
+    folder = p.stages.run("selection", key, lambda f: _fit_selection(f, p.people, cfg, quiet))
+    w = load_file(folder / "selection.safetensors")
+    policy = PolicyNet(cfg.encoder.dim, cfg.selection.policy.hidden)
+    policy.load_state_dict(_part(w, "policy."))
+    scorers = []
+    for i in range(cfg.selection.scorer.folds):
+        s = AttentionPool(cfg.encoder.dim, len(CLASSES))
+        s.load_state_dict(_part(w, f"scorer{i}."))
+        scorers.append(s.eval())
+    return policy.eval(), scorers, key
+
+
+def scans_in(people: People, part: str) -> Scans:
+    """A part's scans."""
+    p = people.patients
+    return people.scans.take(np.isin(people.scans.patient, p.key[p.part == part]))
+
+
+def _read_archive(
+    run: Stages, src: Sources, cfg: TrainConfig, more: bool, quiet: bool
+) -> tuple[RecordTable, dict[str, dict[str, float]], Path, str]:
+    """The archive's slices, its patients' records at their CT, and what the CT's header says of each patient."""
+    assert src.catalogue is not None
+    catalogue = Path(src.catalogue).absolute()
+    targets = Path(src.targets).absolute() if src.targets else None
+    cat = pq.read_table(catalogue, columns=["series_uid", "patient_key", "study_date", "state", "age_y", "sex"])
+    records = records_at_ct(src.records, cat.filter(pa.compute.is_null(cat["state"])).to_pandas(), cfg.window)
+    open_rows = [i for i, s in enumerate(cat["state"].to_pylist()) if s is None]
+    if not open_rows and not more:
+        raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
+    archive = {r["patient_key"]: header_demographics(r) for r in cat.take(pa.array(open_rows, pa.int64())).to_pylist()}
+    positions = cfg.selection.view.positions
+    key = digest(catalogue, cfg.crop.model_dump(), positions, targets or "")
+
+    def read_slices(folder: Path) -> None:
+        per_task = cfg.prepare.series_per_task
+        with stage("read slices", len(open_rows), "series", quiet) as advance:
+            failed = sl.write_slice_set(catalogue, open_rows, folder, cfg.crop, positions, per_task, targets, advance)
+        (folder / "failed.json").write_text(json.dumps(failed))
+
+    return records, archive, run.run("slices", key, read_slices), key
+
+
+def _embedded(
+    run: Stages, name: str, key: str, sets: list[Path], encoder: SliceEncoder, labels: dict, cfg: TrainConfig, quiet
+) -> tuple[Scans, Acquisition]:
+    def embed(folder: Path) -> None:
+        with stage("embed slices", sl.count(sets), "slice", quiet) as advance:
+            pq.write_table(sl.embed_slice_sets(sets, encoder, cfg.crop.size, 2, advance), folder / "embedded.parquet")
+
+    table = pq.read_table(run.run(name, key, embed) / "embedded.parquet")
+    scans = scans_of(table, labels, cfg.selection.view.positions)
+    return scans, acquisition_of(table, scans.series)
+
+
+def _heldout(
+    run: Stages, key: str, src: Sources, encoder: SliceEncoder, cfg: TrainConfig, quiet: bool
+) -> People | None:
+    if not src.heldout_slices:
+        return None
+    if src.heldout_records is None:
+        raise InputError("heldout_slices need heldout_records: their labels are what the card's figures rest on")
+    sets = [Path(p).absolute() for p in src.heldout_slices]
+    records = src.heldout_records
+    key = digest(key, [digest(p) for p in sets])
+    scans, scanned = _embedded(run, "heldout", key, sets, encoder, _labels(records), cfg, quiet)
+    return People(scans, scanned, gather(records, scans.patient.tolist(), {}, cfg.seed, 0.0, cfg.split.val))
+
+
+def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) -> None:
+    from osteo_ray.selection.figures import learning_curves
+    from osteo_ray.selection.train import train_policy
+
+    train, val = scans_in(people, "train"), scans_in(people, "val")
+    val = val.take(val.label >= 0)
+    sel = cfg.selection
+    scorers = fit_scorers(train, sel.scorer, sel.view.keep, cfg.seed, quiet)
+    policy, curve = train_policy(train, scorers, sel, folder, cfg.seed, quiet, val if len(val) else None)
+    weights = {f"policy.{k}": v.contiguous() for k, v in policy.state_dict().items()}
+    for i, s in enumerate(scorers):
+        weights |= {f"scorer{i}.{k}": v for k, v in s.state_dict().items()}
+    save_file(weights, folder / "selection.safetensors")
+    (folder / "curve.json").write_text(json.dumps(curve))
+    learning_curves({"policy": curve}, folder / "curve.png")
+
+
+def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def _labels(records: RecordTable) -> dict[str, str | None]:
+    frame = records.frame.sort_values("record_date", kind="stable")
+    return dict(zip(frame["patient_key"], frame["label"], strict=True))  # the latest record wins
+
+
+def _scan_patients(sets: list[Path]) -> list[str]:
+    """The patient of each scan, in the order that `scans_of` gives scans."""
+    who = sl.load_table(sets, ["patient_key", "series_uid"]).group_by(["patient_key", "series_uid"]).aggregate([])
+    return who.sort_by("series_uid")["patient_key"].to_pylist()
+
+
+def _exist(sets: Sequence[str | Path]) -> None:
+    for s in sets:
+        if not any(Path(s).glob("part-*.parquet")):
+            raise InputError(f"{s} is no slice set: it has no part-*.parquet; `osteo-ray cohort slices` makes one")
+
+
+def _slice_data(sets: list[Path], people: Patients | None, cfg: TrainConfig) -> SliceData:
+    """Crops and targets of the training patients; without `people` of everybody in the sets, unlabelled."""
+    table = sl.load_table(sets)
+    keys = table["patient_key"].to_pylist()
+    if people is None:
+        known, patient = np.unique(np.array(keys, dtype=str), return_inverse=True)
+        label, keep = np.full(len(known), -1), np.ones(len(keys), bool)
+    else:
+        of = {k: p for p, k in enumerate(people.key.tolist())}
+        patient = np.array([of[k] for k in keys])
+        label, keep = people.label, people.part[patient] == "train"
+    table = table.filter(pa.array(keep))
+    return SliceData(
+        crops=sl.decode_crops(table["crop"], cfg.crop.size),
+        patient=patient[keep],
+        region=table["region"].to_numpy().astype(np.int64),
+        vertebra=table["vertebra"].to_numpy(),
+        mid=table["mid"].to_numpy(),
+        trabecular_hu=table["trabecular_hu"].to_numpy(),
+        label=label,
+    )
