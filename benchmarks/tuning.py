@@ -1,0 +1,142 @@
+r"""What tuning gained, once, on people whom no search, fit or calibration saw.
+
+    osteo-ray tune teachers --config configs/tune.yaml --train configs/reference.yaml --out runs/reference/tune
+    osteo-ray tune student --config configs/tune.yaml --train runs/reference/tune/teachers.yaml \
+        --out runs/reference/tune
+    python benchmarks/tuning.py configs/reference.yaml runs/reference/tune/student.yaml --seeds 5
+
+Each config's teachers and student are fitted on the run's training patients with several seeds and judged on the
+config's held-out slice sets: log-likelihood of the class and AUC, for complete people and for the same people with
+modalities hidden. The difference is paired: 95 % bootstrap interval over people of the mean over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from osteo_ray import rayenv
+from osteo_ray.commands import TrainJob, sources
+from osteo_ray.config import load, narrow
+from osteo_ray.evaluation.resample import Order, interval, weighted_auc
+from osteo_ray.kdamm.acquisition import extend
+from osteo_ray.kdamm.calibrate import rest_log_odds
+from osteo_ray.kdamm.models import MODALITIES
+from osteo_ray.kdamm.objective import Rows
+from osteo_ray.kdamm.tabular import fit_standardiser
+from osteo_ray.kdamm.teach import fit_all, present
+from osteo_ray.records.schema import FEATURES
+from osteo_ray.training.config import TrainConfig
+from osteo_ray.training.objectives import GROUPS, VIEWS
+from osteo_ray.training.patients import hide, rows_of
+from osteo_ray.training.picks import pick_bags
+from osteo_ray.training.prepare import prepare, selection
+
+Scores = dict[str, np.ndarray]
+"""By view: class log-probabilities [n, 3]."""
+
+
+@dataclass
+class Fitting:
+    """What one config is fitted and judged on."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+    cfg: TrainConfig
+
+
+def prepared(path: Path) -> Fitting:
+    """Stages up to the picks, done or reused."""
+    job = load(TrainJob, path)
+    cfg = narrow(job, TrainConfig)
+    p = prepare(sources(job), job.out, cfg)
+    policy, scorers, _ = selection(p, cfg)
+    if p.heldout is None:
+        raise SystemExit(f"{path} names no heldout_slices")
+    mine, fresh = p.people.patients, p.heldout.patients
+    train, val = mine.rows("train", labelled=False), mine.rows("val")
+    std = fit_standardiser(mine.values[train], [f.name for f in FEATURES], GROUPS)
+
+    def bags(people):
+        picked, masks = pick_bags(people.scans, policy, scorers, cfg.selection.view)
+        return extend(picked, cfg.encoder.n_learned, people.scanned, cfg.acquisition), masks
+
+    own, other = bags(p.people), bags(p.heldout)
+    test = rows_of(fresh, np.flatnonzero(fresh.label >= 0), std, *other)
+    test = test.take(torch.where(present(test.batch, GROUPS).all(1))[0])
+    return Fitting(rows_of(mine, train, std, *own), rows_of(mine, val, std, *own), test, cfg)
+
+
+def scored(f: Fitting, seed: int) -> Scores:
+    """Fit everything once and score the held-out people, complete and with modalities hidden."""
+    torch.set_num_threads(1)
+    student = fit_all(f.train, f.val, GROUPS, f.cfg.kdamm, seed).student
+    with torch.no_grad():
+        return {
+            "+".join(v): student(hide(f.test.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS))).numpy()
+            for v in VIEWS
+        }
+
+
+def figures(label: np.ndarray) -> dict[str, Any]:
+    """By name: scores [n, 3] -> a function of bootstrap weights."""
+    ends = label != 1
+
+    def auc_normal(s: np.ndarray):
+        order = Order.of(label[ends] == 2, (s[:, 2] - s[:, 0])[ends])
+        return lambda w: weighted_auc(order, w[ends])
+
+    def auc_rest(s: np.ndarray):
+        order = Order.of(label == 2, rest_log_odds(s))
+        return lambda w: weighted_auc(order, w)
+
+    def log_likelihood(s: np.ndarray):
+        own = s[np.arange(len(label)), label]
+        return lambda w: float((w * own).sum() / w.sum())
+
+    return {"log-likelihood": log_likelihood, "AUC vs normal": auc_normal, "AUC vs rest": auc_rest}
+
+
+def table(default: list[Scores], tuned: list[Scores], label: np.ndarray) -> list[str]:
+    """Markdown rows: view, figure, both means over seeds, paired difference."""
+    out = ["| has | figure | defaults | tuned | difference (95 % interval) |", "|---|---|---|---|---|"]
+    who = np.arange(len(label))
+
+    def mean(fns, w):
+        return float(np.mean([f(w) for f in fns]))
+
+    for view in default[0]:
+        for name, of in figures(label).items():
+            a, b = ([of(s[view]) for s in runs] for runs in (default, tuned))
+            d = interval(lambda w, a=a, b=b: mean(b, w) - mean(a, w), who)
+            each = [f"{mean(fns, np.ones(len(label))):.4f}" for fns in (a, b)]
+            out.append(f"| {view} | {name} | {each[0]} | {each[1]} | {d.value:+.4f} ({d.low:+.4f} to {d.high:+.4f}) |")
+    return out
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("default", type=Path)
+    p.add_argument("tuned", type=Path)
+    p.add_argument("--seeds", type=int, default=5)
+    args = p.parse_args()
+    rayenv.start()
+    import ray
+
+    both = [prepared(args.default), prepared(args.tuned)]
+    run = ray.remote(scored)
+    refs = [ray.put(f) for f in both]
+    got = ray.get([run.remote(r, seed) for r in refs for seed in range(args.seeds)])
+    label = both[0].test.label.numpy()
+    print(f"{len(label)} held-out people, {args.seeds} seeds a config")
+    print("\n".join(table(got[: args.seeds], got[args.seeds :], label)))
+
+
+if __name__ == "__main__":
+    main()
