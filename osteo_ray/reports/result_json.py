@@ -66,6 +66,7 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "modalities": list(get("modalities") or ()),
         "selected": [{k: _known(s.get(k)) for k in _SELECTED} for s in get("selected") or ()],
         "slices": {"total": get("slices_total"), "decoded": get("slices_decoded"), "bytes_read": get("bytes_read")},
+        "trabecular_hu": get("trabecular_hu"),
         "shap": {"base": get("shap_base"), "groups": _shap_groups(get("shap") or ())},
         "gates": [{k: _known(g.get(k)) for k in _GATE} for g in get("gates") or ()],
         "patient": {"age_y": get("age_y"), "sex": get("sex")},

@@ -1,19 +1,23 @@
 """The worklist: scored series sorted by risk, for the people who call patients in.
 
-    write_worklist("worklist.csv", results, top_n_per_week=25)
+    write_worklist("worklist.csv", results, top_n_per_week=25, patients=patients)
 
-Ranks count patients, not series: a patient's further series stand right behind the first and share its rank. With a
-weekly capacity the column `week` says in which week a patient comes up (1 = now). Who was not scored is not in the
-list; the run report counts them.
+Ranks count patients, not series, by the risk of the latest study: a patient's further series stand right behind the
+first and share its rank. With a weekly capacity the column `week` says in which week a patient comes up (1 = now).
+Whom `screening.patients` suppresses (a recent DXA, treatment) stands in `suppressed.csv` beside it, with the code and
+the rank, and takes up nobody's week. Who was not scored is in neither; the run report counts them.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,15 +38,42 @@ COLUMNS = (
     "sex",
     "modalities",
     "warning",
+    "latest",
+    "studies",
+    "risk_verdict",
+    "hu_change",
+    "hu_verdict",
+    "known",
+    "known_text",
     "study_date",
     "study_uid",
     "series_uid",
     "run_id",
     "notice",
 )
+OF_PATIENT = ("risk_verdict", "hu_change", "hu_verdict", "known", "known_text")
 
 
 NEEDED = (*(c for c in COLUMNS if c in RESULTS.names), "row_key", "state", "code", "message")
+CHUNK = 50_000
+"""Rows that are Python objects at once."""
+
+
+@dataclass(frozen=True)
+class Worklist:
+    """What was written. Counts are patients."""
+
+    path: Path
+    suppressed_path: Path | None
+    listed: int
+    suppressed: dict[str, int]
+
+    def __str__(self) -> str:
+        if not self.suppressed:
+            return str(self.path)
+        codes = ", ".join(f"{k} {n}" for k, n in sorted(self.suppressed.items()))
+        n = sum(self.suppressed.values())
+        return f"{self.path}: {self.listed} patients; {n} more are in {self.suppressed_path} ({codes})"
 
 
 def scored(results: pa.Table) -> pa.Table:
@@ -52,33 +83,61 @@ def scored(results: pa.Table) -> pa.Table:
     return light.filter(pc.and_(states, results["risk_prob"].is_valid()))
 
 
+def order(listed: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of a table in the worklist's order: (row numbers, patient ranks from 1, whether of the latest study).
+
+    By falling risk of the latest study, then that of earlier ones; ties by series UID and row key, so that the order
+    never depends on the run. A row without patient_key counts as a patient of its own, a study without a date as the
+    oldest.
+
+    Args:
+        listed: columns patient_key, risk_prob, series_uid, row_key and, where there is one, study_date.
+    """
+    keys = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
+    base = pc.sort_indices(listed, sort_keys=keys).to_numpy()
+    n = len(base)
+    key = listed["patient_key"].combine_chunks().dictionary_encode()
+    who = key.indices.to_pandas().to_numpy(float, na_value=np.nan).copy()
+    alone = np.isnan(who)
+    who[alone] = len(key.dictionary) + np.arange(alone.sum())
+    who = who.astype(int)[base]
+    day = np.zeros(n)
+    if "study_date" in listed.column_names:
+        day = pd.to_numeric(listed["study_date"].to_pandas(), errors="coerce").fillna(0).to_numpy(float)[base]
+    newest = np.full(who.max(initial=-1) + 1, -1.0)
+    np.maximum.at(newest, who, day)
+    latest = day == newest[who]
+    lead = np.full(len(newest), n)
+    np.minimum.at(lead, who[latest], np.flatnonzero(latest))
+    ranks = np.empty(len(newest), int)
+    ranks[np.argsort(lead, kind="stable")] = np.arange(1, len(newest) + 1)
+    final = np.lexsort((np.arange(n), ~latest, lead[who]))
+    return base[final], ranks[who][final], latest[final]
+
+
 def head(listed: pa.Table, top: int) -> list[tuple[int, Mapping[str, Any]]]:
-    """The first `top` lines of `ranked`, without ranking the rest."""
-    order = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
-    first = listed.sort_by(order)[:top]
-    # A patient in the head brings his further series with him, however low their risk.
-    theirs = pc.is_in(listed["patient_key"], first["patient_key"].combine_chunks().drop_null())
-    nobody = first.filter(first["patient_key"].is_null())
-    return ranked(pa.concat_tables([listed.filter(theirs), nobody]).to_pylist())[:top]
+    """The first `top` lines of `ranked`; only these become Python objects."""
+    rows, ranks, _ = order(listed)
+    return list(zip(ranks[:top].tolist(), listed.take(pa.array(rows[:top])).to_pylist(), strict=True))
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-    """(patient rank, row) by falling risk; ties by series UID, so that the order never depends on the run.
-
-    A row without patient_key counts as a patient of its own.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for i, row in enumerate(sorted(rows, key=lambda r: (-r["risk_prob"], r["series_uid"] or "", r["row_key"] or ""))):
-        groups.setdefault(row["patient_key"] or f"\0{i}", []).append(row)
-    # Groups are in the order of their first row, which is their highest risk.
-    return [(rank, row) for rank, group in enumerate(groups.values(), start=1) for row in group]
+    """(patient rank, row) in the worklist's order; see `order`."""
+    names = ("patient_key", "study_date", "series_uid", "row_key")
+    columns = {c: pa.array([r.get(c) for r in rows], pa.string()) for c in names}
+    table = pa.table({**columns, "risk_prob": pa.array([r["risk_prob"] for r in rows], pa.float64())})
+    at, ranks, _ = order(table)
+    return [(rank, rows[i]) for rank, i in zip(ranks.tolist(), at.tolist(), strict=True)]
 
 
-def write_worklist(path: str | Path, results: pa.Table, top_n_per_week: int | None = None) -> Path:
+def write_worklist(
+    path: str | Path, results: pa.Table, top_n_per_week: int | None = None, patients: pa.Table | None = None
+) -> Worklist:
     """Write the worklist as CSV (UTF-8, one header line, the disclaimer in each row's last column).
 
     Args:
         top_n_per_week: how many patients can be seen in a week; None leaves `week` empty.
+        patients: what `screening.patients.write_patients` gave; None leaves its columns empty and suppresses nobody.
 
     Raises:
         ValueError: a capacity below 1.
@@ -87,19 +146,58 @@ def write_worklist(path: str | Path, results: pa.Table, top_n_per_week: int | No
         raise ValueError(f"top_n_per_week: {top_n_per_week} given; it must be at least 1, or none")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as f:
-        out = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
-        out.writeheader()
-        for rank, row in ranked(scored(results).to_pylist()):
-            line = {c: _cell(row.get(c)) for c in COLUMNS}
-            line["rank"] = rank
-            line["week"] = "" if top_n_per_week is None else 1 + (rank - 1) // top_n_per_week
-            line["modalities"] = " + ".join(row["modalities"] or ())
-            warned = row["state"] == State.SCORED_WARN
-            line["warning"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if warned else ""
-            line["notice"] = DISCLAIMER
-            out.writerow(line)
-    return path
+    listed = scored(results)
+    at, ranks, latest = order(listed)
+    mine = _patients_of(listed, patients)
+    hidden = np.zeros(len(at), bool)
+    counts: dict[str, int] = {}
+    if mine is not None:
+        hidden = mine["suppressed"].to_numpy(bool)[at]
+        one = pd.Series(mine["known"].to_numpy(object)[at][hidden]).groupby(ranks[hidden]).first()
+        counts = {str(k): int(n) for k, n in one.value_counts().items()}
+    shown = np.unique(ranks[~hidden])
+    weeks = np.zeros(len(at), int)
+    if top_n_per_week is not None:
+        weeks[~hidden] = 1 + np.searchsorted(shown, ranks[~hidden]) // top_n_per_week
+    notice = DISCLAIMER
+    beside = path.with_name("suppressed.csv")
+    if counts:
+        notice += f" {sum(counts.values())} patients are not in this list but in {beside.name}."
+    for target, rows in ((path, np.flatnonzero(~hidden)), (beside, np.flatnonzero(hidden))):
+        if target == beside and not counts:
+            beside.unlink(missing_ok=True)  # of an earlier run
+            continue
+        with target.open("w", newline="", encoding="utf-8") as f:
+            out = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
+            out.writeheader()
+            for begin in range(0, len(rows), CHUNK):
+                part = rows[begin : begin + CHUNK]
+                taken = listed.take(pa.array(at[part])).to_pylist()
+                theirs = [{}] * len(part) if mine is None else mine.iloc[at[part]].to_dict("records")
+                for i, row, patient in zip(part.tolist(), taken, theirs, strict=True):
+                    line = row | patient | {"rank": int(ranks[i]), "week": int(weeks[i]) or None, "notice": notice}
+                    out.writerow(_line(line, bool(latest[i])))
+    return Worklist(path, beside if counts else None, len(shown), counts)
+
+
+def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pd.DataFrame | None:
+    """Each row's patient, as the worklist shows him; a row without a patient is nobody's."""
+    if patients is None:
+        return None
+    frame = patients.to_pandas().rename(columns={"n_studies": "studies"}).set_index("patient_key")
+    mine = frame.reindex(listed["patient_key"].to_pandas().to_numpy(object)).reset_index(drop=True)
+    mine["suppressed"] = mine["suppressed"].astype("boolean").fillna(False).astype(bool)
+    mine["studies"] = mine["studies"].astype("Int64")
+    return mine.astype(object).where(mine.notna(), None)
+
+
+def _line(row: Mapping[str, Any], latest: bool) -> dict[str, object]:
+    line = {c: _cell(row.get(c)) for c in COLUMNS}
+    line["modalities"] = " + ".join(row["modalities"] or ())
+    warned = row["state"] == State.SCORED_WARN
+    line["warning"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if warned else ""
+    line["latest"] = "yes" if latest else "no"
+    return line
 
 
 def _cell(value: object) -> object:

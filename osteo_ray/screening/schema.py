@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-RESULT_VERSION = "1.0"
+RESULT_VERSION = "1.1"
 
 SELECTED = pa.struct(
     [
@@ -71,6 +71,7 @@ RESULTS = pa.schema(
         ("slices_total", pa.int32()),
         ("slices_decoded", pa.int32()),
         ("bytes_read", pa.int64()),
+        ("trabecular_hu", pa.float64()),  # of the picks, as scanned: selection.density
         ("shap_base", pa.float64()),
         ("shap", pa.list_(SHAP)),
         ("gates", pa.list_(GATE)),
@@ -92,3 +93,6 @@ RESULTS = pa.schema(
         ("score_s", pa.float64()),
     ]
 )
+
+VOLATILE = ("run_id", "open_s", "select_s", "score_s")
+"""Columns in which two runs over the same input differ; in all others they are the same to the bit."""

@@ -38,6 +38,7 @@ from osteo_ray.records.table import from_mapping_dict
 from osteo_ray.screening.explain import explain
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.selection.data import p_lumbar
+from osteo_ray.selection.density import trabecular_hu
 from osteo_ray.selection.select import Selection, select
 
 VERDICTS = ("pass", "warn", "fail")
@@ -246,6 +247,8 @@ class Scorer:
             result = self.closed(row, self._outcome(s, gates, pattern, records[i])) | {"gates": gates}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
+            density = trabecular_hu(s.selection.embedding[s.selection.kept], self.bundle.config.encoder.n_learned)
+            result["trabecular_hu"] = density if np.isfinite(density) else None
             if result["state"] in (State.SCORED, State.SCORED_WARN):
                 model = self.bundle.scored_by[pattern]
                 result.update(self._risk(logits[model][i], pattern))

@@ -67,6 +67,7 @@ def scored_row(i: int, risk: float, modalities: tuple[str, ...] = ("demographics
         slices_total=n,
         slices_decoded=11,
         bytes_read=2_893_112,
+        trabecular_hu=200.5 - 120.0 * risk,
         shap_base=-1.1,
         shap=shap,
         gates=[

@@ -8,8 +8,8 @@ from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.reports.worklist import COLUMNS, head, ranked, scored, write_worklist
 
 
-def read(path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"patient_key": str})
+def read(written) -> pd.DataFrame:
+    return pd.read_csv(written.path, dtype={"patient_key": str})
 
 
 def test_only_scored_series_by_falling_risk(tmp_path):

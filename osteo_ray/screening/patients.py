@@ -1,0 +1,327 @@
+"""Results and records -> one row a patient: the latest study, what changed, and what is known already.
+
+    write_patients("out/results.parquet", records, "out/patients.parquet", PatientConfig())
+
+A patient stands for the latest scored study. A change is told beside what two scans of the same person differ by
+anyway, and one within that is called none. Who has a recent DXA, or a drug against osteoporosis, in the records need
+not be called in: the code says so, and the worklist leaves such patients out unless asked not to. Nothing is guessed:
+what the records hold without a date is said to be there and suppresses nobody.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from osteo_ray.config import Section
+from osteo_ray.outcomes import State
+from osteo_ray.records.table import RecordTable
+from osteo_ray.screening.schema import RESULTS
+
+SMALLEST_REAL = 1.96 * np.sqrt(2.0)
+"""Times the repeat error of one measurement: the change that 95 % of repeats without any stay under."""
+
+
+class PatientConfig(Section):
+    """What counts as known, and as change."""
+
+    suppress: bool = Field(
+        True, description="leave KNOWN_DXA and ON_TREATMENT out of the worklist (never out of files)"
+    )
+    dxa_years: float = Field(2.0, gt=0, description="a DXA this long before the CT, or after it, is KNOWN_DXA")
+    treatment_years: float = Field(
+        1.0, gt=0, description="a drug recorded this long before the CT, or after it, counts"
+    )
+    hu_repeat_cv: float = Field(0.065, gt=0, lt=1, description="repeat error of bone HU; published: 0.05 to 0.08")
+    risk_repeat_sd: float = Field(0.25, gt=0, description="repeat error of the risk, in log-odds")
+    kvp_tolerance: float = Field(5.0, ge=0, description="tube voltages this near can be compared (kVp)")
+
+
+class Known(StrEnum):
+    """What the records say of a patient's bones; the first two suppress."""
+
+    KNOWN_DXA = "KNOWN_DXA"
+    ON_TREATMENT = "ON_TREATMENT"
+    DXA_OLD = "DXA_OLD"
+    DXA_UNDATED = "DXA_UNDATED"
+    TREATMENT_OLD = "TREATMENT_OLD"
+    TREATMENT_UNDATED = "TREATMENT_UNDATED"
+    STUDY_UNDATED = "STUDY_UNDATED"  # a dated DXA or drug, and a CT that nothing can be placed by
+
+
+SUPPRESSING = (Known.KNOWN_DXA, Known.ON_TREATMENT)
+
+
+class Change(StrEnum):
+    """What became of a figure since the study it is compared with."""
+
+    NO_PRIOR = "NO_PRIOR"
+    NOT_COMPARABLE = "NOT_COMPARABLE"  # other tube voltage or contrast, or either is not known
+    NONE = "NONE"  # within what repeated scans differ by
+    FALLEN = "FALLEN"
+    RISEN = "RISEN"
+
+
+READ = (
+    *("patient_key", "study_date", "study_uid", "series_uid", "row_key"),
+    *("risk_prob", "risk_class", "trabecular_hu", "kvp", "contrast"),
+)
+PATIENTS = pa.schema(
+    [
+        ("patient_key", pa.string()),
+        # the latest scored study, by its series of highest risk
+        ("study_uid", pa.string()),
+        ("series_uid", pa.string()),
+        ("row_key", pa.string()),
+        ("study_date", pa.date32()),
+        ("risk_prob", pa.float64()),
+        ("risk_class", pa.string()),
+        ("trabecular_hu", pa.float64()),
+        ("kvp", pa.float64()),
+        ("contrast", pa.string()),
+        ("n_studies", pa.int32()),  # scored
+        ("first_date", pa.date32()),
+        # against the first dated study
+        ("risk_before", pa.float64()),
+        ("risk_change", pa.float64()),
+        ("risk_verdict", pa.string()),
+        # against the first dated study of like tube voltage and contrast
+        ("hu_before_date", pa.date32()),
+        ("hu_before", pa.float64()),
+        ("hu_change", pa.float64()),
+        ("hu_noise", pa.float64()),  # a change up to this is none
+        ("hu_verdict", pa.string()),
+        # from the records
+        ("known", pa.string()),  # of Known, null: nothing
+        ("known_text", pa.string()),
+        ("dxa_date", pa.date32()),
+        ("dxa_t_score", pa.float64()),
+        ("treatment_date", pa.date32()),
+        ("suppressed", pa.bool_()),
+    ]
+)
+ROWS_AT_ONCE = 1_000_000
+
+
+def write_patients(
+    results: str | Path,
+    records: RecordTable | None,
+    out: str | Path,
+    cfg: PatientConfig,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> pa.Table:
+    """Write `out` (Parquet, `PATIENTS`), one row a patient with a scored study.
+
+    Memory is bounded by `rows_at_once` results: more are spilled to disk by a hash of the patient first.
+
+    Returns:
+        The columns that a worklist needs.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    held = _from_records(records)
+    light = []
+    tmp = out.with_name(f".{out.name}.tmp")
+    with pq.ParquetWriter(tmp, PATIENTS, compression="zstd") as writer:
+        for part in _buckets(pads.dataset(results, schema=RESULTS), rows_at_once, out.parent):
+            table = patients_of(part, held, cfg)
+            writer.write_table(table)
+            light.append(table.select(["patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict",
+                                       "known", "known_text", "suppressed"]))  # fmt: skip
+    tmp.replace(out)
+    return pa.concat_tables(light)
+
+
+def patients_of(scored: pa.Table, held: pd.DataFrame, cfg: PatientConfig) -> pa.Table:
+    """One row a patient (`PATIENTS`) of scored results (`READ`); `held`: what `_from_records` found, by patient key."""
+    f = scored.to_pandas()
+    f["date"] = pd.to_datetime(f["study_date"], format="%Y%m%d", errors="coerce")
+    # One row a study: its series of highest risk. Undated studies come before all others: never the latest of several.
+    f = f.sort_values(
+        ["patient_key", "date", "study_uid", "risk_prob", "series_uid"],
+        ascending=[True, True, True, False, True],
+        na_position="first",
+        kind="stable",
+    ).drop_duplicates(["patient_key", "study_uid"], keep="first", ignore_index=True)
+    key = f["patient_key"].to_numpy(str)
+    last = np.flatnonzero(np.r_[key[1:] != key[:-1], True]) if len(f) else np.zeros(0, int)
+    who = np.repeat(np.arange(len(last)), np.diff(np.r_[-1, last]))  # each study's patient
+    end = f.iloc[last].reset_index(drop=True)
+    dated = f["date"].notna().to_numpy()
+    earlier = dated & (f["date"].to_numpy() < end["date"].to_numpy()[who])
+
+    out = end[["patient_key", "study_uid", "series_uid", "row_key", "risk_prob", "risk_class", "trabecular_hu",
+               "kvp", "contrast"]].copy()  # fmt: skip
+    out["study_date"] = end["date"]
+    out["n_studies"] = np.bincount(who, minlength=len(last))
+    out["first_date"] = _at(f["date"], _first(dated, who, len(last)))
+    _risk_change(out, f, _first(earlier, who, len(last)), cfg)
+    _hu_change(out, f, earlier, who, end, cfg)
+    _known(out, held, cfg)
+    for name in ("study_date", "first_date", "hu_before_date", "dxa_date", "treatment_date"):
+        out[name] = pd.to_datetime(out[name]).dt.date
+    return pa.Table.from_pandas(out[PATIENTS.names], schema=PATIENTS, preserve_index=False)
+
+
+def _first(mask: np.ndarray, who: np.ndarray, n: int) -> np.ndarray:
+    """The first row of each patient where `mask` holds, -1 where none does."""
+    first = np.full(n, -1)
+    rows = np.flatnonzero(mask)[::-1]
+    first[who[rows]] = rows  # written from the back: the first row stays
+    return first
+
+
+def _at(values: pd.Series, rows: np.ndarray) -> pd.Series:
+    """Values at rows, missing where the row is -1."""
+    return values.iloc[np.maximum(rows, 0)].reset_index(drop=True).where(rows >= 0) if len(values) else values
+
+
+def _risk_change(out: pd.DataFrame, f: pd.DataFrame, before: np.ndarray, cfg: PatientConfig) -> None:
+    now, then = (s.astype(float).clip(1e-6, 1 - 1e-6) for s in (out["risk_prob"], _at(f["risk_prob"], before)))
+    out["risk_before"] = then
+    out["risk_change"] = now - then
+    step = np.log(now / (1 - now)) - np.log(then / (1 - then))
+    out["risk_verdict"] = _verdict(step, SMALLEST_REAL * cfg.risk_repeat_sd, before >= 0, before >= 0)
+
+
+def _hu_change(
+    out: pd.DataFrame, f: pd.DataFrame, earlier: np.ndarray, who: np.ndarray, end: pd.DataFrame, cfg: PatientConfig
+) -> None:
+    def known(column: pd.Series) -> np.ndarray:
+        return column.astype(object).where(column.notna() & (column != "unknown"), None).to_numpy()
+
+    now, then = known(end["contrast"])[who], known(f["contrast"])
+    alike = (now == then) & pd.notna(now)
+    volts = f["kvp"].to_numpy(float) - end["kvp"].to_numpy(float)[who]
+    measured = np.isfinite(f["trabecular_hu"].to_numpy(float))
+    measured &= np.isfinite(end["trabecular_hu"].to_numpy(float)[who])
+    fit = earlier & alike & (np.abs(volts) <= cfg.kvp_tolerance) & measured
+    n = len(out)
+    before = _first(fit, who, n)
+    out["hu_before_date"] = _at(f["date"], before)
+    out["hu_before"] = _at(f["trabecular_hu"].astype(float), before)
+    out["hu_change"] = out["trabecular_hu"].astype(float) - out["hu_before"]
+    mean = (out["trabecular_hu"].astype(float) + out["hu_before"]).abs() / 2
+    out["hu_noise"] = SMALLEST_REAL * cfg.hu_repeat_cv * mean
+    out["hu_verdict"] = _verdict(out["hu_change"], out["hu_noise"], _first(earlier, who, n) >= 0, before >= 0)
+
+
+def _verdict(step: pd.Series, noise: pd.Series | float, prior: np.ndarray, comparable: np.ndarray) -> np.ndarray:
+    names = [Change.NO_PRIOR, Change.NOT_COMPARABLE, Change.FALLEN, Change.RISEN]
+    cases = [~prior, ~comparable, step < -noise, step > noise]
+    return np.select([np.asarray(c, bool) for c in cases], [str(v) for v in names], str(Change.NONE))
+
+
+# ---- what is known already
+
+
+def _from_records(records: RecordTable | None) -> pd.DataFrame:
+    """By patient: the latest dated DXA and drug entry, and whether undated ones are there."""
+    names = ("dxa_date", "dxa_t_score", "dxa_undated", "treatment_date", "treated", "treatment_undated")
+    if records is None or len(records) == 0:
+        return pd.DataFrame(columns=list(names))
+    f = records.frame[records.frame["patient_key"].notna()]
+    out = pd.DataFrame(index=pd.Index(f["patient_key"].unique(), name="patient_key"))
+    measured = f[f["t_score"].notna()]
+    when = pd.to_datetime(measured["dxa_date"]) if "dxa_date" in f else pd.Series(pd.NaT, index=measured.index)
+    dxa = measured.assign(when=when).sort_values("when", kind="stable")
+    newest = dxa[dxa["when"].notna()].drop_duplicates("patient_key", keep="last").set_index("patient_key")
+    out["dxa_date"], out["dxa_t_score"] = newest["when"], newest["t_score"]
+    out["dxa_undated"] = out.index.isin(dxa["patient_key"][dxa["when"].isna()])
+    if "osteoporosis_treatment" in f:
+        said = f[f["osteoporosis_treatment"].notna()].sort_values("record_date", kind="stable")
+        newest = said[said["record_date"].notna()].drop_duplicates("patient_key", keep="last").set_index("patient_key")
+        out["treatment_date"], out["treated"] = newest["record_date"], newest["osteoporosis_treatment"]
+        undated = said[said["record_date"].isna() & (said["osteoporosis_treatment"] == 1)]
+        out["treatment_undated"] = out.index.isin(undated["patient_key"])
+    else:
+        out["treatment_date"], out["treated"], out["treatment_undated"] = pd.NaT, np.nan, False
+    return out[list(names)]
+
+
+def _known(out: pd.DataFrame, held: pd.DataFrame, cfg: PatientConfig) -> None:
+    mine = held.reindex(out["patient_key"].to_numpy()).reset_index(drop=True)
+    dxa = pd.to_datetime(mine["dxa_date"])
+    treated = mine["treated"].astype(float) == 1
+    drug = pd.to_datetime(mine["treatment_date"]).where(treated)
+    since = [(out["study_date"] - d).dt.days / 365.25 for d in (dxa, drug)]
+    undated = [mine[c].astype("boolean").fillna(False).astype(bool) for c in ("dxa_undated", "treatment_undated")]
+    placed = out["study_date"].notna()
+    facts: list[tuple[Known, pd.Series, pd.Series]] = [
+        (Known.KNOWN_DXA, since[0] <= cfg.dxa_years, "DXA of " + _day(dxa) + ", T-score " + _one(mine["dxa_t_score"])),
+        (Known.ON_TREATMENT, since[1] <= cfg.treatment_years, "treated for osteoporosis, recorded " + _day(drug)),
+        (Known.STUDY_UNDATED, ~placed & (dxa.notna() | drug.notna()), _same(out, "the CT has no date to place it by")),
+        (Known.DXA_OLD, since[0] > cfg.dxa_years, "last DXA " + _day(dxa) + ", T-score " + _one(mine["dxa_t_score"])),
+        (Known.DXA_UNDATED, undated[0] & dxa.isna(), _same(out, "a T-score without the DXA's date")),
+        (Known.TREATMENT_OLD, since[1] > cfg.treatment_years, "last treated, as recorded, " + _day(drug)),
+        (Known.TREATMENT_UNDATED, undated[1] & drug.isna(), _same(out, "treatment without a date")),
+    ]
+    code = np.full(len(out), None, object)
+    text = np.full(len(out), "", object)
+    for name, holds, words in facts:
+        here = holds.to_numpy(bool)
+        code[here & pd.isna(code)] = str(name)
+        text[here] = text[here] + np.where(text[here] == "", "", "; ") + words.to_numpy(object)[here]
+    out["known"], out["known_text"] = code, np.where(text == "", None, text)
+    out["dxa_date"], out["dxa_t_score"], out["treatment_date"] = dxa, mine["dxa_t_score"].astype(float), drug
+    out["suppressed"] = np.isin(code.astype(str), [str(k) for k in SUPPRESSING]) & cfg.suppress
+
+
+def _day(dates: pd.Series) -> pd.Series:
+    return dates.dt.strftime("%Y-%m-%d").astype(object).fillna("?")
+
+
+def _one(numbers: pd.Series) -> pd.Series:
+    return numbers.astype(float).map("{:.1f}".format).astype(object)
+
+
+def _same(like: pd.DataFrame, text: str) -> pd.Series:
+    return pd.Series(text, index=like.index, dtype=object)
+
+
+# ---- streaming
+
+
+def _buckets(results: pads.Dataset, rows_at_once: int, folder: Path) -> Iterator[pa.Table]:
+    """The scored rows of known patients, a patient's all in one bucket, a bucket of about `rows_at_once` or fewer."""
+    counted = pads.field("state").isin([str(State.SCORED), str(State.SCORED_WARN)])
+    counted &= pads.field("risk_prob").is_valid() & pads.field("patient_key").is_valid()
+    n = -(-results.count_rows(filter=counted) // rows_at_once)
+    if n <= 1:
+        yield results.to_table(columns=list(READ), filter=counted)
+        return
+    with tempfile.TemporaryDirectory(prefix=".patients-", dir=folder) as tmp:
+        sinks: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+        schema = None
+        for batch in results.to_batches(columns=list(READ), filter=counted):
+            if not batch.num_rows:
+                continue
+            # The first bytes of a hash order nothing but the buckets; the same key always falls into the same one.
+            bucket = pd.util.hash_array(batch["patient_key"].to_numpy(zero_copy_only=False).astype(object)) % n
+            for b in np.unique(bucket).tolist():
+                part = batch.filter(pa.array(bucket == b))
+                if b not in sinks:
+                    schema = part.schema
+                    sinks[b] = pa.ipc.new_file(f"{tmp}/{b}.arrow", schema)
+                sinks[b].write_batch(part)
+        for sink in sinks.values():
+            sink.close()
+        for b in sorted(sinks):
+            with pa.OSFile(f"{tmp}/{b}.arrow") as f:
+                yield pa.ipc.open_file(f).read_all()
+
+
+def suppressed_counts(patients: pa.Table) -> dict[str, int]:
+    """How many patients each code suppresses."""
+    hidden = patients.filter(patients["suppressed"])
+    return {v["values"].as_py(): v["counts"].as_py() for v in pc.value_counts(hidden["known"].combine_chunks())}
