@@ -1,5 +1,7 @@
 """`osteo-ray tune`: trials as table and picture, and a best config that `osteo-ray train` takes as it is."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -8,13 +10,16 @@ import yaml
 
 from osteo_ray.bundle import Bundle
 from osteo_ray.cli import main
-from osteo_ray.config import ConfigError
+from osteo_ray.commands import TrainJob
+from osteo_ray.config import ConfigError, load, narrow
+from osteo_ray.training.commands import TuneJob
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import overlay, with_params
 from osteo_ray.training.tune import check_space
 from osteo_ray.training.tune_config import TuneConfig
 
 pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
 
 TRAIN = {
     "seed": 2,
@@ -128,3 +133,11 @@ def test_settings_go_to_their_keys_and_nowhere_else():
     cfg = with_params(TrainConfig(), {"kdamm.student.lr": 0.02})
     assert cfg.kdamm.student.lr == 0.02
     assert cfg.kdamm.image == TrainConfig().kdamm.image
+
+
+def test_the_shipped_spaces_hold_the_shipped_defaults():
+    job = load(TuneJob, ROOT / "configs" / "tune.yaml")
+    for path in (ROOT / str(job.train), ROOT / "configs" / "reference.yaml"):
+        cfg = narrow(load(TrainJob, path), TrainConfig)
+        for name in ("tabular", "image", "student", "selection"):
+            check_space(name, getattr(job, name), cfg)
