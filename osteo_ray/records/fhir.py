@@ -93,7 +93,7 @@ def _observation(r: dict, rows: dict[tuple[str, dt.date], dict[str, object]]) ->
         low, high = T_SCORE_RANGE
         if not isinstance(value, int | float) or not low <= value <= high:
             return f"Observation {code}: T-score {value!r} is not a number from {low:g} to {high:g}"
-        row["t_score"] = float(value)
+        row["t_score"], row["dxa_date"] = float(value), pd.Timestamp(day)
         return None
     f = BY_LOINC[code]
     if f.name == "smoker":

@@ -3,6 +3,8 @@
     patient_id: MRN                 # column with the patient's id
     date: drawn_on                  # column with the record's date (optional)
     t_score: dxa_t                  # optional
+    dxa_date: dxa_on                # optional: when the T-score was measured; without it, it is of no known date
+    treatment: {column: bone_drug, codes: {y: 1, n: 0}}    # optional: a drug against osteoporosis, as of `date`
     features:
       sex_male: {column: gender, codes: {m: 1, f: 0}}
       creatinine_umol_l: {column: CREA, unit: mg/dL}
@@ -45,11 +47,20 @@ class Mapping(Section):
     patient_id: str
     date: str | None = None
     t_score: str | None = None
+    dxa_date: str | None = None
+    treatment: Column | None = None
     features: dict[str, Column] = Field(min_length=1)
     keep: tuple[str, ...] = ()  # columns carried along as they are (a site, a survey cycle)
     missing: tuple[str, ...] = ("", "NA", "N/A", "nan", "null", "None")
     optional: bool = False  # columns that the table lacks (but the patient's id) are all-missing instead of an error
     derive: Literal["nhanes"] | None = None
+
+    @field_validator("treatment")
+    @classmethod
+    def _codes(cls, v: Column | None) -> Column | None:
+        if v is not None and (v.codes is None or set(v.codes.values()) - {0, 1, None}):
+            raise ValueError("treatment: give codes, each 1 (treated), 0 (not) or null (not known)")
+        return v
 
     @field_validator("features")
     @classmethod

@@ -8,6 +8,7 @@ Nothing is guessed: a value that can't be used is an error that names it, or mis
 
 from __future__ import annotations
 
+from collections.abc import Mapping as MappingOf
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,8 @@ def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple
     """
     wanted = [m.patient_id, *m.keep]
     if not m.optional:
-        wanted += [c for c in (m.date, m.t_score) if c] + [c.column for c in m.features.values()]
+        wanted += [c for c in (m.date, m.t_score, m.dxa_date) if c] + [c.column for c in m.features.values()]
+        wanted += [m.treatment.column] if m.treatment else []
     wanted += [c.unit_column for c in m.features.values() if c.unit_column and c.column in raw]
     absent = [c for c in dict.fromkeys(wanted) if c not in raw.columns]
     if absent:
@@ -82,15 +84,16 @@ def map_frame(raw: pd.DataFrame, m: Mapping, pseudonym_key: str | None) -> tuple
     for row in np.flatnonzero(ids.isin(m.missing).to_numpy()):
         problems.append(f"row {row + 1}, column {m.patient_id!r}: no patient id; such a record joins nothing")
     out["patient_key"] = [None if i in m.missing else patient_key(i, pseudonym_key) for i in ids]
-    if m.date and m.date in raw:
-        text = raw[m.date].astype(str).str.strip()
-        dates = pd.to_datetime(text.where(~text.isin(m.missing)), errors="coerce", format="ISO8601")
-        for row in np.flatnonzero((dates.isna() & ~text.isin((*m.missing, "NaT"))).to_numpy()):
-            problems.append(f"row {row + 1}, column {m.date!r}: {text.iloc[row]!r} is no date; write YYYY-MM-DD")
-        out["record_date"] = dates.to_numpy()
+    for name, column in (("record_date", m.date), ("dxa_date", m.dxa_date)):
+        if column and column in raw:
+            out[name] = _dates(column, raw[column], m.missing, problems)
     for name, c in m.features.items():
         if c.column in raw.columns:
             out[name] = _feature_column(name, c, raw, m.missing, problems)
+    if m.treatment and m.treatment.column in raw:
+        out["osteoporosis_treatment"] = _coded(
+            "osteoporosis_treatment", m.treatment.column, m.treatment.codes or {}, raw, m.missing, problems
+        )
     if m.t_score and m.t_score in raw:
         scores = _numbers(raw[m.t_score], m.missing, "T-score", m.t_score, problems)
         low, high = T_SCORE_RANGE
@@ -123,19 +126,38 @@ def _numbers(col: pd.Series, missing: tuple[str, ...], unit: str, name: str, pro
     return values
 
 
+def _dates(name: str, col: pd.Series, missing: tuple[str, ...], problems: list[str]) -> np.ndarray:
+    text = col.astype(str).str.strip()
+    dates = pd.to_datetime(text.where(~text.isin(missing)), errors="coerce", format="ISO8601")
+    for row in np.flatnonzero((dates.isna() & ~text.isin((*missing, "NaT"))).to_numpy()):
+        problems.append(f"row {row + 1}, column {name!r}: {text.iloc[row]!r} is no date; write YYYY-MM-DD")
+    return dates.to_numpy()
+
+
+def _coded(
+    name: str,
+    column: str,
+    codes: MappingOf[str, float | None],
+    raw: pd.DataFrame,
+    missing: tuple[str, ...],
+    problems: list[str],
+) -> np.ndarray:
+    col = raw[column]
+    text = col.astype(object).where(col.notna(), "").map(_plain).str.strip()
+    known = {k.lower(): np.nan if v is None else v for k, v in codes.items()}
+    known |= {k.lower(): np.nan for k in missing if k.lower() not in known}
+    for row in np.flatnonzero(~text.str.lower().isin(known).to_numpy()):
+        there = ", ".join(codes)
+        problems.append(f"row {row + 1}, column {column!r}: {text.iloc[row]!r} is no code of {name} ({there})")
+    return text.str.lower().map(known).to_numpy(np.float64).copy()
+
+
 def _feature_column(
     name: str, c: Column, raw: pd.DataFrame, missing: tuple[str, ...], problems: list[str]
 ) -> np.ndarray:
     f = feature(name)
     if c.codes is not None:
-        col = raw[c.column]
-        text = col.astype(object).where(col.notna(), "").map(_plain).str.strip()
-        known = {k.lower(): np.nan if v is None else v for k, v in c.codes.items()}
-        known |= {k.lower(): np.nan for k in missing if k.lower() not in known}
-        for row in np.flatnonzero(~text.str.lower().isin(known).to_numpy()):
-            codes = ", ".join(c.codes)
-            problems.append(f"row {row + 1}, column {c.column!r}: {text.iloc[row]!r} is no code of {name} ({codes})")
-        values = text.str.lower().map(known).to_numpy(np.float64).copy()
+        values = _coded(name, c.column, c.codes, raw, missing, problems)
         given = np.full(len(values), "")
     else:
         values = _numbers(raw[c.column], missing, c.unit or c.unit_column or f.unit, c.column, problems)

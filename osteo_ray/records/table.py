@@ -33,7 +33,8 @@ class RecordsError(ValueError):
 @dataclass(frozen=True)
 class RecordTable:
     """One row a record: `patient_key`, `record_date` (date or NaT), one float64 column a feature, `t_score`, `label`,
-    then whatever columns the source was told to keep.
+    then whatever columns the source was told to keep; where the source has them, `dxa_date` (when the T-score was
+    measured) and `osteoporosis_treatment` (1 treated, 0 not, NaN not known, as of `record_date`).
 
     `issues` lists values that were refused and made missing (only where loading was told to do so).
     """

@@ -8,6 +8,7 @@ from osteo_ray import records
 from osteo_ray.archive.identity import patient_key
 from osteo_ray.config import ConfigError
 from osteo_ray.records.mapping import Mapping
+from osteo_ray.records.table import RecordsError
 
 
 def mapping(**features):
@@ -120,3 +121,23 @@ def test_a_record_without_an_id_is_named_and_joins_nothing(tmp_path):
     with pytest.raises(records.RecordsError, match="row 1, column 'id': no patient id"):
         records.load(path, m)
     assert records.load(path, m, on_bad="missing").frame["patient_key"].isna().tolist() == [True, False]
+
+
+def test_dxa_date_and_treatment_are_read_checked_and_absent_where_the_source_lacks_them(tmp_path):
+    csv = tmp_path / "r.csv"
+    csv.write_text(
+        "patient_id,record_date,t_score,dxa_date,osteoporosis_treatment\na,2022-01-05,-2.6,2021-11-02,yes\nb,,,,\n"
+    )
+    frame = records.load(csv).frame
+    assert str(frame["dxa_date"][0].date()) == "2021-11-02"
+    assert frame["osteoporosis_treatment"].tolist()[0] == 1
+    assert frame.loc[1, ["dxa_date", "osteoporosis_treatment"]].isna().all()
+    records.load(csv).to_parquet(tmp_path / "r.parquet")
+    again = records.load(tmp_path / "r.parquet").frame
+    assert again["dxa_date"].equals(frame["dxa_date"])
+    csv.write_text("patient_id,dxa_date,osteoporosis_treatment\na,2021-13-40,perhaps\n")
+    with pytest.raises(RecordsError, match="'2021-13-40' is no date") as e:
+        records.load(csv)
+    assert "'perhaps' is no code of osteoporosis_treatment" in str(e.value)
+    csv.write_text("patient_id\na\n")
+    assert not {"dxa_date", "osteoporosis_treatment"} & set(records.load(csv).frame)
