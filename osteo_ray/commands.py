@@ -115,6 +115,7 @@ def screen(job: ScreenJob) -> list[str]:
     """Score an archive; worklist, results and report in `out`."""
     from osteo_ray.archive import catalogue as cat
     from osteo_ray.reports.worklist import write_worklist
+    from osteo_ray.screening.patients import write_patients
     from osteo_ray.screening.pipeline import dry_run
     from osteo_ray.screening.pipeline import screen as run
 
@@ -139,7 +140,8 @@ def screen(job: ScreenJob) -> list[str]:
         return dry_run(catalogue, table, bundle, out, cfg, only)
     summary = run(catalogue, table, bundle, out, cfg, only)
     results = pq.read_table(summary.results)
-    worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week)
+    patients = write_patients(summary.results, table, out / "patients.parquet", cfg.people)
+    worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients)
     report = write_report(out, catalogue, cfg.report_studies)
     return [*indexed, *summary.lines(), f"results  {summary.results}", f"worklist {worklist}", f"report   {report}"]
 

@@ -8,6 +8,7 @@ from osteo_ray.archive.config import IndexConfig
 from osteo_ray.config import Section
 from osteo_ray.records.window import WindowConfig
 from osteo_ray.screening.isolated import SeriesLimits
+from osteo_ray.screening.patients import PatientConfig
 from osteo_ray.screening.scorer import ScoringConfig
 
 
@@ -28,5 +29,6 @@ class ScreenConfig(Section):
     window: WindowConfig = WindowConfig()
     scoring: ScoringConfig = ScoringConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    people: PatientConfig = PatientConfig()
     worklist_top_n_per_week: int | None = Field(None, ge=1, description="capacity: entries a week; null: no cut")
     report_studies: int = Field(12, ge=0, description="studies shown in full in the HTML report")
