@@ -32,7 +32,7 @@ from osteo_ray.records.schema import NAMES
 from osteo_ray.selection.env import ViewConfig
 from osteo_ray.selection.policy import PolicyNet
 
-FORMAT = "2"
+FORMAT = "3"
 FILES = ("bundle.json", "weights.safetensors", "card.md")
 
 
@@ -71,7 +71,7 @@ class Bundle:
     tabular: TabularTeacher
     image: ImageTeacher
     student: Student
-    background: dict[str, torch.Tensor]  # values, known [B, F], ct [B, hidden]: cluster centres, nobody's record
+    background: dict[str, torch.Tensor]  # values, known [B, F], ct [B, width]: cluster centres, nobody's record
     calibrators: dict[str, Calibrator]  # by missingness pattern
     scored_by: dict[str, str]  # pattern -> student | tabular | image
     conformal: dict[str, list[float]]  # pattern -> largest 1 - p accepted, by class

@@ -30,6 +30,7 @@ def made_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=200)
     y = np.where(x + rng.normal(size=200) > 0.5, 2, 0)
+    student = Student(groups, cfg.features, cfg.model).eval()
     return Bundle(
         name="made",
         version="0",
@@ -40,8 +41,8 @@ def made_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
         scorers=[AttentionPool(dim, 3).eval() for _ in range(3)],
         tabular=TabularTeacher(n, cfg.model).eval(),
         image=ImageTeacher(cfg.features, cfg.model).eval(),
-        student=Student(groups, cfg.features, cfg.model).eval(),
-        background={"values": torch.randn(4, n), "known": torch.ones(4, n), "ct": torch.randn(4, 8)},
+        student=student,
+        background={"values": torch.randn(4, n), "known": torch.ones(4, n), "ct": torch.randn(4, student.pool.width)},
         calibrators={p: fit_calibrator(p, x, y, seed) for p in patterns},
         scored_by={p: "image" if p == "ct" else "student" for p in patterns},
         conformal={p: [0.9, 0.9, 0.9] for p in patterns},

@@ -16,7 +16,7 @@ from torch import nn
 
 from osteo_ray.config import Section
 from osteo_ray.kdamm.ordinal import Latent, LatentHead, latent_of
-from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.kdamm.pooling import ScanPool
 from osteo_ray.records.labels import CLASSES
 
 MODALITIES = ("demographics", "labs", "ct")
@@ -94,15 +94,15 @@ class ImageTeacher(nn.Module):
 
     def __init__(self, dim: int, cfg: ModelConfig):
         super().__init__()
-        self.pool = AttentionPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
-        self.head = LatentHead(cfg.hidden)
+        self.pool = ScanPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
+        self.head = LatentHead(self.pool.width)
 
     def latent(self, b: Batch) -> Latent:
         """What it says of the T-score, [n]."""
         return self.head(self.pool(b.bag, b.bag_mask).hidden)
 
     def features(self, b: Batch) -> torch.Tensor:
-        """What a student is given as a hint: the pooled representation, [n, hidden]."""
+        """What a student is given as a hint: the pooled representation, [n, width]."""
         return self.pool(b.bag, b.bag_mask).hidden
 
     def forward(self, b: Batch) -> torch.Tensor:
@@ -113,8 +113,9 @@ class ImageTeacher(nn.Module):
 class Student(nn.Module):
     """One branch a modality, concatenated, one linear head (Wang et al., KDD 2020), plus unimodal heads.
 
-    An absent modality enters as a learned vector, so that any subset can be scored. With `pattern_heads` the head
-    has a learned difference per pattern of modalities: what a lab says beside a CT is not what it says alone.
+    A branch is a small network with its own input beside it, so that few patients teach what is linear. An absent
+    modality enters as a learned vector, so that any subset can be scored. With `pattern_heads` the head has a learned
+    difference per pattern of modalities: what a lab says beside a CT is not what it says alone.
     """
 
     demographics_index: torch.Tensor
@@ -138,24 +139,26 @@ class Student(nn.Module):
                 for m in ("demographics", "labs")
             }
         )
-        self.pool = AttentionPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
-        self.absent = nn.ParameterDict({m: nn.Parameter(torch.zeros(cfg.hidden)) for m in MODALITIES})
-        width, patterns = len(MODALITIES) * cfg.hidden, 2 ** len(MODALITIES)
+        self.pool = ScanPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
+        self.widths = {m: cfg.hidden + 2 * groups.count(m) for m in ("demographics", "labs")} | {"ct": self.pool.width}
+        self.absent = nn.ParameterDict({m: nn.Parameter(torch.zeros(w)) for m, w in self.widths.items()})
+        width, patterns = sum(self.widths.values()), 2 ** len(MODALITIES)
         self.head = nn.Linear(width, 1)
         self.pattern_heads = cfg.pattern_heads
         self.head_shift = nn.Parameter(torch.zeros(patterns, width + 1))  # weights and bias
         self.log_sigma = nn.Parameter(torch.zeros(patterns))
-        self.unimodal = nn.ModuleDict({m: LatentHead(cfg.hidden) for m in MODALITIES})
+        self.unimodal = nn.ModuleDict({m: LatentHead(w) for m, w in self.widths.items()})
 
     def branches(self, b: Batch) -> dict[str, torch.Tensor]:
-        """Hidden vector [n, hidden] per modality, whether or not it is there."""
+        """What each modality's branch says, [n, width of the branch], whether or not the modality is there."""
         h = {m: self._tabular_branch(m, b.values, b.known) for m in ("demographics", "labs")}
         h["ct"] = self.pool(b.bag, b.bag_mask).hidden
         return h
 
     def _tabular_branch(self, m: str, values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         index = getattr(self, f"{m}_index")
-        return self.tabular[m](torch.cat([values[:, index], known[:, index].float()], dim=1))
+        x = torch.cat([values[:, index], known[:, index].float()], dim=1)
+        return torch.cat([self.tabular[m](x), x], dim=1)
 
     def present(self, b: Batch) -> torch.Tensor:
         """Which modalities each patient has, bool [n, 3] in the order of MODALITIES."""
@@ -165,7 +168,7 @@ class Student(nn.Module):
         return torch.stack([known[:, self.demographics_index].any(1), known[:, self.labs_index].any(1)], dim=1)
 
     def fuse(self, h: dict[str, torch.Tensor], here: torch.Tensor) -> Latent:
-        """Branches [n, hidden] and the modalities that count, bool [n, 3] -> what the head says, [n]."""
+        """Branches [n, width] and the modalities that count, bool [n, 3] -> what the head says, [n]."""
         x = torch.cat([torch.where(here[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)], dim=1)
         code = (here.long() * torch.tensor([1, 2, 4], device=here.device)).sum(1)
         raw = self.head(x)[:, 0]
@@ -180,7 +183,7 @@ class Student(nn.Module):
         return self.fuse(self.branches(b), here).logits()
 
     def from_hidden(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> torch.Tensor:
-        """Class log-probabilities [n, classes] with the CT given as its branch's hidden vector [n, hidden]."""
+        """Class log-probabilities [n, classes] with the CT given as its branch's output [n, width]."""
         h = {m: self._tabular_branch(m, values, known) for m in ("demographics", "labs")}
         tabular = self._tabular_present(known)
         here = torch.cat([tabular, torch.ones_like(tabular[:, :1])], dim=1)

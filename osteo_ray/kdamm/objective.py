@@ -25,7 +25,7 @@ class DistillConfig(Section):
     alpha_image: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0)
     view: float = Field(
-        0.0, ge=0, description="weight of each teacher's KL to the student that sees that teacher's modalities alone"
+        1.0, ge=0, description="weight of each teacher's KL to the student that sees that teacher's modalities alone"
     )
     hint: float = Field(0.0, ge=0, description="weight of the feature hints: branches learn the teachers' features")
     unimodal: float = Field(0.5, ge=0, description="weight of the unimodal heads' loss (MIND, arXiv 2502.01158)")
@@ -101,9 +101,8 @@ class Objective(nn.Module):
         # Branch -> teacher's feature space; trained with the student, and left behind when it is done.
         self.project = nn.ModuleDict()
         if isinstance(model, Student) and distill.hint:
-            hidden = model.head.in_features // len(MODALITIES)
             for name, width in sorted(feature_widths.items()):
-                self.project[name] = nn.Linear(hidden * len(TEACHES[name]), width)
+                self.project[name] = nn.Linear(sum(model.widths[m] for m in TEACHES[name]), width)
 
     def forward(self, rows: Rows) -> torch.Tensor:
         """Mean loss of the patients."""

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from osteo_ray.kdamm.data_parallel import from_columns, to_table
 from osteo_ray.kdamm.models import Batch, ModelConfig
 from osteo_ray.kdamm.objective import DistillConfig, Rows, build
-from osteo_ray.kdamm.train import FitConfig, FitJob, fit, from_columns, to_table, validate
+from osteo_ray.kdamm.train import FitConfig, FitJob, fit, validate
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3
 SMALL = ModelConfig(tabular_width=16, tabular_k=4, hidden=16)
