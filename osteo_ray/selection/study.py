@@ -25,7 +25,7 @@ from osteo_ray.kdamm.acquisition import Acquisition, AcquisitionConfig, extend
 from osteo_ray.kdamm.models import Batch, ModelConfig
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import fitted
-from osteo_ray.kdamm.train import FitConfig, FitJob, fit
+from osteo_ray.kdamm.train import FitJob, ImageFit, fit
 from osteo_ray.records.labels import CLASSES
 from osteo_ray.selection import controls
 from osteo_ray.selection.controls import GumbelConfig, Picks
@@ -50,7 +50,7 @@ class StudyConfig(Section):
     selection: SelectionConfig = SelectionConfig()
     gumbel: GumbelConfig = GumbelConfig()
     model: ModelConfig = ModelConfig()
-    image: FitConfig = FitConfig(epochs=30)
+    image: ImageFit = ImageFit()
     acquisition: AcquisitionConfig = AcquisitionConfig()
     repeats: int = Field(3, ge=1, description="image teachers an arm and cohort")
     curve: tuple[int, ...] = Field((1, 2, 4), description="also judged from each arm's first so many picks")
