@@ -19,7 +19,7 @@ def test_doctor_names_versions_cores_and_codecs(capsys):
     ("argv", "code", "words"),
     [
         (["screen", "x", "--set", "scoring.shp=1"], 2, "did you mean shap"),
-        (["screen", "x", "--out", "y"], 2, "bundle: not given"),
+        (["screen", "x", "--bundle", "y"], 2, "out: not given"),
         (["index", "{tmp}/absent", "--out", "{tmp}/o"], 3, "absent"),
         (["screen", "{tmp}/c.parquet", "--bundle", "{tmp}", "--out", "{tmp}/o"], 3, "no bundle"),
         (["records", "{tmp}/bad.csv", "--out", "{tmp}/o.parquet"], 3, "age_y"),

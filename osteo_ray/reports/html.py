@@ -62,8 +62,8 @@ def write_run(
     Args:
         results: the results table, one row per indexed series.
         summary: facts of the run. Known keys, each optional: `run_id`; `indexed` (number of indexed series, checked
-            against the sum of the counts); `wall_s` and `workers` (throughput is worked out from them). Every other
-            key with a plain value is listed as it is.
+            against the sum of the counts); `wall_s` and `workers` (throughput is worked out from them); `notice` (said
+            first). Every other key with a plain value is listed as it is.
         examples: studies shown in full; the worklist links to them.
         top: worklist rows shown.
     """

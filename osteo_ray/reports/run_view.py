@@ -26,6 +26,7 @@ def run_page(results: pa.Table, summary: Mapping[str, Any], anchors: Collection[
     run_id = summary.get("run_id") or next(iter(pc.unique(results["run_id"]).to_pylist()), None)
     return dict(
         run_id=w.text(run_id),
+        notice=summary.get("notice", ""),
         total=len(results),
         n_scored=len(listed),
         worklist=[_line(rank, r, anchors) for rank, r in head(listed, top)],
@@ -83,7 +84,7 @@ def _throughput(results: pa.Table, summary: Mapping[str, Any]) -> list[tuple[str
     models = results.group_by(["model_name", "model_version"]).aggregate([]).to_pylist()
     named = sorted(f"{m['model_name']} {m['model_version'] or ''}".strip() for m in models if m["model_name"])
     out.append(("Model", ", ".join(named) or w.NONE))
-    shown = {"run_id", "indexed", "wall_s", "workers", "counts"}
+    shown = {"run_id", "indexed", "wall_s", "workers", "counts", "notice"}
     for key, value in summary.items():
         if key not in shown and isinstance(value, str | int | float):
             words = f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from osteo_ray import reference
 from osteo_ray.config import ConfigError, Section
 from osteo_ray.screening.config import ScreenConfig
 
@@ -75,7 +76,7 @@ class ServeConfig(Section):
     tls: Tls = Tls()
     tokens: str | None = Field(None, description="file that `osteo-ray serve token` writes; required beyond loopback")
     runs: str | None = Field(None, description="folder of screenings, one folder each; shared by all nodes")
-    bundle: str | None = Field(None, description="the bundle to begin with")
+    bundle: str | None = Field(None, description="the bundle to begin with; null: the reference bundle")
     bundles: tuple[str, ...] = Field((), description="folders from which PUT /v1/model may take another")
     archives: Archives = Archives()
     records: tuple[str, ...] = Field((), description="folders from which records may be read")
@@ -101,9 +102,8 @@ def check(cfg: ServeConfig) -> ServeConfig:
     """
     from osteo_ray.service.tokens import Tokens
 
-    for key in ("runs", "bundle"):
-        if getattr(cfg, key) is None:
-            raise ConfigError(f"{key}: not given; {ServeConfig.model_fields[key].description}")
+    if cfg.runs is None:
+        raise ConfigError(f"runs: not given; {ServeConfig.model_fields['runs'].description}")
     if not cfg.on_loopback and (cfg.tokens is None or not Tokens(cfg.tokens).any()):
         raise ConfigError(
             f"host: {cfg.host} can be reached from other machines and there is no token; make one with "
@@ -121,7 +121,8 @@ def check(cfg: ServeConfig) -> ServeConfig:
         raise ConfigError("deployment.haproxy: Ray's HAProxy has no TLS; set it to false, or put tls before it")
     return cfg.model_copy(
         update={
-            **{k: _absolute(getattr(cfg, k)) for k in ("tokens", "runs", "bundle")},
+            **{k: _absolute(getattr(cfg, k)) for k in ("tokens", "runs")},
+            "bundle": _absolute(cfg.bundle) or reference.bundle(),
             **{k: tuple(map(_absolute, getattr(cfg, k))) for k in ("bundles", "records")},
             "tls": Tls(certificate=_absolute(cfg.tls.certificate), key=_absolute(cfg.tls.key)),
             "archives": cfg.archives.model_copy(update={"roots": tuple(map(_absolute, cfg.archives.roots))}),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from osteo_ray import reference
 from osteo_ray.commands import need
 from osteo_ray.config import narrow
 from osteo_ray.outcomes import InputError
@@ -18,7 +19,7 @@ from osteo_ray.service.listen_config import ListenConfig
 class ListenJob(ListenConfig):
     """`osteo-ray listen`."""
 
-    bundle: str | None = None
+    bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
     spool: str | None = Field(None, description="folder for what arrives, where it stands, and reports")
     records: str | None = Field(None, description="null: CT alone")
     mapping: str | None = None
@@ -37,7 +38,7 @@ def listen(job: ListenJob) -> Iterator[str]:
 
     cfg = narrow(job, ListenConfig)
     table = load(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
-    bundle = need(job, "bundle")
+    bundle = job.bundle or reference.bundle()
     model = Scorer.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)  # below that it prints what it is sent
@@ -48,6 +49,8 @@ def listen(job: ListenJob) -> Iterator[str]:
     ):
         for s in (signal.SIGTERM, signal.SIGINT):
             signal.signal(s, lambda *_: listener.stop())
+        if not job.bundle:
+            yield reference.NOTICE
         yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
         listener.serve_forever()
     yield "ended; what is unfinished is taken up at the next start"

@@ -52,7 +52,7 @@ def parallel_coordinates(table: pd.DataFrame, space: Mapping[str, Range | Choice
         ax.plot(
             x[: len(x) if finished else -1],
             y[i, : len(x) if finished else -1],
-            color=colours(score[i]) if finished else "0.75",
+            color=colours(0.92 * score[i]) if finished else "0.75",
             linewidth=3.2 if i == top else 1.1,
             linestyle="--" if ok.index[i] == 0 else "-",
             alpha=0.95 if finished else 0.6,
