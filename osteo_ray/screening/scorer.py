@@ -191,6 +191,16 @@ class Scorer:
                 results.append(self.closed(row, outcome))
         return results
 
+    def score_stack(self, stack: Stack, row: Mapping[str, Any], record: np.ndarray) -> dict[str, Any]:
+        """Score a stack that is at hand.
+
+        Args:
+            row: what is known of the scan: `kvp` and `contrast` as a catalogue has them, and whatever of a catalogue's
+                columns the result is to repeat.
+            record: float [F], NaN where missing.
+        """
+        return self._score_seen([row], [self.see(stack)], record[None])[0]
+
     def closed(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
         """The result row of a series that ends without a score."""
         return closed_row(row, outcome, **self.model)
