@@ -17,7 +17,6 @@ from torch import nn
 
 from osteo_ray.kdamm.models import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
 from osteo_ray.kdamm.objective import Rows, build
-from osteo_ray.kdamm.pooling import scan_scale
 from osteo_ray.kdamm.train import FitJob, KdammConfig, Weights, fit
 
 Run = Callable[[FitJob], Weights]
@@ -65,8 +64,7 @@ def fit_teachers(
             who = present(train.batch, groups).all(1)
         rows, judged = _labelled(train, who), _labelled(val, has(kind, val.batch, groups))
         how = cfg.tabular if kind == "tabular" else cfg.image
-        start = scaled(rows) if kind == "image" else {}
-        job = FitJob(kind, rows, judged, groups, cfg.model, how, seed, start=start)  # type: ignore[arg-type]
+        job = FitJob(kind, rows, judged, groups, cfg.model, how, seed)  # type: ignore[arg-type]
         teachers[kind] = fitted(job, run)
     return teachers
 
@@ -96,12 +94,10 @@ def fit_student(
     if cfg.distill.on == "all":
         rows = torch.cat([rows, rows[here[rows, CT]].repeat(cfg.distill.ct_repeat - 1)])
     judged = _labelled(val, present(val.batch, groups).any(1))
-    start = scaled(train.take(rows))
+    start: Weights = {}
     if cfg.distill.start == "teachers":
         alone = cfg.distill.model_copy(update={"on": "all", "start": "random", "unimodal": 3.0, "fused": 0.0})
-        first = FitJob(
-            "student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone, scaled(train)
-        )
+        first = FitJob("student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone)
         start = run(first)
     known = taught(train, teachers, groups).take(rows)
     return fitted(  # type: ignore[return-value]
@@ -121,12 +117,6 @@ def fitted(job: FitJob, run: Run) -> nn.Module:
     net = build(job.kind, job.groups, job.dim, job.model)
     net.load_state_dict(run(job))
     return net.eval()
-
-
-def scaled(rows: Rows) -> Weights:
-    """The scale of a CT branch, from the scans it is trained on."""
-    centre, scale = scan_scale(rows.batch.bag, rows.batch.bag_mask)
-    return {"pool.centre": centre, "pool.scale": scale}
 
 
 def _labelled(rows: Rows, who: torch.Tensor) -> Rows:

@@ -14,7 +14,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -28,6 +28,7 @@ from torch import nn
 from osteo_ray.config import Section
 from osteo_ray.kdamm.models import ModelConfig
 from osteo_ray.kdamm.objective import DistillConfig, Objective, Rows, build
+from osteo_ray.kdamm.pooling import scan_scale
 from osteo_ray.outcomes import InputError
 
 Weights = dict[str, torch.Tensor]
@@ -119,7 +120,7 @@ def fit(
     keep: Path | None = None,
     use_gpu: bool | None = None,
 ) -> Weights:
-    """Train one model and return its weights.
+    """Train one model and return its weights. A CT branch is given the scale of the training scans first.
 
     Args:
         workers: Ray Train workers; 0 trains in this process and calls `on_epoch` after each epoch.
@@ -136,6 +137,9 @@ def fit(
             f"the {job.kind} model has {len(job.train)} training patients with {len(labels)} classes; "
             "at least two classes are needed: give more labelled records with that modality"
         )
+    if job.kind != "tabular" and "pool.scale" not in job.start:
+        centre, scale = scan_scale(job.train.batch.bag, job.train.batch.bag_mask)
+        job = replace(job, start=job.start | {"pool.centre": centre, "pool.scale": scale})
     if workers == 0:
         device = torch.device("cuda" if use_gpu else "cpu")
         return train_loop(job, shuffled(job.train, job), device, FileKeeper(keep) if keep else None, on_epoch=on_epoch)

@@ -7,6 +7,7 @@ import torch
 from osteo_ray.kdamm.data_parallel import from_columns, to_table
 from osteo_ray.kdamm.models import Batch, ModelConfig
 from osteo_ray.kdamm.objective import DistillConfig, Rows, build
+from osteo_ray.kdamm.pooling import MIN_SPREAD, scan_scale
 from osteo_ray.kdamm.train import FitConfig, FitJob, fit, validate
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3
@@ -103,6 +104,26 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(tmp_path, patience):
     rest = fit(j, on_epoch=lambda r: epochs.append(r["epoch"]), keep=tmp_path / "s")
     assert epochs[0] == 6, "what was done before the last checkpoint is not done again"
     assert all(torch.equal(v, rest[k]) for k, v in whole.items())
+
+
+def test_scans_are_brought_to_the_training_scans_scale():
+    """Features in other units, empty bags beside them, give the same scores; features that don't vary stay small."""
+    rows = patients(300, 0)
+    rows.batch.bag_mask[:40] = False
+    units = torch.tensor([1.0, 50.0, 0.5, 1.0, 1.0, 1.0])
+    moved = replace(rows, batch=replace(rows.batch, bag=rows.batch.bag * units + 3.0))
+    said = []
+    for r in (rows, moved):
+        j = replace(job("image"), train=r.take(torch.arange(40, 300)))
+        net = build("image", GROUPS, 6, SMALL)
+        net.load_state_dict(fit(j))
+        assert torch.allclose(net.pool.scale, r.batch.bag[40:].mean(1).std(0))
+        said.append(net.eval()(r.batch))
+    assert torch.allclose(said[0], said[1], atol=0.05)
+    still = torch.zeros(5, 3, 6) + torch.arange(6)
+    centre, scale = scan_scale(still, torch.ones(5, 3).bool())
+    assert torch.equal(centre, torch.arange(6.0))
+    assert (scale == MIN_SPREAD).all()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
