@@ -31,7 +31,7 @@ class Picks:
     """Slices of n scans that a selector keeps."""
 
     kept: np.ndarray  # int [n, K], grid positions in the order of taking; -1: none
-    seen: np.ndarray  # bool [n, T], grid positions decoded before the first was taken
+    seen: np.ndarray  # bool [n, T], grid positions decoded and not kept, or decoded before the first was taken
 
     @property
     def looked(self) -> np.ndarray:
@@ -54,7 +54,9 @@ def by_policy(scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool],
         n = int(scans.valid[i].sum())
         s = select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
         kept[i, : len(s.kept)] = s.kept
-        seen[i, first_positions(n, view)] = True
+        seen[i] = s.looked
+        late = np.setdiff1d(s.kept, first_positions(n, view))
+        seen[i, late] = False
     return Picks(kept, seen)
 
 

@@ -2,8 +2,9 @@
 
 One environment, two views. In `view: all` every slice of the z-grid is seen from the start and an
 action keeps one (the paper's selection from a full sequence). In `view: coarse` a few evenly spaced
-slices are seen; an action decodes its slice, if it was not yet seen, and keeps it. The last action
-stops. At most `keep` slices are kept.
+slices are seen; an action decodes its slice, if it was not yet seen, and takes it. The last action
+stops. Of the slices taken at most `keep` are kept: what a slice shows is known once it is decoded, so a
+few may be spare, and those that show least of L1-L4 fall out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from osteo_ray.selection.data import Scans, coarse_positions, on_target
 from osteo_ray.selection.reward import RewardConfig, class_target, decision, dr_dsn, fold_of, information_gain
 
 SLOT_EXTRA = 5  # looked, kept, valid, mm above the scan's foot end, mm below its head end
-CONTEXT = 2 + len(CLASSES)  # kept share of the budget, looked share of the scan, class probabilities
+CONTEXT = 2 + len(CLASSES)  # taken share of the budget, looked share of the scan, class probabilities
 
 
 class ViewConfig(Section):
@@ -32,25 +33,48 @@ class ViewConfig(Section):
 
     view: Literal["all", "coarse"] = "coarse"
     positions: int = Field(64, ge=8, le=512, description="length T of the z-grid")
-    coarse: int = Field(8, ge=1, description="slices seen at the start of the coarse view")
+    coarse: int = Field(12, ge=1, description="slices seen at the start of the coarse view")
     keep: int = Field(6, ge=1, le=64, description="most slices kept")
+    spare: int = Field(
+        4,
+        ge=0,
+        le=64,
+        description="slices taken beyond `keep`; those that the encoder believes least to show the middle of one of "
+        "L1-L4 fall out. 0 where the encoder was pre-trained without slice targets",
+    )
 
 
 @dataclass
 class Look:
-    """State of looking at one scan: which grid positions were decoded, which kept."""
+    """State of looking at one scan: which grid positions were decoded, taken, kept."""
 
     embedding: np.ndarray  # float32 [T, D], 0 where not looked at
     valid: np.ndarray  # bool [T]
     z_mm: np.ndarray  # float32 [T]
+    view: ViewConfig
     looked: np.ndarray = field(init=False)
+    taken: list[int] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.looked = np.zeros(len(self.valid), bool)
 
+    def take(self, position: int) -> int | None:
+        """Take a slice that was looked at; returns what falls out for it (it may be the slice itself)."""
+        self.taken.append(position)
+        self.kept.append(position)
+        if len(self.kept) <= self.view.keep:
+            return None
+        least = int(np.argmin(on_target(self.embedding[self.kept])))
+        return self.kept.pop(least)
 
-def observe(look: Look, view: ViewConfig, probs: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may be taken."""
+        return len(self.taken) >= min(self.view.keep + self.view.spare, int(self.valid.sum()))
+
+
+def observe(look: Look, probs: np.ndarray) -> dict[str, np.ndarray]:
     """What the policy sees: the one definition for training and for screening.
 
     Returns:
@@ -73,10 +97,12 @@ def observe(look: Look, view: ViewConfig, probs: np.ndarray) -> dict[str, np.nda
     )
     emb = np.where(look.looked[:, None], look.embedding, 0.0)
     mask = np.zeros(len(look.valid) + 1, np.float32)
-    mask[:-1] = look.valid & (kept == 0)
+    mask[:-1] = look.valid
+    mask[look.taken] = 0.0
     # Nothing kept yet: stopping would decide from nothing.
     mask[-1] = float(bool(look.kept) or not mask[:-1].any())
-    context = np.array([len(look.kept) / view.keep, look.looked.sum() / max(n, 1), *probs])
+    budget = look.view.keep + look.view.spare
+    context = np.array([len(look.taken) / budget, look.looked.sum() / max(n, 1), *probs])
     return {
         "slots": np.concatenate([emb, extra], axis=1).astype(np.float32),
         "context": context.astype(np.float32),
@@ -145,31 +171,31 @@ class SliceSelectionEnv(gym.Env):
         self.target = class_target(int(s.label[self.i]), posterior, share)
         # Only the scorer that never saw this patient speaks here.
         self.judge = [self.scorers[fold_of(str(s.patient[self.i]), len(self.scorers))]]
-        self.look = Look(s.embedding[self.i], s.valid[self.i], s.z_mm[self.i])
+        self.look = Look(s.embedding[self.i], s.valid[self.i], s.z_mm[self.i], self.view)
         self.look.looked[first_positions(int(self.look.valid.sum()), self.view)] = True
         self.probs = class_probs(self.judge, self.look)
-        return observe(self.look, self.view, self.probs), {}
+        return observe(self.look, self.probs), {}
 
     def step(self, action: int):
         """Take grid position `action` (decode and keep), or stop with the last action."""
         stop = int(action) == len(self.look.valid)
         cfg, reward = self.reward, 0.0
         if not stop:
-            if not self.look.valid[action] or action in self.look.kept:
-                raise ValueError(f"action {action} is masked: not a slice, or kept already")
+            if not self.look.valid[action] or action in self.look.taken:
+                raise ValueError(f"action {action} is masked: not a slice, or taken already")
             if not self.look.looked[action]:
                 reward -= cfg.look_cost
                 self.look.looked[action] = True
             before = self.probs
-            self.look.kept.append(int(action))
+            out = self.look.take(int(action))
             self.probs = class_probs(self.judge, self.look)
             reward += cfg.gain * information_gain(before, self.probs, self.target)
-            reward += cfg.level * float(on_target(self.look.embedding[action]))
-        full = len(self.look.kept) >= min(self.view.keep, int(self.look.valid.sum()))
-        done = stop or full
+            gone = 0.0 if out is None else on_target(self.look.embedding[out])
+            reward += cfg.level * float(on_target(self.look.embedding[action]) - gone)
+        done = stop or self.look.full
         if done:
             reward += cfg.terminal * decision(self.probs, self.target)
             if cfg.dr_dsn:
                 n = int(self.look.valid.sum())
                 reward += cfg.dr_dsn * dr_dsn(self.look.embedding[:n], np.array(self.look.kept, int))
-        return observe(self.look, self.view, self.probs), reward, done, False, {}
+        return observe(self.look, self.probs), reward, done, False, {}

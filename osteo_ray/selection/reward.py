@@ -29,9 +29,9 @@ class RewardConfig(Section):
     gain: float = Field(1.0, description="per step: gain in expected log p(class)")
     terminal: float = Field(0.1, ge=0, description="+ for a right, - for a wrong decision at the end")
     level: float = Field(
-        0.05,
+        0.1,
         ge=0,
-        description="per slice taken: times the encoder's belief that it shows the middle of one of L1-L4. Other bones "
+        description="per slice kept: times the encoder's belief that it shows the middle of one of L1-L4. Other bones "
         "carry nearly the same signal in a scan, but only these levels have published thresholds. 0 where the encoder "
         "was pre-trained without slice targets",
     )

@@ -20,7 +20,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 class Selection:
     """What the policy looked at and kept."""
 
-    kept: np.ndarray  # int [K], grid positions in the order they were taken
+    kept: np.ndarray  # int [K], grid positions in the order they were taken, without what fell out
     looked: np.ndarray  # bool [T]
     embedding: np.ndarray  # float32 [T, D], 0 where not looked at
 
@@ -43,11 +43,11 @@ def select(
     z[:n] = z_mm
     first = first_positions(n, view)
     seen = embed(first)
-    look = Look(np.zeros((t, seen.shape[1]), np.float32), np.arange(t) < n, z)
+    look = Look(np.zeros((t, seen.shape[1]), np.float32), np.arange(t) < n, z, view)
     look.embedding[first] = seen
     look.looked[first] = True
-    while len(look.kept) < min(view.keep, n):
-        obs = observe(look, view, class_probs(scorers, look))
+    while not look.full:
+        obs = observe(look, class_probs(scorers, look))
         logits, _ = policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})
         action = int(logits[0].argmax())
         if action == t:
@@ -55,5 +55,5 @@ def select(
         if not look.looked[action]:
             look.embedding[action] = embed(np.array([action]))[0]
             look.looked[action] = True
-        look.kept.append(action)
+        look.take(action)
     return Selection(np.array(look.kept, int), look.looked.copy(), look.embedding)

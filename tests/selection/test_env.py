@@ -37,7 +37,7 @@ PROBS = [[0.4, 0.3, 0.3], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.05, 0.05, 0.9]]
 def env(view="coarse", keep=3, coarse=4, label=2, posterior=0.0, posteriors=None, level=0.0, **reward):
     s = made_scans(1, 12)
     scans = Scans(s.embedding, s.valid, s.z_mm, np.array([label]), s.patient, s.series)
-    view = ViewConfig(view=view, positions=12, coarse=coarse, keep=keep)
+    view = ViewConfig(view=view, positions=12, coarse=coarse, keep=keep, spare=0)
     cfg = {
         "scans": scans,
         "scorers": [Table(PROBS)],
@@ -232,8 +232,44 @@ def test_coarse_positions_are_spread_and_inside(n, k):
 
 
 def test_class_probs_average_the_scorers_and_observe_is_pure():
-    look = Look(np.zeros((4, DIM), np.float32), np.ones(4, bool), np.arange(4.0))
+    look = Look(np.zeros((4, DIM), np.float32), np.ones(4, bool), np.arange(4.0), ViewConfig())
     mean = class_probs([Table(PROBS), Table(PROBS[::-1])], look)
     assert mean == pytest.approx((np.array(PROBS[0]) + PROBS[-1]) / 2, rel=1e-5)
-    a, b = (observe(look, ViewConfig(), mean) for _ in range(2))
+    a, b = (observe(look, mean) for _ in range(2))
     assert all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_spare_slices_by_hand():
+    """Two kept of three taken: what shows least of L1-L4 falls out and its level reward is taken back."""
+    s = made_scans(1, 8)
+    s.embedding[0, :, -6] = height_of(np.full(8, 14.0))  # all L2 ...
+    s.embedding[0, :, -4] = 1.0  # ... all lumbar, by belief
+    s.embedding[0, :, -1] = [0.0, 0.2, 0.5, 0.9, 0.1, 0.3, 0.0, 0.0]
+    inside = float((1 / (1 + np.exp(-6.0))) * (1 / (1 + np.exp(-10.0))))  # how surely number 14 is one of L1-L4
+    scans = Scans(s.embedding, s.valid, s.z_mm, np.array([2]), s.patient, s.series)
+    cfg = {
+        "scans": scans,
+        "scorers": [Table([[1 / 3, 1 / 3, 1 / 3]] * 4)],  # a scorer that never learns anything: levels alone reward
+        "view": ViewConfig(view="coarse", positions=8, coarse=1, keep=2, spare=1),
+        "reward": RewardConfig(posterior=0, level=1.0, look_cost=0.0, terminal=0.0),
+    }
+    e = SliceSelectionEnv(cfg)
+    e.reset(seed=0)
+    _, r, done, _, _ = e.step(1)
+    assert r == pytest.approx(0.2 * inside, abs=1e-3)
+    e.step(2)
+    assert e.look.kept == [1, 2]
+    assert not e.look.full
+    obs, r, done, _, _ = e.step(3)
+    assert r == pytest.approx((0.9 - 0.2) * inside, abs=1e-3)
+    assert (done, e.look.kept, e.look.taken) == (True, [2, 3], [1, 2, 3])
+    assert obs["action_mask"].tolist() == [1, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert obs["slots"][:, DIM + 1].tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
+    assert e.look.looked[[1, 2, 3]].all()
+    # What shows least may be the slice just taken: then nothing changes but that it was looked at.
+    e.reset(seed=0)
+    e.step(2)
+    e.step(3)
+    _, r, _, _, _ = e.step(4)
+    assert r == pytest.approx(0.0, abs=1e-6)
+    assert e.look.kept == [2, 3]

@@ -12,7 +12,7 @@ from osteo_ray.selection.reward import RewardConfig, ScorerConfig, fit_scorers
 from osteo_ray.selection.select import select
 from osteo_ray.selection.train import PolicyConfig, SelectionConfig, train_policy
 
-VIEW = ViewConfig(positions=24, coarse=4, keep=3)
+VIEW = ViewConfig(positions=24, coarse=4, keep=3, spare=0)
 
 
 def net(seed=0):
