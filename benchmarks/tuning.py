@@ -34,7 +34,7 @@ from osteo_ray.records.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import GROUPS, VIEWS
 from osteo_ray.training.patients import hide, rows_of
-from osteo_ray.training.picks import pick_bags
+from osteo_ray.training.picks import pick_bags, picked
 from osteo_ray.training.prepare import prepare, selection
 
 Scores = dict[str, np.ndarray]
@@ -56,18 +56,18 @@ def prepared(path: Path) -> Fitting:
     job = load(TrainJob, path)
     cfg = narrow(job, TrainConfig)
     p = prepare(sources(job), job.out, cfg)
-    policy, scorers, _ = selection(p, cfg)
+    policy, scorers, key = selection(p, cfg)
     if p.heldout is None:
         raise SystemExit(f"{path} names no heldout_slices")
     mine, fresh = p.people.patients, p.heldout.patients
     train, val = mine.rows("train", labelled=False), mine.rows("val")
     std = fit_standardiser(mine.values[train], [f.name for f in FEATURES], GROUPS)
 
-    def bags(people):
-        picked, masks = pick_bags(people.scans, policy, scorers, cfg.selection.view)
-        return extend(picked, cfg.encoder.n_learned, people.scanned, cfg.acquisition), masks
+    def read(people, bags, masks):
+        return extend(bags, cfg.encoder.n_learned, people.scanned, cfg.acquisition), masks
 
-    own, other = bags(p.people), bags(p.heldout)
+    own = read(p.people, *picked(p, policy, scorers, key, cfg.selection.view))
+    other = read(p.heldout, *pick_bags(p.heldout.scans, policy, scorers, cfg.selection.view))
     test = rows_of(fresh, np.flatnonzero(fresh.label >= 0), std, *other)
     test = test.take(torch.where(present(test.batch, GROUPS).all(1))[0])
     return Fitting(rows_of(mine, train, std, *own), rows_of(mine, val, std, *own), test, cfg)

@@ -46,7 +46,7 @@ def test_the_road(root, made, capsys):
     first = run(capsys, *train, "--set", *TRAIN)
     assert "reused" not in first
     again = run(capsys, *train, "--set", *TRAIN)
-    assert again.count("(reused)") == 5
+    assert again.count("(reused)") == 6
     sha = (trained / "bundle" / "SHA256SUMS").read_text()
 
     split = pd.read_parquet(trained / "split.parquet").set_index("patient_key")["part"]

@@ -36,7 +36,6 @@ from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.heldout import judge
 from osteo_ray.training.patients import Patients, hide, rows_of
-from osteo_ray.training.picks import pick_bags
 from osteo_ray.training.prepare import Prepared
 
 MIN_CLUSTER = 5
@@ -46,17 +45,18 @@ MIN_CLUSTER = 5
 def finish(
     out: Path,
     prepared: Prepared,
+    bags: np.ndarray,
+    masks: np.ndarray,
     policy: PolicyNet,
     scorers: list[AttentionPool],
     cfg: TrainConfig,
     storage: str,
     quiet: bool,
 ) -> None:
-    """Fit what stands on the selection and write the bundle to `out`."""
-    scans, scanned, people = prepared.people.scans, prepared.people.scanned, prepared.people.patients
+    """Fit what stands on the selection (`picks.picked`: bags [S, K, D], masks [S, K]) and write the bundle to `out`."""
+    people = prepared.people.patients
     names, groups = [f.name for f in FEATURES], [str(f.group) for f in FEATURES]
-    bags, masks = pick_bags(scans, policy, scorers, cfg.selection.view, quiet)
-    bags = extend(bags, cfg.encoder.n_learned, scanned, cfg.acquisition)
+    bags = extend(bags, cfg.encoder.n_learned, prepared.people.scanned, cfg.acquisition)
     # Patients without a label teach as well: the student learns from what the teachers say of them.
     train, val = people.rows("train", labelled=False), people.rows("val")
     std = fit_standardiser(people.values[train], names, groups)

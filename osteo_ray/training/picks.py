@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.progress import stage
@@ -12,6 +14,20 @@ from osteo_ray.selection.data import Scans
 from osteo_ray.selection.env import ViewConfig
 from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.selection.select import Selection, select
+from osteo_ray.training.prepare import Prepared
+
+
+def picked(
+    p: Prepared, policy: PolicyNet, scorers: list[AttentionPool], key: str, view: ViewConfig, quiet: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """`pick_bags` of the run's scans as a stage; `key` is the selection stage's."""
+
+    def work(folder: Path) -> None:
+        bags, masks = pick_bags(p.people.scans, policy, scorers, view, quiet)
+        save_file({"bags": bags, "masks": masks}, folder / "picks.safetensors")
+
+    got = load_file(p.stages.run("picks", key, work) / "picks.safetensors")
+    return got["bags"], got["masks"]
 
 
 def selections(

@@ -16,6 +16,7 @@ import numpy as np
 from osteo_ray.stages import digest
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
+from osteo_ray.training.picks import picked
 from osteo_ray.training.prepare import Sources, prepare, selection
 
 
@@ -52,12 +53,13 @@ def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) 
     """
     p = prepare(src, out, cfg, quiet)
     policy, scorers, key = selection(p, cfg, quiet)
+    picks = picked(p, policy, scorers, key, cfg.selection.view, quiet)
     people, storage = p.people.patients, str(p.stages.out / "ray")
     judged = [] if p.heldout is None else [p.heldout.scans.series.tolist(), p.heldout.patients.values.tolist()]
     parts = (cfg.kdamm, cfg.acquisition, cfg.calibration, cfg.novelty)
     key = digest(key, [s.model_dump() for s in parts], cfg.background, cfg.name, cfg.version, cfg.origin,
                  people.values.tolist(), people.t_score.tolist(), judged)  # fmt: skip
-    folder = p.stages.run("bundle", key, lambda f: finish(f, p, policy, scorers, cfg, storage, quiet))
+    folder = p.stages.run("bundle", key, lambda f: finish(f, p, *picks, policy, scorers, cfg, storage, quiet))
     manifest = json.loads((folder / "bundle.json").read_text())
     complete = (people.scan >= 0) & np.isfinite(people.values).any(1)
     counts = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from osteo_ray.training.objectives import (
     splits_of,
     with_params,
 )
-from osteo_ray.training.picks import pick_bags
+from osteo_ray.training.picks import picked
 from osteo_ray.training.prepare import Prepared, Sources, prepare, scans_in, selection
 from osteo_ray.training.trials import parallel_coordinates, write_table
 from osteo_ray.training.tune_config import SEARCHES, TuneConfig
@@ -93,7 +93,7 @@ def tune(
     names = SEARCHES[target]
     for name in names:
         check_space(name, getattr(cfg, name), train_cfg)
-    p = prepare(src, train_out, train_cfg, quiet)
+    p = prepare(replace(src, heldout_slices=()), train_out, train_cfg, quiet)  # no search sees held-out people
     run = Stages(Path(out).absolute())
     tables, gains = {}, {}
     params: Params = {}
@@ -176,8 +176,8 @@ def _seeds(train_cfg: TrainConfig, cfg: TuneConfig) -> list[int | None]:
 def _model_data(
     folder: Path, name: Any, p: Prepared, train_cfg: TrainConfig, cfg: TuneConfig, seeds: list[int | None], quiet: bool
 ) -> ModelData:
-    policy, scorers, _ = selection(p, train_cfg, quiet)
-    bags, masks = pick_bags(p.people.scans, policy, scorers, train_cfg.selection.view, quiet)
+    policy, scorers, key = selection(p, train_cfg, quiet)
+    bags, masks = picked(p, policy, scorers, key, train_cfg.selection.view, quiet)
     splits = splits_of(p.people, bags, masks, train_cfg, seeds)
     touched = any(not k.startswith(("kdamm.student.", "kdamm.distill.")) for k in getattr(cfg, name))
     if name == "student" and not touched:

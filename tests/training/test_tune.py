@@ -101,7 +101,7 @@ def test_each_target_from_space_to_config(ray_session, tmp_path, capsys):
     assert (policies["val_decoded"] > 0).all()
 
     printed = run(capsys, "train", "--config", tmp_path / "tune" / "student.yaml")
-    assert printed.count("(reused)") == 3  # encoder, embeddings, selection
+    assert printed.count("(reused)") == 4  # encoder, embeddings, selection, picks
     bundle = Bundle.load(tmp_path / "run" / "bundle")
     assert bundle.calibrators
     assert not set(pq.read_table(tmp_path / "run" / "split.parquet")["part"].to_pylist()) & {"test"}
