@@ -15,10 +15,14 @@ from osteo_ray.screening.scorer import ScoringConfig
 class PipelineConfig(Section):
     """How the archive streams through the scorers (Ray Data)."""
 
+    shard_rows: int = Field(2000, ge=1, description="catalogue rows to a finished file; changing it costs a rewrite")
     series_per_task: int = Field(4, ge=1, description="series scored together, and in one part file")
     actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
     actor_cpus: float = Field(0.9, gt=0)
     max_retries: int = Field(20, ge=0, description="of a batch whose actor was killed or whose node was lost")
+    store_patience_s: float = Field(
+        300.0, ge=0, description="how long to try again where results can't be written: a full disk, a store away"
+    )
     limits: SeriesLimits = SeriesLimits()
 
 

@@ -2,41 +2,46 @@
 
     summary = screen("catalogue.parquet", records, "bundle/", "out/", ScreenConfig())
 
-Rows carry URIs; pixels are decoded in the actor that scores them. Each batch of rows is written as
-its own part file, named by what it was made from and moved into place when complete. A run that is
-started again reads which rows are there and does the others.
+Rows carry URIs; pixels are decoded in the actor that scores them. Each batch of rows is written as its own part file,
+named by what it was made from, whole or not at all; parts become shards, shards `results.parquet` (`ledger`, `shards`).
+A run that is started again does what is missing. Catalogue, bundle and `out` may be paths or URIs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from osteo_ray import rayenv
-from osteo_ray.bundle import verify
-from osteo_ray.outcomes import Stage, State
-from osteo_ray.progress import stage
-from osteo_ray.records.schema import NAMES
+from osteo_ray.bundle import FILES, BundleError
+from osteo_ray.outcomes import InputError, State
+from osteo_ray.progress import Advance, stage
 from osteo_ray.records.table import RecordTable
-from osteo_ray.records.window import WindowConfig, join
+from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.isolated import IsolatedScorer
+from osteo_ray.screening.isolated import IsolatedScorer, ScorerStartError
+from osteo_ray.screening.ledger import Plan
+from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.schema import RESULTS
-from osteo_ray.screening.scorer import COPIED, Scorer
+from osteo_ray.screening.scorer import Scorer
+from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
+from osteo_ray.store import Store, StoreError, absolute, local_folder, patient
 
-KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "study_date", "state"]
+__all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
+
+RECEIPT = pa.schema([("shard", pa.string()), ("done", pa.int64()), ("error", pa.string()), ("message", pa.string())])
+RUN_ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (StoreError, BundleError, ScorerStartError)}
+
+FINISHING = 2
+"""Shards being finished at a time, beside the scorers."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class ScreenSummary:
     scored_now: int
     reused: int
     seconds: float
-    results: Path
+    digest: str  # of all results but run id and timings: equal for two runs over the same input
+    results: str  # path or URI
 
     def lines(self) -> list[str]:
         """A few lines for a terminal."""
@@ -61,89 +67,46 @@ class ScreenSummary:
         return out
 
 
-class LedgerError(RuntimeError):
-    """The results do not account for every indexed series exactly once."""
-
-
-@dataclass(frozen=True)
-class Records:
-    """Values by patient and study date, as the scorers read them from the object store."""
-
-    keys: np.ndarray  # str, sorted
-    values: np.ndarray  # float32 [n, F], NaN missing
-
-    @classmethod
-    def of(cls, table: RecordTable | None, rows: Iterable[Mapping[str, Any]], window: WindowConfig) -> Records:
-        """The records of catalogue rows' patients as they were at the CT (`records.join`)."""
-        if table is None or len(table) == 0:
-            return cls(np.zeros(0, "U1"), np.zeros((0, len(NAMES)), np.float32))
-        known = set(table.frame["patient_key"])
-        wanted = {_record_key(r): r for r in rows if r["patient_key"] in known}
-        keys = sorted(wanted)
-        studies = pd.DataFrame(
-            {
-                "patient_key": [wanted[k]["patient_key"] for k in keys],
-                "study_date": pd.to_datetime([wanted[k]["study_date"] for k in keys], errors="coerce"),
-            }
-        )
-        return cls(np.array(keys, dtype=str), join(table, studies, **window.model_dump()).matrix()[0])
-
-    def take(self, rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
-        """Values [n, F] for catalogue rows; NaN for those without a record."""
-        wanted = np.array([_record_key(r) for r in rows], dtype=str)
-        out = np.full((len(wanted), len(NAMES)), np.nan, np.float32)
-        if len(self.keys):
-            i = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-            hit = self.keys[i] == wanted
-            out[hit] = self.values[i[hit]]
-        return out
-
-
-def _record_key(row: Mapping[str, Any]) -> str:
-    return f"{row['patient_key'] or ''}|{row['study_date'] or ''}"
-
-
 class ScoreBatch:
-    """Ray Data actor: loads the bundle once, scores a batch of catalogue rows, writes its part file."""
+    """Ray Data actor: holds a scorer, scores a batch of catalogue rows, writes its part file."""
 
-    def __init__(self, bundle: str, records: Any, cfg: ScreenConfig, parts: str, run_id: str, salt: str):
+    def __init__(self, bundle: str, records: Any, cfg: ScreenConfig, out: str, run_id: str):
         import ray
 
         # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
         self.scorer = IsolatedScorer(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
         self.records: Records = ray.get(records)
-        self.parts = Path(parts)
+        self.out = Store(out)
+        self.patience_s = cfg.pipeline.store_patience_s
         self.run_id = run_id
-        self.salt = salt
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        values = self.records.take(rows)
-        results = self.scorer.score_rows(rows, values)
-        for row, v, r in zip(rows, values, results, strict=True):
-            r["row_key"] = row_key(row, v, self.salt)
-            r["run_id"] = self.run_id
-        write_part(self.parts, results)
-        # Only a receipt goes back: results never pass through the driver.
-        return pa.table({"done": pa.array([len(rows)], pa.int64())})
+        receipts = []
+        for shard, work in zip(table["shard"].to_pylist(), table["batch"].to_pylist(), strict=True):
+            batch = pa.ipc.open_stream(work).read_all()
+            receipt = {"shard": shard, "done": batch.num_rows, "error": None, "message": None}
+            try:
+                self._score(shard, batch)
+            except tuple(RUN_ERRORS.values()) as e:  # no series is to blame: the run ends, and says why
+                receipt |= {"done": 0, "error": type(e).__name__, "message": str(e)}
+            receipts.append(receipt)
+        # Only receipts go back: results never pass through the driver.
+        return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
+    def _score(self, shard: str, batch: pa.Table) -> None:
+        keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
+        name = ledger.part_name(shard, keys, attempts)
+        if self._patient(lambda: self.out.exists(name)):  # an actor that was killed had got so far
+            return
+        rows = batch.drop_columns(["row_key", "attempt"]).to_pylist()
+        results = self.scorer.score_rows(rows, self.records.take(rows))
+        for k, a, r in zip(keys, attempts, results, strict=True):
+            r.update(row_key=k, attempt=a, run_id=self.run_id)
+        made = pa.Table.from_pylist(results, schema=RESULTS)
+        self._patient(lambda: ledger.write_part(self.out, shard, made))
 
-def row_key(row: Mapping[str, Any], values: np.ndarray, salt: str) -> str:
-    """What a result depends on: the series' content, the patient's record, model and config (in `salt`)."""
-    h = hashlib.blake2b(digest_size=16)
-    for part in (row["series_uid"], row["content_hash"], salt):
-        h.update(str(part).encode() + b"\0")
-    h.update(np.ascontiguousarray(values, np.float32).tobytes())
-    return h.hexdigest()
-
-
-def write_part(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write result rows under a name made of their keys; the file appears whole or not at all."""
-    name = hashlib.blake2b("".join(sorted(r["row_key"] for r in results)).encode(), digest_size=16).hexdigest()
-    table = pa.Table.from_pylist([dict(r) for r in results], schema=RESULTS)
-    tmp = folder / f".{name}.{os.getpid()}.tmp"
-    pq.write_table(table, tmp, compression="zstd")
-    os.replace(tmp, folder / f"{name}.parquet")
+    def _patient(self, work: Callable[[], Any]) -> Any:
+        return patient(work, self.out.uri, self.patience_s)
 
 
 def screen(
@@ -154,43 +117,64 @@ def screen(
     cfg: ScreenConfig,
     only_patients: set[str] | None = None,
     quiet: bool = False,
+    codes: frozenset[str] = frozenset(),
+    states: frozenset[str] = frozenset(),
+    run_id: str | None = None,
 ) -> ScreenSummary:
     """Score every open series of a catalogue and account for all of them in `<out>/results.parquet`.
 
     Args:
         only_patients: patient keys to screen; the others' series end as EXCLUDED, NOT_REQUESTED.
+        codes, states: series that ended so are scored once more.
+        run_id: the run that is meant; where input and config make another, nothing is scored.
 
     Raises:
         LedgerError: where the results do not hold each indexed series exactly once.
+        InputError: codes and states to score again that no series has; another run than `run_id`.
+        StoreError: where results could not be written for as long as `pipeline.store_patience_s`.
+        BundleError, ScorerStartError: where no scorer can be had.
     """
     t0 = time.perf_counter()
-    out = Path(out).absolute()
-    parts = out / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    catalogue, bundle = Path(catalogue).absolute(), Path(bundle).absolute()
-    plan = _plan(catalogue, records, bundle, out, cfg, only_patients)
-    if plan.pending:
-        rayenv.start()
-        _score(catalogue, plan, bundle, parts, cfg, quiet)
+    store = Store(out)
+    catalogue, bundle = absolute(catalogue), absolute(bundle)
+    book = Records.of(records, cfg.window)
 
-    keep = {plan.keys[i] for i in plan.open_rows}
-    closed = _closed_rows(catalogue, plan)
-    results = _collect(parts, keep, closed, plan.run_id)
-    if sorted(results["row_key"].to_pylist()) != sorted(plan.keys):
-        raise LedgerError(f"{results.num_rows} result rows do not account for the {len(plan.rows)} indexed series")
-    _write_whole(results, out / "results.parquet")
+    def patiently(work: Callable[[], Any]) -> Any:
+        return patient(work, store.uri, cfg.pipeline.store_patience_s)
+
+    plan = ledger.make_plan(catalogue, book, bundle, store, cfg, only_patients)
+    if run_id is not None and run_id != plan.run_id:
+        raise InputError(
+            f"{store.uri} holds run {run_id}, but this archive, records, bundle and config make {plan.run_id}: "
+            "give those of the run, or screen again"
+        )
+    plan = ledger.settle(plan, store)
+    if codes or states:
+        plan = ledger.again(plan, store, codes, states)
+    files = {s.name: s.file for s in plan.shards}
+    if len(plan.pending):
+        rayenv.start()
+        files |= _score(catalogue, plan, book, bundle, store, cfg, quiet)
+    else:
+        for i in plan.unfinished():
+            work = partial(finish_shard, *_finishing(plan, i, catalogue, store))
+            files |= dict([patiently(work)])
+    shards = [replace(s, revision=_revision(files[s.name])) for s in plan.shards]
+    with stage("write results", len(plan), "series", quiet) as advance:
+        counts = patiently(lambda: consolidate(store, replace(plan, shards=shards), advance))
     summary = ScreenSummary(
         run_id=plan.run_id,
-        series=len(plan.rows),
-        states=dict(Counter(results["state"].to_pylist())),
-        codes=dict(Counter(results["code"].to_pylist())),
+        series=len(plan),
+        states=counts.states,
+        codes=counts.codes,
         scored_now=len(plan.pending),
-        reused=len(plan.open_rows) - len(plan.pending),
+        reused=plan.reused,
         seconds=time.perf_counter() - t0,
-        results=out / "results.parquet",
+        digest=counts.hex(),
+        results=store.path(RESULTS_FILE),
     )
     facts = {k: v for k, v in vars(summary).items() if k != "results"} | {"model_sha256": plan.model}
-    (out / "summary.json").write_text(json.dumps(facts, indent=1) + "\n")
+    patiently(lambda: store.put("summary.json", (json.dumps(facts, indent=1) + "\n").encode()))
     return summary
 
 
@@ -204,19 +188,25 @@ def dry_run(
     sample: int = 3,
 ) -> list[str]:
     """What a run would do: counts, and a time estimated by scoring `sample` series here, keeping nothing."""
-    plan = _plan(Path(catalogue), records, Path(bundle), Path(out), cfg, only_patients)
+    catalogue, bundle = absolute(catalogue), absolute(bundle)
+    book = Records.of(records, cfg.window)
+    store = Store(out)
+    plan = ledger.settle(ledger.make_plan(catalogue, book, bundle, store, cfg, only_patients), store)
+    n_open = int(plan.open.sum())
     lines = [
-        f"{len(plan.rows):8d}  series indexed",
-        f"{len(plan.rows) - len(plan.open_rows):8d}  end without a score (state in the catalogue, or not asked for)",
-        f"{len(plan.open_rows) - len(plan.pending):8d}  scored by an earlier run",
+        f"{len(plan):8d}  series indexed",
+        f"{len(plan) - n_open:8d}  end without a score (state in the catalogue, or not asked for)",
+        f"{plan.reused:8d}  scored by an earlier run",
         f"{len(plan.pending):8d}  to score",
     ]
-    if plan.pending:
-        scorer = Scorer.load(bundle, cfg.scoring, cfg.index)
+    if len(plan.pending):
         tried = plan.pending[:: max(1, len(plan.pending) // sample)][:sample]
-        rows = pq.read_table(catalogue).take(tried).to_pylist()
+        batches = ledger.batches(catalogue, tried, plan.keys[tried], np.ones(len(tried), np.int32), sample)
+        rows = pa.concat_tables(batches).to_pylist()
+        with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
+            scorer = Scorer.load(folder, cfg.scoring, cfg.index)
         t = time.perf_counter()
-        scorer.score_rows(rows, plan.records.take(rows))
+        scorer.score_rows(rows, book.take(rows))
         each = (time.perf_counter() - t) / len(tried)
         total = each * len(plan.pending) / cfg.pipeline.actors
         lines.append(
@@ -225,115 +215,91 @@ def dry_run(
     return lines
 
 
-@dataclass(frozen=True)
-class _Plan:
-    rows: list[dict[str, Any]]
-    keys: list[str]
-    open_rows: list[int]
-    pending: list[int]
-    records: Records
-    salt: str
-    model: str
-    run_id: str
-
-
-def _plan(
-    catalogue: Path,
-    records: RecordTable | None,
-    bundle: Path,
-    out: Path,
-    cfg: ScreenConfig,
-    only_patients: set[str] | None,
-) -> _Plan:
-    model = verify(bundle)
-    salt = hashlib.blake2b(
-        json.dumps([model, cfg.scoring.model_dump(mode="json"), cfg.index.gates.model_dump(mode="json")]).encode(),
-        digest_size=16,
-    ).hexdigest()
-    rows = pq.read_table(catalogue, columns=KEY_COLUMNS).to_pylist()
-    table = Records.of(records, rows, cfg.window)
-    values = table.take(rows)
-    keys = [row_key(r, v, salt) for r, v in zip(rows, values, strict=True)]
-    run_id = hashlib.blake2b("".join(keys).encode() + salt.encode(), digest_size=6).hexdigest()
-    asked = [only_patients is None or r["patient_key"] in only_patients for r in rows]
-    open_rows = [i for i, r in enumerate(rows) if r["state"] is None and asked[i]]
-    have = done_keys(out / "parts")
-    return _Plan(rows, keys, open_rows, [i for i in open_rows if keys[i] not in have], table, salt, model, run_id)
-
-
-def done_keys(parts: Path) -> set[str]:
-    """Row keys that the part files hold."""
-    files = sorted(parts.glob("*.parquet"))
-    return {k for f in files for k in pq.read_table(f, columns=["row_key"])["row_key"].to_pylist()}
-
-
-def _score(catalogue: Path, plan: _Plan, bundle: Path, parts: Path, cfg: ScreenConfig, quiet: bool) -> None:
+def _score(
+    catalogue: str, plan: Plan, book: Records, bundle: str, store: Store, cfg: ScreenConfig, quiet: bool
+) -> dict[str, str]:
+    """Score what is pending; finish each shard as soon as its rows are there. Returns new files by shard name."""
     import ray
 
-    from osteo_ray.archive.dataset import arrow_batches, read_series
+    from osteo_ray.archive.dataset import arrow_batches
+    from osteo_ray.screening.source import read_pending
 
     p = cfg.pipeline
-    records = ray.put(plan.records)
-    ds = read_series(catalogue, plan.pending, p.series_per_task, num_cpus=0.1).map_batches(
+    ds = read_pending(catalogue, plan, p.series_per_task).map_batches(
         ScoreBatch,
-        fn_constructor_args=(str(bundle), records, cfg, str(parts), plan.run_id, plan.salt),
+        fn_constructor_args=(bundle, ray.put(book), cfg, store.uri, plan.run_id),
         batch_format="pyarrow",
-        batch_size=p.series_per_task,
+        batch_size=1,
         num_cpus=p.actor_cpus,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=p.actors),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=p.actors, initial_size=p.actors),
         # No series can end this actor: what does is a kill or a lost node, and its batch is simply done again.
         max_restarts=-1,
         max_task_retries=p.max_retries,
     )
+    index = {s.name: i for i, s in enumerate(plan.shards)}
+    waiting = np.array([s.stop - s.start for s in plan.of_shards()])
+    finisher = _Finisher(plan, catalogue, store, cfg)
     with stage("screen series", len(plan.pending), "series", quiet) as advance:
-        for receipt in arrow_batches(ds):
-            advance(sum(receipt["done"].to_pylist()))
+        for i in plan.unfinished():
+            if not waiting[i]:
+                finisher.start(i)
+        for shard, done in _receipts(arrow_batches(ds), advance):
+            i = index[shard]
+            waiting[i] -= done
+            if not waiting[i]:
+                finisher.start(i)
+    return finisher.end()
 
 
-def _closed_rows(catalogue: Path, plan: _Plan) -> list[dict[str, Any]]:
-    """Result rows of the series that the index ended, or that were not asked for."""
-    columns = [*COPIED, "n_slices", "state", "code", "stage", "message"]
-    out = []
-    open_rows = set(plan.open_rows)
-    start = 0
-    f = pq.ParquetFile(catalogue)
-    for g in range(f.num_row_groups):
-        for k, row in enumerate(f.read_row_group(g, columns=columns).to_pylist(), start):
-            if k in open_rows:
-                continue
-            if row["state"] is None:
-                row |= {
-                    "state": str(State.EXCLUDED),
-                    "code": "NOT_REQUESTED",
-                    "stage": str(Stage.CHOOSE),
-                    "message": "the patient is not among those asked for",
-                }
-            row |= {"row_key": plan.keys[k], "run_id": plan.run_id, "attempt": 1, "slices_total": row.pop("n_slices")}
-            row["model_sha256"] = plan.model
-            out.append(row)
-        start += f.metadata.row_group(g).num_rows
-    return out
+def _receipts(blocks: Iterator[pa.Table], advance: Advance) -> Iterator[tuple[str, int]]:
+    for block in blocks:
+        for r in block.to_pylist():
+            if r["error"]:
+                raise RUN_ERRORS[r["error"]](r["message"])
+            advance(r["done"])
+            yield r["shard"], r["done"]
 
 
-def _collect(parts: Path, keep: set[str], closed: list[dict[str, Any]], run_id: str) -> pa.Table:
-    """This run's rows, each once, by series UID. A row that two part files hold is taken once."""
-    tables = [pa.Table.from_pylist(closed, schema=RESULTS)]
-    seen: set[str] = set()
-    for f in sorted(parts.glob("*.parquet")):
-        t = pq.read_table(f, schema=RESULTS)
-        mine = []
-        for k in t["row_key"].to_pylist():
-            mine.append(k in keep and k not in seen)
-            if mine[-1]:
-                seen.add(k)
-        tables.append(t.filter(pa.array(mine, pa.bool_())))
-    whole = pa.concat_tables(tables).sort_by("series_uid")
-    # Rows that an earlier run made belong to this run as well.
-    i = whole.schema.get_field_index("run_id")
-    return whole.set_column(i, "run_id", pa.array([run_id] * whole.num_rows, pa.string()))
+class _Finisher:
+    """Finishes shards in Ray tasks, a few at a time."""
+
+    def __init__(self, plan: Plan, catalogue: str, store: Store, cfg: ScreenConfig):
+        import ray
+
+        self._plan, self._catalogue, self._store = plan, catalogue, store
+        self._patience_s = cfg.pipeline.store_patience_s
+        # Beside the actors, which hold the cores: no CPU of its own, or a small machine would never get to it.
+        self._task = ray.remote(_finish).options(num_cpus=0, max_retries=cfg.pipeline.max_retries)
+        self._running: list[Any] = []
+        self._files: dict[str, str] = {}
+
+    def start(self, i: int) -> None:
+        self._wait(FINISHING - 1)
+        args = _finishing(self._plan, i, self._catalogue, self._store)
+        self._running.append(self._task.remote(self._patience_s, *args))
+
+    def end(self) -> dict[str, str]:
+        """Wait for all; new files by shard name."""
+        self._wait(0)
+        return self._files
+
+    def _wait(self, most: int) -> None:
+        import ray
+
+        while len(self._running) > most:
+            done, self._running = ray.wait(self._running)
+            self._files.update(ray.get(done))
 
 
-def _write_whole(table: pa.Table, path: Path) -> None:
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, tmp, compression="zstd", row_group_size=50_000)
-    os.replace(tmp, path)
+def _finishing(plan: Plan, i: int, catalogue: str, store: Store) -> tuple[Any, ...]:
+    """Arguments of `finish_shard`."""
+    s = plan.shards[i]
+    return store.uri, s, catalogue, plan.keys[s.start : s.stop], plan.open[s.start : s.stop], plan.model
+
+
+def _finish(patience_s: float, uri: str, *args: Any) -> tuple[str, str]:
+    return patient(lambda: finish_shard(uri, *args), uri, patience_s)
+
+
+def _revision(file: str) -> int:
+    return int(file.rsplit(".r", 1)[1].removesuffix(".parquet"))

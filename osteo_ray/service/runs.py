@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from osteo_ray.screening.schema import RESULTS
+from osteo_ray.screening.schema import FOOTER, RESULTS
 
 ID = re.compile(r"[0-9a-f]{16}")
 KEY = re.compile(r"[0-9A-Za-z_.-]{1,128}")
@@ -134,7 +135,7 @@ class Run:
             counts = _states(results, results.stat().st_mtime_ns)
             done = total or 0
         else:
-            scored = sum((_states(p, m) for p, m in parts), Counter())
+            scored = sum((_scored(p, m) for p, m in parts), Counter())
             # Parts without a catalogue are an earlier attempt's; a batch whose worker died may be there twice.
             done = min(scored.total(), total) if total is not None else 0
             counts = scored + (indexed or Counter())
@@ -162,7 +163,10 @@ class Run:
         whole = self.complete()
         if whole:
             return pq.read_table(whole, columns=columns)
-        tables = [pq.read_table(p, columns=columns) for p, _ in _parts(self.out)]
+        tables = []
+        for p, _ in _parts(self.out):
+            with suppress(FileNotFoundError):  # a part that became a shard meanwhile: the next reading has its rows
+                tables.append(pq.read_table(p, columns=columns).replace_schema_metadata(None))
         return _first_of_each(pa.concat_tables([RESULTS.empty_table().select(columns), *tables]))
 
     def page(self, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
@@ -190,7 +194,9 @@ class Run:
         whole = self.complete()
         for path in [whole] if whole else [p for p, _ in _parts(self.out)]:
             # A filter is pushed down to the file, so the other rows' evidence is not built.
-            found = pq.read_table(path, filters=pc.field("row_key") == row_key).to_pylist()
+            found = []
+            with suppress(FileNotFoundError):
+                found = pq.read_table(path, filters=pc.field("row_key") == row_key).to_pylist()
             if found:
                 return found[0]
         return None
@@ -252,7 +258,7 @@ class Run:
         if s.state != RunState.RUNNING or s.started is None or total is None or done >= total:
             return None
         since = max(s.started, catalogue.stat().st_mtime)
-        rows = sum(_states(p, m).total() for p, m in parts if m / 1e9 >= since)
+        rows = sum(_scored(p, m).total() for p, m in parts if m / 1e9 >= since)
         spent = time.time() - since
         return spent / rows * (total - done) if rows else None
 
@@ -304,8 +310,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _parts(out: Path) -> list[tuple[Path, int]]:
-    """Part files with the time they came."""
-    return sorted((p, p.stat().st_mtime_ns) for p in (out / "parts").glob("*.parquet"))
+    """Files with results so far, parts and finished shards, and when each was written."""
+    found = []
+    for p in (*(out / "parts").glob("*.parquet"), *(out / "shards").glob("*.parquet")):
+        with suppress(FileNotFoundError):
+            found.append((p, p.stat().st_mtime_ns))
+    return sorted(found)
+
+
+@lru_cache(maxsize=100_000)
+def _scored(path: Path, stamp: int) -> Counter[str | None]:
+    """Rows of a part or shard that went through a scorer, by state; a shard also holds what the index had ended."""
+    try:
+        facts = (pq.read_metadata(path).metadata or {}).get(FOOTER)
+        return Counter(json.loads(facts)["scored"]) if facts else _states(path, stamp)
+    except FileNotFoundError:
+        return Counter()
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
