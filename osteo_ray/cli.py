@@ -1,7 +1,8 @@
 """`osteo-ray ...`: parses, calls one function, prints. No logic.
 
 Exit codes: 0 done; 2 the command line or a config can't be used; 3 an input (archive, records, bundle) can't be
-used; 4 the results do not account for every series; 1 anything unforeseen.
+used; 4 the results do not account for every series; 5 results could not be written (run again when they can);
+1 anything unforeseen.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ OPTIONS = {
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
     "tune": ["train", "out"],
     "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
+    "retry": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "code", "state"],
     "evaluate": ["results", "labels", "mapping", "truth", "against", "bundle", "answers", "out"],
     "checklist": ["results", "bundle", "answers", "out"],
     "report": ["results", "catalogue", "out", "series", "formats", "top", "identifiers", "stow"],
     "listen": ["bundle", "spool", "records", "mapping"],
     "serve": ["runs", "bundle", "tokens", "host", "port", "name", "role"],
 }
-POSITIONAL = {"index": "archive", "records": "source", "screen": "archive"}
+POSITIONAL = {"index": "archive", "records": "source", "screen": "archive", "retry": "archive"}
 POSITIONAL |= dict.fromkeys(("evaluate", "checklist", "report"), "results")
 HELP = {
     "index": "catalogue an archive: every series and every file accounted for",
@@ -33,6 +35,7 @@ HELP = {
     "train": "train a bundle from a catalogue and records",
     "tune": "search settings of teachers, student or selection policy (Ray Tune); writes trials and the best config",
     "screen": "score an archive: results, worklist, report",
+    "retry": "score again what ended with a code or state, e.g. --code TIMEOUT; the run's own archive and config",
     "evaluate": "judge results by labels, of this or any other system, alone or against another's; "
     "`evaluate selection` judges slice selection against its controls on made cohorts",
     "checklist": "TRIPOD+AI and CLAIM tables, filled in from an evaluation and a bundle",
@@ -73,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
                 s.add_argument(flag, action="store_true", default=None, help="count and estimate, score nothing")
             elif key == "identifiers":
                 s.add_argument(flag, action="store_true", default=None, help="the source's patient, not the pseudonym")
+            elif key in ("code", "state"):
+                s.add_argument(flag, nargs="+", metavar=key.upper())
             elif key in ("extra_slices", "series", "formats") or (name, key) == ("train", "records"):
                 s.add_argument(flag, nargs="+", metavar="PATH")
             else:
@@ -116,6 +121,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     from osteo_ray.config import load
     from osteo_ray.evaluation import commands as judging
     from osteo_ray.reports import commands as reports
+    from osteo_ray.screening import commands as rerun
     from osteo_ray.service import commands as service
     from osteo_ray.service import listen_commands as live
     from osteo_ray.training import commands as tuning
@@ -129,6 +135,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "train": (c.TrainJob, c.train),
         "tune": (tuning.TuneJob, tuning.TARGETS.get(getattr(args, "action", ""), tuning.TARGETS["student"])),
         "screen": (c.ScreenJob, c.screen),
+        "retry": (rerun.RetryJob, rerun.retry),
         "evaluate": (judging.EvaluateJob, judging.evaluate),
         "checklist": (judging.ChecklistJob, judging.checklist),
         "report": (reports.ReportJob, reports.report),
@@ -151,12 +158,15 @@ def _code(e: Exception) -> int | None:
     from osteo_ray.config import ConfigError
     from osteo_ray.outcomes import InputError, Rejected
     from osteo_ray.records.table import RecordsError
-    from osteo_ray.screening.pipeline import LedgerError
+    from osteo_ray.screening.shards import LedgerError
+    from osteo_ray.store import StoreError
 
     if isinstance(e, ConfigError):
         return 2
     if isinstance(e, LedgerError):
         return 4
+    if isinstance(e, StoreError):
+        return 5
     if isinstance(e, BundleError | InputError | RecordsError | Rejected | FileNotFoundError):
         return 3
     return None

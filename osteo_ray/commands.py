@@ -14,11 +14,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from osteo_ray import progress
+from osteo_ray import progress, reference
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.config import ConfigError, Section, narrow
 from osteo_ray.outcomes import InputError
 from osteo_ray.screening.config import ScreenConfig
+from osteo_ray.store import Store, read_table
 from osteo_ray.training.config import TrainConfig
 
 
@@ -62,7 +63,7 @@ class ScreenJob(ScreenConfig):
     archive: tuple[str, ...] | str | None = Field(None, description="archive, or a catalogue.parquet made by index")
     records: str | None = Field(None, description="null: CT alone")
     mapping: str | None = None
-    bundle: str | None = None
+    bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
     out: str | None = None
     patients: str | None = Field(None, description="Parquet with patient_key and part: screen only `part`'s patients")
     part: str = "test"
@@ -111,23 +112,32 @@ def sources(job: TrainJob):
     return Sources(job.catalogue, table, job.targets, job.extra_slices, job.encoder_slices, job.heldout_slices, held)
 
 
-def screen(job: ScreenJob) -> list[str]:
-    """Score an archive; worklist, results and report in `out`."""
+def screen(
+    job: ScreenJob, codes: frozenset[str] = frozenset(), states: frozenset[str] = frozenset(), run_id: str | None = None
+) -> list[str]:
+    """Score an archive; worklist, results and report in `out`. For the rest see `screening.pipeline.screen`."""
     from osteo_ray.archive import catalogue as cat
     from osteo_ray.reports.worklist import write_worklist
     from osteo_ray.screening.patients import write_patients
     from osteo_ray.screening.pipeline import dry_run
     from osteo_ray.screening.pipeline import screen as run
 
-    archive, out, bundle = need(job, "archive"), Path(need(job, "out")), need(job, "bundle")
+    archive, store = need(job, "archive"), Store(need(job, "out"))
+    bundle = job.bundle or reference.bundle()
+    said = [] if job.bundle else [f"model    {reference.NOTICE}"]
     cfg = narrow(job, ScreenConfig)
     table = read_records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     indexed: list[str] = []
     archives = [archive] if isinstance(archive, str) else list(archive)
     if len(archives) == 1 and archives[0].endswith(".parquet"):
-        catalogue = Path(archives[0])
+        catalogue = archives[0]
+    elif store.remote:
+        raise InputError(
+            f"out: {store.uri} is in an object store: index the archive first (osteo-ray index), and give its catalogue"
+        )
     else:
-        catalogue = out / "catalogue.parquet"
+        out = Path(store.uri)
+        catalogue = str(out / "catalogue.parquet")
         with progress.counted("it") as say:
             indexed = cat.build(archives, out, cfg.index, say).lines()
     only = None
@@ -137,27 +147,35 @@ def screen(job: ScreenJob) -> list[str]:
         if not only:
             raise InputError(f"{job.patients} names no patient of part {job.part!r}")
     if job.dry_run:
-        return dry_run(catalogue, table, bundle, out, cfg, only)
-    summary = run(catalogue, table, bundle, out, cfg, only)
-    results = pq.read_table(summary.results)
-    patients = write_patients(summary.results, table, out / "patients.parquet", cfg.people)
-    worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients)
-    report = write_report(out, catalogue, cfg.report_studies)
-    return [*indexed, *summary.lines(), f"results  {summary.results}", f"worklist {worklist}", f"report   {report}"]
+        return [*said, *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
+    summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
+    with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
+        patients = write_patients(out / RESULTS_FILE, table, out / "patients.parquet", cfg.people)
+        results = pq.read_table(out / RESULTS_FILE)
+        write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients)
+        write_report(out, catalogue, cfg.report_studies)
+    written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
+    return [*said, *indexed, *summary.lines(), *written]
 
 
-def write_report(out: Path, catalogue: Path, studies: int, evaluation=None) -> Path:
+RESULTS_FILE = "results.parquet"
+WRITTEN = {"results": RESULTS_FILE, "worklist": "worklist.csv", "report": "report.html"}
+
+
+def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None) -> Path:
     """The run's report.html from what lies in `out`; `evaluation` puts its figures in."""
     from osteo_ray.reports.html import write_run
     from osteo_ray.reports.views import study_views
 
-    results = pq.read_table(out / "results.parquet")
+    results = pq.read_table(out / RESULTS_FILE)
     made = json.loads((out / "summary.json").read_text())
     facts = {"run_id": made["run_id"], "indexed": made["series"]}
     if not made["reused"]:  # a rate says something only where this run did all of the work
         facts["wall_s"] = made["seconds"]
+    if reference.NAME in results["model_name"].to_pylist():
+        facts["notice"] = reference.NOTICE
     with progress.stage("write report", None, "study"):
-        views = study_views(results, pq.read_table(catalogue), studies)
+        views = study_views(results, read_table(catalogue), studies)
         made.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
         return write_run(out / "report.html", results, facts, views, evaluation)

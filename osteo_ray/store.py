@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,6 +145,23 @@ class Store:
             with suppress(OSError):
                 tmp.unlink(missing_ok=True)
             raise
+
+    @contextmanager
+    def folder(self, read: Sequence[str] = ()) -> Iterator[Path]:
+        """The run as a local folder: its own, or one with a copy of the files `read`; what is new or changed in that
+        one when the block ends is stored."""
+        if not self.remote:
+            Path(self._root).mkdir(parents=True, exist_ok=True)
+            yield Path(self._root)
+            return
+        with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
+            for n in read:
+                self._fs.get_file(self._at(n), f"{folder}/{n}")
+            before = {p: p.stat().st_mtime_ns for p in Path(folder).iterdir()}
+            yield Path(folder)
+            for p in Path(folder).iterdir():
+                if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
+                    self._fs.put_file(str(p), self._at(p.name))
 
     def remove(self, names: list[str]) -> None:
         """Delete files; one that is gone already is no error."""
