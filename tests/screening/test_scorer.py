@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 from made_bundle import made_bundle
 
 from osteo_ray import load_bundle, records
 from osteo_ray.archive.config import IndexConfig
+from osteo_ray.archive.slices import SliceStack
 from osteo_ray.config import validate
 from osteo_ray.outcomes import InputError
 from osteo_ray.records.schema import NAMES
@@ -155,3 +157,33 @@ def test_a_class_set_comes_with_the_score(study):
     wanted = [c for c in ("normal", "osteopenia", "osteoporosis") if r[f"p_{c}"] >= 1 - 0.9]
     assert r["conformal_set"] == wanted
     assert r["p_normal"] + r["p_osteopenia"] + r["p_osteoporosis"] == pytest.approx(1)
+
+
+def test_a_series_filed_the_other_way_round_is_scored_the_same(study, bundle_dir, tmp_path):
+    """Instance numbers and file names run from the feet up instead of down: same picks, same risk."""
+    folder, row = study
+    files = [
+        d for f in folder.rglob("*") if f.is_file() and (d := pydicom.dcmread(f)).SeriesInstanceUID == row["series_uid"]
+    ]
+    scorer, risks = load_bundle(bundle_dir), []
+    for way in (1, -1):
+        to = tmp_path / str(way)
+        to.mkdir()
+        for i, d in enumerate(sorted(files, key=lambda d: way * d.ImagePositionPatient[2])):
+            d.InstanceNumber = i + 1
+            d.save_as(to / f"{i:04d}.dcm")
+        r = scorer.score(to)
+        risks.append((r["risk_prob"], [s["sop_uid"] for s in r["selected"]]))
+    assert risks[0] == risks[1]
+    assert risks[0][1]
+
+
+def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
+    _, row = study
+    scorer = Scorer.load(bundle_dir)
+    record = records.from_mapping_dict({"age_y": 67, "sex": "F"}).matrix()[0][0]
+    with SliceStack.from_row(row) as stack:
+        mine = scorer.score_stack(stack, row, record)
+    theirs = scorer.score_rows([row], record[None])[0]
+    assert mine["risk_prob"] == theirs["risk_prob"]
+    assert mine["selected"] == theirs["selected"]
