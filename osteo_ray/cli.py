@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 2 the command line or a config can't be used; 3 an input (archive, records, bundle) can't be
 used; 4 the results do not account for every series; 5 results could not be written (run again when they can);
-1 anything unforeseen.
+6 `drift` found that something moved; 1 anything unforeseen.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ OPTIONS = {
     "retry": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "code", "state"],
     "evaluate": ["results", "labels", "mapping", "truth", "against", "bundle", "answers", "out"],
     "checklist": ["results", "bundle", "answers", "out"],
+    "recalibrate": ["site", "bundle", "results", "labels", "mapping", "split", "out"],
+    "drift": ["results", "bundle", "baseline", "out"],
     "report": ["results", "catalogue", "out", "series", "formats", "top", "identifiers", "stow"],
     "listen": ["bundle", "spool", "records", "mapping"],
     "serve": ["runs", "bundle", "tokens", "host", "port", "name", "role"],
@@ -39,6 +41,8 @@ HELP = {
     "evaluate": "judge results by labels, of this or any other system, alone or against another's; "
     "`evaluate selection` judges slice selection against its controls on made cohorts",
     "checklist": "TRIPOD+AI and CLAIM tables, filled in from an evaluation and a bundle",
+    "recalibrate": "fit a bundle's risks to a site's patients with CT and DXA; writes a new bundle",
+    "drift": "compare a run's patients with the bundle's, or an earlier run's, and say what moved",
     "report": "write chosen results as HTML, PDF, JSON, DICOM SR and secondary capture, FHIR; store them in a PACS",
     "listen": "live: take CT by C-STORE, screen each complete study, send SR back",
     "serve": "screen by HTTP and web page; `serve token`, `revoke` and `tokens` manage who may",
@@ -84,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
                 s.add_argument(
                     flag,
                     metavar="PATH"
-                    if key not in ("part", "mapping", "on_bad", "host", "port", "name", "role")
+                    if key not in ("part", "mapping", "on_bad", "host", "port", "name", "role", "site")
                     else "NAME",
                 )
         s.add_argument("--config", metavar="YAML")
@@ -124,6 +128,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     from osteo_ray.screening import commands as rerun
     from osteo_ray.service import commands as service
     from osteo_ray.service import listen_commands as live
+    from osteo_ray.site import commands as site
     from osteo_ray.training import commands as tuning
 
     actions = {"write": made.write, "slices": made.slices, "check": made.checked}
@@ -138,6 +143,8 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "retry": (rerun.RetryJob, rerun.retry),
         "evaluate": (judging.EvaluateJob, judging.evaluate),
         "checklist": (judging.ChecklistJob, judging.checklist),
+        "recalibrate": (site.RecalibrateJob, site.recalibrate),
+        "drift": (site.DriftJob, site.drift),
         "report": (reports.ReportJob, reports.report),
         "listen": (live.ListenJob, live.listen),
         "serve": (service.ServeJob, serving.get(getattr(args, "action", ""), service.run)),
@@ -159,8 +166,11 @@ def _code(e: Exception) -> int | None:
     from osteo_ray.outcomes import InputError, Rejected
     from osteo_ray.records.table import RecordsError
     from osteo_ray.screening.shards import LedgerError
+    from osteo_ray.site.commands import Moved
     from osteo_ray.store import StoreError
 
+    if isinstance(e, Moved):
+        return 6
     if isinstance(e, ConfigError):
         return 2
     if isinstance(e, LedgerError):
