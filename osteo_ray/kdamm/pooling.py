@@ -13,6 +13,8 @@ from torch import nn
 
 MIN_SPREAD = 0.02
 """Smallest spread that slice features are divided by; most of them spread over about 1."""
+FARTHEST = 4.0
+"""Spreads beyond which a feature says no more: a real slice may lie at 50, and what is linear would follow it there."""
 
 
 @dataclass
@@ -61,7 +63,8 @@ class ScanPool(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def forward(self, bag: torch.Tensor, mask: torch.Tensor) -> Pooled:
-        x = torch.where(mask[..., None], (bag - self.centre) / self.scale, 0.0)
+        x = ((bag - self.centre) / self.scale).clamp(-FARTHEST, FARTHEST)
+        x = torch.where(mask[..., None], x, 0.0)
         p = self.attend(x, mask)
         return Pooled(p.logits, torch.cat([p.hidden, (p.weights[..., None] * x).sum(-2)], dim=-1), p.weights)
 

@@ -13,7 +13,7 @@ from osteo_ray.kdamm.models import (
 )
 from osteo_ray.kdamm.objective import DistillConfig, Rows, distillation_loss, student_loss
 from osteo_ray.kdamm.ordinal import Latent
-from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.kdamm.pooling import FARTHEST, AttentionPool
 from osteo_ray.kdamm.tabular import fit_standardiser
 
 GROUPS = ["demographics"] * 3 + ["labs"] * 4
@@ -46,6 +46,18 @@ def test_attention_weights_sum_to_one_over_real_slices_and_an_empty_bag_is_finit
     assert torch.allclose(p.weights.sum(1), torch.tensor([1.0, 1.0, 0.0]))
     assert (p.weights[~mask] == 0).all()
     assert p.logits.isfinite().all()
+
+
+def test_a_slice_unlike_all_others_says_no_more_than_an_extreme_one():
+    """A disc or the pelvis among the picks lies tens of spreads off; what is linear must not follow it there."""
+    b = batch()
+    for net in (ImageTeacher(5, CFG).eval(), Student(GROUPS, 5, CFG).eval()):
+        for size in (10.0, 1000.0):
+            far, farther = (
+                Batch(b.values, b.known, torch.where(b.bag > 0.5, f * b.bag.sign(), b.bag), b.bag_mask)
+                for f in (FARTHEST, size)
+            )
+            assert torch.equal(net(far), net(farther))
 
 
 def test_student_presence_and_hiding_agree():
