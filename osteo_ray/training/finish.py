@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
@@ -37,6 +38,7 @@ from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.heldout import judge
 from osteo_ray.training.patients import Patients, hide, rows_of
 from osteo_ray.training.prepare import Prepared
+from osteo_ray.training.seen import reference_of
 
 MIN_CLUSTER = 5
 """Fewest patients behind a background centre, so that none of them can be read from the bundle."""
@@ -52,6 +54,7 @@ def finish(
     cfg: TrainConfig,
     storage: str,
     quiet: bool,
+    headers: pd.DataFrame | None = None,
 ) -> None:
     """Fit what stands on the selection (`picks.picked`: bags [S, K, D], masks [S, K]) and write the bundle to `out`."""
     people = prepared.people.patients
@@ -113,6 +116,8 @@ def finish(
     )
     if prepared.heldout is not None:
         metrics |= judge(bundle, prepared.heldout, quiet)
+    seen = reference_of(bundle, prepared.people, bags, masks, headers)
+    metrics["distributions"] = seen.to_dict()
     bundle.card = model_card(bundle, cfg)
     bundle.save(out)
     for state in out.glob("*.state"):  # what a run that was cut short would have gone on from

@@ -18,6 +18,7 @@ from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
 from osteo_ray.training.picks import picked
 from osteo_ray.training.prepare import Sources, prepare, selection
+from osteo_ray.training.seen import headers_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) 
     parts = (cfg.kdamm, cfg.acquisition, cfg.calibration, cfg.novelty)
     key = digest(key, [s.model_dump() for s in parts], cfg.background, cfg.name, cfg.version, cfg.origin,
                  people.values.tolist(), people.t_score.tolist(), judged)  # fmt: skip
-    folder = p.stages.run("bundle", key, lambda f: finish(f, p, *picks, policy, scorers, cfg, storage, quiet))
+    headers = None if src.catalogue is None else headers_of(src.catalogue)
+    folder = p.stages.run("bundle", key, lambda f: finish(f, p, *picks, policy, scorers, cfg, storage, quiet, headers))
     manifest = json.loads((folder / "bundle.json").read_text())
     complete = (people.scan >= 0) & np.isfinite(people.values).any(1)
     counts = {
