@@ -117,7 +117,7 @@ def finish(
     if prepared.heldout is not None:
         metrics |= judge(bundle, prepared.heldout, quiet)
     seen = reference_of(bundle, prepared.people, bags, masks, headers)
-    metrics["distributions"] = seen.to_dict()
+    bundle.metrics["distributions"] = seen.to_dict()
     bundle.card = model_card(bundle, cfg)
     bundle.save(out)
     for state in out.glob("*.state"):  # what a run that was cut short would have gone on from
