@@ -272,7 +272,7 @@ def _known(out: pd.DataFrame, held: pd.DataFrame, cfg: PatientConfig) -> None:
         here = holds.to_numpy(bool)
         code[here & pd.isna(code)] = str(name)
         text[here] = text[here] + np.where(text[here] == "", "", "; ") + words.to_numpy(object)[here]
-    out["known"], out["known_text"] = code, np.where(text == "", None, text)
+    out["known"], out["known_text"] = code, pd.Series(text).where(text != "", None)
     out["dxa_date"], out["dxa_t_score"], out["treatment_date"] = dxa, mine["dxa_t_score"].astype(float), drug
     out["suppressed"] = np.isin(code.astype(str), [str(k) for k in SUPPRESSING]) & cfg.suppress
 

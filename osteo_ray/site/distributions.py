@@ -95,7 +95,8 @@ class Distributions:
 
         A column of which nothing, or too little, is known is not held.
         """
-        numbers, categories = {}, {}
+        numbers: dict[str, Numbers] = {}
+        categories: dict[str, dict[str, int]] = {}
         for name in NUMBERS:
             if name in frame:
                 _number(numbers, name, frame[name])

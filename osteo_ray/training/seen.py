@@ -62,10 +62,10 @@ def reference_of(
         hu_120=at_120_kvp(hu, scanned.kvp[at], cfg.acquisition),
         given=scanned.contrast[at],
         kvp=scanned.kvp[at],
-        abstained=np.where(val, cause, None),
+        abstained=pd.Series(cause).where(val, None).to_numpy(object),
         scored=cause == SCORED,
         score=np.where(val, score, np.nan),
-        pattern=np.where(val, pattern, None),
+        pattern=pd.Series(pattern).where(val, None).to_numpy(object),
         **columns,
     )
     return Distributions.of(frame)
