@@ -1,6 +1,6 @@
 """Calibration per missingness pattern: logits -> P(osteoporosis) with an interval (scipy + numpy).
 
-A Platt curve on the log-odds of osteoporosis against the rest, one per pattern of modalities, fitted
+A logistic curve on the log-odds of osteoporosis against the rest, one per pattern of modalities, fitted
 on validation patients. Patients who have more than a pattern's modalities count for it too, with the
 surplus hidden. The interval is the calibrator's own: the fit is repeated on resampled patients.
 """
@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 
 from osteo_ray.outcomes import InputError
 
@@ -102,11 +101,20 @@ def pattern_of(present: np.ndarray, names: tuple[str, ...]) -> str:
 
 
 def _platt(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Logistic curve with Platt's smoothed targets, as weights: a separable sample keeps a finite slope."""
-    n1, n0 = y.sum(), (~y).sum()
-    hi, lo = (n1 + 1) / (n1 + 2), 1 / (n0 + 2)
-    weight1 = np.where(y, hi, lo)
-    xs = np.r_[x, x][:, None]
-    ys = np.r_[np.ones(len(x)), np.zeros(len(x))]
-    lr = LogisticRegression(C=1e3).fit(xs, ys, sample_weight=np.r_[weight1, 1 - weight1])
-    return float(lr.coef_[0, 0]), float(lr.intercept_[0])
+    """Logistic curve with Firth's penalty (1993): finite where the classes are separable, and nearly without the bias
+    of few patients. Platt's smoothed targets, which are finite too, flatten the curve of fifty patients by a third.
+    """
+    design = np.c_[np.ones(len(x)), x]
+    centre, scale = x.mean(), x.std() or 1.0
+    design[:, 1] = (x - centre) / scale  # conditioned
+    b = np.zeros(2)
+    for _ in range(100):
+        p = expit(design @ b)
+        w = np.maximum(p * (1 - p), 1e-12)
+        inverse = np.linalg.pinv(design.T * w @ design)
+        leverage = ((design @ inverse) * design).sum(1) * w
+        step = inverse @ design.T @ (y - p + leverage * (0.5 - p))
+        b = b + np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-7:
+            break
+    return float(b[1] / scale), float(b[0] - b[1] * centre / scale)

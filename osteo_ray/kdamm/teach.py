@@ -112,6 +112,39 @@ def fit_all(train: Rows, val: Rows, groups: list[str], cfg: KdammConfig, seed: i
     return Models(teachers["tabular"], teachers["image"], student)  # type: ignore[arg-type]
 
 
+def cross_fitted(
+    train: Rows,
+    groups: list[str],
+    cfg: KdammConfig,
+    seed: int,
+    folds: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[tuple[Rows, Models]]:
+    """`folds` times everything anew, each without one share of the patients: [(that share, models)].
+
+    What they say of people whom they don't know is what a calibrator needs, and of training patients there are four
+    times as many as of validation patients. Fits run in this process. Nobody is cross-fitted where fewer than two
+    classes have two patients with CT.
+
+    Args:
+        train: labelled patients.
+    """
+    ct = present(train.batch, groups)[:, CT]
+    if sum(n >= 2 for n in train.label[ct].bincount().tolist()) < 2:
+        return []
+    # Every share has its part of each class, with and without CT.
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(2 * train.label[order] + ct[order], stable=True)]
+    share = torch.empty_like(order)
+    share[order] = torch.arange(len(train)) % max(folds, 1)
+    out = []
+    for k in range(folds):
+        apart, rest = (train.take(torch.where(w)[0]) for w in (share == k, share != k))
+        out.append((apart, fit_all(rest, apart, groups, cfg, seed)))
+        advance()
+    return out
+
+
 def fitted(job: FitJob, run: Run) -> nn.Module:
     """The model of a job, trained, in eval mode."""
     net = build(job.kind, job.groups, job.dim, job.model)

@@ -31,6 +31,11 @@ class CalibrationConfig(Section):
     """From logits to a risk and a decision."""
 
     level: float = Field(0.9, gt=0, lt=1, description="of the risk interval")
+    folds: int = Field(
+        4,
+        ge=0,
+        description="fits for cross-fitted training patients, who calibrate as well; 0: validation patients alone",
+    )
     sensitivity: float = Field(0.85, gt=0, le=1, description="for osteoporosis, on validation patients")
     conformal: float = Field(0.9, gt=0, lt=1, description="chance that a class set holds the true class, by class")
     lumbar_threshold: float = Field(0.5, ge=0, le=1, description="belief below which a slice is not lumbar")

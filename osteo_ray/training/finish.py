@@ -25,9 +25,10 @@ from osteo_ray.kdamm.calibrate import (
 from osteo_ray.kdamm.conformal import fit_conformal
 from osteo_ray.kdamm.models import MODALITIES, Batch, Student
 from osteo_ray.kdamm.novelty import Novelty, NoveltyConfig, fit_novelty, picks_summary
+from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.pooling import AttentionPool
 from osteo_ray.kdamm.tabular import Standardiser, fit_standardiser
-from osteo_ray.kdamm.teach import fit_all, has
+from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
 from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
@@ -78,7 +79,11 @@ def finish(
         nets = {"tabular": models.tabular, "image": models.image, "student": models.student}
     student = models.student
 
-    calibrators, scored_by, conformal, metrics = _calibrate(nets, b_val, y_val.numpy(), groups, cfg)
+    labelled = known.take(torch.where(known.label >= 0)[0])
+    folds = cfg.calibration.folds
+    with stage("cross-fit for calibration", folds, "fold", quiet) as advance:
+        apart = cross_fitted(labelled, groups, cfg.kdamm, cfg.seed, folds, lambda: advance(1))
+    calibrators, scored_by, conformal, metrics = _calibrate(nets, judged, apart, groups, cfg)
     n_complete = int(student.present(b_train).all(1).sum())
     metrics |= {"n_train": len(train), "n_train_complete": n_complete, "n_val": len(val)}
     image_rows = torch.where(has("image", b_train, groups))[0]
@@ -153,16 +158,23 @@ def _rest(net: nn.Module, b: Batch) -> np.ndarray:
 
 
 def _calibrate(
-    nets: dict[str, nn.Module], b_val: Batch, y: np.ndarray, groups: list[str], cfg: TrainConfig
+    nets: dict[str, nn.Module], val: Rows, apart: list[tuple[Rows, Models]], groups: list[str], cfg: TrainConfig
 ) -> tuple[dict, dict[str, str], dict[str, list[float]], dict[str, float | int | None]]:
-    """A calibrator per pattern, by the student or, where its validation loss is lower, the pattern's teacher."""
+    """A calibrator per pattern, by the student or, where its validation loss is lower, the pattern's teacher.
+
+    Args:
+        apart: cross-fitted training patients, with models that don't know them; they count for the curve alone, and
+            what is chosen or promised (scorer, class sets) rests on validation patients.
+    """
+    b_val, y = val.batch, val.label.numpy()
     calibrators, scored_by, conformal = {}, {}, {}
     metrics: dict[str, float | int | None] = {}
     here = nets["student"].present(b_val)  # type: ignore[operator]
     for size in range(1, len(MODALITIES) + 1):
         for subset in combinations(MODALITIES, size):
             pattern = "+".join(subset)
-            rows = torch.where(here[:, [MODALITIES.index(m) for m in subset]].all(1))[0]
+            columns = [MODALITIES.index(m) for m in subset]
+            rows = torch.where(here[:, columns].all(1))[0]
             b = hide(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
             label = y[rows.numpy()]
             rivals = ["student"]
@@ -172,11 +184,15 @@ def _calibrate(
                 rivals.append("image")
             loss = {n: _loss(nets[n], b, label) for n in rivals} if len(rows) else {"student": 0.0}
             best = min(loss, key=loss.__getitem__)
-            c = (
-                fit_calibrator(pattern, _rest(nets[best], b), label, cfg.seed, cfg.calibration.level)
-                if len(rows)
-                else None
-            )
+            c = None
+            if len(rows):
+                x, cases = [_rest(nets[best], b)], [label]
+                for more, models in apart:
+                    who = torch.where(models.student.present(more.batch)[:, columns].all(1))[0]
+                    shown = hide(more.batch.take(who), {m: m in subset for m in MODALITIES}, tuple(groups))
+                    x.append(_rest(getattr(models, best), shown))
+                    cases.append(more.label[who].numpy())
+                c = fit_calibrator(pattern, np.concatenate(x), np.concatenate(cases), cfg.seed, cfg.calibration.level)
             if c is not None:
                 calibrators[pattern], scored_by[pattern] = c, best
                 logits = _logits(nets[best], b)

@@ -22,6 +22,17 @@ def test_the_curve_is_recovered_and_the_interval_holds_the_truth():
     assert ((low <= p) & (p <= high)).mean() > 0.5
 
 
+def test_few_patients_do_not_bend_the_curve():
+    """Over many samples of fifty patients the slope is right in the middle, for scores that part the classes well."""
+    slopes = []
+    for seed in range(60):
+        x, y, _ = drawn(50, seed, slope=1.5, intercept=-1.0)
+        c = fit_calibrator("ct", 2 * x, y, seed, resamples=1)
+        if c is not None:
+            slopes.append(2 * c.slope)
+    assert np.median(slopes) == pytest.approx(1.5, rel=0.08)
+
+
 def test_interval_narrows_with_more_patients():
     width = []
     for n in (60, 3000):

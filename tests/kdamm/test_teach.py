@@ -1,0 +1,46 @@
+"""Who is trained on what, and cross-fitting for calibration."""
+
+import torch
+
+from osteo_ray.kdamm.models import ModelConfig
+from osteo_ray.kdamm.teach import cross_fitted, present
+from osteo_ray.kdamm.train import KdammConfig
+from tests.kdamm.test_train import GROUPS, patients
+
+CFG = KdammConfig(
+    model=ModelConfig(tabular_width=16, tabular_k=4, hidden=8),
+    **{k: {"epochs": 2} for k in ("tabular", "image", "student")},
+)
+
+
+def test_everybody_is_judged_once_by_models_that_do_not_know_him():
+    rows = patients(90, 0)
+    rows.batch.bag_mask[60:] = False
+    done = []
+    folds = cross_fitted(rows, GROUPS, CFG, 0, 3, lambda: done.append(1))
+    assert len(done) == 3
+    seen = torch.cat([r.batch.values for r, _ in folds])
+    assert torch.equal(seen.sort(0).values, rows.batch.values.sort(0).values)
+    for r, models in folds:
+        assert abs(len(r) - 30) <= 3
+        assert abs(int(present(r.batch, GROUPS)[:, 2].sum()) - 20) <= 3
+        assert (r.label.bincount(minlength=3) - 10).abs().max() <= 6
+        assert models.student(r.batch).isfinite().all()
+    # A patient's label may change his own score's models in no fold but those that train on him.
+    first, _ = folds[0]
+    turned = patients(90, 0)
+    turned.batch.bag_mask[60:] = False
+    mine = (turned.batch.values[:, None] == first.batch.values[None]).all(-1).any(1)
+    turned.t_score[mine] = -9.0
+    again = cross_fitted(turned, GROUPS, CFG, 0, 3)
+    same = [
+        torch.equal(a[1].student(first.batch), b[1].student(first.batch)) for a, b in zip(folds, again, strict=True)
+    ]
+    assert same == [True, False, False]
+
+
+def test_too_few_scans_are_not_cross_fitted():
+    rows = patients(40, 1)
+    rows.batch.bag_mask[2:] = False
+    assert cross_fitted(rows, GROUPS, CFG, 0, 4) == []
+    assert cross_fitted(patients(40, 1), GROUPS, CFG, 0, 0) == []
