@@ -179,8 +179,10 @@ def open_parquet(uri: str | os.PathLike[str]) -> Iterator[pq.ParquetFile]:
         return
     import fsspec
 
+    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    fs.invalidate_cache()
     # Footers and row groups are read in a few ranges; small pages suit them better than fsspec's 5 MiB.
-    with fsspec.open(os.fspath(uri), "rb", block_size=1 << 20) as raw, pq.ParquetFile(raw, pre_buffer=True) as f:
+    with fs.open(path, "rb", block_size=1 << 20) as raw, pq.ParquetFile(raw, pre_buffer=True) as f:
         yield f
 
 

@@ -51,35 +51,58 @@ def join(
     groups = have.groupby("patient_key", sort=False).indices
     wanted = pd.to_datetime(studies["study_date"]).to_numpy("datetime64[D]")
     n = len(studies)
-    names = [*NAMES, "t_score"]
+    names = list(_COLUMNS)
     values = have[names].to_numpy(np.float64)
     out = np.full((n, len(names)), np.nan)
     when = np.full(n, np.datetime64("NaT"), "datetime64[D]")
-    limit = np.array(
-        [np.inf if c in ("sex_male", "t_score") else days if c in LABS else days_demographics for c in names]
-    )
-    is_lab = np.array([c in LABS for c in names])
+    window = WindowConfig(days=days, days_demographics=days_demographics, after=after, undated=undated)
     for i, (key, day) in enumerate(zip(studies["patient_key"], wanted, strict=True)):
         rows = groups.get(key, np.empty(0, int))
-        gap = (dates[rows] - day).astype("timedelta64[D]").astype(float)
-        gap[np.isnat(dates[rows]) | np.isnat(day)] = np.nan
-        future = gap > 0
-        # Order of preference: nearest dated record that may be used, then undated ones.
-        distance = np.where(np.isnan(gap), np.inf, np.abs(gap))
-        for k in np.argsort(distance, kind="stable"):
-            dated = np.isfinite(distance[k])
-            if (not dated and not undated) or (future[k] and not after):
-                # What does not change, or is the label, may come from any date.
-                if not future[k]:
-                    continue
-                allowed = np.isinf(limit)
-            else:
-                allowed = (distance[k] <= limit) | ~dated
-            take = np.isnan(out[i]) & allowed & ~np.isnan(values[rows[k]])
-            out[i, take] = values[rows[k], take]
-            if dated and (take & is_lab).any() and np.isnat(when[i]):
-                when[i] = dates[rows[k]]
+        out[i], when[i] = nearest(dates[rows], values[rows], day, window)
     frame = pd.DataFrame(out, columns=names)
     frame.insert(0, "patient_key", studies["patient_key"].to_numpy())
     frame["record_date"] = when.astype("datetime64[s]")
     return RecordTable.of(frame)
+
+
+_COLUMNS = (*NAMES, "t_score")
+_IS_LAB = np.array([c in LABS for c in _COLUMNS])
+_NO_WINDOW = np.array([c in ("sex_male", "t_score") for c in _COLUMNS])
+
+
+def nearest(
+    dates: np.ndarray, values: np.ndarray, day: np.datetime64, window: WindowConfig
+) -> tuple[np.ndarray, np.datetime64]:
+    """One patient's values at one day.
+
+    Args:
+        dates: datetime64[D] [r] of the patient's records, NaT where undated.
+        values: [r, F] in the order of the schema's features, or [r, F + 1] with the T-score last; NaN missing.
+        day: of the study; NaT takes undated records alone.
+
+    Returns:
+        [F] or [F + 1], NaN where nothing lies in the window; the date of the nearest record that gave a lab, or NaT.
+    """
+    n = values.shape[1]
+    out, when = np.full(n, np.nan), np.datetime64("NaT")
+    is_lab, limit = _IS_LAB[:n], np.where(_IS_LAB, window.days, float(window.days_demographics))[:n]
+    limit[_NO_WINDOW[:n]] = np.inf
+    gap = (dates - day).astype("timedelta64[D]").astype(float)
+    gap[np.isnat(dates) | np.isnat(day)] = np.nan
+    future = gap > 0
+    # Order of preference: nearest dated record that may be used, then undated ones.
+    distance = np.where(np.isnan(gap), np.inf, np.abs(gap))
+    for k in np.argsort(distance, kind="stable"):
+        dated = np.isfinite(distance[k])
+        if (not dated and not window.undated) or (future[k] and not window.after):
+            # What does not change, or is the label, may come from any date.
+            if not future[k]:
+                continue
+            allowed = np.isinf(limit)
+        else:
+            allowed = (distance[k] <= limit) | ~dated
+        take = np.isnan(out) & allowed & ~np.isnan(values[k])
+        out[take] = values[k, take]
+        if dated and (take & is_lab).any() and np.isnat(when):
+            when = dates[k]
+    return out, when

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from osteo_ray.records.schema import NAMES
 from osteo_ray.records.table import RecordTable
-from osteo_ray.records.window import WindowConfig, join
+from osteo_ray.records.window import WindowConfig, nearest
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,14 @@ class Records:
 
     def take(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Values float32 [n, F] of catalogue rows as they were at the CT (`records.window`); NaN without a record."""
-        keys = np.array([r["patient_key"] or "" for r in rows], dtype=str)
-        mine = np.flatnonzero(np.isin(self.patients, keys)) if len(self.patients) < 4096 else self._find(keys)
-        if not len(mine):
-            return np.full((len(rows), len(NAMES)), np.nan, np.float32)
-        frame = pd.DataFrame(self.values[mine], columns=list(NAMES))
-        frame.insert(0, "patient_key", self.patients[mine].astype(object))
-        frame["record_date"] = self.dates[mine].astype("datetime64[s]")
-        frame["t_score"] = np.nan  # the label is nobody's feature
-        days = pd.to_datetime([r["study_date"] for r in rows], errors="coerce", format="%Y%m%d")
-        studies = pd.DataFrame({"patient_key": keys, "study_date": days})
-        return join(RecordTable(frame), studies, **self.window.model_dump()).matrix()[0]
-
-    def _find(self, keys: np.ndarray) -> np.ndarray:
-        keys = np.unique(keys)
-        low, high = (np.searchsorted(self.patients, keys, side) for side in ("left", "right"))
-        return np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
+        out = np.full((len(rows), len(NAMES)), np.nan, np.float32)
+        for i, row in enumerate(rows):
+            if row["patient_key"] is None:
+                continue
+            a, b = (np.searchsorted(self.patients, row["patient_key"], side) for side in ("left", "right"))
+            if a < b:
+                out[i] = nearest(self.dates[a:b], self.values[a:b], _day(row["study_date"]), self.window)[0]
+        return out
 
     def digests(self) -> Digests:
         """A digest of each patient's records: what a result depends on."""
@@ -69,6 +61,14 @@ class Records:
         # A sum, modulo 2^64: the order of a patient's records means nothing.
         total = np.add.reduceat(flat, first) if len(first) else flat
         return Digests(names, total + counts.astype(np.uint64))
+
+
+def _day(dicom: str | None) -> np.datetime64:
+    """A DICOM date (YYYYMMDD) as a day; NaT where there is none that can be read."""
+    try:
+        return np.datetime64(datetime.strptime(dicom or "", "%Y%m%d").date())
+    except ValueError:
+        return np.datetime64("NaT", "D")
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,25 @@ def test_a_shard_that_is_not_what_its_name_says_stops_the_run(at):
         finish(plan(), out, catalogue)
 
 
+def test_the_same_in_an_object_store(at, bundle_dir):
+    """Catalogue, bundle and results by URI (fsspec's in-memory store; `tests/test_store.py` has a real S3 protocol)."""
+    catalogue, _, plan = at
+    away = Store("memory://archive")
+    away.put("catalogue.parquet", Path(catalogue).read_bytes())
+    for f in bundle_dir.iterdir():
+        away.put(f"bundle/{f.name}", f.read_bytes())
+    out, uri = Store("memory://archive/run"), away.path("catalogue.parquet")
+    for _ in range(2):  # the second time there is nothing to do
+        p = ledger.settle(ledger.make_plan(uri, NOBODY, away.path("bundle"), out, CFG), out)
+        assert (p.keys == plan().keys).all()
+        score(p, out)
+        assert finish(p, out, uri).states == {"EXCLUDED": 3, "SCORED": 7}
+    assert len(p.pending) == 0
+    rows = pa.concat_tables(ledger.batches(uri, np.arange(2, 8), p.keys[2:8], np.ones(6, np.int32), 2))
+    assert rows["series_uid"].to_pylist() == [f"1.{i}" for i in range(2, 8)]
+    assert rows["row_key"].to_pylist() == [k.decode() for k in p.keys[2:8]]
+
+
 def test_retry_does_only_what_was_asked_and_the_last_attempt_counts(at):
     catalogue, out, plan = at
     p = plan()
