@@ -2,9 +2,10 @@
 
     python benchmarks/ablation.py --config configs/ablation.yaml
 
-Renders its made cohorts once (stages; a rerun goes on), embeds them with one encoder that saw none of them, fits every
-arm for every setting, cohort seed and repeat, and writes ablation.md and ablation.parquet. Arms differ in who and what
-teaches; networks, picks, optimiser and epochs are the same, and nothing was tuned on the test patients.
+Renders its made cohorts once (stages, shared with `osteo-ray evaluate selection`; a rerun goes on), embeds them with
+one encoder that saw none of them, fits every arm for every setting, cohort seed and repeat, and writes ablation.md,
+ablation.parquet and ablation.png. Arms differ in who and what teaches; architecture, picks and patients are the same,
+and nothing was tuned on the test patients.
 """
 
 from __future__ import annotations
@@ -14,41 +15,40 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
+import ablation_tables as tables
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from ablation_rivals import rivals, texture
 from pydantic import Field
-from safetensors.torch import load_file, save_file
-from scipy.stats import rankdata
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from osteo_ray.cohort import fast
-from osteo_ray.cohort.config import CohortConfig, MissingnessConfig
+from osteo_ray.cohort.config import MissingnessConfig
 from osteo_ray.cohort.missing import decide
-from osteo_ray.cohort.slice_set import write_slice_set
+from osteo_ray.cohort.selection_study import slice_encoder, slice_set, study_set, whole_cohort
+from osteo_ray.cohort.truth import seen_hu
 from osteo_ray.config import Section, load
-from osteo_ray.kdamm.acquisition import EXTRA, Acquisition, AcquisitionConfig, extend
-from osteo_ray.kdamm.calibrate import fit_calibrator, rest_log_odds
+from osteo_ray.kdamm.acquisition import EXTRA, AcquisitionConfig, extend
+from osteo_ray.kdamm.calibrate import Calibrator, fit_calibrator, rest_log_odds
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.kdamm.encoder import EncoderConfig, PretrainConfig, SliceEncoder
-from osteo_ray.kdamm.models import MODALITIES, Batch
+from osteo_ray.kdamm.models import MODALITIES, Batch, Student
 from osteo_ray.kdamm.objective import DistillConfig, Rows
-from osteo_ray.kdamm.pretrain import SliceData, pretrain
 from osteo_ray.kdamm.tabular import Standardiser, fit_standardiser
-from osteo_ray.kdamm.teach import fit_student, fit_teachers, present
-from osteo_ray.kdamm.train import KdammConfig
+from osteo_ray.kdamm.teach import cross_fitted, fit_student, fit_teachers, present
+from osteo_ray.kdamm.train import KdammConfig, StudentFit
 from osteo_ray.records.labels import class_index
 from osteo_ray.records.schema import FEATURES, NAMES
-from osteo_ray.selection.data import p_lumbar, p_mid
+from osteo_ray.selection import controls
+from osteo_ray.selection.reward import ScorerConfig, fit_scorers
+from osteo_ray.selection.study import StudySet
 from osteo_ray.stages import Stages, digest
 from osteo_ray.training import slices as sl
 from osteo_ray.training.patients import hide
@@ -56,6 +56,7 @@ from osteo_ray.training.patients import hide
 GROUPS = [str(f.group) for f in FEATURES]
 LABS = np.array([g == "labs" for g in GROUPS])
 PATTERNS = ["+".join(s) for n in (1, 2, 3) for s in combinations(MODALITIES, n)]
+Picks = Literal["belief", "uniform", "random", "confidence", "oracle"]
 
 
 class Setting(Section):
@@ -65,7 +66,20 @@ class Setting(Section):
     complete: int
     extra: int = Field(0, description="further people who never had a CT: records only")
     t_score: bool = Field(True, description="whether the T-scores behind the classes teach as well")
+    picks: Picks = Field("belief", description="which slices of a scan are read, as in `osteo-ray evaluate selection`")
+    reading: Literal["encoder", "perfect"] = Field(
+        "encoder", description="perfect: in place of the encoder's reading of the slices, what can be read at best"
+    )
+    only_students: bool = Field(False, description="only (i), (iii), the shipped arm; no rival, no cross-fitting")
     repeats: int = 5
+
+
+class Arms(Section):
+    """Optimisation of arms other than the shipped one: epochs and decay were tuned for each on cohort 101 alone."""
+
+    no_kd: StudentFit = StudentFit(epochs=15, batch=64, weight_decay=3.0)
+    published: StudentFit = StudentFit(epochs=30, batch=64, weight_decay=3.0)
+    everyone_no_kd: StudentFit = StudentFit(weight_decay=3.0)
 
 
 class Ablation(Section):
@@ -78,67 +92,144 @@ class Ablation(Section):
     test_people: int = 1200
     encoder_seed: int = 500
     encoder_people: int = 300
-    keep: int = Field(6, description="slices a scan, by the encoder's belief in lumbar and mid-vertebra")
+    keep: int = Field(6, description="slices a scan")
     val: float = 0.2
+    folds: int = Field(4, description="of the cross-fitted calibration")
+    cross_fitted: int = Field(
+        1, description="repeats of a setting that are cross-fitted too, for it costs as much again"
+    )
     positions: int = 64
     processes: int = 2
     settings: tuple[Setting, ...] = ()
     crop: CropConfig = CropConfig()
     encoder: EncoderConfig = EncoderConfig()
-    pretrain: PretrainConfig = PretrainConfig(steps=1500)
+    pretrain: PretrainConfig = PretrainConfig(steps=3000)
+    acquisition: AcquisitionConfig = AcquisitionConfig()
     kdamm: KdammConfig = KdammConfig()
+    arms: Arms = Arms()
 
 
-def cohort(seed: int, people: int) -> CohortConfig:
-    """Everybody complete: what is missing is decided later."""
-    whole = MissingnessConfig(complete_share=1.0, ct_only_share=0, no_labs_share=0)
-    return CohortConfig(seed=seed, persons=people, missing=whole)
+# ---- people
 
 
 @dataclass
 class Population:
     """People with everything; arrays share the axis [n]."""
 
-    specs: list
     values: np.ndarray  # float64 [n, F]
     label: np.ndarray
     t_score: np.ndarray
-    bag: np.ndarray  # float32 [n, K, D]
-    mask: np.ndarray
+    age_y: np.ndarray
     bayes: np.ndarray  # [n, 2], posterior of osteoporosis against normal and against the rest
+    bag: np.ndarray  # float32 [n, K, D], the picks
+    mask: np.ndarray
+    texture: np.ndarray  # [n, features], of the picks by belief
 
 
-def load_population(cfg: Ablation, seed: int, people: int) -> Population:
-    """Records from the cohort, picks from the embedded slices; kept on disk, for drawing takes a while."""
-    at = Path(cfg.out) / f"embedded-{seed}"
-    c = cohort(seed, people)
+def write_population(
+    to: Path, seed: int, people: int, s: StudySet, scorers: list, fitted_on: StudySet, made: Path, enc: SliceEncoder,
+    cfg: Ablation,
+) -> None:  # fmt: skip
+    """Everything a run reads of one cohort, as one file: records, truth, every selector's picks, texture."""
+    c = whole_cohort(seed, people)
     specs = fast.people(c)
     frame = fast.records_of(specs, c).frame
-    truth = pq.read_table(Path(cfg.out) / f"slices-{seed}" / "truth" / "patients.parquet").to_pandas()
-    bayes = truth.set_index("patient_key").loc[frame["patient_key"], ["p_bayes", "p_bayes_rest"]].to_numpy()
-    e = pq.read_table(at / "embedded.parquet")
-    embedding = e["embedding"].combine_chunks().flatten().to_numpy().reshape(e.num_rows, -1)
-    of = {k: i for i, k in enumerate(frame["patient_key"])}
-    who = np.array([of[k] for k in e["patient_key"].to_pylist()])
-    worth = p_lumbar(embedding) * (p_mid(embedding) + 0.05)
-    order = np.lexsort((-worth, who))
-    bag = np.zeros((len(specs), cfg.keep, embedding.shape[1]), np.float32)
-    mask = np.zeros(bag.shape[:2], bool)
-    kvp, contrast = np.full(len(specs), np.nan), np.full(len(specs), np.nan)
-    first = np.searchsorted(who[order], np.arange(len(specs) + 1))
-    for i in range(len(specs)):
-        rows = order[first[i] : first[i + 1]][: cfg.keep]
-        bag[i, : len(rows)], mask[i, : len(rows)] = embedding[rows], True
-        kvp[i], contrast[i] = e["kvp"][int(rows[0])].as_py(), e["contrast"][int(rows[0])].as_py()
-    bag = extend(bag, cfg.encoder.n_learned, Acquisition(kvp, contrast), AcquisitionConfig())
-    label = np.array([class_index(x) for x in frame["label"]])
-    t = frame["t_score"].to_numpy(np.float32)
-    return Population(specs, frame[list(NAMES)].to_numpy(float), label, t, bag, mask, bayes)
+    truth = pq.read_table(made / "truth" / "patients.parquet").to_pandas().set_index("patient_key")
+    truth = truth.loc[frame["patient_key"]]
+    of = {k: i for i, k in enumerate(s.scans.patient)}
+    rows = np.array([of[k] for k in frame["patient_key"]])
+    s = s.take(rows)
+    picks = {
+        "belief": controls.top_belief(s.scans, cfg.keep),
+        "uniform": controls.uniform(s.scans, cfg.keep),
+        "random": controls.at_random(s.scans, cfg.keep, np.random.default_rng(seed)),
+        "confidence": controls.top_confidence(s.scans, scorers, cfg.keep, fitted_on.scans),
+        "oracle": controls.oracle(s.scans, s.level > 0, s.mid, cfg.keep),
+    }
+    out = {}
+    for name, p in picks.items():
+        bag, mask = controls.bags(s.scans, p)
+        out[f"bag_{name}"] = extend(bag, cfg.encoder.n_learned, s.scanned, cfg.acquisition)
+        out[f"mask_{name}"] = mask
+    best = np.array([seen_hu(stack.anatomy, stack.scan) for stack in (fast.stack_of(p, c) for p in specs)])
+    perfect = np.stack([(best - 150) / 50, truth["degeneration"].to_numpy(), np.log(best)], axis=1)
+    np.savez(
+        to / "population.npz",
+        values=frame[list(NAMES)].to_numpy(float),
+        label=np.array([class_index(x) for x in frame["label"]]),
+        t_score=frame["t_score"].to_numpy(np.float32),
+        age_y=np.array([p.age_y for p in specs]),
+        bayes=truth[["p_bayes", "p_bayes_rest"]].to_numpy(),
+        perfect=perfect.astype(np.float32),
+        texture=texture_of(made, s, picks["belief"].kept, enc, cfg),
+        **out,
+    )
 
 
-def arrays(specs: list) -> dict[str, np.ndarray]:
-    """What missingness depends on."""
-    return {"t_score": np.array([p.t_score for p in specs]), "age": np.array([p.age_y for p in specs])}
+def texture_of(made: Path, s: StudySet, kept: np.ndarray, enc: SliceEncoder, cfg: Ablation) -> np.ndarray:
+    """Mean texture [n, features] of each scan's picks; NaN where there is none."""
+    t = sl.load_table([made / "slices"], ["series_uid", "z_mm", "crop"])
+    t = t.sort_by([("series_uid", "ascending"), ("z_mm", "ascending")])
+    series, first = np.unique(np.array(t["series_uid"].to_pylist(), dtype=str), return_index=True)
+    begin = first[np.searchsorted(series, s.scans.series)]
+    rows = (begin[:, None] + kept)[kept >= 0]
+    crops = sl.decode_crops(t["crop"].take(rows), cfg.crop.size)
+    found = [texture(crops[i : i + 128], enc) for i in range(0, len(crops), 128)]
+    each = np.full((*kept.shape, found[0].shape[1]), np.nan)
+    each[kept >= 0] = np.concatenate(found)
+    return np.nanmean(each, axis=1)
+
+
+def prepare(cfg: Ablation, run: Stages) -> None:
+    """Slice sets, encoder, embeddings, populations: each once."""
+    made = {
+        seed: slice_set(run, whole_cohort(seed, n), cfg.crop, cfg.positions)
+        for seed, n in {cfg.encoder_seed: cfg.encoder_people, **sizes(cfg)}.items()
+    }
+    enc = slice_encoder(run, made[cfg.encoder_seed], cfg.encoder, cfg.pretrain, cfg.crop)
+    sets: dict[int, StudySet] = {}
+
+    def embedded(seed: int) -> StudySet:
+        if seed not in sets:
+            sets[seed] = study_set(run, made[seed], enc, cfg.crop, cfg.positions)
+        return sets[seed]
+
+    for seed, n in sizes(cfg).items():
+
+        def work(to: Path, seed=seed, n=n) -> None:
+            fitted_on = embedded(cfg.seeds[0])
+            scorers = fit_scorers(fitted_on.scans, ScorerConfig(), cfg.keep, 0, True)
+            write_population(to, seed, n, embedded(seed), scorers, fitted_on, made[seed], enc, cfg)
+
+        run.run(f"population-{seed}", digest(data_key(cfg), seed, n, cfg.keep, cfg.seeds[0]), work)
+
+
+def sizes(cfg: Ablation) -> dict[int, int]:
+    """People of each cohort that is trained or tested on."""
+    return {cfg.test_seed: cfg.test_people} | dict.fromkeys(cfg.seeds, cfg.people)
+
+
+def data_key(cfg: Ablation) -> str:
+    """What the populations depend on beside their seed."""
+    how = cfg.model_dump(mode="json", include={"crop", "encoder", "pretrain", "acquisition"})
+    return digest(how, cfg.encoder_seed, cfg.encoder_people, cfg.positions)
+
+
+@lru_cache(maxsize=4)
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    return dict(np.load(path))
+
+
+def population(cfg: Ablation, seed: int, s: Setting) -> Population:
+    """A cohort as a setting sees it."""
+    a = _arrays(str(Path(cfg.out) / f"population-{seed}" / "population.npz"))
+    bag, mask = a[f"bag_{s.picks}"], a[f"mask_{s.picks}"]
+    if s.reading == "perfect":
+        # Padded to the bag's shape, so that architecture and number of weights stay.
+        bag = np.zeros_like(bag)
+        bag[..., : a["perfect"].shape[1]] = a["perfect"][:, None]
+    same = {k: a[k] for k in ("values", "label", "t_score", "age_y", "bayes", "texture")}
+    return Population(**same, bag=bag, mask=mask)
 
 
 def lose(values: np.ndarray, missing: dict[str, np.ndarray]) -> np.ndarray:
@@ -149,32 +240,45 @@ def lose(values: np.ndarray, missing: dict[str, np.ndarray]) -> np.ndarray:
     return out
 
 
-def draw(pool: Population, s: Setting, seed: int, repeat: int, val: float) -> tuple[Rows, Rows, Standardiser]:
-    """Training and validation rows of one repeat: missingness and split are drawn anew, the people stay."""
-    n, total = len(pool.specs), len(pool.specs) + s.extra
-    values, bag, mask, label, t = pool.values, pool.bag, pool.mask, pool.label, pool.t_score
+@dataclass
+class Drawn:
+    """Training and validation rows of one repeat."""
+
+    train: Rows
+    val: Rows
+    standardiser: Standardiser
+    texture: np.ndarray  # of the training rows
+
+
+def draw(pool: Population, s: Setting, seed: int, repeat: int, val: float) -> Drawn:
+    """Missingness and split of one repeat are drawn anew, the people with CT stay."""
+    n, total = len(pool.label), len(pool.label) + s.extra
+    values, bag, mask, label, t, texture = pool.values, pool.bag, pool.mask, pool.label, pool.t_score, pool.texture
     if s.complete < n:
         share = s.complete / n
         gone = MissingnessConfig(complete_share=share, ct_only_share=0.03 * total / n * min(1, 1 - share))
-        missing = decide(np.random.default_rng([seed, 2, repeat]), arrays(pool.specs), gone)
+        who = {"t_score": pool.t_score.astype(float), "age": pool.age_y}
+        missing = decide(np.random.default_rng([seed, 2, repeat]), who, gone)
         values = lose(values, missing)
         mask = mask & missing["ct"][:, None]
     if s.extra:
-        c = cohort(seed * 100 + repeat, s.extra)
+        c = whole_cohort(seed * 100 + repeat, s.extra)
         others = fast.people(c)
         frame = fast.records_of(others, c).frame
         none = MissingnessConfig(complete_share=1e-9, ct_only_share=0, no_labs_share=0.07)
-        missing = decide(np.random.default_rng([seed, 3, repeat]), arrays(others), none)
+        who = {"t_score": np.array([p.t_score for p in others]), "age": np.array([p.age_y for p in others])}
+        missing = decide(np.random.default_rng([seed, 3, repeat]), who, none)
         values = np.r_[values, lose(frame[list(NAMES)].to_numpy(float), missing)]
         label = np.r_[label, [class_index(x) for x in frame["label"]]]
         t = np.r_[t, frame["t_score"].to_numpy(np.float32)]
         bag = np.r_[bag, np.zeros((s.extra, *bag.shape[1:]), np.float32)]
         mask = np.r_[mask, np.zeros((s.extra, mask.shape[1]), bool)]
+        texture = np.r_[texture, np.full((s.extra, texture.shape[1]), np.nan)]
     judged = np.random.default_rng([seed, 4, repeat]).random(total) < val
     std = fit_standardiser(values[~judged], list(NAMES), GROUPS)
     t = t if s.t_score else np.full_like(t, np.nan)
     train, held = (rows_of(std, values[r], bag[r], mask[r], label[r], t[r]) for r in (~judged, judged))
-    return train, held, std
+    return Drawn(train, held, std, texture[~judged])
 
 
 def rows_of(std: Standardiser, values, bag, mask, label, t) -> Rows:
@@ -191,191 +295,69 @@ def rows_of(std: Standardiser, values, bag, mask, label, t) -> Rows:
 def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path:
     """Fit every arm and keep what each says of the test patients."""
     torch.set_num_threads(1)
-    began = time.perf_counter()
-    pool, test = load_population(cfg, seed, cfg.people), load_population(cfg, cfg.test_seed, cfg.test_people)
-    train, val, std = draw(pool, s, seed, repeat, cfg.val)
-    t = rows_of(std, test.values, test.bag, test.mask, test.label, test.t_score).batch
+    began = time.process_time()
+    pool, test = population(cfg, seed, s), population(cfg, cfg.test_seed, s)
+    d = draw(pool, s, seed, repeat, cfg.val)
+    train, val = d.train, d.val
+    t = rows_of(d.standardiser, test.values, test.bag, test.mask, test.label, test.t_score).batch
     k = cfg.kdamm
     said: dict[str, np.ndarray] = {}
 
-    def student(teachers, **distill):
-        how = k.model_copy(update={"distill": DistillConfig(**distill)})
+    def student(teachers, fit: StudentFit, **distill):
+        how = k.model_copy(update={"student": fit, "distill": DistillConfig(**(k.distill.model_dump() | distill))})
         net = fit_student(train, val, teachers, GROUPS, how, repeat)
         with torch.no_grad():
             return net, net(t).numpy()
 
     seen = fit_teachers(train, val, GROUPS, k, repeat)
-    few = fit_teachers(train, val, GROUPS, k, repeat, on="complete")
     published = {"on": "complete", "modality_dropout": 0.0}
     quiet = {"alpha_tabular": 0.0, "alpha_image": 0.0, "view": 0.0}
-    _, said["(i) no KD"] = student({}, **published, **quiet)
-    _, said["(ii) KD, teachers on complete"] = student(few, **published)
-    _, said["(iii) KD, teachers on everyone"] = student(seen, **published)
-    _, said["(iv) start from unimodal training"] = student({}, **published, **quiet, start="teachers")
-    _, said["everyone, no KD"] = student({}, **(k.distill.model_dump() | quiet))
-    whole, said["everyone, KD (shipped)"] = student(seen, **k.distill.model_dump())
+    _, said["(i) no KD"] = student({}, cfg.arms.no_kd, **published, **quiet)
+    _, said["(iii) KD, teachers on everyone"] = student(seen, cfg.arms.published, **published)
+    if not s.only_students:
+        few = fit_teachers(train, val, GROUPS, k, repeat, on="complete")
+        _, said["(ii) KD, teachers on complete"] = student(few, cfg.arms.published, **published)
+        _, said["(iv) start from unimodal training"] = student(
+            {}, cfg.arms.no_kd, **published, **quiet, start="teachers"
+        )
+        _, said["everyone, no KD"] = student({}, cfg.arms.everyone_no_kd, **quiet)
+    whole, said["(iii) as shipped: KD, everyone also in the student"] = student(seen, k.student)
+    folds = 0 if s.only_students or repeat >= cfg.cross_fitted else cfg.folds
+    apart = [(rows, m.student) for rows, m in cross_fitted(train, GROUPS, k, repeat, folds)]
+    patterns = {}
     with torch.no_grad():
         said["tabular teacher"] = seen["tabular"](t).numpy()
         said["image teacher"] = seen["image"](t).numpy()
         said["(v) late fusion"] = np.log((np.exp(said["tabular teacher"]) + np.exp(said["image teacher"])) / 2)
-        patterns = {}
         for p in PATTERNS:
             only = {m: m in p.split("+") for m in MODALITIES}
-            x = whole(hide(t, only, tuple(GROUPS))).numpy()
-            rows = present(val.batch, GROUPS)[:, [MODALITIES.index(m) for m in p.split("+")]].all(1)
-            seen_val = whole(hide(val.batch.take(torch.where(rows)[0]), only, tuple(GROUPS))).numpy()
-            c = fit_calibrator(p, rest_log_odds(seen_val), val.label[rows].numpy(), 0, resamples=1)
-            patterns[f"pattern {p}"] = x
-            if c is not None:
-                patterns[f"risk {p}"] = c.slope * rest_log_odds(x) + c.intercept
-    said |= rivals(train, t, cfg)
-    np.savez(to, seconds=time.perf_counter() - began, **said, **patterns)
+            hidden = hide(t, only, tuple(GROUPS))
+            patterns[f"pattern {p}"] = x = whole(hidden).numpy()
+            patterns[f"teacher {p}"] = seen["image" if only["ct"] else "tabular"](hidden).numpy()
+            for name, more in (("risk", []), ("cross", apart)):
+                c = calibrator_of(p, [(val, whole), *more]) if more or name == "risk" else None
+                if c is not None:
+                    patterns[f"{name} {p}"] = c.slope * rest_log_odds(x) + c.intercept
+    if not s.only_students:
+        first = cfg.encoder.n_learned
+        hand = [*range(first, first + 2 * cfg.encoder.n_rois), *range(cfg.encoder.dim, cfg.encoder.dim + EXTRA)]
+        complete = present(train.batch, GROUPS).all(1).numpy()
+        said |= rivals(train, complete, d.texture, t, test.texture, hand)
+    half = {n: a.astype(np.float32) for n, a in (said | patterns).items()}
+    np.savez(to, seconds=time.process_time() - began, **half)
     return to
 
 
-def rivals(train: Rows, test: Batch, cfg: Ablation) -> dict[str, np.ndarray]:
-    """Methods without deep networks, on records and the regions' HU means and spreads; log-probabilities [n, 3]."""
-    d = cfg.encoder.n_learned
-    columns = [*range(d, d + 2 * cfg.encoder.n_rois), *range(cfg.encoder.dim, cfg.encoder.dim + EXTRA)]
-
-    def table(b: Batch) -> np.ndarray:
-        n = b.bag_mask.sum(1, keepdim=True).clamp_min(1)
-        mean = ((b.bag * b.bag_mask[..., None]).sum(1) / n).numpy()[:, columns]
-        mean = np.where(b.bag_mask.any(1).numpy()[:, None], mean, np.nan)
-        return np.c_[np.where(b.known.numpy(), b.values.numpy(), np.nan), mean]
-
-    x, y, to = table(train.batch), train.label.numpy(), table(test)
-    complete = present(train.batch, GROUPS).all(1).numpy()
-
-    def logistic():
-        impute = SimpleImputer(strategy="mean", add_indicator=True, keep_empty_features=True)
-        return make_pipeline(impute, StandardScaler(), LogisticRegression(C=0.03, max_iter=2000))
-
-    boosting = HistGradientBoostingClassifier(
-        learning_rate=0.04, max_iter=120, max_leaf_nodes=6, min_samples_leaf=20, l2_regularization=5.0, random_state=0
-    )
-    fits = {
-        "(vi) mean-imputation with mask, logistic, everyone": logistic().fit(x, y),
-        "(vi) logistic, complete": logistic().fit(x[complete], y[complete]),
-        "(vi) gradient boosting, everyone": boosting.fit(x, y),
-    }
-    return {name: np.log(np.maximum(m.predict_proba(to), 1e-9)) for name, m in fits.items()}
-
-
-# ---- tables
-
-
-def auc(score: np.ndarray, case: np.ndarray) -> float:
-    """Area under the curve by ranks."""
-    n1 = case.sum()
-    return float((rankdata(score)[case].sum() - n1 * (n1 + 1) / 2) / (n1 * (len(case) - n1)))
-
-
-def measures(logits: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """AUC against normal, AUC against the rest, accuracy of osteoporosis against normal at even odds."""
-    ends = y != 1
-    s = logits[:, 2] - logits[:, 0]
-    return auc(s[ends], y[ends] == 2), auc(rest_log_odds(logits), y == 2), float(((s > 0) == (y == 2))[ends].mean())
-
-
-def table(cfg: Ablation, s: Setting, runs: dict[tuple[int, int], dict], test: Population) -> tuple[list[str], list]:
-    """One setting's lines and rows. Intervals: bootstrap over test patients, cohort seeds and repeats together."""
-    y = test.label
-    ends = y != 1
-    bayes = auc(test.bayes[ends, 0], y[ends] == 2), auc(test.bayes[:, 1], y == 2)
-    arms = [a for a in next(iter(runs.values())) if a != "seconds" and not a.startswith(("pattern", "risk"))]
-    point = {a: np.array([measures(r[a], y) for r in runs.values()]) for a in arms}
-    rng, boot = np.random.default_rng(0), {a: [] for a in arms}
-    keys = list(runs)
-    for _ in range(200):
-        who = rng.integers(0, len(y), len(y))
-        seeds = rng.choice(cfg.seeds, len(cfg.seeds))
-        picked = [keys[rng.choice([i for i, k in enumerate(keys) if k[0] == x])] for x in seeds]
-        for a in arms:
-            boot[a].append(np.mean([measures(runs[k][a][who], y[who]) for k in picked], axis=0))
-    spread = {a: np.array(b) for a, b in boot.items()}
-    base = "(i) no KD"
-    lines = [
-        f"\n## {s.name}: {len(keys)} runs, labels {'with T-scores' if s.t_score else 'as classes only'}\n",
-        f"Bayes-optimal AUC {bayes[0]:.4f} against normal, {bayes[1]:.4f} against the rest.\n",
-        "| arm | AUC vs normal | of Bayes | vs rest | accuracy | AUC minus (i) | accuracy minus (i) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    rows = []
-    for a in arms:
-        m = point[a].mean(0)
-        low, high = np.quantile(spread[a], [0.025, 0.975], axis=0)
-        d = m - point[base].mean(0)
-        dl, dh = np.quantile(spread[a] - spread[base], [0.025, 0.975], axis=0)
-        lines.append(
-            f"| {a} | {m[0]:.4f} ({low[0]:.3f}-{high[0]:.3f}) | {m[0] / bayes[0]:.3f} | {m[1]:.4f} | {m[2]:.4f} | "
-            f"{d[0]:+.4f} ({dl[0]:+.4f} to {dh[0]:+.4f}) | "
-            f"{100 * d[2]:+.2f} ({100 * dl[2]:+.2f} to {100 * dh[2]:+.2f}) |"
-        )
-        row = {"setting": s.name, "t_score": s.t_score, "arm": a, "runs": len(keys), "bayes": bayes[0]}
-        names = ("auc", "auc_rest", "accuracy")
-        for i, n in enumerate(names):
-            row |= {n: m[i], f"{n}_low": low[i], f"{n}_high": high[i]}
-            row |= {f"{n}_gain": d[i], f"{n}_gain_low": dl[i], f"{n}_gain_high": dh[i]}
-        rows.append(row)
-    lines += ["", "| the shipped student sees | AUC vs normal | its teacher | calibration slope |", "|---|---|---|---|"]
-    for p in PATTERNS:
-        m = np.mean([measures(r[f"pattern {p}"], y)[0] for r in runs.values()])
-        rival = {"ct": "image teacher", "demographics+labs": "tabular teacher"}.get(p)
-        slopes = [slope(r[f"risk {p}"], y == 2) for r in runs.values() if f"risk {p}" in r]
-        beside = f"{point[rival].mean(0)[0]:.4f}" if rival else "-"
-        lines.append(f"| {p} | {m:.4f} | {beside} | {np.mean(slopes):.2f} (SD {np.std(slopes):.2f}) |")
-    return lines, rows
-
-
-def slope(log_odds: np.ndarray, case: np.ndarray) -> float:
-    """Calibration slope: logistic regression of the outcome on the calibrated log-odds."""
-    return float(LogisticRegression(C=1e6).fit(log_odds[:, None], case).coef_[0, 0])
-
-
-# ---- stages
-
-
-def prepare(cfg: Ablation, run: Stages) -> None:
-    """Slice sets, encoder, embeddings: each once."""
-    sizes = {cfg.encoder_seed: cfg.encoder_people, cfg.test_seed: cfg.test_people} | dict.fromkeys(
-        cfg.seeds, cfg.people
-    )
-    made = {}
-    for seed, n in sizes.items():
-        c = cohort(seed, n)
-        key = digest(c.model_dump(mode="json"), cfg.crop.model_dump(), cfg.positions)
-        made[seed] = run.run(
-            f"slices-{seed}", key, lambda f, c=c: write_slice_set(f, c, cfg.crop, cfg.positions) and None
-        )
-
-    def fit_encoder(folder: Path) -> None:
-        t = sl.load_table([made[cfg.encoder_seed] / "slices"])
-        names, who = np.unique(t["patient_key"].to_pylist(), return_inverse=True)
-        data = SliceData(
-            crops=sl.decode_crops(t["crop"], cfg.crop.size),
-            patient=who,
-            region=t["region"].to_numpy().astype(np.int64),
-            vertebra=t["vertebra"].to_numpy(),
-            mid=t["mid"].to_numpy(),
-            trabecular_hu=t["trabecular_hu"].to_numpy(),
-            label=np.full(len(names), -1),
-        )
-        enc, _ = pretrain(data, cfg.encoder, cfg.pretrain, 0)
-        save_file(enc.state_dict(), folder / "encoder.safetensors")
-
-    key = digest(cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.encoder_seed, cfg.encoder_people)
-    folder = run.run("encoder", key, fit_encoder)
-    encoder = SliceEncoder(cfg.encoder)
-    encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
-    encoder.eval()
-    for seed in (cfg.test_seed, *cfg.seeds):
-
-        def embed(to: Path, seed=seed) -> None:
-            table = sl.embed_slice_sets([made[seed] / "slices"], encoder, cfg.crop.size, 2, lambda _: None)
-            pq.write_table(table, to / "embedded.parquet")
-
-        run.run(f"embedded-{seed}", digest(key, seed, sizes[seed]), embed)
+def calibrator_of(pattern: str, judged: list[tuple[Rows, Student]]) -> Calibrator | None:
+    """Of a pattern, from patients whom the student beside them was not trained on; what they have more is hidden."""
+    has = pattern.split("+")
+    x, y = [], []
+    for rows, net in judged:
+        who = present(rows.batch, GROUPS)[:, [MODALITIES.index(m) for m in has]].all(1)
+        shown = hide(rows.batch.take(torch.where(who)[0]), {m: m in has for m in MODALITIES}, tuple(GROUPS))
+        x.append(rest_log_odds(net(shown).numpy().astype(float)))
+        y.append(rows.label[who].numpy())
+    return fit_calibrator(pattern, np.concatenate(x), np.concatenate(y), 0, resamples=1)
 
 
 def main() -> None:
@@ -391,10 +373,10 @@ def main() -> None:
     prepare(cfg, Stages(out))
     prepared = time.perf_counter() - began
     # A run is named by everything that it depends on, so a rerun does what is missing.
-    tag = digest(cfg.kdamm.model_dump(), cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.keep, cfg.val)[:6]
+    tag = digest(cfg.kdamm.model_dump(), cfg.arms.model_dump(), data_key(cfg), cfg.keep, cfg.val, cfg.folds)[:6]
     (out / "runs").mkdir(exist_ok=True)
     todo = {
-        (i, seed, r): out / "runs" / f"{digest(s.model_dump(exclude={'repeats'}))[:6]}-{tag}-{seed}-{r}.npz"
+        (i, seed, r): out / "runs" / f"{digest(s.model_dump(exclude={'repeats', 'name'}))[:6]}-{tag}-{seed}-{r}.npz"
         for i, s in enumerate(cfg.settings)
         for seed in cfg.seeds
         for r in range(s.repeats)
@@ -409,18 +391,22 @@ def main() -> None:
             job.result()
             print(f"{n}/{len(jobs)} runs, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     fitted = time.perf_counter() - began - prepared
-    test = load_population(cfg, cfg.test_seed, cfg.test_people)
     lines, rows = ["# Ablation"], []
     for i, s in enumerate(cfg.settings):
         runs = {(seed, r): dict(np.load(f)) for (j, seed, r), f in todo.items() if j == i}
-        more, found = table(cfg, s, runs, test)
-        lines, rows = lines + more, rows + found
+        test = population(cfg, cfg.test_seed, s)
+        more, found = tables.one_setting(s.name, runs, test.label, test.bayes, PATTERNS)
+        share = s.complete / (cfg.people + s.extra)
+        lines += more
+        rows += [r | {"complete_share": share, **s.model_dump(exclude={"name", "repeats"})} for r in found]
     core = sum(float(np.load(f)["seconds"]) for f in todo.values())
     lines.append(
         f"\n{len(todo)} runs, {core:.0f} s of one core; this time: {prepared:.0f} s to prepare, {fitted:.0f} s to fit."
     )
     (out / "ablation.md").write_text("\n".join(lines) + "\n")
-    pd.DataFrame(rows).to_parquet(out / "ablation.parquet")
+    frame = pd.DataFrame(rows)
+    frame.to_parquet(out / "ablation.parquet")
+    tables.picture(frame, out / "ablation.png")
     print("\n".join(lines))
 
 

@@ -1,16 +1,30 @@
 """Who is trained on what, and cross-fitting for calibration."""
 
+import numpy as np
 import torch
 
-from osteo_ray.kdamm.models import ModelConfig
+from osteo_ray.kdamm.models import Batch, ModelConfig
+from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import cross_fitted, present
 from osteo_ray.kdamm.train import KdammConfig
-from tests.kdamm.test_train import GROUPS, patients
 
+GROUPS = ["demographics"] * 2 + ["labs"] * 3
 CFG = KdammConfig(
     model=ModelConfig(tabular_width=16, tabular_k=4, hidden=8),
     **{k: {"epochs": 2} for k in ("tabular", "image", "student")},
 )
+
+
+def patients(n, seed):
+    """Complete patients with labels that one value and one slice feature follow; T-scores are not known."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    values, bag = rng.normal(size=(n, 5)), rng.normal(size=(n, 3, 6))
+    values[:, 0] += y
+    bag[:, :, 0] += y[:, None]
+    values, bag = (torch.from_numpy(a.astype(np.float32)) for a in (values, bag))
+    batch = Batch(values, torch.ones(n, 5).bool(), bag, torch.ones(n, 3).bool())
+    return Rows(batch, torch.from_numpy(y), torch.full((n,), torch.nan))
 
 
 def test_everybody_is_judged_once_by_models_that_do_not_know_him():
