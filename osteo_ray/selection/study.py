@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def compare(
 
     Args:
         density: the embedding's dimension of the trabecular HU (`EncoderConfig.n_learned`).
-        folder: of this encoder and cohort, where policies are kept; one that is there already is used or carried on.
+        folder: of this encoder and cohort, where policies and verdicts are kept; what is there already is used.
         first: whether this is the first cohort, on which `only_first` and `spread` are run too.
     """
     sel, keep = cfg.selection, cfg.selection.view.keep
@@ -128,16 +129,39 @@ def compare(
     }
     found = {}
     for arm, pick in choose.items():
-        mine, theirs = pick(train), pick(test)
-        whole = arm.startswith("all slices")
-        said = {}
-        for k in (keep, *(() if whole else [k for k in cfg.curve if k < keep])):
-            repeats = cfg.repeats if k == keep else 1
-            a, b = (_rows(s, p if whole else p.first(k), cfg, density, arm.endswith("mean"))
-                    for s, p in ((train, mine), (test, theirs)))  # fmt: skip
-            said[k] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
-        found[arm] = Found(said, theirs, curves.get(arm, []))
+        which = digest(arm, cfg.model_dump(mode="json", exclude={"boots", "only_first", "spread", "arms"}),
+                       cfg.arms.get(arm), seed, len(train.scans), len(test.scans))  # fmt: skip
+        at = folder / f"judged-{which}.npz"
+        if not at.exists():
+            _judge_arm(arm, pick, train, test, cfg, density, seed, at)
+        kept = dict(np.load(at))
+        said = {int(k): v for k, v in kept.items() if k.isdigit()}
+        found[arm] = Found(said, Picks(kept["kept"], kept["seen"]), curves.get(arm, []))
     return found
+
+
+def _judge_arm(
+    arm: str,
+    pick: Callable[[StudySet], Picks],
+    train: StudySet,
+    test: StudySet,
+    cfg: StudyConfig,
+    density: int,
+    seed: int,
+    at: Path,
+) -> None:
+    """Fit image teachers on an arm's picks and keep what they say of the test patients in the file `at`."""
+    keep, whole = cfg.selection.view.keep, arm.startswith("all slices")
+    mine, theirs = pick(train), pick(test)
+    said: dict[str, Any] = {}
+    for k in (keep, *(() if whole else [k for k in cfg.curve if k < keep])):
+        repeats = cfg.repeats if k == keep else 1
+        a, b = (_rows(s, p if whole else p.first(k), cfg, density, arm.endswith("mean"))
+                for s, p in ((train, mine), (test, theirs)))  # fmt: skip
+        said[str(k)] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
+    unfinished = at.with_suffix(".tmp.npz")
+    np.savez_compressed(unfinished, kept=theirs.kept, seen=theirs.seen, **said)
+    unfinished.replace(at)
 
 
 def _policy(train: Scans, test: Scans, scorers, how: SelectionConfig, at: Path, seed: int, quiet: bool):
