@@ -102,7 +102,7 @@ def pattern_of(present: np.ndarray, names: tuple[str, ...]) -> str:
 
 def _platt(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Logistic curve with Firth's penalty (1993): finite where the classes are separable, and nearly without the bias
-    of few patients. Platt's smoothed targets, which are finite too, flatten the curve of fifty patients by a third.
+    of few patients. Platt's smoothed targets, which are finite too, flatten the curve of fifty patients by a tenth.
     """
     design = np.c_[np.ones(len(x)), x]
     centre, scale = x.mean(), x.std() or 1.0
