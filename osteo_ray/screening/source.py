@@ -57,13 +57,22 @@ def _reader(catalogue: str, shard: str, rows: np.ndarray, keys: np.ndarray, atte
     return read
 
 
+CONTEXT = {
+    "target_max_block_size": 1,  # never waits to fill a block; a row is not cut
+    "max_consecutive_actor_init_deaths": 3,  # by default a node lost while a scorer starts there ends the run
+}
+
+
 def read_pending(catalogue: str, plan: Plan, per_batch: int) -> ray.data.Dataset:
     """The plan's pending rows as a Ray dataset; a block is a batch, streamed as it is read."""
     source = PendingSource(catalogue, plan, per_batch)
     ctx = ray.data.DataContext.get_current()
-    size, ctx.target_max_block_size = ctx.target_max_block_size, 1  # never waits to fill a block; a row is not cut
+    before = {k: getattr(ctx, k) for k in CONTEXT}
     try:
-        # As many blocks as tasks: read tasks' output is not split behind our back.
+        for k, v in CONTEXT.items():
+            setattr(ctx, k, v)
+        # The dataset keeps a copy of the context. As many blocks as tasks: none is split behind our back.
         return ray.data.read_datasource(source, num_cpus=0.1, concurrency=READERS, override_num_blocks=len(source))
     finally:
-        ctx.target_max_block_size = size
+        for k, v in before.items():
+            setattr(ctx, k, v)
