@@ -152,9 +152,12 @@ def screen(
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
         patients = write_patients(out / RESULTS_FILE, table, out / "patients.parquet", cfg.people)
         results = pq.read_table(out / RESULTS_FILE)
-        write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients)
+        worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients)
         write_report(out, catalogue, cfg.report_studies)
     written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
+    if worklist.suppressed:
+        codes = ", ".join(f"{k} {n}" for k, n in sorted(worklist.suppressed.items()))
+        written.insert(2, f"{'':8} {sum(worklist.suppressed.values())} patients are in suppressed.csv instead: {codes}")
     return [*said, *indexed, *summary.lines(), *written]
 
 
