@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/osteo-ray screen --config configs/demo/screen.yaml
 	$(BIN)/osteo-ray evaluate --config configs/demo/evaluate.yaml
 
-# The bundle that ships with the package: about 25 min on two idle cores; run again, it does what is missing.
+# The bundle that ships with the package, from made patients. Run again, it does what is missing.
 REFERENCE := --config configs/reference_cohort.yaml --set
 COMPLETE := missing.complete_share=1 missing.ct_only_share=0 missing.no_labs_share=0
 reference: $(VENV)/.installed
