@@ -156,8 +156,8 @@ def screen(
         write_report(out, catalogue, cfg.report_studies)
     written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
     if worklist.suppressed:
-        codes = ", ".join(f"{k} {n}" for k, n in sorted(worklist.suppressed.items()))
-        written.insert(2, f"{'':8} {sum(worklist.suppressed.values())} patients are in suppressed.csv instead: {codes}")
+        why = ", ".join(f"{k} {n}" for k, n in sorted(worklist.suppressed.items()))
+        written.insert(2, f"{'':8} {sum(worklist.suppressed.values())} patients are in suppressed.csv instead: {why}")
     return [*said, *indexed, *summary.lines(), *written]
 
 
