@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 
 from osteo_ray.archive.slices import SliceStack
 from osteo_ray.archive.study import index_study
@@ -27,7 +28,7 @@ from osteo_ray.selection.data import p_lumbar, vertebra
 LABELLED = "totalseg_example_ct_t11_to_femur_3mm.nii.gz"
 LABELS = "totalseg_example_ct_vertebrae_labels.nii.gz"
 LUMBAR_LABELS = {27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1"}
-SHOWN = 8
+SHOWN = 6
 
 
 class RealCt(Section):
@@ -81,9 +82,8 @@ def levels_of(path: Path) -> list[str | None]:
     return out
 
 
-def draw(figure: Figure, row: int, rows: int, name: str, stack: ArrayStack, seen: Seen, scorer: Scorer) -> None:
+def draw(figure: Figure, grid: GridSpec, row: int, name: str, stack: ArrayStack, seen: Seen, scorer: Scorer) -> None:
     """One row of the picture."""
-    grid = figure.add_gridspec(rows, SHOWN + 2)
     axis = figure.add_subplot(grid[row, :2])
     z = seen.z_mm
     crops = [spine_crop(stack.hu[i], stack.axial_spacing_mm, scorer.bundle.config.crop) for i in seen.positions]
@@ -115,7 +115,8 @@ def main() -> None:
     # Label maps, and series too short to screen.
     left_out = ("label", "vertebra_T12", "3slice", "jpeg2000")
     names = sorted(n for n in volumes if not any(w in n for w in left_out))
-    figure = Figure(figsize=(13, 2.3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(13, 2.6 * len(names)), layout="constrained")
+    grid = figure.add_gridspec(len(names), SHOWN + 2)
     for r, name in enumerate(names):
         stack = volume(data / name)
         stack.decoded = 0
@@ -130,7 +131,7 @@ def main() -> None:
             share = np.mean([level is not None for level in on])
             line += f"; by the label map {share:.0%} of picks on L1-L5: {sorted(str(level) for level in on)}"
         print(line)
-        draw(figure, r, len(names), name.removesuffix(".nii.gz").removesuffix("_dicom.zip"), stack, seen, scorer)
+        draw(figure, grid, r, name.removesuffix(".nii.gz").removesuffix("_dicom.zip"), stack, seen, scorer)
     Path(job.out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(job.out, dpi=90)
 

@@ -37,7 +37,7 @@ from osteo_ray.records.schema import NAMES, feature
 from osteo_ray.records.table import from_mapping_dict
 from osteo_ray.screening.explain import explain
 from osteo_ray.screening.schema import RESULTS
-from osteo_ray.selection.data import p_lumbar
+from osteo_ray.selection.data import p_lumbar, p_thoracic
 from osteo_ray.selection.density import trabecular_hu
 from osteo_ray.selection.select import Selection, select
 
@@ -87,6 +87,8 @@ def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[s
     return out
 
 
+SURE = 0.5
+"""Belief from which a slice is taken to show a region."""
 LEVEL_MM = 35.0
 """Height of a lumbar level with its disc, about: the levels seen are counted by the heights of lumbar slices."""
 
@@ -114,6 +116,18 @@ class Seen:
         )
         z = self.z_mm[lumbar]
         return len(set(((z - z.min()) // LEVEL_MM).tolist())) if z.size else 0
+
+    def chest_inside_mm(self) -> float:
+        """How deep inside the stretch of kept slices believed lumbar a slice lies that is believed to show the chest.
+
+        A body has one lumbar spine: with the chest in the middle of it, something else (often a neck) passed for it.
+        """
+        e, z, kept = self.selection.embedding[: len(self.z_mm)], self.z_mm, self.selection.kept
+        lumbar = z[kept][p_lumbar(e[kept]) >= SURE]
+        chest = z[self.selection.looked[: len(z)] & (p_thoracic(e) >= SURE)]
+        if not lumbar.size or not chest.size:
+            return 0.0
+        return max(0.0, float(np.minimum(chest - lumbar.min(), lumbar.max() - chest).max()))
 
 
 class Scorer:
@@ -297,6 +311,14 @@ class Scorer:
                 "NO_LUMBAR_SEEN",
                 Stage.SELECT,
                 f"no slice looked at shows the lumbar spine (best {best:.2f})",
+            )
+        inside = s.chest_inside_mm()
+        if inside > LEVEL_MM:
+            return Outcome(
+                State.ABSTAINED,
+                "LEVELS_OUT_OF_ORDER",
+                Stage.SELECT,
+                f"a slice that seems to show the chest lies {inside:.0f} mm inside what was taken for the lumbar spine",
             )
         failed = [g for g in gates if g["verdict"] == "fail"]
         if failed:

@@ -33,6 +33,11 @@ def p_lumbar(embedding: np.ndarray) -> np.ndarray:
     return embedding[..., -1 - len(REGIONS) + LUMBAR]
 
 
+def p_thoracic(embedding: np.ndarray) -> np.ndarray:
+    """The encoder's belief that a slice shows the thoracic spine; embedding [..., D] -> [...]."""
+    return embedding[..., -1 - len(REGIONS) + REGIONS.index("thoracic")]
+
+
 def p_mid(embedding: np.ndarray) -> np.ndarray:
     """The encoder's belief that a slice lies mid-vertebra; embedding [..., D] -> [...]."""
     return embedding[..., -1]

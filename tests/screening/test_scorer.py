@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from osteo_ray.config import validate
 from osteo_ray.outcomes import InputError
 from osteo_ray.records.schema import NAMES
 from osteo_ray.records.table import RecordsError
-from osteo_ray.screening.scorer import Scorer
+from osteo_ray.screening.scorer import Scorer, Seen
+from osteo_ray.selection.select import Selection
 
 pytestmark = pytest.mark.ray
 
@@ -187,3 +189,27 @@ def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
     theirs = scorer.score_rows([row], record[None])[0]
     assert mine["risk_prob"] == theirs["risk_prob"]
     assert mine["selected"] == theirs["selected"]
+
+
+def test_a_chest_inside_the_lumbar_spine_abstains(bundle_dir):
+    """Slices every 20 mm. Lumbar above and below the chest: a neck was taken for it. Lumbar below the chest: a body."""
+    scorer = Scorer.load(bundle_dir)
+    dim = scorer.bundle.config.encoder.dim
+
+    def seen(regions: str) -> Seen:
+        e = np.zeros((len(regions), dim), np.float32)
+        e[:, -5:-1] = np.eye(4)[["tlpn".index(r) for r in regions]]
+        kept = np.array([i for i, r in enumerate(regions) if r == "l"])
+        stack = SimpleNamespace(z_mm=20.0 * np.arange(len(e)), n=len(e), decoded=len(e), bytes_read=0)
+        return Seen(stack, np.arange(len(e)), Selection(kept, np.ones(len(e), bool), e), [], 0.0)
+
+    assert seen("ppllllttttt").chest_inside_mm() == 0
+    assert seen("lltltttt").chest_inside_mm() == 20  # the border between them is not sharp
+    assert seen("pptttpllll").chest_inside_mm() == 0  # below it is not inside it
+    neck = seen("nlllttttttnll")
+    assert neck.chest_inside_mm() == 100
+    record = np.full(len(NAMES), np.nan)
+    out = scorer._outcome(neck, [], "ct", record)
+    assert (out.state, out.code) == ("ABSTAINED", "LEVELS_OUT_OF_ORDER")
+    assert "100 mm" in out.message
+    assert scorer._outcome(seen("ppllllttttt"), [], "ct", record).code != "LEVELS_OUT_OF_ORDER"
