@@ -19,6 +19,7 @@ from osteo_ray.records.mapping import Column, Mapping, load_mapping
 from osteo_ray.records.schema import NAMES, T_SCORE_RANGE, feature
 from osteo_ray.records.table import RecordsError, RecordTable
 from osteo_ray.records.units import UnitError, factor
+from osteo_ray.store import local_file
 
 
 def load(
@@ -27,7 +28,7 @@ def load(
     pseudonym_key: str | None = None,
     on_bad: str = "raise",
 ) -> RecordTable:
-    """Read records from `path` (.csv, .csv.gz, .tsv, .parquet, .ndjson).
+    """Read records from `path`, a path or URI (.csv, .csv.gz, .tsv, .parquet, .ndjson).
 
     Args:
         mapping: a shipped mapping's name, a YAML's path or a Mapping; None is `default`. Not used for FHIR, or
@@ -40,9 +41,16 @@ def load(
     """
     if on_bad not in ("raise", "missing"):
         raise ValueError(f"on_bad={on_bad!r}: 'raise' or 'missing'")
-    path = Path(path)
-    if not path.is_file():
-        raise RecordsError([f"{path}: no such file"])
+    try:
+        with local_file(path) as at:
+            if not at.is_file():
+                raise FileNotFoundError
+            return _load(at, mapping, pseudonym_key, on_bad)
+    except FileNotFoundError:
+        raise RecordsError([f"{path}: no such file"]) from None
+
+
+def _load(path: Path, mapping: str | Path | Mapping | None, pseudonym_key: str | None, on_bad: str) -> RecordTable:
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
     if kind in ("ndjson", "jsonl"):
         from osteo_ray.records.fhir import read_ndjson

@@ -46,8 +46,8 @@ on your own patients, with intervals; `osteo-ray checklist` writes the TRIPOD+AI
 **Decision.** High risk from a calibrated probability of {bundle.threshold:.3f} ({bundle.operating_point}). Intervals
 are {cfg.calibration.level:.0%} intervals of the calibration alone.
 
-**Validation patients** (AUC: osteoporosis against normal; these patients also stopped the training and set the
-calibration, so expect less elsewhere):
+**Patients that set the calibration** (AUC: osteoporosis against normal; validation patients, and training patients
+judged by models that did not know them; expect less elsewhere):
 
 | has | scored by | n | with osteoporosis | AUC |
 |---|---|---|---|---|
