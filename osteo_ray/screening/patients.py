@@ -43,7 +43,9 @@ class PatientConfig(Section):
         1.0, gt=0, description="a drug recorded this long before the CT, or after it, counts"
     )
     hu_repeat_cv: float = Field(0.065, gt=0, lt=1, description="repeat error of bone HU; published: 0.05 to 0.08")
-    risk_repeat_sd: float = Field(0.25, gt=0, description="repeat error of the risk, in log-odds")
+    risk_repeat_sd: float = Field(
+        0.5, gt=0, description="repeat error of the risk, in log-odds; 0.72 / sqrt(2) in benchmarks/selection_robust.py"
+    )
     kvp_tolerance: float = Field(5.0, ge=0, description="tube voltages this near can be compared (kVp)")
 
 

@@ -57,7 +57,7 @@ def test_the_latest_scored_study_stands_for_a_patient(told):
     [
         (dict(hu=150.0), dict(hu=140.0), "NONE", "NONE"),  # 10 HU is what repeated scans differ by
         (dict(hu=150.0), dict(hu=110.0), "FALLEN", "NONE"),
-        (dict(hu=100.0, risk=0.3), dict(hu=140.0, risk=0.1), "RISEN", "FALLEN"),
+        (dict(hu=100.0, risk=0.3), dict(hu=140.0, risk=0.05), "RISEN", "FALLEN"),
         (dict(kvp=100.0), dict(), "NOT_COMPARABLE", "NONE"),
         (dict(contrast="portal"), dict(), "NOT_COMPARABLE", "NONE"),
         (dict(contrast="unknown"), dict(contrast="unknown"), "NOT_COMPARABLE", "NONE"),
@@ -80,7 +80,7 @@ def test_repeats_without_change_are_called_unchanged_as_often_as_promised(told):
     rows = []
     for i in range(800):
         hu = 130 * (1 + 0.065 * rng.normal(size=2))
-        logit = -1 + 0.25 * rng.normal(size=2)
+        logit = -1 + PatientConfig().risk_repeat_sd * rng.normal(size=2)
         for date, h, x in zip(("20210101", "20220101"), hu, logit, strict=True):
             rows.append(study(f"p{i}", date, float(1 / (1 + np.exp(-x))), float(h)))
     p = pd.DataFrame(told(rows).values())
