@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,8 +48,10 @@ from osteo_ray.kdamm.train import KdammConfig, StudentFit
 from osteo_ray.records.labels import class_index
 from osteo_ray.records.schema import FEATURES, NAMES
 from osteo_ray.selection import controls
+from osteo_ray.selection.env import ViewConfig
 from osteo_ray.selection.reward import ScorerConfig, fit_scorers
 from osteo_ray.selection.study import StudySet
+from osteo_ray.selection.train import PolicyConfig, SelectionConfig, train_policy
 from osteo_ray.stages import Stages, digest
 from osteo_ray.training import slices as sl
 from osteo_ray.training.patients import hide
@@ -56,7 +59,7 @@ from osteo_ray.training.patients import hide
 GROUPS = [str(f.group) for f in FEATURES]
 LABS = np.array([g == "labs" for g in GROUPS])
 PATTERNS = ["+".join(s) for n in (1, 2, 3) for s in combinations(MODALITIES, n)]
-Picks = Literal["belief", "uniform", "random", "confidence", "oracle"]
+Picks = Literal["belief", "policy", "uniform", "random", "confidence", "oracle"]
 
 
 class Setting(Section):
@@ -202,6 +205,33 @@ def prepare(cfg: Ablation, run: Stages) -> None:
             write_population(to, seed, n, embedded(seed), scorers, fitted_on, made[seed], enc, cfg)
 
         run.run(f"population-{seed}", digest(data_key(cfg), seed, n, cfg.keep, cfg.seeds[0]), work)
+    if any(s.picks == "policy" for s in cfg.settings):
+        policy_picks(cfg, run, embedded)
+
+
+def policy_picks(cfg: Ablation, run: Stages, embedded: Callable[[int], StudySet]) -> None:
+    """What one trained policy keeps of every cohort's scans; it learnt on the encoder's people, whom no arm sees."""
+    how = SelectionConfig(view=ViewConfig(keep=cfg.keep), policy=PolicyConfig(env_runners=0))
+    key = digest(data_key(cfg), how.model_dump(mode="json"))
+
+    def learn(to: Path) -> None:
+        scans = embedded(cfg.encoder_seed).scans
+        scorers = fit_scorers(scans, how.scorer, cfg.keep, 0, True)
+        torch.save((train_policy(scans, scorers, how, to, 0)[0], scorers), to / "policy.pt")
+
+    policy, scorers = torch.load(run.run("policy", key, learn) / "policy.pt", weights_only=False)
+    for seed in sizes(cfg):
+
+        def keep(to: Path, seed=seed) -> None:
+            s = embedded(seed)
+            of = {k: i for i, k in enumerate(s.scans.patient)}
+            c = whole_cohort(seed, sizes(cfg)[seed])
+            s = s.take(np.array([of[fast.key_of(p, c)] for p in fast.people(c)]))
+            bag, mask = controls.bags(s.scans, controls.by_policy(s.scans, policy, scorers, how.view))
+            bag = extend(bag, cfg.encoder.n_learned, s.scanned, cfg.acquisition)
+            np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask)
+
+        run.run(f"policy-{seed}", digest(key, seed, sizes(cfg)[seed]), keep)
 
 
 def sizes(cfg: Ablation) -> dict[int, int]:
@@ -223,6 +253,8 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
 def population(cfg: Ablation, seed: int, s: Setting) -> Population:
     """A cohort as a setting sees it."""
     a = _arrays(str(Path(cfg.out) / f"population-{seed}" / "population.npz"))
+    if s.picks == "policy":
+        a = a | _arrays(str(Path(cfg.out) / f"policy-{seed}" / "population.npz"))
     bag, mask = a[f"bag_{s.picks}"], a[f"mask_{s.picks}"]
     if s.reading == "perfect":
         # Padded to the bag's shape, so that architecture and number of weights stay.
