@@ -34,6 +34,6 @@ def test_one_real_study_from_python(real_data, bundle_dir):
     r = load_bundle(bundle_dir).score(zipped, record={"age_y": 49, "sex": "F"})
     assert r["state"] in ("SCORED", "SCORED_WARN")
     assert r["slices_total"] == 99
-    assert r["slices_decoded"] < 10
+    assert r["slices_decoded"] <= 4 + 3 + 4  # coarse, kept, spare
     assert {g["gate"]: g["verdict"] for g in r["gates"]}["Q_AIR_CALIB"] == "pass"
     assert {g["gate"]: g["verdict"] for g in r["gates"]}["Q_KVP"] == "warn"
