@@ -51,7 +51,8 @@ def test_status_results_and_worklist_account_for_every_series(served, made):
         seen += [d["series_uid"] for d in page]
         offset += len(page)
     assert len(seen) == n
-    assert seen == sorted(seen)
+    catalogue = pq.read_table(run.out / "catalogue.parquet")["series_uid"].to_pylist()
+    assert seen == catalogue, "pages come in the catalogue's order"
     parquet = client.get(f"/v1/screenings/{run.id}/results?format=parquet", headers=bearer(served))
     assert parquet.content == (run.out / "results.parquet").read_bytes()
 
