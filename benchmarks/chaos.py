@@ -379,6 +379,7 @@ def _cluster():
 
     cluster = Cluster(
         initialize_head=True,
+        shutdown_at_exit=False,  # its signal handler could be set in the main thread alone; nodes are added in another
         head_node_args={"num_cpus": 0, "_system_config": SYSTEM, "object_store_memory": 200 * 2**20},
     )
     for _ in range(2):
