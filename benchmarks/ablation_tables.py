@@ -10,20 +10,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from osteo_ray.kdamm.calibrate import rest_log_odds
 
 BASE = "(i) no KD"
 MAIN = "(iii) as shipped: KD, everyone also in the student"
 BOOTS = 1000
-
-
-def auc(score: np.ndarray, case: np.ndarray) -> float:
-    """Area under the curve by ranks."""
-    n1 = case.sum()
-    return float((rankdata(score)[case].sum() - n1 * (n1 + 1) / 2) / (n1 * (len(case) - n1)))
 
 
 def weighted_auc(score: np.ndarray, case: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -62,7 +56,7 @@ class Boot:
             s, rest = x[:, 2] - x[:, 0], rest_log_odds(x)
             right = ((s > 0) == self.y)[self.ends]
             w = self.weight[:, self.ends]
-            point.append([auc(s[self.ends], self.y[self.ends]), auc(rest, self.y), right.mean()])
+            point.append([roc_auc_score(self.y[self.ends], s[self.ends]), roc_auc_score(self.y, rest), right.mean()])
             drawn.append(
                 [
                     weighted_auc(s[self.ends], self.y[self.ends], w),

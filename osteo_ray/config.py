@@ -71,9 +71,21 @@ def narrow(job: Section, model: type[T]) -> T:
     return cast(T, model.model_construct(**{k: getattr(job, k) for k in model.model_fields}))
 
 
+def changed(cfg: T, over: Mapping[str, Any]) -> T:
+    """`cfg` with the keys of a nested mapping set; `ConfigError` names each bad key."""
+    return validate(type(cfg), _merged(cfg.model_dump(), over))
+
+
 def dump(cfg: Section, path: str | Path) -> None:
     """Write `cfg` as YAML that `load` reads back to an equal config."""
     Path(path).write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+
+
+def _merged(data: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(data)
+    for k, v in over.items():
+        out[k] = _merged(out[k], v) if isinstance(v, Mapping) and isinstance(out.get(k), Mapping) else v
+    return out
 
 
 def _set_dotted(data: dict[str, Any], item: str) -> None:

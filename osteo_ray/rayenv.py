@@ -30,7 +30,8 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
     else:
         if object_store_mb:
             kw["object_store_memory"] = object_store_mb * 2**20
-        ray.init(num_cpus=num_cpus, **kw)
+        # Never one that happens to be there: Ray would else join what a killed run left behind.
+        ray.init(address="local", num_cpus=num_cpus, **kw)
     tune_data_context()
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from osteo_ray.commands import ScreenJob, TrainJob
-from osteo_ray.config import ConfigError, dump, load
+from osteo_ray.config import ConfigError, changed, dump, load
 
 
 def test_yaml_overrides_and_given_in_that_order(tmp_path):
@@ -15,6 +15,14 @@ def test_written_config_reads_back_equal(tmp_path):
     job = load(TrainJob, None, ["selection.view.keep=5", "extra_slices=[x, y]"])
     dump(job, tmp_path / "c.yaml")
     assert load(TrainJob, tmp_path / "c.yaml") == job
+
+
+def test_a_changed_config_keeps_the_rest_and_refuses_what_load_refuses():
+    cfg = load(TrainJob, None, ["selection.view.keep=5", "seed=3"])
+    other = changed(cfg, {"selection": {"view": {"coarse": 9}}})
+    assert (other.selection.view.keep, other.selection.view.coarse, other.seed) == (5, 9, 3)
+    with pytest.raises(ConfigError, match="no such key"):
+        changed(cfg, {"selection": {"vew": {}}})
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ selection.md, selection.parquet, selection_curve.parquet, selection.png and lear
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -20,15 +18,16 @@ from safetensors.torch import load_file, save_file
 
 from osteo_ray import rayenv
 from osteo_ray.cohort.config import CohortConfig, MissingnessConfig
+from osteo_ray.cohort.selection_table import judge, markdown
 from osteo_ray.cohort.slice_set import write_slice_set
 from osteo_ray.commands import need, read_records
 from osteo_ray.config import narrow
 from osteo_ray.kdamm.crops import CropConfig
 from osteo_ray.kdamm.encoder import L1_NUMBER, LUMBAR, EncoderConfig, PretrainConfig, SliceEncoder
-from osteo_ray.kdamm.pretrain import SliceData, pretrain
+from osteo_ray.kdamm.pretrain import pretrain
 from osteo_ray.progress import stage
 from osteo_ray.selection.figures import decoded_curve, learning_curves
-from osteo_ray.selection.study import LONG_SERIES, Found, StudyConfig, StudySet, compare, judge
+from osteo_ray.selection.study import Found, StudyConfig, StudySet, compare
 from osteo_ray.stages import Stages, digest
 from osteo_ray.training import slices as sl
 from osteo_ray.training.patients import acquisition_of, scans_of
@@ -70,17 +69,7 @@ def slice_encoder(run: Stages, made: Path, arch: EncoderConfig, how: PretrainCon
     """An encoder pre-trained once on a slice set, into stage `encoder`."""
 
     def work(folder: Path) -> None:
-        t = sl.load_table([made / "slices"])
-        names, who = np.unique(t["patient_key"].to_pylist(), return_inverse=True)
-        data = SliceData(
-            crops=sl.decode_crops(t["crop"], crop.size),
-            patient=who,
-            region=t["region"].to_numpy().astype(np.int64),
-            vertebra=t["vertebra"].to_numpy(),
-            mid=t["mid"].to_numpy(),
-            trabecular_hu=t["trabecular_hu"].to_numpy(),
-            label=np.full(len(names), -1),
-        )
+        data = sl.slice_data([made / "slices"], crop.size)
         save_file(pretrain(data, arch, how, 0)[0].state_dict(), folder / "encoder.safetensors")
 
     folder = run.run("encoder", digest(arch.model_dump(), how.model_dump(), made / "done.json"), work)
@@ -143,29 +132,6 @@ def evaluate_selection(job: SelectionStudyJob) -> list[str]:
     decoded_curve(curve[~curve["arm"].isin(spread)], out / "selection.png")
     learned = {f"{arm}, cohort {s}": f.curve for s, r in runs.items() for arm, f in r.items() if f.curve}
     learning_curves(learned, out / "learning_curves.png")
-    lines = markdown(table, job)
+    lines = markdown(table, job.seeds, job.people, job.test_seed, job.test_people, cfg.selection.view.keep)
     (out / "selection.md").write_text("\n".join(lines) + "\n")
     return [*lines, "", f"written  {out}"]
-
-
-def markdown(table: pd.DataFrame, job: SelectionStudyJob) -> list[str]:
-    """The table of arms in Markdown."""
-    main = table["arm"].iloc[0]
-
-    def of(r: Any, name: str) -> str:
-        return f"{r[name]:.4f} ({r[name + '_low']:.4f} to {r[name + '_high']:.4f})"
-
-    seeds = ", ".join(map(str, job.seeds))
-    lines = [
-        f"Training cohorts of {job.people} (seeds {seeds}), {job.test_people} test patients (seed {job.test_seed}), at "
-        f"most {job.selection.view.keep} slices kept; 95 % intervals over patients and cohorts.",
-        "",
-        f"| arm | kept | decoded | of {LONG_SERIES} | MB | L1-L4 | mid | AUC vs normal | vs rest | {main} ahead |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for _, r in table.iterrows():
-        looks = f"{r['kept']:.1f} | {r['decoded']:.1f} | {r['share']:.1%} | {r['mb']:.1f}"
-        where = f"{r['lumbar']:.0%} | {r['mid']:.0%}"
-        ahead = "" if r["arm"] == main else f"{r['ahead']:+.4f} ({r['ahead_low']:+.4f} to {r['ahead_high']:+.4f})"
-        lines.append(f"| {r['arm']} | {looks} | {where} | {of(r, 'auc')} | {of(r, 'rest')} | {ahead} |")
-    return lines

@@ -23,7 +23,7 @@ from osteo_ray.selection.data import Scans, coarse_positions, on_target, p_lumba
 from osteo_ray.selection.env import ViewConfig, first_positions
 from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.selection.reward import fold_of
-from osteo_ray.selection.select import select
+from osteo_ray.selection.select import select_each
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,10 @@ def by_policy(scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool],
     """What a trained policy keeps, looking as it does in screening."""
     kept = np.full((len(scans), view.keep), -1)
     seen = np.zeros(scans.valid.shape, bool)
-    for i in range(len(scans)):
-        n = int(scans.valid[i].sum())
-        s = select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
+    for i, s in enumerate(select_each(scans, policy, scorers, view)):
         kept[i, : len(s.kept)] = s.kept
         seen[i] = s.looked
-        late = np.setdiff1d(s.kept, first_positions(n, view))
+        late = np.setdiff1d(s.kept, first_positions(int(scans.valid[i].sum()), view))
         seen[i, late] = False
     return Picks(kept, seen)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.selection.data import Scans
 from osteo_ray.selection.env import Look, ViewConfig, class_probs, first_positions, observe
 from osteo_ray.selection.policy import PolicyNet
 
@@ -57,3 +58,11 @@ def select(
             look.looked[action] = True
         look.take(action)
     return Selection(np.array(look.kept, int), look.looked.copy(), look.embedding)
+
+
+def select_each(
+    scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig
+) -> Iterator[Selection]:
+    """`select` on embedded scans, one after another."""
+    for z_mm, embedding, valid in zip(scans.z_mm, scans.embedding, scans.valid, strict=True):
+        yield select(z_mm[valid], embedding.__getitem__, policy, scorers, view)

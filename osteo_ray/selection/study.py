@@ -1,7 +1,6 @@
 """Which slices are worth keeping: policies and controls, judged by what an image teacher learns from their picks.
 
     found = compare(train, test, cfg, "study/101", seed=101)     # one training cohort
-    table = judge({101: found, 102: ...}, test, cfg)             # pandas, one row an arm
 
 Every arm keeps the same number of slices of the same scans; a fresh image teacher is fitted on each arm's picks and
 scores the same test patients, so that arms differ in their slices alone.
@@ -10,19 +9,19 @@ scores the same test patients, so that arms differ in their slices alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from osteo_ray.config import Section
+from osteo_ray.config import Section, changed
 from osteo_ray.kdamm.acquisition import Acquisition, AcquisitionConfig, extend
+from osteo_ray.kdamm.calibrate import rest_log_odds
 from osteo_ray.kdamm.models import Batch, ModelConfig
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import fitted
@@ -37,7 +36,6 @@ from osteo_ray.selection.train import SelectionConfig, train_policy
 from osteo_ray.stages import digest
 
 NORMAL, POROTIC = CLASSES.index("normal"), CLASSES.index("osteoporosis")
-LONG_SERIES = 300  # slices; what a share of decoded slices is stated for
 
 
 class StudyConfig(Section):
@@ -59,7 +57,7 @@ class StudyConfig(Section):
 
     def policy_of(self, arm: str) -> SelectionConfig:
         """The config of an arm's policy."""
-        return SelectionConfig.model_validate(_merge(self.selection.model_dump(), self.arms[arm]))
+        return changed(self.selection, self.arms[arm])
 
 
 @dataclass(frozen=True)
@@ -197,93 +195,5 @@ def _judge(train: Rows, test: Rows, cfg: StudyConfig, seed: int) -> np.ndarray:
         FitJob("image", labelled, test.take(torch.arange(0)), ["demographics"], cfg.model, cfg.image, seed), fit
     )
     with torch.no_grad():
-        p = net(test.batch).double()
-    rest = torch.logsumexp(torch.stack([p[:, j] for j in range(len(CLASSES)) if j != POROTIC]), 0)
-    return torch.stack([p[:, POROTIC] - p[:, NORMAL], p[:, POROTIC] - rest], 1).numpy()
-
-
-# ---- figures
-
-
-def judge(runs: Mapping[int, dict[str, Found]], test: StudySet, cfg: StudyConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Table of the arms, and of AUC against slices decoded.
-
-    Intervals are 95 %, from a bootstrap that draws test patients and training cohorts together, so that the
-    differences are paired.
-
-    Returns:
-        arms: arm, cohorts, kept, decoded, share (of a 300-slice series), mb, lumbar (share of picks on L1-L4, in scans
-        that show three of them or more), mid (there, share in the middle third of a vertebra), auc, auc_low,
-        auc_high, rest, rest_low, rest_high, ahead, ahead_low, ahead_high (AUC of the first arm minus this one's).
-        curve: arm, kept, decoded, auc.
-    """
-    y = test.scans.label
-    cases = [(np.flatnonzero((y == NORMAL) | (y == POROTIC)), 0), (np.flatnonzero(y >= 0), 1)]
-    rng = np.random.default_rng(0)
-    names = list(dict.fromkeys(a for r in runs.values() for a in r))
-    seeds = list(runs)
-    keep = cfg.selection.view.keep
-    drawn = [rng.integers(0, len(seeds), len(seeds)) for _ in range(cfg.boots)]
-    each: dict[tuple[str, int], np.ndarray] = {}
-    point: dict[tuple[str, int], np.ndarray] = {}
-    for rows, column in cases:
-        draws = [rng.choice(rows, len(rows)) for _ in range(cfg.boots)]
-        for arm in names:
-            each[arm, column] = np.full((cfg.boots, len(seeds)), np.nan)
-            point[arm, column] = np.full(len(seeds), np.nan)
-            for j, s in enumerate(seeds):
-                if arm not in runs[s]:
-                    continue
-                said = runs[s][arm].log_odds[keep][..., column]
-                point[arm, column][j] = np.mean([_auc(y[rows] == POROTIC, o[rows]) for o in said])
-                each[arm, column][:, j] = [np.mean([_auc(y[d] == POROTIC, o[d]) for o in said]) for d in draws]
-
-    def interval(values: np.ndarray) -> tuple[float, float]:
-        """Over patients and cohorts; values [boots, cohorts], NaN where a cohort has no such arm."""
-        means = [np.nanmean(v[d]) for v, d in zip(values, drawn, strict=True) if np.isfinite(v[d]).any()]
-        return tuple(np.quantile(means, [0.025, 0.975]))
-
-    whole = np.array([len(set(row[row > 0].tolist())) >= 3 for row in test.level])
-    main, table, curve = names[0], [], []
-    for arm in names:
-        of = [runs[s][arm] for s in seeds if arm in runs[s]]
-        looked = np.stack([f.test.looked.sum(1) for f in of])
-        row = {"arm": arm, "cohorts": len(of), "kept": np.mean([(f.test.kept >= 0).sum(1).mean() for f in of])}
-        row |= {"decoded": looked.mean(), "share": looked.mean() / LONG_SERIES}
-        row["mb"] = float((looked * test.slice_bytes).mean() / 1e6)
-        row["lumbar"] = np.mean([_share(f.test, test.level > 0, whole) for f in of])
-        row["mid"] = np.mean([_share(f.test, test.mid > 2 / 3, whole) for f in of])
-        for name, column in (("auc", 0), ("rest", 1)):
-            row[name] = np.nanmean(point[arm, column])
-            row[f"{name}_low"], row[f"{name}_high"] = interval(each[arm, column])
-        row["ahead"] = np.nanmean(point[main, 0] - point[arm, 0])
-        row["ahead_low"], row["ahead_high"] = interval(each[main, 0] - each[arm, 0])
-        table.append(row)
-        for k in sorted(of[0].log_odds):
-            rows = cases[0][0]
-            aucs = [_auc(y[rows] == POROTIC, o[rows, 0]) for f in of for o in f.log_odds[k]]
-            decoded = np.mean([(f.test if k == keep else f.test.first(k)).looked.sum(1).mean() for f in of])
-            curve.append({"arm": arm, "kept": k, "decoded": decoded, "auc": float(np.mean(aucs))})
-    return pd.DataFrame(table), pd.DataFrame(curve)
-
-
-def _share(picks: Picks, what: np.ndarray, rows: np.ndarray) -> float:
-    """Share of the picks of the scans `rows` for which `what` [n, T] is true."""
-    kept = picks.kept[rows]
-    hit = np.take_along_axis(what[rows], np.maximum(kept, 0), 1)
-    return float(hit[kept >= 0].mean())
-
-
-def _auc(case: np.ndarray, score: np.ndarray) -> float:
-    """AUC by ranks; ties, which continuous scores of a bootstrap have only with themselves, count half."""
-    order = np.sort(score[~case])
-    below = np.searchsorted(order, score[case], "left") + np.searchsorted(order, score[case], "right")
-    n = len(order) * case.sum()
-    return float(below.sum() / 2 / n) if n else float("nan")
-
-
-def _merge(base: dict, over: Mapping) -> dict:
-    out = dict(base)
-    for k, v in over.items():
-        out[k] = _merge(base[k], v) if isinstance(v, Mapping) and isinstance(base.get(k), Mapping) else v
-    return out
+        p = net(test.batch).double().numpy()
+    return np.stack([p[:, POROTIC] - p[:, NORMAL], rest_log_odds(p)], 1)

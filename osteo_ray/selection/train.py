@@ -34,7 +34,7 @@ from osteo_ray.selection.data import Scans, on_target
 from osteo_ray.selection.env import SLOT_EXTRA, SliceSelectionEnv, ViewConfig
 from osteo_ray.selection.policy import MASKED, PolicyNet
 from osteo_ray.selection.reward import RewardConfig, ScorerConfig, posteriors
-from osteo_ray.selection.select import select
+from osteo_ray.selection.select import select_each
 
 
 class PolicyConfig(Section):
@@ -202,9 +202,7 @@ def assess(policy: PolicyNet, scorers: list[AttentionPool], scans: Scans, view: 
         the middle of one of L1-L4. val_auc: osteoporosis against normal by the scorers' mean; NaN without both.
     """
     decoded, kept, target, log_odds = [], [], [], []
-    for i in range(len(scans)):
-        n = int(scans.valid[i].sum())
-        s = select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
+    for s in select_each(scans, policy, scorers, view):
         e = s.embedding[s.kept]
         bag = torch.from_numpy(e)[None]
         p = torch.stack([j(bag, torch.ones(1, len(e), dtype=torch.bool)).logits[0] for j in scorers]).mean(0)

@@ -13,7 +13,7 @@ from osteo_ray.progress import stage
 from osteo_ray.selection.data import Scans
 from osteo_ray.selection.env import ViewConfig
 from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.select import Selection, select
+from osteo_ray.selection.select import Selection, select_each
 from osteo_ray.training.prepare import Prepared
 
 
@@ -35,9 +35,8 @@ def selections(
 ) -> Iterator[Selection]:
     """What the policy looks at and keeps, scan by scan."""
     with stage("select slices", len(scans), "scan", quiet) as advance:
-        for i in range(len(scans)):
-            n = int(scans.valid[i].sum())
-            yield select(scans.z_mm[i, :n], scans.embedding[i].__getitem__, policy, scorers, view)
+        for s in select_each(scans, policy, scorers, view):
+            yield s
             advance(1)
 
 

@@ -23,7 +23,7 @@ from osteo_ray import rayenv
 from osteo_ray.kdamm.acquisition import Acquisition
 from osteo_ray.kdamm.encoder import SliceEncoder
 from osteo_ray.kdamm.pooling import AttentionPool
-from osteo_ray.kdamm.pretrain import SliceData, pretrain
+from osteo_ray.kdamm.pretrain import pretrain
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import stage
 from osteo_ray.records.header import header_demographics
@@ -112,7 +112,7 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
                  cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.seed)  # fmt: skip
 
     def fit_encoder(folder: Path) -> None:
-        data = _slice_data(own, None, cfg) if own else _slice_data(sets, people, cfg)
+        data = sl.slice_data(own, cfg.crop.size) if own else sl.slice_data(sets, cfg.crop.size, people)
         enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet)
         save_file(enc.state_dict(), folder / "encoder.safetensors")
         (folder / "losses.json").write_text(json.dumps(losses))
@@ -236,26 +236,3 @@ def _exist(sets: Sequence[str | Path]) -> None:
     for s in sets:
         if not any(Path(s).glob("part-*.parquet")):
             raise InputError(f"{s} is no slice set: it has no part-*.parquet; `osteo-ray cohort slices` makes one")
-
-
-def _slice_data(sets: list[Path], people: Patients | None, cfg: TrainConfig) -> SliceData:
-    """Crops and targets of the training patients; without `people` of everybody in the sets, unlabelled."""
-    table = sl.load_table(sets)
-    keys = table["patient_key"].to_pylist()
-    if people is None:
-        known, patient = np.unique(np.array(keys, dtype=str), return_inverse=True)
-        label, keep = np.full(len(known), -1), np.ones(len(keys), bool)
-    else:
-        of = {k: p for p, k in enumerate(people.key.tolist())}
-        patient = np.array([of[k] for k in keys])
-        label, keep = people.label, people.part[patient] == "train"
-    table = table.filter(pa.array(keep))
-    return SliceData(
-        crops=sl.decode_crops(table["crop"], cfg.crop.size),
-        patient=patient[keep],
-        region=table["region"].to_numpy().astype(np.int64),
-        vertebra=table["vertebra"].to_numpy(),
-        mid=table["mid"].to_numpy(),
-        trabecular_hu=table["trabecular_hu"].to_numpy(),
-        label=label,
-    )

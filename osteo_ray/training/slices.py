@@ -21,9 +21,10 @@ from osteo_ray.archive.slices import SliceStack, Stack
 from osteo_ray.kdamm.acquisition import Acquisition
 from osteo_ray.kdamm.crops import CropConfig, grid_positions, spine_crop
 from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
-from osteo_ray.kdamm.pretrain import region_of, vertebrae_of
+from osteo_ray.kdamm.pretrain import SliceData, region_of, vertebrae_of
 from osteo_ray.outcomes import Rejected
 from osteo_ray.progress import Advance
+from osteo_ray.training.patients import Patients
 
 SLICES = pa.schema(
     [
@@ -222,3 +223,26 @@ def load_table(sets: list[Path], columns: list[str] | None = None) -> pa.Table:
     files: list[Any] = [f for s in sets for f in sorted(s.glob("part-*.parquet"))]
     # Sets of an earlier version may lack a column that came later.
     return pa.concat_tables([pq.read_table(f, columns=columns) for f in files], promote_options="default")
+
+
+def slice_data(sets: list[Path], size: int, people: Patients | None = None) -> SliceData:
+    """Crops and targets of the training patients; without `people` of everybody in the sets, unlabelled."""
+    table = load_table(sets)
+    keys = np.array(table["patient_key"].to_pylist(), dtype=str)
+    if people is None:
+        known, patient = np.unique(keys, return_inverse=True)
+        label, keep = np.full(len(known), -1), np.ones(len(keys), bool)
+    else:
+        of = {k: p for p, k in enumerate(people.key.tolist())}
+        patient = np.array([of[k] for k in keys])
+        label, keep = people.label, people.part[patient] == "train"
+    table = table.filter(pa.array(keep))
+    return SliceData(
+        crops=decode_crops(table["crop"], size),
+        patient=patient[keep],
+        region=table["region"].to_numpy().astype(np.int64),
+        vertebra=table["vertebra"].to_numpy(),
+        mid=table["mid"].to_numpy(),
+        trabecular_hu=table["trabecular_hu"].to_numpy(),
+        label=label,
+    )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from made_scans import DIM, made_scans
 
+from osteo_ray.cohort.selection_table import judge
 from osteo_ray.kdamm.acquisition import Acquisition
 from osteo_ray.kdamm.encoder import EncoderConfig, height_of
 from osteo_ray.kdamm.pooling import AttentionPool
@@ -13,7 +14,7 @@ from osteo_ray.selection.controls import GumbelConfig, Picks
 from osteo_ray.selection.data import Scans
 from osteo_ray.selection.env import ViewConfig, first_positions
 from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.study import Found, StudyConfig, StudySet, _auc, compare, judge
+from osteo_ray.selection.study import Found, StudyConfig, StudySet, compare
 
 K = 3
 
@@ -122,14 +123,6 @@ def test_gumbel_learns_where_the_class_shows():
     hit = np.take_along_axis(tells, controls.by_scores(fresh, score, K).kept, 1).mean()
     by_chance = tells.mean()
     assert hit > 0.7 > 3 * by_chance
-
-
-def test_auc_equals_sklearns():
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    y, x = rng.random(80) < 0.4, np.round(rng.normal(size=80), 1)
-    assert _auc(y, x) == pytest.approx(roc_auc_score(y, x))
 
 
 def study_set(n: int, seed: int) -> StudySet:
