@@ -132,10 +132,8 @@ def repeated(catalogue: Path, n: int, to: Path) -> Path:
 # ---- roads: each scores the rows of a catalogue and leaves part files
 
 
-def config(workers: int, per_task: int = 4) -> ScreenConfig:
-    return validate(
-        ScreenConfig, {"pipeline": {"actors": workers, "series_per_task": per_task}, "scoring": {"shap": False}}
-    )
+def config(workers: int, **pipeline: int) -> ScreenConfig:
+    return validate(ScreenConfig, {"pipeline": {"actors": workers, **pipeline}, "scoring": {"shap": False}})
 
 
 def by_pipeline(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
@@ -369,7 +367,7 @@ def memory(a: argparse.Namespace) -> None:
     rayenv.start(num_cpus=2, object_store_mb=80)
     source = a.work / "explicit-le-index" / "catalogue.parquet"
     catalogue = repeated(source, a.rows, a.work / "memory.parquet")
-    cfg = config(2, 1)
+    cfg = config(2)
     with tempfile.TemporaryDirectory() as tmp:
         out = Store(Path(tmp) / "out")
         plan = ledger.make_plan(str(catalogue), Records.of(None, cfg.window), a.bundle, out, cfg)

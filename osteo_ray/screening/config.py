@@ -16,7 +16,7 @@ class PipelineConfig(Section):
     """How the archive streams through the scorers (Ray Data)."""
 
     shard_rows: int = Field(2000, ge=1, description="catalogue rows to a finished file; changing it costs a rewrite")
-    series_per_task: int = Field(4, ge=1, description="series scored together, and in one part file")
+    series_per_task: int = Field(8, ge=1, description="series scored together, and in one part file")
     actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
     actor_cpus: float = Field(0.9, gt=0)
     max_retries: int = Field(20, ge=0, description="of a batch whose actor was killed or whose node was lost")
