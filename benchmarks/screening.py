@@ -24,8 +24,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from osteo_ray.records.schema import NAMES
 from osteo_ray.screening.config import ScreenConfig
 
 CODECS = ("explicit-le", "jpeg-ls", "j2k")
+DICOMWEB = "dicomweb"
 
 
 class Cpu:
@@ -323,12 +324,38 @@ def _parts(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(p) for p in sorted(out.glob("parts/*.parquet"))])
 
 
+@contextmanager
+def dicomweb(work: Path) -> Iterator[None]:
+    """An Orthanc that holds the raw series while it lasts, and a catalogue of it."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "archive"))
+    import ray
+    from orthanc_running import running, store
+
+    from osteo_ray.archive import catalogue
+    from osteo_ray.archive.config import IndexConfig
+
+    with tempfile.TemporaryDirectory() as home, running(Path(home)) as (base, session, netrc):
+        os.environ |= {"NETRC": str(netrc), "NO_PROXY": "127.0.0.1"}
+        store(session, base, (p.read_bytes() for p in sorted((work / "explicit-le").rglob("*.dcm"))))
+        rayenv.start(num_cpus=2)
+        catalogue.build(f"dicomweb+{base}", work / "dicomweb-index", IndexConfig())
+        ray.shutdown()
+        yield
+
+
 def run(a: argparse.Namespace) -> None:
+    with dicomweb(a.work) if DICOMWEB in a.codecs else nullcontext():
+        _run(a)
+
+
+def _run(a: argparse.Namespace) -> None:
     found: dict[tuple[str, str, int], list[dict]] = {}
     for _ in range(a.rounds):
         for codec in a.codecs:
             for workers in a.workers:
                 for road in a.roads:
+                    if codec == DICOMWEB and road in READERS:  # they read folders
+                        continue
                     n = a.rows * workers if road in ("pipeline", "pool") else a.whole * workers
                     catalogue = repeated(a.work / f"{codec}-index" / "catalogue.parquet", n, a.work / "rows.parquet")
                     args = [sys.executable, __file__, "one", "--road", road, "--catalogue", catalogue]
@@ -456,7 +483,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--rows", type=int, default=80, help="studies a worker, pipeline and pool")
     p.add_argument("--whole", type=int, default=4, help="studies a worker, whole-series roads")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--codecs", nargs="+", default=list(CODECS))
+    p.add_argument("--codecs", nargs="+", default=list(CODECS), help="also: dicomweb (raw, from an Orthanc)")
     p.add_argument("--roads", nargs="+", default=list(ROADS))
     p.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     p.add_argument("--road")

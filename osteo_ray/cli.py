@@ -121,6 +121,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
 
         return doctor.lines()
     from osteo_ray import commands as c
+    from osteo_ray.at_hand import at_hand
     from osteo_ray.cohort import commands as made
     from osteo_ray.config import load
     from osteo_ray.evaluation import commands as judging
@@ -156,7 +157,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         return evaluate_selection(study)
     model, run = jobs[args.command]
     given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}
-    return run(load(model, args.config, args.set, given))
+    return at_hand(args.command, load(model, args.config, args.set, given), run)
 
 
 def _code(e: Exception) -> int | None:

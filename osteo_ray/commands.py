@@ -16,10 +16,11 @@ from pydantic import Field
 
 from osteo_ray import progress, reference
 from osteo_ray.archive.config import IndexConfig
+from osteo_ray.bundle import FILES
 from osteo_ray.config import ConfigError, Section, narrow
 from osteo_ray.outcomes import InputError
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.store import Store, read_table
+from osteo_ray.store import Store, absolute, new_file, read_table
 from osteo_ray.training.config import TrainConfig
 
 
@@ -54,7 +55,8 @@ class TrainJob(TrainConfig):
     encoder_slices: tuple[str, ...] = Field((), description="slice sets for the encoder alone; none: the patients' own")
     heldout_slices: tuple[str, ...] = Field((), description="slice sets of people for the card's figures alone")
     heldout_records: tuple[str, ...] | str | None = Field(None, description="their records")
-    out: str | None = None
+    out: str | None = Field(None, description="working folder, on a disk of the driver's node; the bundle is in it")
+    publish: str | None = Field(None, description="folder or URI that the finished bundle is copied to")
 
 
 class ScreenJob(ScreenConfig):
@@ -74,9 +76,8 @@ def index(job: IndexJob) -> list[str]:
     """Build a catalogue of an archive."""
     from osteo_ray.archive import catalogue
 
-    out = Path(need(job, "out"))
     with progress.counted("it") as say:
-        summary = catalogue.build(need(job, "archive"), out, narrow(job, IndexConfig), say)
+        summary = catalogue.build(need(job, "archive"), need(job, "out"), narrow(job, IndexConfig), say)
     return summary.lines()
 
 
@@ -85,9 +86,9 @@ def records(job: RecordsJob) -> list[str]:
     from osteo_ray.records import load
 
     table = load(need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad)
-    out = Path(need(job, "out"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(out)
+    out = absolute(need(job, "out"))
+    with new_file(out) as path:
+        table.to_parquet(path)
     labels = table.frame["label"].value_counts(dropna=False).to_dict()
     counts = ", ".join(f"{'unlabelled' if k != k or k is None else k} {n}" for k, n in labels.items())
     refused = [f"refused  {i}" for i in table.issues]
@@ -98,7 +99,14 @@ def train(job: TrainJob) -> list[str]:
     """Train a bundle."""
     from osteo_ray.training.run import train as run
 
-    return run(sources(job), need(job, "out"), narrow(job, TrainConfig)).lines()
+    made = run(sources(job), need(job, "out"), narrow(job, TrainConfig))
+    lines = made.lines()
+    if job.publish:
+        store = Store(job.publish)
+        for name in (*FILES, "SHA256SUMS"):
+            store.put(name, (made.bundle / name).read_bytes())
+        lines.append(f"published    {store.uri}")
+    return lines
 
 
 def sources(job: TrainJob):
@@ -131,15 +139,10 @@ def screen(
     archives = [archive] if isinstance(archive, str) else list(archive)
     if len(archives) == 1 and archives[0].endswith(".parquet"):
         catalogue = archives[0]
-    elif store.remote:
-        raise InputError(
-            f"out: {store.uri} is in an object store: index the archive first (osteo-ray index), and give its catalogue"
-        )
     else:
-        out = Path(store.uri)
-        catalogue = str(out / "catalogue.parquet")
+        catalogue = store.path(cat.CATALOGUE_FILE)
         with progress.counted("it") as say:
-            indexed = cat.build(archives, out, cfg.index, say).lines()
+            indexed = cat.build(archives, store.uri, cfg.index, say).lines()
     only = None
     if job.patients:
         split = pq.read_table(job.patients).to_pylist()

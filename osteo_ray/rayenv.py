@@ -11,7 +11,14 @@ import os
 # Nothing is reported anywhere, on no cluster.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_REPORT_URL", "http://127.0.0.1:9")
-if "RAY_ADDRESS" not in os.environ:  # a Ray of our own: every port on loopback, where no token is handed out
+
+
+def joined() -> bool:
+    """Whether Ray is a cluster that is there already, not one of our own on this machine."""
+    return "RAY_ADDRESS" in os.environ
+
+
+if not joined():  # a Ray of our own: every port on loopback, where no token is handed out
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -25,7 +32,7 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
     if ray.is_initialized():
         return
     kw: dict = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    if "RAY_ADDRESS" in os.environ:
+    if joined():
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     else:
         if object_store_mb:

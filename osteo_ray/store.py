@@ -92,6 +92,12 @@ class Store:
             return bool(self._fs.exists(self._at(name)))
         return os.path.exists(self._at(name))
 
+    def is_file(self, name: str) -> bool:
+        if self.remote:
+            self._fs.invalidate_cache()
+            return bool(self._fs.isfile(self._at(name)))
+        return os.path.isfile(self._at(name))
+
     def put(self, name: str, data: bytes) -> None:
         """Write one file; it appears whole or not at all."""
         if self.remote:
@@ -103,10 +109,10 @@ class Store:
     def get(self, name: str) -> bytes:
         return self._fs.cat_file(self._at(name)) if self.remote else Path(self._at(name)).read_bytes()
 
-    def put_table(self, name: str, table: pa.Table) -> None:
-        """Write a table as one Parquet file; it appears whole or not at all."""
+    def put_table(self, name: str, table: pa.Table, **kw: Any) -> None:
+        """Write a table as one Parquet file; it appears whole or not at all. `kw`: of `pq.write_table`."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", **kw)
         self.put(name, sink.getvalue().to_pybytes())
 
     @contextmanager
@@ -215,6 +221,14 @@ def local_file(uri: str | os.PathLike[str]) -> Iterator[Path]:
             raise FileNotFoundError(f"{uri} is not there")
         fs.get_file(path, str(to))
         yield to
+
+
+@contextmanager
+def new_file(uri: str | os.PathLike[str]) -> Iterator[Path]:
+    """A local file to write; it becomes `uri`, a path or URI, when the block ends without an error."""
+    folder, name = os.path.split(absolute(uri))
+    with Store(folder).file_to_be(name) as tmp:
+        yield tmp
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What tests share: one Ray, one small made archive with its catalogue, one small bundle."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,3 +53,27 @@ def bundle_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     made_bundle().save(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """URI of a bucket on a loopback S3 server."""
+    pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    import fsspec
+
+    with pytest.MonkeyPatch.context() as m, socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+        s.close()
+        m.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            m.setenv(name, "test")
+        m.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        m.setenv("NO_PROXY", "127.0.0.1")
+        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        server.start()
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("runs")
+        yield "s3://runs"
+        server.stop()
+        fsspec.filesystem("s3").clear_instance_cache()

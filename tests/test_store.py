@@ -1,41 +1,16 @@
 """Files of a run, on a disk and in an object store (moto's S3 server on loopback)."""
 
-import socket
-
 import pyarrow as pa
 import pytest
 
 from osteo_ray.store import Store, StoreError, local_file, local_folder, open_parquet, patient, read_table
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    pytest.importorskip("s3fs")
-    moto = pytest.importorskip("moto.server")
-    import fsspec
-
-    with pytest.MonkeyPatch.context() as m, socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-        s.close()
-        m.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            m.setenv(name, "test")
-        m.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        m.setenv("NO_PROXY", "127.0.0.1")
-        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-        server.start()
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("runs")
-        yield "s3://runs"
-        server.stop()
-        fsspec.filesystem("s3").clear_instance_cache()
-
-
 @pytest.fixture(params=["disk", "s3"])
 def store(request, tmp_path):
     if request.param == "disk":
         return Store(tmp_path / "run")
-    return Store(request.getfixturevalue("bucket") + f"/{tmp_path.name}")
+    return Store(request.getfixturevalue("s3") + f"/{tmp_path.name}")
 
 
 def test_files_are_put_listed_read_and_removed(store):

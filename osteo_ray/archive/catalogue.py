@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from osteo_ray.archive.choice import choose
 from osteo_ray.archive.config import IndexConfig
@@ -42,6 +40,10 @@ from osteo_ray.archive.series import assemble
 from osteo_ray.archive.slices import same_pixels
 from osteo_ray.archive.sources import roots
 from osteo_ray.archive.tables import to_rows, to_table
+from osteo_ray.store import Store, join, read_table
+
+WORK = "index/"
+CATALOGUE_FILE, FILES_FILE, SUMMARY_FILE = "catalogue.parquet", "files.parquet", f"{WORK}summary.json"
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: unknown)
 
@@ -77,13 +79,13 @@ class CatalogueSummary:
         ]
         out += [f"  series  {n:7d}  {k}" for k, n in sorted(self.series.items(), key=lambda x: (-x[1], x[0]))]
         out += [f"  files   {n:7d}  {k}" for k, n in sorted(self.files.items(), key=lambda x: (-x[1], x[0]))]
-        return [*out, f"catalogue: {Path(self.out) / 'catalogue.parquet'}"]
+        return [*out, f"catalogue: {join(self.out, CATALOGUE_FILE)}"]
 
 
 def build(
     archive: str | Path | Sequence[str | Path], out: str | Path, cfg: IndexConfig, progress: Progress | None = None
 ) -> CatalogueSummary:
-    """Index `archive` (folder, file, zip, tar, URI, or several) into folder `out`.
+    """Index `archive` (folder, file, zip, tar, URI, or several) into `out`, a folder or the URI of one.
 
     Writes `catalogue.parquet` (schema.CATALOGUE), `files.parquet` (instances.FILE: every listed file that belongs to no
     series) and `index/` (what a later run reuses).
@@ -92,41 +94,38 @@ def build(
         FileNotFoundError: an archive that isn't there.
     """
     start = time.monotonic()
-    out = Path(out)
-    work = out / "index"
-    work.mkdir(parents=True, exist_ok=True)
-    forget_attempts(work)
+    store = Store(out)
+    here = set(store.names(WORK))
+    forget_attempts(store, here)
     say = progress or (lambda stage, done, total: None)
-    keys, entries = _list(archive, work, cfg, say)
-    todo = [k for k in keys if not (work / f"{k}.headers.parquet").exists()]
+    keys, entries = _list(archive, store, here, cfg, say)
+    todo = [k for k in keys if f"{WORK}{k}.headers.parquet" not in here]
     fingerprint = _hash(INDEX_VERSION, _series_config(cfg), *keys)
-    done = _finished(out, work, fingerprint)
+    done = _finished(store, fingerprint)
     if done is not None and not todo:
         done.unchanged, done.seconds = True, time.monotonic() - start
         return done
-    summary = CatalogueSummary(str(out), entries=entries, parts=len(keys), parts_reused=len(keys) - len(todo))
+    summary = CatalogueSummary(store.uri, entries=entries, parts=len(keys), parts_reused=len(keys) - len(todo))
     from osteo_ray import rayenv
 
     rayenv.start(num_cpus=cfg.num_cpus)
-    for i, _ in enumerate(_run(_HeaderTask(str(work), cfg), [{"part": k} for k in todo]), 1):
+    for i, _ in enumerate(_run(_HeaderTask(store.uri, cfg), [{"part": k} for k in todo]), 1):
         say("headers", i, len(todo))
-    buckets = _buckets(work, keys, cfg)
-    for i, _ in enumerate(_run(_AssembleTask(str(work), keys, cfg), [b for b in buckets if not _done(work, b)]), 1):
+    buckets = _buckets(store, keys, cfg)
+    to_assemble = [b for b in buckets if f"{b['name']}.series.parquet" not in here]
+    for i, _ in enumerate(_run(_AssembleTask(store.uri, keys, cfg), to_assemble), 1):
         say("series", i, len(buckets))
-    _merge(out / "catalogue.parquet", CATALOGUE, [work / f"{b['name']}.series.parquet" for b in buckets])
-    _merge(
-        out / "files.parquet",
-        FILE,
-        [work / f"{k}.files.parquet" for k in keys] + [work / f"{b['name']}.left.parquet" for b in buckets],
-    )
-    _count(summary, out)
+    _merge(store, CATALOGUE_FILE, CATALOGUE, [f"{b['name']}.series.parquet" for b in buckets])
+    left = [f"{WORK}{k}.files.parquet" for k in keys] + [f"{b['name']}.left.parquet" for b in buckets]
+    _merge(store, FILES_FILE, FILE, left)
+    _count(summary, store)
     summary.seconds = time.monotonic() - start
-    _sweep(work, keys, buckets)
-    (work / "summary.json").write_text(json.dumps({"fingerprint": fingerprint, "summary": asdict(summary)}))
+    _sweep(store, keys, buckets)
+    store.put(SUMMARY_FILE, json.dumps({"fingerprint": fingerprint, "summary": asdict(summary)}).encode())
     return summary
 
 
-def _list(archive: Any, work: Path, cfg: IndexConfig, say: Progress) -> tuple[list[str], int]:
+def _list(archive: Any, store: Store, here: set[str], cfg: IndexConfig, say: Progress) -> tuple[list[str], int]:
     """Walk the sources; returns the parts' keys, and the number of entries. New parts' listings are written."""
     keys: list[str] = []
     seen: set[str] = set()
@@ -144,8 +143,8 @@ def _list(archive: Any, work: Path, cfg: IndexConfig, say: Progress) -> tuple[li
             continue
         seen.add(key)
         keys.append(key)
-        if not (work / f"{key}.headers.parquet").exists():
-            write_listing(part, work / f"{key}.list.parquet")
+        if f"{WORK}{key}.headers.parquet" not in here:
+            write_listing(part, store, f"{WORK}{key}")
     return keys, n
 
 
@@ -162,16 +161,12 @@ def _series_config(cfg: IndexConfig) -> str:
     )
 
 
-def _finished(out: Path, work: Path, fingerprint: str) -> CatalogueSummary | None:
+def _finished(store: Store, fingerprint: str) -> CatalogueSummary | None:
     """The summary of an earlier run over exactly this listing and config."""
     try:
-        saved = json.loads((work / "summary.json").read_text())
-        if (
-            saved["fingerprint"] == fingerprint
-            and (out / "catalogue.parquet").exists()
-            and (out / "files.parquet").exists()
-        ):
-            return CatalogueSummary(**(saved["summary"] | {"out": str(out)}))
+        saved = json.loads(store.get(SUMMARY_FILE))
+        if saved["fingerprint"] == fingerprint and store.exists(CATALOGUE_FILE) and store.exists(FILES_FILE):
+            return CatalogueSummary(**(saved["summary"] | {"out": store.uri}))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -180,43 +175,40 @@ def _finished(out: Path, work: Path, fingerprint: str) -> CatalogueSummary | Non
 class _HeaderTask:
     """part -> counts; the rows go to files."""
 
-    def __init__(self, work: str, cfg: IndexConfig):
-        self.work, self.cfg = work, cfg
+    def __init__(self, out: str, cfg: IndexConfig):
+        self.out, self.cfg = out, cfg
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return index_part(Path(self.work) / f"{row['part']}.list.parquet", self.cfg)
+        return index_part(Store(self.out), f"{WORK}{row['part']}", self.cfg)
 
 
-def _buckets(work: Path, keys: list[str], cfg: IndexConfig) -> list[dict[str, Any]]:
+def _buckets(store: Store, keys: list[str], cfg: IndexConfig) -> list[dict[str, Any]]:
     """Ranges of the study hash, of about `bucket_rows` rows each; studies are never cut."""
-    total = sum(pq.read_metadata(work / f"{k}.headers.parquet").num_rows for k in keys)
+    total = 0
+    for k in keys:
+        with store.parquet(f"{WORK}{k}.headers.parquet") as f:
+            total += f.metadata.num_rows
     n = max(1, -(-total // cfg.bucket_rows))
     edges = [i * 2**32 // n for i in range(n + 1)]
     stem = _hash(INDEX_VERSION, _series_config(cfg), *keys)
-    return [{"name": f"{stem}-{i:05d}-{n}", "low": edges[i], "high": edges[i + 1]} for i in range(n)]
-
-
-def _done(work: Path, bucket: dict[str, Any]) -> bool:
-    return (work / f"{bucket['name']}.series.parquet").exists()
+    return [{"name": f"{WORK}{stem}-{i:05d}-{n}", "low": edges[i], "high": edges[i + 1]} for i in range(n)]
 
 
 class _AssembleTask:
     """Range of studies -> their catalogue rows, in a file."""
 
-    def __init__(self, work: str, keys: list[str], cfg: IndexConfig):
-        self.work, self.keys, self.cfg = work, keys, cfg
+    def __init__(self, out: str, keys: list[str], cfg: IndexConfig):
+        self.out, self.keys, self.cfg = out, keys, cfg
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        work = Path(self.work)
+        store = Store(self.out)
         low, high = int(row["low"]), int(row["high"])
         wanted = (pc.field("study_hash") >= low) & (pc.field("study_hash") < high)
-        tables = [pq.read_table(work / f"{k}.headers.parquet", filters=wanted) for k in self.keys]
+        tables = [read_table(store.path(f"{WORK}{k}.headers.parquet"), filters=wanted) for k in self.keys]
         table = pa.concat_tables([t for t in tables if t.num_rows] or [INDEXED.empty_table()])
         series, left = assemble_table(table, self.cfg)
         for name, t in ((f"{row['name']}.left.parquet", left), (f"{row['name']}.series.parquet", series)):
-            tmp = work / f".{name}.{os.getpid()}.tmp"
-            pq.write_table(t, tmp, compression="zstd", row_group_size=256)
-            os.replace(tmp, work / name)
+            store.put_table(name, t, row_group_size=256)
         return {"series": series.num_rows, "left": left.num_rows}
 
 
@@ -252,35 +244,33 @@ def _run(task: Any, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from ds.map(task, num_cpus=1).iter_rows()
 
 
-def _merge(path: Path, schema: pa.Schema, files: list[Path]) -> None:
+def _merge(store: Store, name: str, schema: pa.Schema, files: list[str]) -> None:
     """Join part files into one, a row group at a time."""
-    tmp = path.with_name(f".{path.name}.tmp")
-    with pq.ParquetWriter(tmp, schema, compression="zstd") as w:
-        for f in files:
-            source = pq.ParquetFile(f)
-            for i in range(source.num_row_groups):
-                t = source.read_row_group(i)
-                if t.num_rows:
-                    w.write_table(t.cast(schema))
-    os.replace(tmp, path)
+    with store.parquet_writer(name, schema) as w:
+        for part in files:
+            with store.parquet(part) as f:
+                for i in range(f.num_row_groups):
+                    t = f.read_row_group(i)
+                    if t.num_rows:
+                        w.write_table(t.cast(schema))
 
 
-def _count(summary: CatalogueSummary, out: Path) -> None:
+def _count(summary: CatalogueSummary, store: Store) -> None:
     series: Counter[str] = Counter()
-    for b in pq.ParquetFile(out / "catalogue.parquet").iter_batches(columns=["state", "code", "n_slices"]):
-        for r in b.to_pylist():
-            series["OPEN" if r["state"] is None else f"{r['state']} {r['code']}"] += 1
-            summary.instances += r["n_slices"]
+    with store.parquet(CATALOGUE_FILE) as f:
+        for b in f.iter_batches(columns=["state", "code", "n_slices"]):
+            for r in b.to_pylist():
+                series["OPEN" if r["state"] is None else f"{r['state']} {r['code']}"] += 1
+                summary.instances += r["n_slices"]
     files: Counter[str] = Counter()
-    for b in pq.ParquetFile(out / "files.parquet").iter_batches(columns=["state", "code"]):
-        files.update(f"{r['state']} {r['code']}" for r in b.to_pylist())
+    with store.parquet(FILES_FILE) as f:
+        for b in f.iter_batches(columns=["state", "code"]):
+            files.update(f"{r['state']} {r['code']}" for r in b.to_pylist())
     summary.series, summary.files = dict(series), dict(files)
 
 
-def _sweep(work: Path, keys: list[str], buckets: list[dict[str, Any]]) -> None:
+def _sweep(store: Store, keys: list[str], buckets: list[dict[str, Any]]) -> None:
     """Remove what this run superseded: listings, parts and buckets of earlier states of the archive."""
-    keep = {f"{k}.{kind}.parquet" for k in keys for kind in ("headers", "files")}
-    keep |= {f"{b['name']}.{kind}.parquet" for b in buckets for kind in ("series", "left")} | {"summary.json"}
-    for f in work.iterdir():
-        if f.name not in keep:
-            f.unlink(missing_ok=True)
+    keep = {f"{WORK}{k}.{kind}.parquet" for k in keys for kind in ("headers", "files")}
+    keep |= {f"{b['name']}.{kind}.parquet" for b in buckets for kind in ("series", "left")} | {SUMMARY_FILE}
+    store.remove([n for n in store.names(WORK) if n not in keep])

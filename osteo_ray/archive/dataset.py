@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+
+from osteo_ray.store import open_parquet
 
 
 class CatalogueSource(Datasource):
@@ -22,12 +24,11 @@ class CatalogueSource(Datasource):
     def __init__(self, catalogue: str | Path, rows: Sequence[int], per_task: int = 4):
         self._path = str(catalogue)
         self._chunks = [list(rows[i : i + per_task]) for i in range(0, len(rows), per_task)]
-        meta = pq.read_metadata(self._path)
-        self._schema = pq.read_schema(self._path)
+        with open_parquet(self._path) as f:
+            self._schema = f.schema_arrow
+            groups = [f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)]
         # First row of each row group: where to look for a row number.
-        self._starts = [0]
-        for g in range(meta.num_row_groups):
-            self._starts.append(self._starts[-1] + meta.row_group(g).num_rows)
+        self._starts = np.cumsum([0, *groups]).tolist()
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before reading; rows are some tens of kilobytes."""
@@ -54,14 +55,10 @@ def _reader(path: str, chunk: list[int], starts: list[int]):
 
 def take_rows(path: str, rows: list[int], starts: list[int]) -> pa.Table:
     """Rows by number, reading only the row groups that hold them."""
-    import numpy as np
-
-    f = pq.ParquetFile(path)
     rows_a = np.asarray(rows)
     group = np.searchsorted(starts, rows_a, side="right") - 1
-    parts = []
-    for g in np.unique(group):
-        parts.append(f.read_row_group(int(g)).take(pa.array(rows_a[group == g] - starts[g])))
+    with open_parquet(path) as f:
+        parts = [f.read_row_group(int(g)).take(pa.array(rows_a[group == g] - starts[g])) for g in np.unique(group)]
     return pa.concat_tables(parts)
 
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from osteo_ray.archive.config import IndexConfig
 from osteo_ray.archive.headers import read_header
@@ -24,6 +21,7 @@ from osteo_ray.archive.instances import FILE, INSTANCE, digest, file_row, instan
 from osteo_ray.archive.sources import Entry, Source, open_source, shared_of, sniff_archive, unreadable
 from osteo_ray.archive.tables import to_table
 from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.store import Store, read_table
 
 Row = dict[str, Any]
 ENTRY = pa.schema(
@@ -67,37 +65,37 @@ def part_key(part: list[Entry], cfg: IndexConfig) -> str:
     return h.hexdigest()
 
 
-def write_listing(part: list[Entry], path: Path) -> None:
-    sink = _Sink(ENTRY, path)
-    for e in part:
-        sink.add(asdict(e))
-    sink.close()
+def write_listing(part: list[Entry], store: Store, name: str) -> None:
+    """Keep a part's entries as `<name>.list.parquet`."""
+    store.put_table(f"{name}.list.parquet", pa.Table.from_pylist([asdict(e) for e in part], ENTRY))
 
 
-def read_listing(path: Path) -> list[Entry]:
-    return [Entry(**r) for r in pq.read_table(path).to_pylist()]
+def read_listing(store: Store, name: str) -> list[Entry]:
+    """What `write_listing` kept."""
+    return [Entry(**r) for r in read_table(store.path(f"{name}.list.parquet")).to_pylist()]
 
 
-def index_part(listing: Path, cfg: IndexConfig) -> dict[str, int]:
-    """Read every header of a part; writes `<name>.headers.parquet` and `<name>.files.parquet` beside the listing.
+def index_part(store: Store, name: str, cfg: IndexConfig) -> dict[str, int]:
+    """Read every header of a part; writes `<name>.headers.parquet` and `<name>.files.parquet` beside its listing.
 
     Idempotent: names are the part's key, files appear whole or not at all.
     """
-    base = str(listing).removesuffix(".list.parquet")
+    entries, fatal = _survivable(read_listing(store, name), store, f"{name}.attempt.json")
     # the headers' file is closed last: its presence says that the part is done
-    rows = _Sink(INDEXED, Path(base + ".headers.parquet"), order=("study_hash", "series_uid"))
-    files = _Sink(FILE, Path(base + ".files.parquet"))
-    entries, fatal = _survivable(read_listing(listing), Path(base + ".attempt.json"))
-    for e in fatal:
-        message = "reading it ended the worker process"
-        files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Stage.HEADER, message)))
-    one_by_one = not isinstance(entries, list)  # after a death: what is noted has to be what is read
-    for kind, row in index_entries(entries, cfg, 1 if one_by_one else _BATCH):
-        (rows if kind else files).add(row)
-    return {"files": files.close(), "instances": rows.close()}
+    with (
+        _Sink(INDEXED, store, f"{name}.headers.parquet", order=("study_hash", "series_uid")) as rows,
+        _Sink(FILE, store, f"{name}.files.parquet") as files,
+    ):
+        for e in fatal:
+            message = "reading it ended the worker process"
+            files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Stage.HEADER, message)))
+        one_by_one = not isinstance(entries, list)  # after a death: what is noted has to be what is read
+        for kind, row in index_entries(entries, cfg, 1 if one_by_one else _BATCH):
+            (rows if kind else files).add(row)
+    return {"files": files.count, "instances": rows.count}
 
 
-def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], list[Entry]]:
+def _survivable(entries: list[Entry], store: Store, marker: str) -> tuple[Iterable[Entry], list[Entry]]:
     """(entries to read, entries that killed earlier attempts at this part).
 
     Each attempt leaves a marker. Where one is found, a worker died on this part: from then on every entry is noted
@@ -105,9 +103,9 @@ def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], li
     one that was only there when memory ran out gets a second chance.
     """
     try:
-        past = json.loads(marker.read_text())
+        past = json.loads(store.get(marker))
     except (OSError, ValueError):
-        _note(marker, {"at": None, "deaths": {}})
+        _note(store, marker, {"at": None, "deaths": {}})
         return entries, []
     deaths: dict[str, int] = past["deaths"]
     if past["at"] is not None:
@@ -117,23 +115,20 @@ def _survivable(entries: list[Entry], marker: Path) -> tuple[Iterable[Entry], li
     def noted() -> Iterator[Entry]:
         for e in entries:
             if e.uri not in fatal:
-                _note(marker, {"at": e.uri, "deaths": deaths})
+                _note(store, marker, {"at": e.uri, "deaths": deaths})
                 yield e
-        _note(marker, {"at": None, "deaths": deaths})
+        _note(store, marker, {"at": None, "deaths": deaths})
 
     return noted(), [e for e in entries if e.uri in fatal]
 
 
-def forget_attempts(work: Path) -> None:
+def forget_attempts(store: Store, names: Iterable[str]) -> None:
     """Remove the markers of an earlier run: that it was stopped is no file's fault."""
-    for marker in work.glob("*.attempt.json"):
-        marker.unlink(missing_ok=True)
+    store.remove([n for n in names if n.endswith(".attempt.json")])
 
 
-def _note(marker: Path, what: Row) -> None:
-    tmp = _temporary(marker)
-    tmp.write_text(json.dumps(what))
-    os.replace(tmp, marker)
+def _note(store: Store, marker: str, what: Row) -> None:
+    store.put(marker, json.dumps(what).encode())
 
 
 def index_entries(entries: Iterable[Entry], cfg: IndexConfig, together: int = _BATCH) -> Iterator[tuple[bool, Row]]:
@@ -255,13 +250,16 @@ class _Sink:
     whether it holds one file or a zip of a million.
     """
 
-    def __init__(self, schema: pa.Schema, path: Path, order: tuple[str, ...] = ()):
+    def __init__(self, schema: pa.Schema, store: Store, name: str, order: tuple[str, ...] = ()):
         self.schema, self.count = schema, 0
-        self._order = [(name, "ascending") for name in order]
-        self._path, self._tmp = path, _temporary(path)
+        self._order = [(column, "ascending") for column in order]
         self._rows: list[Row] = []
         self._tables: list[pa.Table] = []
-        self._writer = pq.ParquetWriter(self._tmp, schema, compression="zstd")
+        self._file = store.parquet_writer(name, schema)
+
+    def __enter__(self) -> _Sink:
+        self._writer = self._file.__enter__()
+        return self
 
     def add(self, row: Row) -> None:
         self._rows.append(row)
@@ -281,14 +279,8 @@ class _Sink:
         if table.num_rows:
             self._writer.write_table(table.sort_by(self._order) if self._order else table, row_group_size=_FLUSH)
 
-    def close(self) -> int:
-        """Write what is left; the number of rows."""
-        self._flush()
-        self._write()
-        self._writer.close()
-        os.replace(self._tmp, self._path)
-        return self.count
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._flush()
+            self._write()
+        self._file.__exit__(*error)

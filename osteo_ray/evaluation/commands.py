@@ -77,7 +77,7 @@ def evaluate(job: EvaluateJob) -> list[str]:
     # Results of another system have no run behind them, and no report to put the figures into.
     made = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
     if "catalogue" in made and out == folder:
-        lines.append(f"report   {write_report(folder, Path(made['catalogue']), made['report_studies'], ev)}")
+        lines.append(f"report   {write_report(folder, made['catalogue'], made['report_studies'], ev)}")
     return lines
 
 

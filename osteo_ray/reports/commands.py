@@ -17,6 +17,7 @@ from osteo_ray.commands import need
 from osteo_ray.config import narrow
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.reports.config import PackageConfig
+from osteo_ray.store import Store, absolute, read_table
 
 
 class ReportJob(PackageConfig):
@@ -45,7 +46,7 @@ def report(job: ReportJob) -> list[str]:
         raise InputError(f"{table} is not there; give the folder of a finished run")
     rows = chosen(pads.dataset(table), job)
     catalogue = _catalogue(job, table.parent)
-    by_uid = _series(catalogue, rows) if catalogue else {}
+    by_uid = _series(catalogue, rows)
     out = Path(job.out) if job.out else table.parent / "studies"
     made = datetime.now(UTC).replace(microsecond=0)
     cfg = narrow(job, PackageConfig)
@@ -103,22 +104,23 @@ def chosen(results: pads.Dataset, job: ReportJob) -> list[dict[str, Any]]:
     return results.to_table(filter=asked & pads.field("row_key").isin(keys)).sort_by(order).to_pylist()
 
 
-def _catalogue(job: ReportJob, folder: Path) -> Path | None:
+def _catalogue(job: ReportJob, folder: Path) -> str:
     if job.catalogue:
-        return Path(job.catalogue)
+        return job.catalogue
     summary = folder / "summary.json"
     made = json.loads(summary.read_text()) if summary.exists() else {}
-    path = Path(made["catalogue"]) if "catalogue" in made else folder / "catalogue.parquet"
-    if not path.exists():
-        raise InputError(f"the catalogue {path} is not there; name it with --catalogue")
-    return path
+    uri = str(made.get("catalogue", folder / "catalogue.parquet"))
+    above, _, name = absolute(uri).rpartition("/")
+    if not Store(above).is_file(name):
+        raise InputError(f"the catalogue {uri} is not there; name it with --catalogue")
+    return uri
 
 
-def _series(catalogue: Path, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _series(catalogue: str, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The catalogue rows of these results' series; a split series has several."""
     wanted = pads.field("series_uid").isin([r["series_uid"] for r in rows])
     out: dict[str, list[dict[str, Any]]] = {}
-    for row in pads.dataset(catalogue).to_table(filter=wanted).to_pylist():
+    for row in read_table(catalogue, filters=wanted).to_pylist():
         out.setdefault(row["series_uid"], []).append(row)
     return out
 

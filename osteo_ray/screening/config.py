@@ -19,6 +19,7 @@ class PipelineConfig(Section):
     series_per_task: int = Field(8, ge=1, description="series scored together, and in one part file")
     actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
     actor_cpus: float = Field(0.9, gt=0)
+    actor_gpus: float = Field(0.0, ge=0, description="share of a GPU for each scorer, for `scoring.device: cuda`")
     max_retries: int = Field(20, ge=0, description="of a batch whose actor was killed or whose node was lost")
     store_patience_s: float = Field(
         300.0, ge=0, description="how long to try again where results can't be written: a full disk, a store away"

@@ -38,7 +38,7 @@ START_S = 300.0
 
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
-"""glibc gives each freed slice back to the kernel and takes it anew: 2,000 page faults a series, a twentieth of its time."""
+"""Else glibc hands each freed slice to the kernel and takes it anew: 2,000 page faults a series, 5 % of its time."""
 
 
 class SeriesLimits(Section):

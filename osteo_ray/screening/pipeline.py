@@ -38,7 +38,9 @@ from osteo_ray.store import Store, StoreError, absolute, local_folder, patient
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
 
 RECEIPT = pa.schema([("shard", pa.string()), ("done", pa.int64()), ("error", pa.string()), ("message", pa.string())])
-RUN_ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (StoreError, BundleError, ScorerStartError)}
+RUN_ERRORS: dict[str, type[Exception]] = {
+    e.__name__: e for e in (StoreError, BundleError, InputError, ScorerStartError)
+}
 
 FINISHING = 2
 """Shards being finished at a time, beside the scorers."""
@@ -225,12 +227,15 @@ def _score(
     from osteo_ray.screening.source import read_pending
 
     p = cfg.pipeline
+    if p.actor_gpus and not rayenv.joined() and not ray.cluster_resources().get("GPU"):  # it would wait for ever
+        raise InputError(f"pipeline.actor_gpus: {p.actor_gpus:g}, but Ray sees no GPU on this machine; set it to 0")
     ds = read_pending(catalogue, plan, p.series_per_task).map_batches(
         ScoreBatch,
         fn_constructor_args=(bundle, ray.put(book), cfg, store.uri, plan.run_id),
         batch_format="pyarrow",
         batch_size=1,
         num_cpus=p.actor_cpus,
+        num_gpus=p.actor_gpus or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=p.actors, initial_size=p.actors),
         # No series can end this actor: what does is a kill or a lost node, and its batch is simply done again.
         max_restarts=-1,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from osteo_ray.kdamm.conformal import class_set
 from osteo_ray.kdamm.crops import grid_positions, spine_crop
 from osteo_ray.kdamm.models import MODALITIES, Batch
 from osteo_ray.kdamm.novelty import picks_summary
-from osteo_ray.outcomes import Outcome, Rejected, Stage, State
+from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
 from osteo_ray.records.header import fill_from_header, header_demographics
 from osteo_ray.records.labels import CLASSES
 from osteo_ray.records.schema import NAMES, feature
@@ -69,6 +69,9 @@ class ScoringConfig(Section):
         True, description="decode compressed pixels in a child that may die, bounded in time and memory"
     )
     threads: int = Field(1, ge=1, description="torch threads of one scorer")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where the slice encoder runs, nearly all of a scorer's network time; the rest is on CPU"
+    )
 
 
 def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[str, Any]:
@@ -138,6 +141,11 @@ class Scorer:
         self.cfg = cfg or ScoringConfig()
         self.index = index or IndexConfig()
         self.guard = DecodeGuard(self.index.limits) if self.cfg.guard else None
+        if self.cfg.device == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                "scoring.device: cuda, but torch sees no GPU here; give scorers one (pipeline.actor_gpus), or use cpu"
+            )
+        bundle.encoder.to(self.cfg.device)
 
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Scorer:
@@ -245,7 +253,7 @@ class Scorer:
                 hu = stack.axial(int(positions[k]))
                 pixels[k] = (q_air_calib(hu, self.index.gates), q_metal(hu, self.index.gates))
                 crops.append(spine_crop(hu, stack.axial_spacing_mm, b.config.crop))
-            return b.encoder(torch.from_numpy(np.stack(crops))).embedding.numpy()
+            return b.encoder(torch.from_numpy(np.stack(crops)).to(self.cfg.device)).embedding.cpu().numpy()
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.scorers, b.config.view)
         # Of the kept slices the worst counts: what the score rests on must be sound.

@@ -33,6 +33,7 @@ from osteo_ray.selection.data import Scans
 from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.selection.reward import fit_scorers
 from osteo_ray.stages import Stages, digest
+from osteo_ray.store import absolute, local_file, read_table
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.patients import Patients, acquisition_of, gather, records_at_ct, scans_of
@@ -154,16 +155,17 @@ def _read_archive(
 ) -> tuple[RecordTable, dict[str, dict[str, float]], Path, str]:
     """The archive's slices, its patients' records at their CT, and what the CT's header says of each patient."""
     assert src.catalogue is not None
-    catalogue = Path(src.catalogue).absolute()
+    catalogue = absolute(src.catalogue)
     targets = Path(src.targets).absolute() if src.targets else None
-    cat = pq.read_table(catalogue, columns=["series_uid", "patient_key", "study_date", "state", "age_y", "sex"])
+    cat = read_table(catalogue, columns=["series_uid", "patient_key", "study_date", "state", "age_y", "sex"])
     records = records_at_ct(src.records, cat.filter(pa.compute.is_null(cat["state"])).to_pandas(), cfg.window)
     open_rows = [i for i, s in enumerate(cat["state"].to_pylist()) if s is None]
     if not open_rows and not more:
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
     archive = {r["patient_key"]: header_demographics(r) for r in cat.take(pa.array(open_rows, pa.int64())).to_pylist()}
     positions = cfg.selection.view.positions
-    key = digest(catalogue, cfg.crop.model_dump(), positions, targets or "")
+    with local_file(catalogue) as at_hand:
+        key = digest(at_hand, cfg.crop.model_dump(), positions, targets or "")
 
     def read_slices(folder: Path) -> None:
         per_task = cfg.prepare.series_per_task

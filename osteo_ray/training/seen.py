@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from scipy.special import logit
 
@@ -19,6 +18,7 @@ from osteo_ray.selection.data import p_lumbar
 from osteo_ray.selection.density import at_120_kvp, trabecular_hu
 from osteo_ray.site.distributions import Distributions
 from osteo_ray.site.frame import SCORED, quantities
+from osteo_ray.store import read_table
 from osteo_ray.training.patients import Patients, batch_of
 from osteo_ray.training.prepare import People
 
@@ -27,7 +27,7 @@ HEADERS = ("manufacturer", "convolution_kernel", "slice_thickness_mm")
 
 def headers_of(catalogue: str | Path) -> pd.DataFrame:
     """What a catalogue's headers say of each series, by series UID."""
-    return pq.read_table(catalogue, columns=["series_uid", *HEADERS]).to_pandas().drop_duplicates("series_uid")
+    return read_table(catalogue, columns=["series_uid", *HEADERS]).to_pandas().drop_duplicates("series_uid")
 
 
 def reference_of(

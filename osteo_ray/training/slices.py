@@ -96,7 +96,7 @@ def slice_rows(
 
 
 def write_slice_set(
-    catalogue: Path,
+    catalogue: str | Path,
     rows: list[int],
     out: Path,
     crop: CropConfig,

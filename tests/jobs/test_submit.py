@@ -1,5 +1,6 @@
 """`ray job submit` for real: a head of its own on this machine, the repository as working dir."""
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from osteo_ray import rayenv  # noqa: F401 (Ray's environment for the processes started here)
+from osteo_ray.bundle import Bundle
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -69,18 +71,21 @@ def submit(head, *command: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_index_then_screen_as_jobs(head, made, bundle_dir, tmp_path):
-    config = tmp_path / "index.yaml"
-    config.write_text(yaml.safe_dump({"archive": str(made.archive), "out": str(tmp_path / "index")}))
+@pytest.fixture(scope="module")
+def screened(head, made, bundle_dir, tmp_path_factory) -> Path:
+    """Index, then screen, as jobs with the repository as working dir."""
+    folder = tmp_path_factory.mktemp("jobs")
+    config = folder / "index.yaml"
+    config.write_text(yaml.safe_dump({"archive": str(made.archive), "out": str(folder / "index")}))
     done = submit(head, "jobs/index.py", "--config", str(config))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert pq.read_table(tmp_path / "index" / "catalogue.parquet").equals(pq.read_table(made.catalogue))
+    assert pq.read_table(folder / "index" / "catalogue.parquet").equals(pq.read_table(made.catalogue))
 
     job = {
-        "archive": str(tmp_path / "index" / "catalogue.parquet"),
+        "archive": str(folder / "index" / "catalogue.parquet"),
         "records": str(made.records),
         "bundle": str(bundle_dir),
-        "out": str(tmp_path / "out"),
+        "out": str(folder / "out"),
         "scoring": {"shap": False},
     }
     config.write_text(yaml.safe_dump(job))
@@ -88,8 +93,115 @@ def test_index_then_screen_as_jobs(head, made, bundle_dir, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     n = pq.read_metadata(made.catalogue).num_rows
     assert f"in all, of {n} indexed series" in done.stdout
-    assert pq.read_metadata(tmp_path / "out" / "results.parquet").num_rows == n
-    assert (tmp_path / "out" / "report.html").exists()
+    assert pq.read_metadata(folder / "out" / "results.parquet").num_rows == n
+    return folder / "out"
+
+
+def test_index_then_screen_as_jobs(screened):
+    assert {"report.html", "worklist.csv", "patients.parquet"} <= {p.name for p in screened.iterdir()}
+
+
+class Jobs:
+    """Submits scripts of `jobs/` as to an image that holds them: what a job brings is one folder of YAML."""
+
+    def __init__(self, address: str, conf: Path):
+        from ray.job_submission import JobSubmissionClient
+
+        self.client = JobSubmissionClient(address)
+        self.conf = conf
+
+    def start(self, name: str, config: dict, action: str = "") -> str:
+        (self.conf / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        return self.client.submit_job(
+            entrypoint=f"{sys.executable} {ROOT / 'jobs' / name}.py {action} --config {name}.yaml",
+            runtime_env={"working_dir": str(self.conf)},
+        )
+
+    def end(self, job: str, works: bool, says: str) -> str:
+        limit = time.monotonic() + 400  # a safeguard, not an expectation
+        while not self.client.get_job_status(job).is_terminal() and time.monotonic() < limit:
+            time.sleep(0.5)
+        told = self.client.get_job_logs(job)
+        assert self.client.get_job_status(job) == ("SUCCEEDED" if works else "FAILED"), told[-3000:]
+        assert says in told
+        return told
+
+
+@pytest.fixture(scope="module")
+def jobs(head, tmp_path_factory) -> Jobs:
+    return Jobs(head[0], tmp_path_factory.mktemp("conf"))
+
+
+def test_what_follows_a_screening(jobs, screened, made, bundle_dir, tmp_path):
+    run = {"results": str(screened), "bundle": str(bundle_dir)}
+    labels = {"labels": str(made.records)}
+    started = {
+        "evaluate": jobs.start("evaluate", run | labels | {"out": str(tmp_path / "evaluate"), "resamples": 100}),
+        "drift": jobs.start("drift", run | {"baseline": str(screened), "out": str(tmp_path / "drift.json")}),
+    }
+    jobs.end(started["evaluate"], True, "evaluation.json")
+    jobs.end(started["drift"], True, "as before")
+    one = {"results": str(screened), "top": 1, "formats": ["json"], "out": str(tmp_path / "report")}
+    started = {
+        "report": jobs.start("report", one),
+        "recalibrate": jobs.start("recalibrate", run | labels | {"site": "here", "out": str(tmp_path / "new")}),
+    }
+    jobs.end(started["report"], True, "1 results")
+    jobs.end(started["recalibrate"], False, "at least 20 of each are needed")  # a dozen CTs are no basis
+
+
+def test_train_then_tune(jobs, tmp_path):
+    made = str(tmp_path / "made")
+    people = {"seed": 6, "persons": 330, "scan": {"size_512_share": 0, "slice_max": 40}, "positions": 16, "out": made}
+    jobs.end(jobs.start("cohort", people | {"missing": {"complete_share": 0.2}}, "slices"), True, "with CT")
+    small = {
+        "split": {"val": 0.3},
+        "pretrain": {"steps": 40, "batch": 24},
+        "encoder": {"width": 8},
+        "selection": {
+            "view": {"positions": 16, "coarse": 4, "keep": 3},
+            "scorer": {"steps": 30},
+            "policy": {"env_steps": 300, "envs_per_runner": 4, "batch": 150, "minibatch": 75, "epochs": 1},
+        },
+        "kdamm": {"tabular": {"epochs": 4}, "image": {"epochs": 6}, "student": {"epochs": 6}},
+    }
+    train = small | {"records": f"{made}/records.csv", "extra_slices": [f"{made}/slices"], "out": str(tmp_path / "run")}
+    jobs.end(jobs.start("train", train), True, "bundle")
+    assert Bundle.load(tmp_path / "run" / "bundle").calibrators
+    tune = {
+        "train": "train.yaml",
+        "out": str(tmp_path / "tune"),
+        "splits": 2,
+        "search": {"trials": 2, "startup": 1},
+        "tabular": {"kdamm.tabular.epochs": {"kind": "int", "low": 1, "high": 5}},
+        "image": {"kdamm.image.lr": {"kind": "loguniform", "low": 0.001, "high": 0.01}},
+    }
+    jobs.end(jobs.start("tune", tune, "teachers"), True, "2 trials")
+    assert (tmp_path / "tune" / "teachers.yaml").exists()
+
+
+def test_serve_answers_until_it_is_stopped(jobs, bundle_dir, tmp_path):
+    port = free_port()
+    job = jobs.start("serve", {"runs": str(tmp_path), "bundle": str(bundle_dir), "port": port})
+    model = None
+    limit = time.monotonic() + 300
+    while model is None and time.monotonic() < limit:
+        assert not jobs.client.get_job_status(job).is_terminal(), jobs.client.get_job_logs(job)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/model", timeout=30) as said:
+                model = json.load(said)
+        except OSError:  # not yet
+            time.sleep(0.5)
+    jobs.client.stop_job(job)
+    assert model is not None
+    assert model["sha256"] == Bundle.load(bundle_dir).sha256
+
+
+def test_there_is_a_run_of_each_job():
+    """A new script in `jobs/` needs its submission here."""
+    scripts = {p.stem for p in (ROOT / "jobs").glob("*.py")}
+    text = Path(__file__).read_text()
+    assert {s for s in scripts if f'start("{s}"' not in text and f"jobs/{s}.py" not in text} == set()
 
 
 def test_a_job_with_a_bad_key_fails_and_names_it(head):

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from osteo_ray import records
 from osteo_ray.config import validate
-from osteo_ray.outcomes import State
+from osteo_ray.outcomes import InputError, State
 from osteo_ray.records.schema import NAMES
 from osteo_ray.records.window import WindowConfig
 from osteo_ray.screening.config import ScreenConfig
@@ -94,6 +95,14 @@ def test_how_rows_are_batched_and_cut_does_not_change_a_bit(made, table, bundle_
     other = screen(made.catalogue, table, bundle_dir, tmp_path, CFG.model_copy(update={"pipeline": p}), quiet=True)
     assert other.digest == done.digest
     assert pq.read_table(other.results, columns=STABLE).equals(pq.read_table(done.results, columns=STABLE))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("asked", [{"pipeline": {"actor_gpus": 0.5}}, {"scoring": {"device": "cuda"}}])
+def test_a_gpu_that_is_not_there_is_said(made, bundle_dir, tmp_path, asked):
+    """By the driver where Ray would wait for one, by the scorer where torch sees none; nothing hangs."""
+    with pytest.raises(InputError, match="sees no GPU"):
+        screen(made.catalogue, None, bundle_dir, tmp_path, validate(ScreenConfig, asked), quiet=True)
 
 
 def test_a_changed_record_is_scored_again_and_only_that_one(made, table, bundle_dir, done, tmp_path):
