@@ -36,12 +36,13 @@ J = TypeVar("J", bound=Section)
 
 
 def at_hand(command: str, job: J, run: Callable[[J], Iterable[str]]) -> Iterator[str]:
-    """Run a command of `READS` on copies of what its keys name by URI; its lines, in which URIs stand again.
+    """Run a command; one of `READS` on copies of what its keys name by URI. Its lines, in which URIs stand again.
 
     What it wrote is stored also where it ends with an exception, as it would be on a disk.
     """
     reads = READS.get(command, {})
-    far = {k: v for k in (*reads, "out") if isinstance(v := getattr(job, k, None), str) and is_remote(v)}
+    keys = (*reads, "out") if reads else ()
+    far = {k: v for k in keys if isinstance(v := getattr(job, k, None), str) and is_remote(v)}
     if not far:
         yield from run(job)
         return

@@ -169,6 +169,12 @@ class Store:
                 if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
                     self._fs.put_file(str(p), self._at(p.name))
 
+    def remove_unfinished(self, folder: str) -> None:
+        """Delete what killed writers left in `folder` of a disk; object stores show whole files only."""
+        if not self.remote:
+            for p in Path(self._at(folder)).glob(".*.tmp"):
+                p.unlink(missing_ok=True)
+
     def remove(self, names: list[str]) -> None:
         """Delete files; one that is gone already is no error."""
         for n in names:

@@ -73,7 +73,7 @@ def s3():
         m.setenv("NO_PROXY", "127.0.0.1")
         server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
         server.start()
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("runs")
+        fsspec.filesystem("s3", skip_instance_cache=True).makedirs("runs", exist_ok=True)
         yield "s3://runs"
         server.stop()
         fsspec.filesystem("s3").clear_instance_cache()

@@ -75,9 +75,11 @@ def test_a_bundle_in_a_bucket_is_never_written_over(run):
         list(at_hand("recalibrate", job, lambda j: pytest.fail("it ran")))
 
 
-def test_paths_stay_as_they_are(tmp_path):
+def test_paths_stay_as_they_are_and_so_do_commands_that_know_stores_themselves(run, tmp_path):
     job = DriftJob(results=str(tmp_path), bundle="b", out="o.json")
     assert list(at_hand("drift", job, lambda j: [j])) == [job]
+    job = DriftJob(results=run.path("run"), out=run.path("out"))
+    assert list(at_hand("screen", job, lambda j: [j])) == [job]
 
 
 COMMANDS = """
@@ -107,7 +109,7 @@ def test_from_an_archive_in_a_bucket_to_its_evaluation(s3, made, bundle_dir, tmp
         f"{screen} --set scoring.shap=false",
         f"{screen} --set scoring.shap=false",
         "evaluate @run --labels @records.parquet --set resamples=100",
-        "drift @run --bundle @bundle --baseline @run",
+        "drift --results @run --bundle @bundle --baseline @run",
         "report @run --top 1 --formats json --out @told",
     ]
     argv = [[there.path(a[1:]) if a.startswith("@") else a for a in c.split()] for c in commands]

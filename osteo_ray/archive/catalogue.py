@@ -274,3 +274,4 @@ def _sweep(store: Store, keys: list[str], buckets: list[dict[str, Any]]) -> None
     keep = {f"{WORK}{k}.{kind}.parquet" for k in keys for kind in ("headers", "files")}
     keep |= {f"{b['name']}.{kind}.parquet" for b in buckets for kind in ("series", "left")} | {SUMMARY_FILE}
     store.remove([n for n in store.names(WORK) if n not in keep])
+    store.remove_unfinished(WORK)

@@ -18,6 +18,7 @@ from osteo_ray.archive.schema import CATALOGUE
 from osteo_ray.archive.slices import SliceStack
 from osteo_ray.archive.sources import Entry, open_source
 from osteo_ray.config import ConfigError, load
+from osteo_ray.store import Store
 
 pytestmark = pytest.mark.ray
 
@@ -105,9 +106,9 @@ def test_an_interrupted_index_continues_and_ends_the_same(archive, tmp_path, ray
     for part in list(parts(open_source(archive).list(), cfg))[
         ::2
     ]:  # what a killed run leaves: some parts, no catalogue
-        listing = cut / "index" / f"{part_key(part, cfg)}.list.parquet"
-        write_listing(part, listing)
-        index_part(listing, cfg)
+        name = f"index/{part_key(part, cfg)}"
+        write_listing(part, Store(cut), name)
+        index_part(Store(cut), name, cfg)
         done += 1
     (cut / "index" / ".half.parquet.tmp").write_bytes(b"PAR1")
     s = build(archive, cut, cfg)
@@ -152,12 +153,12 @@ def listed(tmp_path, n: int):
     for i, data in enumerate(stack(n)):
         (folder / str(i)).write_bytes(data)
     entries = list(open_source(folder).list())
-    write_listing(entries, tmp_path / "p.list.parquet")
-    return entries, tmp_path / "p.list.parquet"
+    write_listing(entries, Store(tmp_path), "p")
+    return entries
 
 
 def test_a_file_that_kills_its_reader_ends_as_a_row(tmp_path, monkeypatch):
-    entries, listing = listed(tmp_path, 3)
+    entries = listed(tmp_path, 3)
     bad = entries[1].uri
     one = indexing._one
 
@@ -169,17 +170,17 @@ def test_a_file_that_kills_its_reader_ends_as_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "_one", dies)
     for _ in range(3):  # the first death leaves a marker, the next two name the file
         with pytest.raises(SystemExit):
-            index_part(listing, IndexConfig())
-    assert index_part(listing, IndexConfig()) == {"files": 1, "instances": 2}
+            index_part(Store(tmp_path), "p", IndexConfig())
+    assert index_part(Store(tmp_path), "p", IndexConfig()) == {"files": 1, "instances": 2}
     rows = pq.read_table(tmp_path / "p.files.parquet").to_pylist()
     assert [(r["uri"], r["state"], r["code"]) for r in rows] == [(bad, "ERROR", "READER_DIED")]
 
 
 def test_a_file_that_was_only_at_hand_once_is_read(tmp_path):
-    entries, listing = listed(tmp_path, 3)
+    entries = listed(tmp_path, 3)
     marker = tmp_path / "p.attempt.json"
     marker.write_text(json.dumps({"at": entries[1].uri, "deaths": {}}))
-    assert index_part(listing, IndexConfig()) == {"files": 0, "instances": 3}
+    assert index_part(Store(tmp_path), "p", IndexConfig()) == {"files": 0, "instances": 3}
 
 
 def test_a_run_that_was_stopped_blames_no_file(archive, tmp_path, ray_session):
