@@ -3,7 +3,7 @@
     pip install -e '.[bench]'
     python benchmarks/screening.py prepare --work W              # made series of 300 slices of 512 x 512, three codecs
     python benchmarks/screening.py run --work W --bundle run/bundle --rounds 3
-    python benchmarks/screening.py memory --work W --bundle run/bundle    # an object store of 80 MB, rows of 800 MB
+    python benchmarks/screening.py memory --work W --bundle run/bundle --slices 824 --rows 5000    # ten times the store
     python benchmarks/screening.py peak --work W --bundle run/bundle --slices 824
 
 `pipeline` and `pool` decode what the policy looks at. `MONAI` and `SimpleITK` read the whole series with that library's
@@ -120,14 +120,22 @@ def _transcoded(path: str, codec: str, to: Path) -> None:
     ds.save_as(to)
 
 
-def repeated(catalogue: Path, n: int, to: Path) -> Path:
-    """A catalogue of n rows: the open ones again and again, each under a UID of its own."""
+def repeated(catalogue: Path, n: int, to: Path, slices: int | None = None) -> Path:
+    """A catalogue of n rows: the open ones again and again, under UIDs of their own; if wanted, of `slices` slices."""
     table = pq.read_table(catalogue)
-    rows = [r for r in table.to_pylist() if r["state"] is None]
+    rows = [r if slices is None else lengthened(r, slices) for r in table.to_pylist() if r["state"] is None]
     assert rows, f"{catalogue} has no open series"
     more = [rows[i % len(rows)] | {"series_uid": f"{rows[i % len(rows)]['series_uid']}.{i}"} for i in range(n)]
     pq.write_table(pa.Table.from_pylist(more, schema=table.schema), to, row_group_size=64)
     return to
+
+
+def lengthened(row: dict[str, Any], slices: int) -> dict[str, Any]:
+    """A series with its files again and again, at heights of their own: what is read and decoded is a long series'."""
+    items = row["instances"]
+    z = np.linspace(items[0]["z_mm"], items[-1]["z_mm"], slices).tolist()
+    more = [items[i * len(items) // slices] | {"z_mm": z[i]} for i in range(slices)]
+    return row | {"instances": more, "n_slices": slices}
 
 
 # ---- roads: each scores the rows of a catalogue and leaves part files
@@ -385,7 +393,7 @@ def _environment() -> dict[str, str]:
 
 
 def memory(a: argparse.Namespace) -> None:
-    """Object store of 80 MB and rows of ten times as much: resident memory and what lies in the store, by rows done."""
+    """Object store of 80 MB, rows of many times as much: resident memory and what lies in the store, by rows done."""
     from osteo_ray.screening import ledger
     from osteo_ray.screening.patient_records import Records
     from osteo_ray.store import Store
@@ -393,7 +401,7 @@ def memory(a: argparse.Namespace) -> None:
     os.environ.update(_environment())
     rayenv.start(num_cpus=2, object_store_mb=80)
     source = a.work / "explicit-le-index" / "catalogue.parquet"
-    catalogue = repeated(source, a.rows, a.work / "memory.parquet")
+    catalogue = repeated(source, a.rows, a.work / "memory.parquet", a.slices)
     cfg = config(2)
     with tempfile.TemporaryDirectory() as tmp:
         out = Store(Path(tmp) / "out")
@@ -449,17 +457,11 @@ def peak(a: argparse.Namespace) -> None:
     from osteo_ray.screening.isolated import IsolatedScorer
 
     cfg = config(1)
-    row = pq.read_table(a.work / "explicit-le-index" / "catalogue.parquet").to_pylist()[0]
-    items = row["instances"]
-    z = np.linspace(items[0]["z_mm"], items[-1]["z_mm"], a.slices)
-    long = [items[i * len(items) // a.slices] | {"z_mm": float(z[i])} for i in range(a.slices)]
     for codec in a.codecs:
-        # The same files again and again, at heights of their own: what is read and decoded is what a long series costs.
-        theirs = pq.read_table(a.work / f"{codec}-index" / "catalogue.parquet").to_pylist()[0]["instances"]
-        mine = [theirs[i * len(theirs) // a.slices] | {"z_mm": x["z_mm"]} for i, x in enumerate(long)]
+        row = pq.read_table(a.work / f"{codec}-index" / "catalogue.parquet").to_pylist()[0]
         with IsolatedScorer(a.bundle, cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
             values = np.full((1, len(NAMES)), np.nan, np.float32)
-            result = scorer.score_rows([row | {"instances": mine, "n_slices": a.slices}], values)[0]
+            result = scorer.score_rows([lengthened(row, a.slices)], values)[0]
             top = _peak(psutil.Process(scorer.pid))
         print(f"{codec}: {a.slices} slices, {result['slices_decoded']} decoded, {result['state']}; peak {top:.0f} MB")
 
@@ -479,7 +481,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--work", type=Path)
     p.add_argument("--bundle")
     p.add_argument("--series", type=int, default=2)
-    p.add_argument("--slices", type=int, default=300, help="of a made series; `peak`: 824 is the longest one seen")
+    p.add_argument("--slices", type=int, default=300, help="of a made series; the longest one seen has 824")
     p.add_argument("--rows", type=int, default=80, help="studies a worker, pipeline and pool")
     p.add_argument("--whole", type=int, default=4, help="studies a worker, whole-series roads")
     p.add_argument("--rounds", type=int, default=3)

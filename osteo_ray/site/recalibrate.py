@@ -126,7 +126,7 @@ def recalibrate(
         raise InputError(
             f"{site}: {events} scored patients with osteoporosis by DXA and {n - events} without; at least "
             f"{cfg.min_per_class} of each are needed. Screen more patients who have a DXA; until then keep the bundle "
-            "as it is (site.min_per_class can be lowered to 10, at the price of a curve that says little)"
+            "as it is (min_per_class can be lowered to 10, at the price of a curve that says little)"
         )
     slope, intercept = fit_curve(x, y, cfg)
     if slope < 0.1:
