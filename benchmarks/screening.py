@@ -418,7 +418,7 @@ def memory(a: argparse.Namespace) -> None:
                 rows, *mb = curve[-1]
                 print(f"{rows:6.0f} rows ", *(f"{n} {m:.0f} MB " for n, m in zip(names, mb, strict=True)), flush=True)
 
-        thread = threading.Thread(target=watch)
+        thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         by_pipeline(catalogue, a.bundle, Path(out.uri), 2)
         done.set()
