@@ -38,7 +38,14 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
         if object_store_mb:
             kw["object_store_memory"] = object_store_mb * 2**20
         # Never one that happens to be there: Ray would else join what a killed run left behind.
-        ray.init(address="local", num_cpus=num_cpus, **kw)
+        kw |= {"address": "local", "num_cpus": num_cpus}
+        try:
+            ray.init(**kw)
+        except Exception as e:  # Ray's own words, for it has no type for it: it gives itself 30 s, at any load
+            if "timed out during startup" not in str(e):
+                raise
+            ray.shutdown()
+            ray.init(**kw)
     tune_data_context()
 
 
