@@ -19,7 +19,7 @@ from osteo_ray.config import Section
 from osteo_ray.outcomes import InputError
 from osteo_ray.store import Store, is_remote
 
-RUN = ("results.parquet", "summary.json", "evaluation.json")
+RUN = ("results.parquet", "summary.json", "patients.parquet", "evaluation.json")
 BUNDLE = (*FILES, "SHA256SUMS")
 FILE: tuple[str, ...] = ()
 

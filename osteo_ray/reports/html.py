@@ -56,6 +56,7 @@ def write_run(
     examples: Sequence[StudyView] = (),
     evaluation: Evaluation | None = None,
     top: int = 50,
+    suppressed: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a run's report.
 
@@ -66,9 +67,10 @@ def write_run(
             first). Every other key with a plain value is listed as it is.
         examples: studies shown in full; the worklist links to them.
         top: worklist rows shown.
+        suppressed: code by key of the patients whom the worklist leaves out.
     """
     studies = [page(e) for e in examples]
-    context = run_page(results, summary, {s.anchor for s in studies}, top)
+    context = run_page(results, summary, {s.anchor for s in studies}, top, suppressed or {})
     return write_page(
         path,
         "run.html.j2",

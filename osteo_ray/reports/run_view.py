@@ -20,7 +20,9 @@ from osteo_ray.reports.study_view import GROUPS, SHORT, TONE, anchor
 from osteo_ray.reports.worklist import head, scored
 
 
-def run_page(results: pa.Table, summary: Mapping[str, Any], anchors: Collection[str], top: int) -> dict[str, Any]:
+def run_page(
+    results: pa.Table, summary: Mapping[str, Any], anchors: Collection[str], top: int, suppressed: Mapping[str, str]
+) -> dict[str, Any]:
     """What the template prints of a run, but its figures; see `html.write_run` for the arguments."""
     listed = scored(results)
     run_id = summary.get("run_id") or next(iter(pc.unique(results["run_id"]).to_pylist()), None)
@@ -29,8 +31,8 @@ def run_page(results: pa.Table, summary: Mapping[str, Any], anchors: Collection[
         notice=summary.get("notice", ""),
         total=len(results),
         n_scored=len(listed),
-        worklist=[_line(rank, r, anchors) for rank, r in head(listed, top)],
-        worklist_note=_listed(len(listed), top),
+        worklist=[_line(rank, r, anchors, suppressed) for rank, r in head(listed, top)],
+        worklist_note=_listed(len(listed), top, len(suppressed)),
         kpis=_kpis(results, listed, summary),
         throughput=_throughput(results, summary),
         **_outcomes(results, summary),
@@ -96,14 +98,16 @@ def _sum(column: pa.ChunkedArray) -> int:
     return pc.sum(column).as_py() or 0
 
 
-def _listed(n: int, top: int) -> str:
-    if n <= top:
-        return f"sorted by risk; {n} series"
-    return f"sorted by risk; the first {top} of {n} series, the rest is in the worklist CSV"
+def _listed(n: int, top: int, suppressed: int) -> str:
+    shown = f"{n} series" if n <= top else f"the first {top} of {n} series, the rest is in the worklist CSV"
+    hidden = f"; {suppressed} patients whose state is known are suppressed there" if suppressed else ""
+    return f"sorted by risk; {shown}{hidden}"
 
 
-def _line(rank: int, row: Mapping[str, Any], anchors: Collection[str]) -> dict[str, Any]:
+def _line(rank: int, row: Mapping[str, Any], anchors: Collection[str], suppressed: Mapping[str, str]) -> dict[str, Any]:
     low, high = row["risk_low"], row["risk_high"]
+    code = suppressed.get(row["patient_key"])
+    notes = [row["code"] if row["state"] == State.SCORED_WARN else "", f"{code}: suppressed" if code else ""]
     href = anchor(row)
     return dict(
         rank=rank,
@@ -115,7 +119,7 @@ def _line(rank: int, row: Mapping[str, Any], anchors: Collection[str]) -> dict[s
         age=w.NONE if row["age_y"] is None else f"{row['age_y']:.0f}",
         sex=w.text(row["sex"]),
         modalities=", ".join(SHORT.get(m, m) for m in GROUPS if m in (row["modalities"] or ())) or w.NONE,
-        note=row["code"] if row["state"] == State.SCORED_WARN else "",
+        note=", ".join(n for n in notes if n),
     )
 
 

@@ -176,6 +176,15 @@ def test_the_run_report_adds_up(tmp_path):
     assert page.tags["article"] == len(examples)
 
 
+def test_patients_whom_the_worklist_leaves_out_are_marked(tmp_path):
+    rows = many_rows(5)
+    known = {rows[0]["patient_key"]: "KNOWN_DXA", "listed nowhere here": "ON_TREATMENT"}
+    out = write_run(tmp_path / "run.html", table(rows), summary(rows), suppressed=known)
+    page = check_page(out.read_text())
+    assert page.words.count("KNOWN_DXA: suppressed") == 1
+    assert "2 patients whose state is known are suppressed there" in page.words
+
+
 def test_a_run_whose_counts_do_not_add_up_says_so(tmp_path):
     rows = many_rows(5)
     out = write_run(tmp_path / "run.html", table(rows), summary(rows) | {"indexed": len(rows) + 2})
