@@ -172,6 +172,7 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
     """The run's report.html from what lies in `out`; `evaluation` puts its figures in."""
     from osteo_ray.reports.html import write_run
     from osteo_ray.reports.views import study_views
+    from osteo_ray.screening.patients import suppressed_in
 
     results = pq.read_table(out / RESULTS_FILE)
     made = json.loads((out / "summary.json").read_text())
@@ -184,16 +185,7 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
         views = study_views(results, read_table(catalogue), studies)
         made.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
-        return write_run(out / "report.html", results, facts, views, evaluation, suppressed=_suppressed(out))
-
-
-def _suppressed(out: Path) -> dict[str, str]:
-    """Code by key of the patients whom a run's worklist leaves out."""
-    path = out / "patients.parquet"
-    if not path.exists():
-        return {}
-    hidden = pq.read_table(path, columns=["patient_key", "known"], filters=[("suppressed", "=", True)])
-    return dict(zip(hidden["patient_key"].to_pylist(), hidden["known"].to_pylist(), strict=True))
+        return write_run(out / "report.html", results, facts, views, evaluation, suppressed=suppressed_in(out))
 
 
 def read_records(paths: str | tuple[str, ...], mapping: str | None, key: str | None):

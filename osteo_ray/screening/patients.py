@@ -323,6 +323,15 @@ def _buckets(results: pads.Dataset, rows_at_once: int, folder: Path) -> Iterator
                 yield pa.ipc.open_file(f).read_all()
 
 
+def suppressed_in(run: str | Path) -> dict[str, str]:
+    """Code by key of the patients whom the worklist in a run's folder leaves out; none while there is no worklist."""
+    path = Path(run) / "patients.parquet"
+    if not path.exists():
+        return {}
+    hidden = pq.read_table(path, columns=["patient_key", "known"], filters=[("suppressed", "=", True)])
+    return dict(zip(hidden["patient_key"].to_pylist(), hidden["known"].to_pylist(), strict=True))
+
+
 def suppressed_counts(patients: pa.Table) -> dict[str, int]:
     """How many patients each code suppresses."""
     hidden = patients.filter(patients["suppressed"])

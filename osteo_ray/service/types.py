@@ -117,6 +117,7 @@ class WorklistRow(BaseModel):
     sex: str | None
     modalities: list[str]
     study_date: str | None
+    suppressed: str | None = Field(description="why `worklist.csv` leaves the patient out (KNOWN_DXA, ON_TREATMENT)")
     feedback: list[Feedback]
 
 

@@ -21,6 +21,7 @@ from osteo_ray.reports.result_json import to_result
 from osteo_ray.reports.study_view import page as laid_out
 from osteo_ray.reports.views import study_view
 from osteo_ray.reports.worklist import ranked
+from osteo_ray.screening.patients import suppressed_in
 from osteo_ray.service import types as t
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.problems import Problem
@@ -113,10 +114,12 @@ def worklist(run: Run, keep: Filter, offset: int, limit: int) -> t.WorklistPage:
     """Ranked rows that the filter keeps. Ranks are those of `worklist.csv`: filtering never changes them."""
     judged = run.feedback()
     kept = [(rank, r) for rank, r in _ordered(run) if keep.keeps(r, r["row_key"] in judged)]
+    suppressed = suppressed_in(run.out) if run.complete() else {}
     items = [
         t.WorklistRow(
             rank=rank,
             modalities=r["modalities"] or [],
+            suppressed=suppressed.get(r["patient_key"]),
             feedback=[feedback(f) for f in judged.get(r["row_key"], ())],
             **{k: r[k] for k in COLUMNS if k not in ("series_uid", "modalities")},
         )

@@ -4,6 +4,7 @@ import json
 import zipfile
 
 import jsonschema
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from serving import LocalScoring, QuietDesk, config, finished, study_zip
@@ -66,6 +67,26 @@ def test_status_results_and_worklist_account_for_every_series(served, made):
     assert {r["row_key"] for r in women["items"]} == {
         r["row_key"] for r in work["items"] if r["sex"] == "F" and (r["age_y"] or 0) >= 60
     }
+
+
+def test_a_patient_whom_the_worklist_leaves_out_says_why(served):
+    client, run, _, _ = served
+
+    def listed():
+        items = client.get(f"/v1/screenings/{run.id}/worklist?limit=500", headers=bearer(served)).json()["items"]
+        return {(r["patient_key"], r["suppressed"]) for r in items if r["rank"]}
+
+    before = listed()
+    assert {code for _, code in before} == {None}
+    path = run.out / "patients.parquet"
+    whole = pq.read_table(path)
+    rows = whole.to_pylist()
+    rows[0] |= {"known": "KNOWN_DXA", "suppressed": True}
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=whole.schema), path)
+        assert listed() - before == {(rows[0]["patient_key"], "KNOWN_DXA")}
+    finally:
+        pq.write_table(whole, path)
 
 
 def test_study_page_slices_and_feedback(served):

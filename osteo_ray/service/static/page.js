@@ -159,7 +159,7 @@ function worklist(id, w) {
     el("td", {class: "nowrap muted opt"}, r.risk_low === null ? "" : `${percent(r.risk_low)} to ${percent(r.risk_high)}`),
     el("td", {class: r.risk_class === "high" ? "hi nowrap" : "nowrap"}, r.risk_class === "high" ? "▲ high" : r.risk_class === "low" ? "▽ low" : r.code),
     el("td", {class: "r"}, r.age_y === null ? "–" : Math.round(r.age_y)), el("td", {}, r.sex || "–"),
-    el("td", {class: "small opt"}, r.modalities.join(", ")), el("td", {class: "small opt"}, r.state === "SCORED" ? "" : r.state === "SCORED_WARN" ? r.message || r.code : r.state.toLowerCase()),
+    el("td", {class: "small opt"}, r.modalities.join(", ")), el("td", {class: "small opt"}, (r.suppressed ? r.suppressed + ": suppressed. " : "") + (r.state === "SCORED" ? "" : r.state === "SCORED_WARN" ? r.message || r.code : r.state.toLowerCase())),
     el("td", {class: "small"}, r.feedback.map(f => (f.verdict === "accept" ? "✓ " : "✕ ") + f.by).join(", "))));
   return table([["Rank", "r"], ["Patient"], ["Risk", "r"], ["Interval", "opt"], ["Class or code"], ["Age", "r"], ["Sex"], ["Rests on", "opt"], ["Note", "opt"], ["Feedback"]], rows);
 }
