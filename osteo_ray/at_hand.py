@@ -83,14 +83,12 @@ class _Copy:
 
     def fetch(self, names: tuple[str, ...]) -> None:
         above, _, name = self.uri.rpartition("/")
-        parent = Store(above)
-        wanted = {n: self.path / n for n in names if self.store.exists(n)} if not parent.is_file(name) else {}
-        if wanted:
-            self.path.mkdir()
-            for n, to in wanted.items():
-                to.write_bytes(self.store.get(n))
-        elif parent.is_file(name):
+        if (parent := Store(above)).is_file(name):
             self.path.write_bytes(parent.get(name))
+        else:
+            for n in filter(self.store.exists, names):
+                self.path.mkdir(exist_ok=True)
+                (self.path / n).write_bytes(self.store.get(n))
         self._known = self._files()
 
     def _files(self) -> dict[Path, int]:
