@@ -2,8 +2,8 @@
 
 cluster.yaml goes through the installed Ray's own launcher; Serve's config through Serve's; ConfigMaps through the
 configs of the jobs that read them; pods, claims and config maps through Kubernetes' published API (its Python client).
-Of KubeRay's resources the fields are restated in `KUBERAY` from the API types that its definitions are generated from
-(ray.io/v1, RayJob, RayService and RayCluster): the definitions themselves are 1.2 MB each, nearly all of it pods.
+Of KubeRay's resources the fields and their kinds are restated in `KUBERAY` from its published API reference (ray.io/v1:
+RayJob, RayService, RayCluster): the definitions themselves are 1.2 MB each, nearly all of it pods.
 """
 
 import copy
@@ -25,7 +25,12 @@ WORKERS |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts"
 CLUSTER = {
     "rayVersion": str,
     "enableInTreeAutoscaling": bool,
-    "autoscalerOptions": {"idleTimeoutSeconds": int, "upscalingMode": str, "image": str, "version": str},
+    "autoscalerOptions": {
+        "idleTimeoutSeconds": int,
+        "upscalingMode": ("Default", "Aggressive", "Conservative"),
+        "image": str,
+        "version": str,
+    },
     "headGroupSpec": GROUP | {"serviceType": str, "enableIngress": bool},
     "workerGroupSpecs": [WORKERS],
     "headServiceAnnotations": {str: str},
@@ -35,7 +40,7 @@ KUBERAY = {
     "RayJob": {
         "entrypoint": str,
         "runtimeEnvYAML": str,
-        "submissionMode": str,
+        "submissionMode": ("K8sJobMode", "HTTPMode", "InteractiveMode"),
         "backoffLimit": int,
         "activeDeadlineSeconds": int,
         "shutdownAfterJobFinishes": bool,
@@ -56,6 +61,8 @@ def check(value, shape, where: str) -> None:
     """Every key known, every value of its kind."""
     if shape == POD:
         kubernetes(value, "V1PodTemplateSpec", where)
+    elif isinstance(shape, tuple):
+        assert value in shape, f"{where}: {value!r} is none of {shape}"
     elif isinstance(shape, list):
         assert isinstance(value, list), where
         for i, v in enumerate(value):
