@@ -97,13 +97,14 @@ def compare(
         first: whether this is the first cohort, on which `only_first` and `spread` are run too.
     """
     sel, keep = cfg.selection, cfg.selection.view.keep
+    learnt_from, judged_on = (digest(s.scans.series.tolist(), s.scans.label.tolist()) for s in (train, test))
     scorers = fit_scorers(train.scans, sel.scorer, keep, seed, quiet)
     gumbel = controls.fit_gumbel(train.scans, keep, cfg.gumbel, seed, quiet)
     choose: dict[str, Callable[[StudySet], Picks]] = {}
     curves: dict[str, list[dict[str, float]]] = {}
 
     def learn(label: str, how: SelectionConfig, policy_seed: int) -> None:
-        at = folder / digest(how.model_dump(mode="json"), policy_seed)
+        at = folder / digest(how.model_dump(mode="json"), policy_seed, learnt_from)
         policy, curves[label] = _policy(train.scans, test.scans, scorers, how, at, policy_seed, quiet)
         choose[label] = lambda s: controls.by_policy(s.scans, policy, scorers, how.view)
 
@@ -128,7 +129,7 @@ def compare(
     found = {}
     for arm, pick in choose.items():
         which = digest(arm, cfg.model_dump(mode="json", exclude={"boots", "only_first", "spread", "arms"}),
-                       cfg.arms.get(arm), seed, len(train.scans), len(test.scans))  # fmt: skip
+                       cfg.arms.get(arm), seed, learnt_from, judged_on)  # fmt: skip
         at = folder / f"judged-{which}.npz"
         if not at.exists():
             _judge_arm(arm, pick, train, test, cfg, density, seed, at)

@@ -176,3 +176,7 @@ def test_a_study_puts_good_slices_above_bad_ones(ray_session, tmp_path):
     again = compare(study_set(120, 5), test, cfg, density, tmp_path / "5", 5, True, quiet=True)
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("policy.safetensors")} == before
     np.testing.assert_array_equal(again["DRLIS"].log_odds[K], runs[5]["DRLIS"].log_odds[K])
+    # What was said of other people is not.
+    other = compare(study_set(120, 5), study_set(120, 2), cfg, density, tmp_path / "5", 5, True, quiet=True)
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("policy.safetensors")} == before
+    assert not np.array_equal(other["DRLIS"].log_odds[K], runs[5]["DRLIS"].log_odds[K])
