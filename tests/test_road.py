@@ -66,7 +66,7 @@ def test_the_road(root, made, capsys):
     risks = [r["risk_prob"] for r in scored if r["risk_prob"] is not None]
     listed = pd.read_csv(out / "worklist.csv")
     assert len(listed) == len(risks)
-    # A patient's series stand together, the latest study's first: it gives the rank, an earlier one's risk may be higher.
+    # A patient's series stand together, the latest study's first: it gives the rank, whatever earlier ones' risks.
     assert listed.groupby("rank")["risk_prob"].first().is_monotonic_decreasing
     assert listed["rank"].is_monotonic_increasing
     html = (out / "report.html").read_text()
