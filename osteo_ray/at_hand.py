@@ -9,9 +9,8 @@ with a finished run.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TypeVar
 
 from osteo_ray.bundle import FILES
@@ -46,56 +45,25 @@ def at_hand(command: str, job: J, run: Callable[[J], Iterable[str]]) -> Iterator
     if not far:
         yield from run(job)
         return
-    with tempfile.TemporaryDirectory(prefix="osteo-ray-") as tmp:
-        near = {k: _Copy(v, Path(tmp, k)) for k, v in far.items()}
-        for k, copy in near.items():
-            if k != "out":
-                copy.fetch(reads[k])
-            elif command == "recalibrate" and copy.store.names(""):
-                raise InputError(f"{far[k]} is there already; a bundle is never written over: give another --out")
+    with ExitStack() as stack:
+        near: dict[str, str] = {}
+        for k, uri in far.items():
+            above, _, name = uri.rstrip("/").rpartition("/")
+            parent = Store(above)  # a command may write beside what it read
+            if k == "out" and command == "recalibrate" and parent.names(f"{name}/"):
+                raise InputError(f"{uri} is there already; a bundle is never written over: give another --out")
+            files = [name] if parent.is_file(name) else [f"{name}/{n}" for n in reads.get(k, ())]
+            wanted = [n for n in files if k != "out" and parent.exists(n)]
+            near[k] = str(stack.enter_context(parent.folder(wanted)) / name)
 
         def told(text: str) -> str:
-            for copy in near.values():
-                text = text.replace(str(copy.path), copy.uri)
+            for k, path in near.items():
+                text = text.replace(path, far[k].rstrip("/"))
             return text
 
         try:
-            for line in run(job.model_copy(update={k: str(c.path) for k, c in near.items()})):
+            for line in run(job.model_copy(update=near)):
                 yield told(line)
         except Exception as e:
             e.args = tuple(told(a) if isinstance(a, str) else a for a in e.args)
             raise
-        finally:
-            for copy in near.values():
-                copy.give_back()
-
-
-class _Copy:
-    """A file or folder of an object store and its copy on this machine."""
-
-    def __init__(self, uri: str, folder: Path):
-        self.uri = uri.rstrip("/")
-        self.path = folder / self.uri.rsplit("/", 1)[1]
-        folder.mkdir()
-        self._above = folder  # a command may write beside what it read
-        self.store = Store(self.uri)
-        self._known: dict[Path, int] = {}
-
-    def fetch(self, names: tuple[str, ...]) -> None:
-        above, _, name = self.uri.rpartition("/")
-        if (parent := Store(above)).is_file(name):
-            self.path.write_bytes(parent.get(name))
-        else:
-            for n in filter(self.store.exists, names):
-                self.path.mkdir(exist_ok=True)
-                (self.path / n).write_bytes(self.store.get(n))
-        self._known = self._files()
-
-    def _files(self) -> dict[Path, int]:
-        return {p: p.stat().st_mtime_ns for p in self._above.rglob("*") if p.is_file()}
-
-    def give_back(self) -> None:
-        above = Store(self.uri.rpartition("/")[0])
-        for p, changed in self._files().items():
-            if self._known.get(p) != changed:
-                above.put(p.relative_to(self._above).as_posix(), p.read_bytes())

@@ -154,20 +154,24 @@ class Store:
 
     @contextmanager
     def folder(self, read: Sequence[str] = ()) -> Iterator[Path]:
-        """The run as a local folder: its own, or one with a copy of the files `read`; what is new or changed in that
-        one when the block ends is stored."""
+        """The run as a local folder: its own, or one with a copy of the files `read`. What is new or changed in that
+        one when the block ends is stored, also where it ends with an exception, as it would be on a disk."""
         if not self.remote:
             Path(self._root).mkdir(parents=True, exist_ok=True)
             yield Path(self._root)
             return
         with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
+            root = Path(folder)
             for n in read:
-                self._fs.get_file(self._at(n), f"{folder}/{n}")
-            before = {p: p.stat().st_mtime_ns for p in Path(folder).iterdir()}
-            yield Path(folder)
-            for p in Path(folder).iterdir():
-                if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
-                    self._fs.put_file(str(p), self._at(p.name))
+                (root / n).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self._at(n), str(root / n))
+            before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+            try:
+                yield root
+            finally:
+                for p in root.rglob("*"):
+                    if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
+                        self._fs.put_file(str(p), self._at(p.relative_to(root).as_posix()))
 
     def remove_unfinished(self, folder: str) -> None:
         """Delete what killed writers left in `folder` of a disk; object stores show whole files only."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from small_training import TRAIN
 
 from osteo_ray import rayenv  # noqa: F401 (Ray's environment for the processes started here)
 from osteo_ray.bundle import Bundle
@@ -154,18 +155,7 @@ def test_train_then_tune(jobs, tmp_path):
     made = str(tmp_path / "made")
     people = {"seed": 6, "persons": 330, "scan": {"size_512_share": 0, "slice_max": 40}, "positions": 16, "out": made}
     jobs.end(jobs.start("cohort", people | {"missing": {"complete_share": 0.2}}, "slices"), True, "with CT")
-    small = {
-        "split": {"val": 0.3},
-        "pretrain": {"steps": 40, "batch": 24},
-        "encoder": {"width": 8},
-        "selection": {
-            "view": {"positions": 16, "coarse": 4, "keep": 3},
-            "scorer": {"steps": 30},
-            "policy": {"env_steps": 300, "envs_per_runner": 4, "batch": 150, "minibatch": 75, "epochs": 1},
-        },
-        "kdamm": {"tabular": {"epochs": 4}, "image": {"epochs": 6}, "student": {"epochs": 6}},
-    }
-    train = small | {"records": f"{made}/records.csv", "extra_slices": [f"{made}/slices"], "out": str(tmp_path / "run")}
+    train = TRAIN | {"records": f"{made}/records.csv", "extra_slices": [f"{made}/slices"], "out": str(tmp_path / "run")}
     jobs.end(jobs.start("train", train), True, "bundle")
     assert Bundle.load(tmp_path / "run" / "bundle").calibrators
     tune = {

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from small_training import TRAIN
 
 from osteo_ray.bundle import Bundle
 from osteo_ray.cli import main
@@ -21,24 +22,6 @@ from osteo_ray.training.tune_config import TuneConfig
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 
-TRAIN = {
-    "seed": 2,
-    "split": {"val": 0.3},
-    "pretrain": {"steps": 40, "batch": 24},
-    "encoder": {"width": 8},
-    "selection": {
-        "view": {"positions": 16, "coarse": 4, "keep": 3},
-        "scorer": {"steps": 30},
-        "policy": {"env_steps": 300, "env_runners": 0, "envs_per_runner": 4, "batch": 150, "minibatch": 75, "epochs": 1,
-                   "assess_every": 150},
-    },
-    "kdamm": {
-        "model": {"tabular_width": 16, "tabular_k": 4, "hidden": 16},
-        "tabular": {"epochs": 4},
-        "image": {"epochs": 6},
-        "student": {"epochs": 6},
-    },
-}  # fmt: skip
 TUNE = {
     "splits": 2,
     "confirm": 2,
