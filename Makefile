@@ -35,8 +35,8 @@ reference: $(VENV)/.installed
 	$(BIN)/osteo-ray cohort slices $(REFERENCE) out=runs/reference/encoder seed=4001 persons=400 $(COMPLETE)
 	$(BIN)/osteo-ray cohort slices $(REFERENCE) out=runs/reference/heldout seed=4002 persons=1000 $(COMPLETE)
 	$(BIN)/osteo-ray train --config configs/reference.yaml
-	mkdir -p osteo_ray/reference/bundle
-	cd runs/reference/run/bundle && cp bundle.json weights.safetensors card.md SHA256SUMS $(CURDIR)/osteo_ray/reference/bundle/
+	mkdir -p osteo_ray/model/reference/bundle
+	cd runs/reference/run/bundle && cp bundle.json weights.safetensors card.md SHA256SUMS $(CURDIR)/osteo_ray/model/reference/bundle/
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -29,30 +29,30 @@ import pyarrow.parquet as pq
 import torch
 from ablation_rivals import rivals, texture
 from pydantic import Field
+from selection_study.job import slice_encoder, slice_set, study_set, whole_cohort
+from selection_study.study import StudySet
 
-from osteo_ray.cohort import fast
-from osteo_ray.cohort.config import MissingnessConfig
-from osteo_ray.cohort.missing import decide
-from osteo_ray.cohort.selection_study import slice_encoder, slice_set, study_set, whole_cohort
-from osteo_ray.cohort.truth import seen_hu
 from osteo_ray.config import Section, load
-from osteo_ray.kdamm.acquisition import EXTRA, AcquisitionConfig, extend
-from osteo_ray.kdamm.calibrate import Calibrator, fit_calibrator, rest_log_odds
-from osteo_ray.kdamm.crops import CropConfig
-from osteo_ray.kdamm.encoder import EncoderConfig, PretrainConfig, SliceEncoder
-from osteo_ray.kdamm.models import MODALITIES, Batch, Student
+from osteo_ray.drlis import rivals as controls
+from osteo_ray.drlis.reward import ScorerConfig, fit_scorers
+from osteo_ray.drlis.rllib import PolicyConfig, SelectionConfig, train_policy
+from osteo_ray.io.step_cache import Stages, digest
 from osteo_ray.kdamm.objective import DistillConfig, Rows
-from osteo_ray.kdamm.tabular import Standardiser, fit_standardiser
 from osteo_ray.kdamm.teach import cross_fitted, fit_student, fit_teachers, present
 from osteo_ray.kdamm.train import KdammConfig, StudentFit
-from osteo_ray.records.labels import class_index
-from osteo_ray.records.schema import FEATURES, NAMES
-from osteo_ray.selection import controls
-from osteo_ray.selection.env import ViewConfig
-from osteo_ray.selection.reward import ScorerConfig, fit_scorers
-from osteo_ray.selection.study import StudySet
-from osteo_ray.selection.train import PolicyConfig, SelectionConfig, train_policy
-from osteo_ray.stages import Stages, digest
+from osteo_ray.model.acquisition import EXTRA, AcquisitionConfig, extend
+from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
+from osteo_ray.model.crops import CropConfig
+from osteo_ray.model.encoder import EncoderConfig, PretrainConfig, SliceEncoder
+from osteo_ray.model.look import ViewConfig
+from osteo_ray.model.networks import MODALITIES, Batch, Student
+from osteo_ray.model.standardise import Standardiser, fit_standardiser
+from osteo_ray.patients.labels import class_index
+from osteo_ray.patients.schema import FEATURES, NAMES
+from osteo_ray.synthetic import fast
+from osteo_ray.synthetic.config import MissingnessConfig
+from osteo_ray.synthetic.missing import decide
+from osteo_ray.synthetic.truth import seen_hu
 from osteo_ray.training import slices as sl
 from osteo_ray.training.patients import hide
 

@@ -16,10 +16,10 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from osteo_ray.kdamm.encoder import SliceEncoder
-from osteo_ray.kdamm.models import Batch
 from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.ordinal import Latent
+from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.networks import Batch
+from osteo_ray.model.ordinal import Latent
 
 TEXTURE = ("contrast", "homogeneity", "energy", "correlation", "ASM", "dissimilarity")
 HALF = 9

@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from osteo_ray.kdamm.calibrate import rest_log_odds
+from osteo_ray.model.calibration import rest_log_odds
 
 BASE = "(i) no KD"
 MAIN = "(iii) as shipped: KD, everyone also in the student"

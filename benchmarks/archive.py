@@ -28,13 +28,13 @@ from archive_tree import write_files
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
-from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.guard import DecodeGuard
-from osteo_ray.archive.headers import read_header
-from osteo_ray.archive.instances import digest, instance_rows
-from osteo_ray.archive.slices import SliceStack
-from osteo_ray.archive.sources import Entry, LocalSource, file_path, file_uri
-from osteo_ray.archive.tags import TAGS
+from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.instances import digest, instance_rows
+from osteo_ray.dicom.decode_guard import DecodeGuard
+from osteo_ray.dicom.header import read_header
+from osteo_ray.dicom.sources import Entry, LocalSource, file_path, file_uri
+from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.dicom.tags import TAGS
 
 Timed = dict[str, Callable[[], object]]
 J = "1.2.840.10008.1.2.4."
@@ -59,8 +59,8 @@ def table(title: str, unit: str, rates: dict[str, float], ours: str, note: str =
 
 
 def index_part(folder: Path, n: int, repeats: int) -> None:
-    from osteo_ray import rayenv
-    from osteo_ray.archive.catalogue import build
+    from osteo_ray import ray_setup as rayenv
+    from osteo_ray.catalogue.build import build
 
     write_files(folder, n)
     source = LocalSource(folder)
@@ -254,8 +254,8 @@ def dicomweb_part(repeats: int) -> None:
     if not installed():
         print("\n(no DICOMweb part: Orthanc is not installed)")
         return
-    from osteo_ray.archive.indexing import index_entries
-    from osteo_ray.archive.sources import open_source
+    from osteo_ray.catalogue.indexing import index_entries
+    from osteo_ray.dicom.sources import open_source
 
     with tempfile.TemporaryDirectory() as d:
         home, files = Path(d) / "orthanc", Path(d) / "files"

@@ -25,11 +25,11 @@ from archive_tree import headers
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.headers import read_header
-from osteo_ray.archive.instances import instance_rows
-from osteo_ray.archive.series import assemble
-from osteo_ray.archive.sources import Entry
+from osteo_ray.catalogue.assembly import assemble
+from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.instances import instance_rows
+from osteo_ray.dicom.header import read_header
+from osteo_ray.dicom.sources import Entry
 from osteo_ray.outcomes import Rejected
 
 HANG_S = 5

@@ -45,8 +45,8 @@ def workers(session: int) -> dict[int, str]:
 
 
 def measure(tree: str, out: str) -> dict:
-    from osteo_ray.archive.catalogue import build
-    from osteo_ray.archive.config import IndexConfig
+    from osteo_ray.catalogue.build import build
+    from osteo_ray.catalogue.config import IndexConfig
 
     peak = {"driver": 0.0, "worker": 0.0}
     stop = threading.Event()

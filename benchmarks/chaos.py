@@ -31,10 +31,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray import rayenv, records
+from osteo_ray import patients as records
+from osteo_ray import ray_setup as rayenv
 from osteo_ray.config import validate
+from osteo_ray.io.store import Store, StoreError
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.store import Store, StoreError
 
 SYSTEM = {
     "health_check_initial_delay_ms": 0,
@@ -65,7 +66,7 @@ class Chaos:
 
     def verdict(self, out: str) -> dict:
         """How the finished run in `out` compares with the undisturbed one."""
-        from osteo_ray.store import read_table
+        from osteo_ray.io.store import read_table
 
         keys = read_table(Store(out).path("results.parquet"), columns=["row_key"])["row_key"].to_pylist()
         digest = json.loads(Store(out).get("summary.json"))["digest"]

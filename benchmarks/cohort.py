@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from osteo_ray import rayenv
-from osteo_ray.cohort import dicom, fast
-from osteo_ray.cohort.config import CohortConfig
-from osteo_ray.cohort.encode import SYNTAXES
-from osteo_ray.cohort.write import person_of, write_cohort
+from osteo_ray import ray_setup as rayenv
+from osteo_ray.synthetic import dicom, fast
+from osteo_ray.synthetic.config import CohortConfig
+from osteo_ray.synthetic.encode import SYNTAXES
+from osteo_ray.synthetic.write import person_of, write_cohort
 
 
 def rendering() -> None:

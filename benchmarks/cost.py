@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from osteo_ray.records.schema import NAMES
+from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.scorer import Scorer, ScoringConfig
 
 

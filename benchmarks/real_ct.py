@@ -18,12 +18,12 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from osteo_ray.archive.slices import SliceStack
-from osteo_ray.archive.study import index_study
+from osteo_ray.catalogue.study import index_study
 from osteo_ray.config import Section, load
-from osteo_ray.kdamm.crops import spine_crop
+from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.model.crops import spine_crop
+from osteo_ray.model.embedding import p_lumbar, vertebra
 from osteo_ray.screening.scorer import Scorer, ScoringConfig, Seen
-from osteo_ray.selection.data import p_lumbar, vertebra
 
 LABELLED = "totalseg_example_ct_t11_to_femur_3mm.nii.gz"
 LABELS = "totalseg_example_ct_vertebrae_labels.nii.gz"

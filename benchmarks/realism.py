@@ -23,9 +23,9 @@ import numpy as np
 import pydicom
 from scipy import ndimage
 
-from osteo_ray.cohort import fast
-from osteo_ray.cohort.config import CohortConfig
-from osteo_ray.cohort.read import readable
+from osteo_ray.synthetic import fast
+from osteo_ray.synthetic.config import CohortConfig
+from osteo_ray.synthetic.read import readable
 
 TISSUES = {"air, gas": (-1100, -200), "fat": (-150, -40), "soft tissue": (-10, 90), "bone": (150, 1500)}
 LABELS = {27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1", 32: "T12"}

@@ -24,16 +24,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray.archive.schema import CATALOGUE
-from osteo_ray.records import RecordTable
-from osteo_ray.records.window import WindowConfig
+from osteo_ray.catalogue.schema import CATALOGUE
+from osteo_ray.io.store import Store
+from osteo_ray.patients import RecordTable
+from osteo_ray.patients.window import WindowConfig
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.pipeline import screen
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import Counts, digest_of
-from osteo_ray.store import Store
 
 CFG = ScreenConfig()
 

@@ -34,9 +34,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray import rayenv
+from osteo_ray import ray_setup as rayenv
 from osteo_ray.config import validate
-from osteo_ray.records.schema import NAMES
+from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.config import ScreenConfig
 
 CODECS = ("explicit-le", "jpeg-ls", "j2k")
@@ -78,10 +78,10 @@ class Cpu:
 
 def prepare(work: Path, series: int, slices: int) -> None:
     """Write `series` made scans of `slices` slices once for each codec, and a catalogue of each."""
-    from osteo_ray.archive import catalogue
-    from osteo_ray.archive.config import IndexConfig
-    from osteo_ray.cohort.config import CohortConfig
-    from osteo_ray.cohort.write import write_cohort
+    from osteo_ray.catalogue import build as catalogue
+    from osteo_ray.catalogue.config import IndexConfig
+    from osteo_ray.synthetic.config import CohortConfig
+    from osteo_ray.synthetic.write import write_cohort
 
     work.mkdir(parents=True, exist_ok=True)
     scan = {"size_512_share": 1.0, "slice_min": slices, "slice_max": slices, "thickness": {1.25: 1.0}, "tilt_share": 0}
@@ -107,7 +107,7 @@ def prepare(work: Path, series: int, slices: int) -> None:
 def _transcoded(path: str, codec: str, to: Path) -> None:
     import pydicom
 
-    from osteo_ray.cohort.encode import SYNTAXES, encode
+    from osteo_ray.synthetic.encode import SYNTAXES, encode
 
     if codec == "explicit-le":
         shutil.copyfile(path, to)
@@ -152,9 +152,9 @@ def by_pipeline(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
 
 
 def by_pool(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
+    from osteo_ray.io.store import Store
     from osteo_ray.screening import ledger
     from osteo_ray.screening.patient_records import Records
-    from osteo_ray.store import Store
 
     cfg, store = config(workers), Store(out)
     plan = ledger.make_plan(str(catalogue), Records.of(None, cfg.window), bundle, store, cfg)
@@ -175,9 +175,9 @@ _state: dict[str, Any] = {}
 
 
 def _pool_start(bundle: str, cfg: ScreenConfig, out: str) -> None:
+    from osteo_ray.io.store import Store
     from osteo_ray.screening.patient_records import Records
     from osteo_ray.screening.scorer import Scorer
-    from osteo_ray.store import Store
 
     _state.update(
         scorer=Scorer.load(bundle, cfg.scoring, cfg.index), records=Records.of(None, cfg.window), out=Store(out)
@@ -252,10 +252,10 @@ class Volume:
 def _whole_series(item: tuple[str, dict[str, Any]]) -> int:
     import torch
 
-    from osteo_ray.kdamm.crops import spine_crop
+    from osteo_ray.model.crops import spine_crop
+    from osteo_ray.model.selection import Selection
     from osteo_ray.screening.schema import RESULTS
     from osteo_ray.screening.scorer import Seen
-    from osteo_ray.selection.select import Selection
 
     reader, row = item
     scorer = _state["scorer"]
@@ -339,8 +339,8 @@ def dicomweb(work: Path) -> Iterator[None]:
     import ray
     from orthanc_running import running, store
 
-    from osteo_ray.archive import catalogue
-    from osteo_ray.archive.config import IndexConfig
+    from osteo_ray.catalogue import build as catalogue
+    from osteo_ray.catalogue.config import IndexConfig
 
     with tempfile.TemporaryDirectory() as home, running(Path(home)) as (base, session, netrc):
         os.environ |= {"NETRC": str(netrc), "NO_PROXY": "127.0.0.1"}
@@ -394,9 +394,9 @@ def _environment() -> dict[str, str]:
 
 def memory(a: argparse.Namespace) -> None:
     """Object store of 80 MB, rows of many times as much: resident memory and what lies in the store, by rows done."""
+    from osteo_ray.io.store import Store
     from osteo_ray.screening import ledger
     from osteo_ray.screening.patient_records import Records
-    from osteo_ray.store import Store
 
     os.environ.update(_environment())
     rayenv.start(num_cpus=2, object_store_mb=80)

@@ -18,14 +18,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from osteo_ray import rayenv
+from osteo_ray import ray_setup as rayenv
 from osteo_ray.config import Section, load
-from osteo_ray.kdamm.encoder import EncoderConfig
-from osteo_ray.selection.data import Scans
-from osteo_ray.selection.env import SliceSelectionEnv
-from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.reward import ScorerConfig, fit_scorers, posteriors
-from osteo_ray.selection.train import PolicyConfig, SelectionConfig, build_algorithm
+from osteo_ray.drlis.environment import SliceSelectionEnv
+from osteo_ray.drlis.reward import ScorerConfig, fit_scorers, posteriors
+from osteo_ray.drlis.rllib import PolicyConfig, SelectionConfig, build_algorithm
+from osteo_ray.model.embedding import Scans
+from osteo_ray.model.encoder import EncoderConfig
+from osteo_ray.model.policy import PolicyNet
 
 
 class Speed(Section):

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from osteo_ray.cohort import fast
-from osteo_ray.cohort.config import CohortConfig, MissingnessConfig, ScanConfig
-from osteo_ray.cohort.fast import MadeStack
-from osteo_ray.cohort.scanner import Scan
 from osteo_ray.config import Section, load
 from osteo_ray.screening.scorer import Scorer, ScoringConfig
+from osteo_ray.synthetic import fast
+from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
+from osteo_ray.synthetic.fast import MadeStack
+from osteo_ray.synthetic.scanner import Scan
 
 
 class Robust(Section):

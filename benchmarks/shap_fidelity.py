@@ -20,14 +20,14 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 from tabular import People, fitted_teacher, people_of, tabular_batch
 
-from osteo_ray import records
-from osteo_ray.cohort import fast, labs
-from osteo_ray.cohort import population as pop
-from osteo_ray.cohort.config import CohortConfig
-from osteo_ray.kdamm.calibrate import rest_log_odds
-from osteo_ray.records.labels import OSTEOPOROSIS_T
-from osteo_ray.records.schema import LABS, NAMES, feature
+from osteo_ray import patients as records
+from osteo_ray.model.calibration import rest_log_odds
+from osteo_ray.patients.labels import OSTEOPOROSIS_T
+from osteo_ray.patients.schema import LABS, NAMES, feature
 from osteo_ray.screening.explain import Predict, explain
+from osteo_ray.synthetic import fast, labs
+from osteo_ray.synthetic import population as pop
+from osteo_ray.synthetic.config import CohortConfig
 
 FEATURES = tuple(n for n in NAMES if n != "bmi")
 CENTRES = 12

@@ -25,16 +25,16 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from osteo_ray import records
-from osteo_ray.kdamm.calibrate import rest_log_odds
-from osteo_ray.kdamm.models import Batch, ModelConfig
+from osteo_ray import patients as records
 from osteo_ray.kdamm.objective import Rows, build
-from osteo_ray.kdamm.tabular import fit_standardiser
 from osteo_ray.kdamm.train import FitConfig, FitJob
 from osteo_ray.kdamm.train import fit as fit_model
-from osteo_ray.records.labels import CLASSES
-from osteo_ray.records.schema import LABS, feature
-from osteo_ray.records.table import RecordTable
+from osteo_ray.model.calibration import rest_log_odds
+from osteo_ray.model.networks import Batch, ModelConfig
+from osteo_ray.model.standardise import fit_standardiser
+from osteo_ray.patients.labels import CLASSES
+from osteo_ray.patients.schema import LABS, feature
+from osteo_ray.patients.table import RecordTable
 
 BODY = ("age_y", "sex_male", "height_cm", "weight_kg")
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -83,8 +83,8 @@ def ground(path: str, features: tuple[str, ...], task: str = "rest") -> list[tup
 
 def made_ground(n: int, features: tuple[str, ...], task: str = "rest") -> list[tuple[People, People]]:
     """Made people with their records' missing values, by seed: one pair, as many to judge as to learn from."""
-    from osteo_ray.cohort import fast
-    from osteo_ray.cohort.config import CohortConfig
+    from osteo_ray.synthetic import fast
+    from osteo_ray.synthetic.config import CohortConfig
 
     sides = []
     for seed in (101, 202):

@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteo_ray import rayenv
-from osteo_ray.commands import TrainJob, sources
+from osteo_ray import ray_setup as rayenv
+from osteo_ray.commands.train import TrainJob, sources
 from osteo_ray.config import load, narrow
 from osteo_ray.evaluation.resample import Order, interval, weighted_auc
-from osteo_ray.kdamm.acquisition import extend
-from osteo_ray.kdamm.calibrate import rest_log_odds
-from osteo_ray.kdamm.models import MODALITIES
 from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.tabular import fit_standardiser
 from osteo_ray.kdamm.teach import fit_all, present
-from osteo_ray.records.schema import FEATURES
+from osteo_ray.model.acquisition import extend
+from osteo_ray.model.calibration import rest_log_odds
+from osteo_ray.model.networks import MODALITIES
+from osteo_ray.model.standardise import fit_standardiser
+from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import GROUPS, VIEWS
 from osteo_ray.training.patients import hide, rows_of

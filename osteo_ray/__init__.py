@@ -16,7 +16,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 def load_bundle(path: str | None = None):
     """A `osteo_ray.screening.scorer.Scorer` over the trained model in folder `path`; None: the reference bundle."""
-    from osteo_ray import reference
+    from osteo_ray.model import reference
     from osteo_ray.screening.scorer import Scorer
 
     return Scorer.load(path or reference.bundle())

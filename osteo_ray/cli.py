@@ -38,8 +38,7 @@ HELP = {
     "tune": "search settings of teachers, student or selection policy (Ray Tune); writes trials and the best config",
     "screen": "score an archive: results, worklist, report",
     "retry": "score again what ended with a code or state, e.g. --code TIMEOUT; the run's own archive and config",
-    "evaluate": "judge results by labels, of this or any other system, alone or against another's; "
-    "`evaluate selection` judges slice selection against its controls on made cohorts",
+    "evaluate": "judge results by labels, of this or any other system, alone or against another's",
     "checklist": "TRIPOD+AI and CLAIM tables, filled in from an evaluation and a bundle",
     "recalibrate": "fit a bundle's risks to a site's patients with CT and DXA; writes a new bundle",
     "drift": "compare a run's patients with the bundle's, or an earlier run's, and say what moved",
@@ -99,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = parser().parse_args(argv)
-    from osteo_ray import rayenv  # noqa: F401 (sets Ray's environment before anything imports ray)
+    from osteo_ray import ray_setup  # noqa: F401 (sets Ray's environment before anything imports ray)
 
     try:
         for line in _dispatch(args):
@@ -117,44 +116,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     if args.command == "doctor":
-        from osteo_ray import doctor
+        from osteo_ray.commands import doctor
 
         return doctor.lines()
-    from osteo_ray import commands as c
-    from osteo_ray.at_hand import at_hand
-    from osteo_ray.cohort import commands as made
+    from osteo_ray.commands import (
+        checklist,
+        cohort,
+        drift,
+        evaluate,
+        index,
+        listen,
+        recalibrate,
+        records,
+        report,
+        retry,
+        screen,
+        serve,
+        train,
+        tune,
+    )
+    from osteo_ray.commands.local_copies import at_hand
     from osteo_ray.config import load
-    from osteo_ray.evaluation import commands as judging
-    from osteo_ray.reports import commands as reports
-    from osteo_ray.screening import commands as rerun
-    from osteo_ray.service import commands as service
-    from osteo_ray.service import listen_commands as live
-    from osteo_ray.site import commands as site
-    from osteo_ray.training import commands as tuning
+    from osteo_ray.screening.config import ScreenJob
 
-    actions = {"write": made.write, "slices": made.slices, "check": made.checked}
-    serving = {"run": service.run, "token": service.token, "revoke": service.revoke, "tokens": service.tokens}
+    actions = {"write": cohort.write, "slices": cohort.slices, "check": cohort.checked}
+    serving = {"run": serve.run, "token": serve.token, "revoke": serve.revoke, "tokens": serve.tokens}
     jobs: dict[str, tuple[Any, Callable[[Any], Iterable[str]]]] = {
-        "index": (c.IndexJob, c.index),
-        "cohort": (made.CohortJob, actions.get(getattr(args, "action", ""), made.write)),
-        "records": (c.RecordsJob, c.records),
-        "train": (c.TrainJob, c.train),
-        "tune": (tuning.TuneJob, tuning.TARGETS.get(getattr(args, "action", ""), tuning.TARGETS["student"])),
-        "screen": (c.ScreenJob, c.screen),
-        "retry": (rerun.RetryJob, rerun.retry),
-        "evaluate": (judging.EvaluateJob, judging.evaluate),
-        "checklist": (judging.ChecklistJob, judging.checklist),
-        "recalibrate": (site.RecalibrateJob, site.recalibrate),
-        "drift": (site.DriftJob, site.drift),
-        "report": (reports.ReportJob, reports.report),
-        "listen": (live.ListenJob, live.listen),
-        "serve": (service.ServeJob, serving.get(getattr(args, "action", ""), service.run)),
+        "index": (index.IndexJob, index.index),
+        "cohort": (cohort.CohortJob, actions.get(getattr(args, "action", ""), cohort.write)),
+        "records": (records.RecordsJob, records.records),
+        "train": (train.TrainJob, train.train),
+        "tune": (tune.TuneJob, tune.TARGETS.get(getattr(args, "action", ""), tune.TARGETS["student"])),
+        "screen": (ScreenJob, screen.screen),
+        "retry": (retry.RetryJob, retry.retry),
+        "evaluate": (evaluate.EvaluateJob, evaluate.evaluate),
+        "checklist": (checklist.ChecklistJob, checklist.checklist),
+        "recalibrate": (recalibrate.RecalibrateJob, recalibrate.recalibrate),
+        "drift": (drift.DriftJob, drift.drift),
+        "report": (report.ReportJob, report.report),
+        "listen": (listen.ListenJob, listen.listen),
+        "serve": (serve.ServeJob, serving.get(getattr(args, "action", ""), serve.run)),
     }
-    if args.command == "evaluate" and args.results == "selection":
-        from osteo_ray.cohort.selection_study import SelectionStudyJob, evaluate_selection
-
-        study = load(SelectionStudyJob, args.config, args.set, {"out": args.out} if args.out else {})
-        return evaluate_selection(study)
     model, run = jobs[args.command]
     given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}
     return at_hand(args.command, load(model, args.config, args.set, given), run)
@@ -162,13 +164,13 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
 
 def _code(e: Exception) -> int | None:
     """Exit code of an error that a user can mend; None for any other."""
-    from osteo_ray.bundle import BundleError
+    from osteo_ray.commands.drift import Moved
     from osteo_ray.config import ConfigError
+    from osteo_ray.io.store import StoreError
+    from osteo_ray.model.bundle import BundleError
     from osteo_ray.outcomes import InputError, Rejected
-    from osteo_ray.records.table import RecordsError
+    from osteo_ray.patients.table import RecordsError
     from osteo_ray.screening.shards import LedgerError
-    from osteo_ray.site.commands import Moved
-    from osteo_ray.store import StoreError
 
     if isinstance(e, Moved):
         return 6

@@ -71,6 +71,14 @@ def narrow(job: Section, model: type[T]) -> T:
     return cast(T, model.model_construct(**{k: getattr(job, k) for k in model.model_fields}))
 
 
+def need(job: Section, key: str):
+    """A job's value that has no default; `ConfigError` where it was not given."""
+    value = getattr(job, key)
+    if value is None:
+        raise ConfigError(f"{key}: not given; {type(job).model_fields[key].description or 'a path'}")
+    return value
+
+
 def changed(cfg: T, over: Mapping[str, Any]) -> T:
     """`cfg` with the keys of a nested mapping set; `ConfigError` names each bad key."""
     return validate(type(cfg), _merged(cfg.model_dump(), over))

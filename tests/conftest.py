@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from osteo_ray import rayenv
+from osteo_ray import ray_setup as rayenv
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +32,11 @@ class Made:
 @pytest.fixture(scope="session")
 def made(ray_session, tmp_path_factory) -> Made:
     """A few made patients as DICOM, indexed."""
-    from osteo_ray.archive import catalogue
-    from osteo_ray.archive.config import IndexConfig
-    from osteo_ray.cohort.config import CohortConfig
-    from osteo_ray.cohort.write import write_cohort
+    from osteo_ray.catalogue import build as catalogue
+    from osteo_ray.catalogue.config import IndexConfig
     from osteo_ray.config import validate
+    from osteo_ray.synthetic.config import CohortConfig
+    from osteo_ray.synthetic.write import write_cohort
 
     root = tmp_path_factory.mktemp("made")
     cfg = {"seed": 5, "persons": 120, "scan": {"size_512_share": 0.0, "slice_max": 64, "chest_only_share": 0.0}}
@@ -48,10 +48,10 @@ def made(ray_session, tmp_path_factory) -> Made:
 @pytest.fixture(scope="session")
 def bundle_dir(tmp_path_factory) -> Path:
     """An untrained bundle on disk."""
-    from made_bundle import made_bundle
+    from synthetic_bundle import synthetic_bundle
 
     folder = tmp_path_factory.mktemp("bundle")
-    made_bundle().save(folder)
+    synthetic_bundle().save(folder)
     return folder
 
 

@@ -43,7 +43,7 @@ def test_records_command_writes_the_schema(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 records" in out
     assert "osteoporosis 1" in out
-    from osteo_ray import records
+    from osteo_ray import patients as records
 
     back = records.load(tmp_path / "r.parquet")
     assert back.frame["bmi"].iloc[0] == pytest.approx(60 / 1.6**2)

@@ -1,7 +1,8 @@
 import pytest
 
-from osteo_ray.commands import ScreenJob, TrainJob
+from osteo_ray.commands.train import TrainJob
 from osteo_ray.config import ConfigError, changed, dump, load
+from osteo_ray.screening.config import ScreenJob
 
 
 def test_yaml_overrides_and_given_in_that_order(tmp_path):
@@ -61,12 +62,12 @@ def test_unreadable_files(tmp_path):
 def test_every_shipped_config_loads():
     from pathlib import Path
 
-    from osteo_ray import commands as c
-    from osteo_ray.cohort.commands import CohortJob
-    from osteo_ray.evaluation.commands import EvaluateJob
+    from osteo_ray.commands.cohort import CohortJob
+    from osteo_ray.commands.evaluate import EvaluateJob
+    from osteo_ray.commands.index import IndexJob
 
-    jobs = {"cohort": CohortJob, "slices": CohortJob, "index": c.IndexJob, "train": c.TrainJob}
-    jobs |= {"screen": c.ScreenJob, "evaluate": EvaluateJob}
+    jobs = {"cohort": CohortJob, "slices": CohortJob, "index": IndexJob, "train": TrainJob}
+    jobs |= {"screen": ScreenJob, "evaluate": EvaluateJob}
     files = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
     assert files
     for f in files:

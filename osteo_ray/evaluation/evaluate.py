@@ -33,7 +33,7 @@ from osteo_ray.evaluation import resample, selective
 from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
 from osteo_ray.evaluation.tables import BAYES, one_per_patient, plain, read_labels, read_results, scored_rows
 from osteo_ray.outcomes import State
-from osteo_ray.records.labels import CLASSES
+from osteo_ray.patients.labels import CLASSES
 
 THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 80))
 TITLES = {"vs_normal": "Osteoporosis vs normal", "vs_rest": "Osteoporosis vs rest"}

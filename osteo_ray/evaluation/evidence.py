@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from osteo_ray.evaluation.attribution import Attributions
 from osteo_ray.evaluation.evaluate import Evaluation, Subgroup
 from osteo_ray.evaluation.figures import ACCENT, INK, LINE, MUTED, RAISE, RC, Format, axes, drawn, undefined
-from osteo_ray.records.schema import NAMES, feature
+from osteo_ray.patients.schema import NAMES, feature
 
 
 def beeswarm(ev: Evaluation, fmt: Format = "png", most: int = 14, points: int = 400) -> bytes:

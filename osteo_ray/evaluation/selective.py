@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import logit
 
 from osteo_ray.evaluation.metrics import NAN, Confusion, Estimate, confusion_at, proportion
-from osteo_ray.records.labels import CLASSES
+from osteo_ray.patients.labels import CLASSES
 
 SHARES = tuple(round(1 - 0.05 * i, 2) for i in range(19))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from osteo_ray.records.schema import LABS
+from osteo_ray.patients.schema import LABS
 
 NOT_RECORDED = "not recorded"
 PLAIN = {"manufacturer": "manufacturer", "convolution_kernel": "kernel", "contrast": "contrast", "site": "site"}

@@ -27,9 +27,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray.archive.identity import patient_key
 from osteo_ray.outcomes import InputError, State
-from osteo_ray.records.labels import CLASSES, label_of
+from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.labels import CLASSES, label_of
 
 TEXTS = (
     *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "code"),

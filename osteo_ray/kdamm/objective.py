@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from osteo_ray.config import Section
-from osteo_ray.kdamm.models import MODALITIES, Batch, ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, ModelConfig, Student, TabularTeacher
 from osteo_ray.outcomes import InputError
 
 TEACHES = {"tabular": ("demographics", "labs"), "image": ("ct",)}

@@ -26,9 +26,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from osteo_ray.config import Section
-from osteo_ray.kdamm.models import ModelConfig
 from osteo_ray.kdamm.objective import DistillConfig, Objective, Rows, build
-from osteo_ray.kdamm.pooling import scan_scale
+from osteo_ray.model.networks import ModelConfig
+from osteo_ray.model.pooling import scan_scale
 from osteo_ray.outcomes import InputError
 
 Weights = dict[str, torch.Tensor]
@@ -146,7 +146,7 @@ def fit(
     if storage is None:
         raise InputError("training with Ray Train workers needs a storage path that every worker reaches")
     gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
-    from osteo_ray.kdamm.data_parallel import fit_with_ray_train  # it builds on this module
+    from osteo_ray.kdamm.ray_train import fit_with_ray_train  # it builds on this module
 
     return fit_with_ray_train(job, workers, storage, gpu)
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from osteo_ray import __version__
 from osteo_ray.outcomes import InputError, State
-from osteo_ray.records.schema import FEATURES
+from osteo_ray.patients.schema import FEATURES
 from osteo_ray.reports import codes as c
 from osteo_ray.reports.source import REPORT_VERSION, Source
 from osteo_ray.reports.study_view import DISCLAIMER

@@ -22,9 +22,9 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
 
-from osteo_ray.archive.config import Limits
-from osteo_ray.archive.headers import read_header as walk
-from osteo_ray.archive.sources import read_uri
+from osteo_ray.catalogue.config import Limits
+from osteo_ray.dicom.header import read_header as walk
+from osteo_ray.dicom.sources import read_uri
 from osteo_ray.outcomes import InputError
 
 REPORT_VERSION = "1"

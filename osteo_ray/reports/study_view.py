@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from osteo_ray.outcomes import State
-from osteo_ray.records.schema import FEATURES
+from osteo_ray.patients.schema import FEATURES
 from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, picture
 from osteo_ray.reports.wording import NONE, date, number, percent, plain, shorten, signed, size, tail, text
 

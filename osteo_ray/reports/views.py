@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from osteo_ray.archive.slices import SliceStack
-from osteo_ray.kdamm.crops import grid_positions
+from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.model.crops import grid_positions
 from osteo_ray.outcomes import Rejected
 from osteo_ray.reports.pictures import Overview, Thumbnail
 from osteo_ray.reports.study_view import StudyView

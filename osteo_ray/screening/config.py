@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from osteo_ray.archive.config import IndexConfig
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.records.window import WindowConfig
+from osteo_ray.patients.window import WindowConfig
 from osteo_ray.screening.isolated import SeriesLimits
 from osteo_ray.screening.patients import PatientConfig
 from osteo_ray.screening.scorer import ScoringConfig
@@ -37,3 +37,16 @@ class ScreenConfig(Section):
     people: PatientConfig = PatientConfig()
     worklist_top_n_per_week: int | None = Field(None, ge=1, description="capacity: entries a week; null: no cut")
     report_studies: int = Field(12, ge=0, description="studies shown in full in the HTML report")
+
+
+class ScreenJob(ScreenConfig):
+    """`osteo-ray screen`."""
+
+    archive: tuple[str, ...] | str | None = Field(None, description="archive, or a catalogue.parquet made by index")
+    records: str | None = Field(None, description="null: CT alone")
+    mapping: str | None = None
+    bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
+    out: str | None = None
+    patients: str | None = Field(None, description="Parquet with patient_key and part: screen only `part`'s patients")
+    part: str = "test"
+    dry_run: bool = False

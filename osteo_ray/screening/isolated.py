@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from osteo_ray.archive.config import IndexConfig
-from osteo_ray.bundle import FILES
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
+from osteo_ray.io.store import local_folder
+from osteo_ray.model.bundle import FILES
 from osteo_ray.outcomes import Outcome, Stage, State
 from osteo_ray.screening.scorer import Scorer, ScoringConfig, closed_row
-from osteo_ray.store import local_folder
 
 START_S = 300.0
 """Longest start of a child: imports and bundle on a loaded machine, or a bundle from far away."""

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from osteo_ray.bundle import FILES, verify
+from osteo_ray.io.store import Store, local_folder, open_parquet
+from osteo_ray.model.bundle import FILES, verify
 from osteo_ray.outcomes import InputError
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.schema import RESULT_VERSION, RESULTS
-from osteo_ray.store import Store, local_folder, open_parquet
 
 KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "state", "code"]
 PARTS, SHARDS = "parts/", "shards/"

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from osteo_ray.records.schema import NAMES
-from osteo_ray.records.table import RecordTable
-from osteo_ray.records.window import WindowConfig, nearest
+from osteo_ray.patients.schema import NAMES
+from osteo_ray.patients.table import RecordTable
+from osteo_ray.patients.window import WindowConfig, nearest
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from osteo_ray.config import Section
 from osteo_ray.outcomes import State
-from osteo_ray.records.table import RecordTable
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.schema import RESULTS
 
 SMALLEST_REAL = 1.96 * np.sqrt(2.0)

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from osteo_ray import rayenv
-from osteo_ray.bundle import FILES, BundleError
+from osteo_ray import ray_setup as rayenv
+from osteo_ray.io.store import Store, StoreError, absolute, local_folder, patient
+from osteo_ray.model.bundle import FILES, BundleError
 from osteo_ray.outcomes import InputError, State
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.progress import Advance, stage
-from osteo_ray.records.table import RecordTable
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedScorer, ScorerStartError
@@ -33,7 +34,6 @@ from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.scorer import Scorer
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
-from osteo_ray.store import Store, StoreError, absolute, local_folder, patient
 
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
 
@@ -223,7 +223,7 @@ def _score(
     """Score what is pending; finish each shard as soon as its rows are there. Returns new files by shard name."""
     import ray
 
-    from osteo_ray.archive.dataset import arrow_batches
+    from osteo_ray.catalogue.dataset import arrow_batches
     from osteo_ray.screening.source import read_pending
 
     p = cfg.pipeline

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from osteo_ray.catalogue.schema import GATE
+
 RESULT_VERSION = "1.1"
 
 SELECTED = pa.struct(
@@ -28,15 +30,6 @@ SHAP = pa.struct(
         ("shap", pa.float64()),  # in log-odds of osteoporosis
     ]
 )
-GATE = pa.struct(
-    [
-        ("gate", pa.string()),  # Q_KVP, Q_TILT, ...
-        ("verdict", pa.string()),  # pass | warn | fail
-        ("value", pa.string()),
-        ("threshold", pa.string()),
-    ]
-)
-
 RESULTS = pa.schema(
     [
         # identity of the row

@@ -18,28 +18,28 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.gates import Gate, q_air_calib, q_coverage, q_metal, q_modality_missing
-from osteo_ray.archive.guard import DecodeGuard
-from osteo_ray.archive.slices import SliceStack, Stack
-from osteo_ray.bundle import Bundle
+from osteo_ray.catalogue.checks import Gate, q_air_calib, q_coverage, q_metal, q_modality_missing
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.kdamm.acquisition import Acquisition, extend
-from osteo_ray.kdamm.calibrate import class_probabilities, pattern_of, rest_log_odds
-from osteo_ray.kdamm.conformal import class_set
-from osteo_ray.kdamm.crops import grid_positions, spine_crop
-from osteo_ray.kdamm.models import MODALITIES, Batch
-from osteo_ray.kdamm.novelty import picks_summary
+from osteo_ray.dicom.decode_guard import DecodeGuard
+from osteo_ray.dicom.stack import SliceStack, Stack
+from osteo_ray.model.acquisition import Acquisition, extend
+from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.calibration import class_probabilities, pattern_of, rest_log_odds
+from osteo_ray.model.conformal import class_set
+from osteo_ray.model.crops import grid_positions, spine_crop
+from osteo_ray.model.density import trabecular_hu
+from osteo_ray.model.embedding import p_lumbar, p_thoracic
+from osteo_ray.model.networks import MODALITIES, Batch
+from osteo_ray.model.novelty import picks_summary
+from osteo_ray.model.selection import Selection, select
 from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
-from osteo_ray.records.header import fill_from_header, header_demographics
-from osteo_ray.records.labels import CLASSES
-from osteo_ray.records.schema import NAMES, feature
-from osteo_ray.records.table import from_mapping_dict
+from osteo_ray.patients.header import fill_from_header, header_demographics
+from osteo_ray.patients.labels import CLASSES
+from osteo_ray.patients.schema import NAMES, feature
+from osteo_ray.patients.table import from_mapping_dict
 from osteo_ray.screening.explain import explain
 from osteo_ray.screening.schema import RESULTS
-from osteo_ray.selection.data import p_lumbar, p_thoracic
-from osteo_ray.selection.density import trabecular_hu
-from osteo_ray.selection.select import Selection, select
 
 VERDICTS = ("pass", "warn", "fail")
 
@@ -169,7 +169,7 @@ class Scorer:
             RecordsError: naming the value that can't be.
             ValueError: where `study` holds no CT series, or more than one study.
         """
-        from osteo_ray.archive.study import index_study
+        from osteo_ray.catalogue.study import index_study
 
         row = index_study(study, self.index)
         values = np.full(len(NAMES), np.nan)

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from osteo_ray.io.store import Store, open_parquet
 from osteo_ray.outcomes import Stage, State
 from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
 from osteo_ray.screening.schema import FOOTER, RESULTS, VOLATILE
 from osteo_ray.screening.scorer import COPIED
-from osteo_ray.store import Store, open_parquet
 
 RESULTS_FILE = "results.parquet"
 

@@ -28,17 +28,17 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from osteo_ray import __version__
-from osteo_ray.bundle import BundleError
+from osteo_ray.model.bundle import BundleError
 from osteo_ray.outcomes import State
-from osteo_ray.records.mapping import shipped
-from osteo_ray.records.table import RecordsError, from_mapping_dict
+from osteo_ray.patients.mapping import shipped
+from osteo_ray.patients.table import RecordsError, from_mapping_dict
 from osteo_ray.reports.result_json import to_result
 from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.service import problems, views
 from osteo_ray.service import types as t
+from osteo_ray.service.access import Gate, json_object
 from osteo_ray.service.audit import Audit, place
 from osteo_ray.service.config import ServeConfig
-from osteo_ray.service.gate import Gate, json_object
 from osteo_ray.service.metrics import Metrics
 from osteo_ray.service.problems import Problem
 from osteo_ray.service.runs import OPEN, Run, RunJob, Runs, RunState

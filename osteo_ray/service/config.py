@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from osteo_ray import reference
 from osteo_ray.config import ConfigError, Section
+from osteo_ray.model import reference
 from osteo_ray.screening.config import ScreenConfig
 
 

@@ -39,11 +39,11 @@ from pydicom.uid import (
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.events import Event
 
-from osteo_ray.archive.study import index_study
+from osteo_ray.catalogue.study import index_study
 from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
-from osteo_ray.records.schema import NAMES
-from osteo_ray.records.table import RecordTable
-from osteo_ray.records.window import join
+from osteo_ray.patients.schema import NAMES
+from osteo_ray.patients.table import RecordTable
+from osteo_ray.patients.window import join
 from osteo_ray.reports.package import write_package
 from osteo_ray.screening.scorer import closed_row
 from osteo_ray.service.listen_config import ListenConfig

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from osteo_ray.archive.config import IndexConfig
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.records.window import WindowConfig
+from osteo_ray.patients.window import WindowConfig
 from osteo_ray.reports.config import PackageConfig
 from osteo_ray.screening.isolated import SeriesLimits
 from osteo_ray.screening.scorer import ScoringConfig

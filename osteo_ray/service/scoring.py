@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from osteo_ray.archive import sources
-from osteo_ray.archive.study import index_study
-from osteo_ray.bundle import verify
+from osteo_ray.catalogue.study import index_study
 from osteo_ray.config import ConfigError
+from osteo_ray.dicom import sources
+from osteo_ray.model.bundle import verify
 from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.scorer import Scorer

@@ -15,7 +15,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from osteo_ray import rayenv
+from osteo_ray import ray_setup as rayenv
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.runs import Run, RunJob, Runs, RunState
 
@@ -36,10 +36,11 @@ class Driver:
 
 def drive(run: Run, job: dict[str, Any]) -> None:
     """The work of `osteo-ray screen` in the run's folder; how it ended is written down there."""
-    from osteo_ray.commands import ScreenJob, screen
+    from osteo_ray.reports.run import screen_archive
+    from osteo_ray.screening.config import ScreenJob
 
     try:
-        screen(ScreenJob.model_validate(job))
+        screen_archive(ScreenJob.model_validate(job))
         run.end(RunState.DONE)
     except Exception as e:  # whatever it was, the screening ended by it, and says so
         log.exception("screening %s", run.id)

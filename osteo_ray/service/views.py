@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from osteo_ray.archive.guard import DecodeGuard
-from osteo_ray.archive.slices import SliceStack
+from osteo_ray.dicom.decode_guard import DecodeGuard
+from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import Rejected, State
 from osteo_ray.reports.result_json import to_result
 from osteo_ray.reports.study_view import page as laid_out

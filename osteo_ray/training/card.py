@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from osteo_ray.bundle import Bundle
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.training.config import TrainConfig
 
 ELSEWHERE = "It has not been validated on patients of any other origin."

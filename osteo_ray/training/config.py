@@ -5,13 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from osteo_ray.config import Section
-from osteo_ray.kdamm.acquisition import AcquisitionConfig
-from osteo_ray.kdamm.crops import CropConfig
-from osteo_ray.kdamm.encoder import EncoderConfig, PretrainConfig
-from osteo_ray.kdamm.novelty import NoveltyConfig
+from osteo_ray.drlis.rllib import SelectionConfig
 from osteo_ray.kdamm.train import KdammConfig
-from osteo_ray.records.window import WindowConfig
-from osteo_ray.selection.train import SelectionConfig
+from osteo_ray.model.acquisition import AcquisitionConfig
+from osteo_ray.model.crops import CropConfig
+from osteo_ray.model.encoder import EncoderConfig, PretrainConfig
+from osteo_ray.model.novelty import NoveltyConfig
+from osteo_ray.patients.window import WindowConfig
 
 
 class SplitConfig(Section):

@@ -13,33 +13,33 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from osteo_ray.bundle import Bundle, BundleConfig
-from osteo_ray.kdamm.acquisition import extend
-from osteo_ray.kdamm.calibrate import (
+from osteo_ray.kdamm.objective import Rows
+from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
+from osteo_ray.kdamm.train import FitJob, Weights, fit
+from osteo_ray.model.acquisition import extend
+from osteo_ray.model.bundle import Bundle, BundleConfig
+from osteo_ray.model.calibration import (
     MIN_EVENTS,
     class_probabilities,
     fit_calibrator,
     operating_threshold,
     rest_log_odds,
 )
-from osteo_ray.kdamm.conformal import fit_conformal
-from osteo_ray.kdamm.models import MODALITIES, Batch, Student
-from osteo_ray.kdamm.novelty import Novelty, NoveltyConfig, fit_novelty, picks_summary
-from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.pooling import AttentionPool
-from osteo_ray.kdamm.tabular import Standardiser, fit_standardiser
-from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
-from osteo_ray.kdamm.train import FitJob, Weights, fit
+from osteo_ray.model.conformal import fit_conformal
+from osteo_ray.model.networks import MODALITIES, Batch, Student
+from osteo_ray.model.novelty import Novelty, NoveltyConfig, fit_novelty, picks_summary
+from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.schema import FEATURES
 from osteo_ray.progress import stage
-from osteo_ray.records.schema import FEATURES
-from osteo_ray.selection.policy import PolicyNet
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.heldout import judge
 from osteo_ray.training.patients import Patients, hide, rows_of
 from osteo_ray.training.prepare import Prepared
-from osteo_ray.training.seen import reference_of
+from osteo_ray.training.reference_distributions import reference_of
 
 MIN_CLUSTER = 5
 """Fewest patients behind a background centre, so that none of them can be read from the bundle."""

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteo_ray.bundle import Bundle
 from osteo_ray.evaluation.metrics import Estimate, auc_delong, calibration_slope, confusion_at
-from osteo_ray.kdamm.acquisition import extend
-from osteo_ray.kdamm.calibrate import rest_log_odds
-from osteo_ray.kdamm.models import MODALITIES
-from osteo_ray.kdamm.novelty import picks_summary
-from osteo_ray.selection.data import p_lumbar
+from osteo_ray.model.acquisition import extend
+from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.calibration import rest_log_odds
+from osteo_ray.model.embedding import p_lumbar
+from osteo_ray.model.networks import MODALITIES
+from osteo_ray.model.novelty import picks_summary
 from osteo_ray.training.patients import batch_of, hide
 from osteo_ray.training.picks import selections
 from osteo_ray.training.prepare import People

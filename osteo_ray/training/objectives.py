@@ -17,24 +17,24 @@ import numpy as np
 import torch
 
 from osteo_ray.config import validate as checked
-from osteo_ray.kdamm.acquisition import extend
-from osteo_ray.kdamm.models import MODALITIES
+from osteo_ray.drlis.environment import SliceSelectionEnv
+from osteo_ray.drlis.reward import posteriors
 from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.pooling import AttentionPool
-from osteo_ray.kdamm.search import Report
-from osteo_ray.kdamm.space import Params
-from osteo_ray.kdamm.tabular import fit_standardiser
 from osteo_ray.kdamm.teach import Teachers, fit_student, fit_teachers, has, present
 from osteo_ray.kdamm.train import FitJob, Weights, fit, validate
+from osteo_ray.model.acquisition import extend
+from osteo_ray.model.embedding import Scans
+from osteo_ray.model.networks import MODALITIES
+from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.outcomes import InputError
-from osteo_ray.records.schema import FEATURES
-from osteo_ray.selection.data import Scans
-from osteo_ray.selection.env import SliceSelectionEnv
-from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.reward import posteriors
+from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.patients import hide, part_of, rows_of
 from osteo_ray.training.prepare import People
+from osteo_ray.training.search import Report
+from osteo_ray.training.search_space import Params
 
 GROUPS = [str(f.group) for f in FEATURES]
 VIEWS = (("ct",), ("demographics", "labs"), MODALITIES)
@@ -193,7 +193,7 @@ def _figures(rows: list[dict[str, float]], metric: str) -> dict[str, float]:
 
 def fit_policy(params: Params, data: PolicyData, report: Report) -> None:
     """Train a policy; every `assess_every` steps it walks the validation scans, judged by the config's own reward."""
-    from osteo_ray.selection.train import assess, train_policy
+    from osteo_ray.drlis.rllib import assess, train_policy
 
     torch.set_num_threads(1)
     cfg = with_params(data.cfg, params).selection

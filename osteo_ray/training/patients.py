@@ -11,15 +11,15 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from osteo_ray.kdamm.acquisition import Acquisition
-from osteo_ray.kdamm.models import Batch
 from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.tabular import Standardiser
-from osteo_ray.records.header import fill_from_header
-from osteo_ray.records.labels import class_index
-from osteo_ray.records.table import RecordTable
-from osteo_ray.records.window import WindowConfig, join
-from osteo_ray.selection.data import Scans
+from osteo_ray.model.acquisition import Acquisition
+from osteo_ray.model.embedding import Scans
+from osteo_ray.model.networks import Batch
+from osteo_ray.model.standardise import Standardiser
+from osteo_ray.patients.header import fill_from_header
+from osteo_ray.patients.labels import class_index
+from osteo_ray.patients.table import RecordTable
+from osteo_ray.patients.window import WindowConfig, join
 
 PARTS = ("train", "val", "test")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from osteo_ray.kdamm.pooling import AttentionPool
+from osteo_ray.model.embedding import Scans
+from osteo_ray.model.look import ViewConfig
+from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.selection import Selection, select_each
 from osteo_ray.progress import stage
-from osteo_ray.selection.data import Scans
-from osteo_ray.selection.env import ViewConfig
-from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.select import Selection, select_each
 from osteo_ray.training.prepare import Prepared
 
 

@@ -19,24 +19,24 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from osteo_ray import rayenv
-from osteo_ray.kdamm.acquisition import Acquisition
-from osteo_ray.kdamm.encoder import SliceEncoder
-from osteo_ray.kdamm.pooling import AttentionPool
-from osteo_ray.kdamm.pretrain import pretrain
+from osteo_ray import ray_setup as rayenv
+from osteo_ray.drlis.reward import fit_scorers
+from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.io.store import absolute, local_file, read_table
+from osteo_ray.model.acquisition import Acquisition
+from osteo_ray.model.embedding import Scans
+from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.header import header_demographics
+from osteo_ray.patients.labels import CLASSES
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.progress import stage
-from osteo_ray.records.header import header_demographics
-from osteo_ray.records.labels import CLASSES
-from osteo_ray.records.table import RecordTable
-from osteo_ray.selection.data import Scans
-from osteo_ray.selection.policy import PolicyNet
-from osteo_ray.selection.reward import fit_scorers
-from osteo_ray.stages import Stages, digest
-from osteo_ray.store import absolute, local_file, read_table
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.patients import Patients, acquisition_of, gather, records_at_ct, scans_of
+from osteo_ray.training.pretrain import pretrain
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def _heldout(
 
 
 def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) -> None:
-    from osteo_ray.selection.figures import learning_curves
-    from osteo_ray.selection.train import train_policy
+    from osteo_ray.drlis.figures import learning_curves
+    from osteo_ray.drlis.rllib import train_policy
 
     train, val = scans_in(people, "train"), scans_in(people, "val")
     val = val.take(val.label >= 0)

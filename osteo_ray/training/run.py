@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from osteo_ray.stages import digest
+from osteo_ray.io.step_cache import digest
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
 from osteo_ray.training.picks import picked
 from osteo_ray.training.prepare import Sources, prepare, selection
-from osteo_ray.training.seen import headers_of
+from osteo_ray.training.reference_distributions import headers_of
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import torch
 
-from osteo_ray.archive.slices import SliceStack, Stack
-from osteo_ray.kdamm.acquisition import Acquisition
-from osteo_ray.kdamm.crops import CropConfig, grid_positions, spine_crop
-from osteo_ray.kdamm.encoder import EncoderConfig, SliceEncoder
-from osteo_ray.kdamm.pretrain import SliceData, region_of, vertebrae_of
+from osteo_ray.dicom.stack import SliceStack, Stack
+from osteo_ray.model.acquisition import Acquisition
+from osteo_ray.model.crops import CropConfig, grid_positions, spine_crop
+from osteo_ray.model.encoder import EncoderConfig, SliceEncoder
 from osteo_ray.outcomes import Rejected
 from osteo_ray.progress import Advance
 from osteo_ray.training.patients import Patients
+from osteo_ray.training.pretrain import SliceData, region_of, vertebrae_of
 
 SLICES = pa.schema(
     [
@@ -113,7 +113,7 @@ def write_slice_set(
     Returns:
         Outcome code by series UID, for the series that could not be read.
     """
-    from osteo_ray.archive.dataset import arrow_batches, read_series
+    from osteo_ray.catalogue.dataset import arrow_batches, read_series
 
     def read(table: pa.Table) -> pa.Table:
         parts = [pa.table({n: [] for n in SLICES.names}, schema=SLICES)]
@@ -188,7 +188,7 @@ def embed_slice_sets(sets: list[Path], encoder: SliceEncoder, size: int, actors:
     """Embed every slice of the sets; columns EMBEDDED and embedding."""
     import ray.data
 
-    from osteo_ray.archive.dataset import arrow_batches
+    from osteo_ray.catalogue.dataset import arrow_batches
 
     files = [str(f) for s in sets for f in sorted(s.glob("part-*.parquet"))]
     columns = [*EMBEDDED, "crop"]

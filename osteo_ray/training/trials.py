@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from osteo_ray.kdamm.space import Choice, Range
+from osteo_ray.training.search_space import Choice, Range
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:

@@ -18,15 +18,13 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from osteo_ray import rayenv
+from osteo_ray import ray_setup as rayenv
 from osteo_ray.config import ConfigError
+from osteo_ray.drlis.reward import fit_scorers
+from osteo_ray.io.step_cache import Stages, digest
 from osteo_ray.kdamm.objective import build
-from osteo_ray.kdamm.search import best, params_of, search
-from osteo_ray.kdamm.space import Params
 from osteo_ray.kdamm.teach import fit_teachers
 from osteo_ray.outcomes import InputError
-from osteo_ray.selection.reward import fit_scorers
-from osteo_ray.stages import Stages, digest
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import (
     GROUPS,
@@ -41,6 +39,8 @@ from osteo_ray.training.objectives import (
 )
 from osteo_ray.training.picks import picked
 from osteo_ray.training.prepare import Prepared, Sources, prepare, scans_in, selection
+from osteo_ray.training.search import best, params_of, search
+from osteo_ray.training.search_space import Params
 from osteo_ray.training.trials import parallel_coordinates, write_table
 from osteo_ray.training.tune_config import SEARCHES, TuneConfig
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from osteo_ray.config import Section
-from osteo_ray.kdamm.space import SearchConfig, Space
+from osteo_ray.training.search_space import SearchConfig, Space
 
 Target = Literal["teachers", "student", "selection"]
 SEARCHES: dict[str, tuple[str, ...]] = {

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osteo_ray.commands import ScreenJob
 from osteo_ray.config import validate
+from osteo_ray.screening.config import ScreenJob
 
 ROOT = Path(__file__).parents[2]
 POD = "pod"  # checked by Kubernetes' own client
@@ -168,7 +168,7 @@ def test_the_rayjob_runs_a_job_that_is_there_with_a_config_that_it_takes():
 def test_the_rayservice_is_the_app_of_the_serve_config():
     from ray.serve.schema import ServeDeploySchema
 
-    from osteo_ray.service.commands import ServeJob
+    from osteo_ray.commands.serve import ServeJob
 
     found = manifests("rayservice.yaml")
     mine = ServeDeploySchema.model_validate(yaml.safe_load(found["RayService"]["spec"]["serveConfigV2"]))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from osteo_ray import records
+from osteo_ray import patients as records
 from osteo_ray.evaluation import figures, metrics
 from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.screening.schema import RESULTS

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from osteo_ray.cli import main
+from osteo_ray.commands.evaluate import EvaluateJob
+from osteo_ray.commands.evaluate import evaluate as command
 from osteo_ray.config import load
 from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import evidence
 from osteo_ray.evaluation.checklists import STATES, TITLES, checklists, markdown, read_answers
-from osteo_ray.evaluation.commands import EvaluateJob
-from osteo_ray.evaluation.commands import evaluate as command
 from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.outcomes import InputError
 from osteo_ray.reports.evaluation_page import shown

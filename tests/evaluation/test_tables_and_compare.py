@@ -15,7 +15,6 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from osteo_ray.archive.identity import patient_key
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample as r
 from osteo_ray.evaluation import selective
@@ -23,6 +22,7 @@ from osteo_ray.evaluation.compare import compare
 from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.evaluation.tables import is_plain_labels, read_results
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.identity import patient_key
 
 RNG = np.random.default_rng(0)
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from small_training import TRAIN
 
-from osteo_ray import rayenv  # noqa: F401 (Ray's environment for the processes started here)
-from osteo_ray.bundle import Bundle
+from osteo_ray import ray_setup  # noqa: F401 (Ray's environment for the processes started here)
+from osteo_ray.model.bundle import Bundle
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from osteo_ray.kdamm.data_parallel import from_columns, to_table
-from osteo_ray.kdamm.models import Batch, ModelConfig
 from osteo_ray.kdamm.objective import DistillConfig, Rows, build
-from osteo_ray.kdamm.pooling import MIN_SPREAD, scan_scale
+from osteo_ray.kdamm.ray_train import from_columns, to_table
 from osteo_ray.kdamm.train import FitConfig, FitJob, fit, validate
+from osteo_ray.model.networks import Batch, ModelConfig
+from osteo_ray.model.pooling import MIN_SPREAD, scan_scale
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3
 SMALL = ModelConfig(tabular_width=16, tabular_k=4, hidden=16)

@@ -11,10 +11,10 @@ from ct_making import dataset, to_bytes
 from scipy import ndimage
 
 from osteo_ray import load_bundle
-from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.slices import SliceStack
-from osteo_ray.archive.study import index_study
+from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.study import index_study
 from osteo_ray.cli import main
+from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import State
 from osteo_ray.screening.scorer import ScoringConfig
 

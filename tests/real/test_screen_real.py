@@ -4,8 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from osteo_ray import load_bundle
-from osteo_ray.archive import catalogue
-from osteo_ray.archive.config import IndexConfig
+from osteo_ray.catalogue import build as catalogue
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.outcomes import State
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.pipeline import screen

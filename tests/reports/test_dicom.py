@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from highdicom.sr import srread
-from made_study import PLANTED, result, study
 from orthanc_running import installed, running
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
+from synthetic_study import PLANTED, result, study
 
 from osteo_ray.outcomes import InputError
 from osteo_ray.reports import codes as c
@@ -211,7 +211,7 @@ def test_a_deflated_source_is_read(tmp_path):
         ds = pydicom.dcmread(f)
         ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         ds.save_as(f)
-    from osteo_ray.archive.study import index_study
+    from osteo_ray.catalogue.study import index_study
 
     ct = index_study(tmp_path / "plain")
     head = read_source(ct, result(ct), identifiers=True).head

@@ -3,11 +3,11 @@ from datetime import UTC, datetime
 
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
-from made_run import many_rows, odd_rows, scored_row
-from made_study import PLANTED, result, study
+from synthetic_run import many_rows, odd_rows, scored_row
+from synthetic_study import PLANTED, result, study
 
 from osteo_ray.outcomes import InputError
-from osteo_ray.records.schema import T_SCORE_LOINC, feature
+from osteo_ray.patients.schema import T_SCORE_LOINC, feature
 from osteo_ray.reports import codes as c
 from osteo_ray.reports.fhir import parse, write_fhir
 from osteo_ray.reports.source import read_source

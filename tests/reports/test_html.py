@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_run import UID, axial_hu, many_rows, odd_rows, overview, scored_row, summary, table, thumbnails, view
 from PIL import Image
+from synthetic_run import UID, axial_hu, many_rows, odd_rows, overview, scored_row, summary, table, thumbnails, view
 
 from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.outcomes import State

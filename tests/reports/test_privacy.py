@@ -12,8 +12,8 @@ import pytest
 from planted import FILE, FOLDER, SECRETS, TAGS, found_in, leaks, plant
 from pydicom import dcmread
 
-from osteo_ray.archive.sources import file_path
 from osteo_ray.cli import main
+from osteo_ray.dicom.sources import file_path
 
 pytestmark = pytest.mark.ray
 KEY = "index.pseudonym_key=only the hospital knows"
@@ -118,7 +118,7 @@ def test_rays_own_logs_name_nobody(ran, printed, ray_session):
 
 
 def test_the_pseudonym_is_keyed(ran, printed):
-    from osteo_ray.archive.identity import patient_key
+    from osteo_ray.patients.identity import patient_key
 
     _, _, _, public = ran
     keys = {r["patient_key"] for r in pq.read_table(public / "screen" / "results.parquet").to_pylist()}

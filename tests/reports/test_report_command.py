@@ -4,11 +4,11 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_run import table
-from made_study import PLANTED, result, study
 from pydicom import dcmread
+from synthetic_run import table
+from synthetic_study import PLANTED, result, study
 
-from osteo_ray.archive.schema import CATALOGUE
+from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.cli import main
 from osteo_ray.reports import result_json
 from osteo_ray.reports.package import FILES

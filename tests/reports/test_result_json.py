@@ -2,7 +2,7 @@ import json
 
 import jsonschema
 import pytest
-from made_run import many_rows, odd_rows, scored_row, table
+from synthetic_run import many_rows, odd_rows, scored_row, table
 
 from osteo_ray.outcomes import State
 from osteo_ray.reports.result_json import schema, to_result

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_run import many_rows, odd_rows, scored_row, table
+from synthetic_run import many_rows, odd_rows, scored_row, table
 
 from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.reports.worklist import COLUMNS, head, ranked, scored, write_worklist

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from osteo_ray.archive.config import IndexConfig
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
-from osteo_ray.records.schema import NAMES
+from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.isolated import IsolatedScorer, SeriesLimits
 from osteo_ray.screening.scorer import Scorer, ScoringConfig
 

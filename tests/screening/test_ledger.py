@@ -9,17 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from osteo_ray.archive.schema import CATALOGUE
+from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.config import validate
+from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
-from osteo_ray.records import RecordTable
-from osteo_ray.records.window import WindowConfig
+from osteo_ray.patients import RecordTable
+from osteo_ray.patients.window import WindowConfig
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import LedgerError, consolidate, digest_of, finish_shard
-from osteo_ray.store import Store
 
 CFG = validate(ScreenConfig, {"pipeline": {"shard_rows": 4}})
 NOBODY = Records.of(None, WindowConfig())

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from osteo_ray.records.table import RecordTable
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.reports.worklist import write_worklist
 from osteo_ray.screening.patients import PATIENTS, READ, PatientConfig, write_patients
 from osteo_ray.screening.schema import RESULTS

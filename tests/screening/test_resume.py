@@ -12,7 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from osteo_ray import records
+from osteo_ray import patients as records
 from osteo_ray.config import validate
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.pipeline import screen
@@ -23,7 +23,7 @@ CFG = validate(ScreenConfig, RAW)
 ACTOR = "ScoreBatch"
 DRIVER = """
 import sys
-from osteo_ray import rayenv, records
+from osteo_ray import ray_setup as rayenv, patients as records
 from osteo_ray.config import validate
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.pipeline import screen

@@ -5,17 +5,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-from made_bundle import made_bundle
+from synthetic_bundle import synthetic_bundle
 
-from osteo_ray import load_bundle, records
-from osteo_ray.archive.config import IndexConfig
-from osteo_ray.archive.slices import SliceStack
+from osteo_ray import load_bundle
+from osteo_ray import patients as records
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
+from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.model.selection import Selection
 from osteo_ray.outcomes import InputError
-from osteo_ray.records.schema import NAMES
-from osteo_ray.records.table import RecordsError
+from osteo_ray.patients.schema import NAMES
+from osteo_ray.patients.table import RecordsError
 from osteo_ray.screening.scorer import Scorer, Seen
-from osteo_ray.selection.select import Selection
 
 pytestmark = pytest.mark.ray
 
@@ -72,7 +73,7 @@ def test_scoring_alone_and_in_a_batch_agree(made, bundle_dir):
 
 def test_no_lumbar_slice_means_no_score(study):
     folder, _ = study
-    r = Scorer(made_bundle(lumbar_threshold=1.1)).score(folder)
+    r = Scorer(synthetic_bundle(lumbar_threshold=1.1)).score(folder)
     assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", "NO_LUMBAR_SEEN", "select")
     assert r["risk_prob"] is None
     assert r["selected"], "where it looked is kept, for a person to judge"
@@ -80,7 +81,7 @@ def test_no_lumbar_slice_means_no_score(study):
 
 def test_a_pattern_without_a_calibrator_abstains(study):
     folder, _ = study
-    r = Scorer(made_bundle(patterns=("demographics+labs+ct",))).score(folder)
+    r = Scorer(synthetic_bundle(patterns=("demographics+labs+ct",))).score(folder)
     assert (r["state"], r["code"]) == ("ABSTAINED", "NO_CALIBRATOR")
 
 
@@ -102,7 +103,7 @@ def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
 
 def gates_of(folder, gates, record=None):
     index = validate(IndexConfig, {"gates": gates})
-    r = Scorer(made_bundle(), index=index).score(folder, record=record)
+    r = Scorer(synthetic_bundle(), index=index).score(folder, record=record)
     return r, {g["gate"]: g["verdict"] for g in r["gates"]}
 
 
@@ -143,7 +144,7 @@ def test_a_missing_modality_warns(study):
 @pytest.mark.parametrize("what", ["image", "record"])
 def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(study, what):
     folder, _ = study
-    bundle = made_bundle()
+    bundle = synthetic_bundle()
     assert Scorer(bundle).score(folder, record=WHOLE)["code"] not in ("OOD_IMAGE", "OOD_RECORD")
     bundle.novelty[what] = replace(bundle.novelty[what], threshold=1e-4)
     r = Scorer(bundle).score(folder, record=WHOLE)
@@ -154,7 +155,7 @@ def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(stu
 
 def test_a_class_set_comes_with_the_score(study):
     folder, _ = study
-    bundle = made_bundle()
+    bundle = synthetic_bundle()
     r = Scorer(bundle).score(folder, record=WHOLE)
     wanted = [c for c in ("normal", "osteopenia", "osteoporosis") if r[f"p_{c}"] >= 1 - 0.9]
     assert r["conformal_set"] == wanted

@@ -72,7 +72,7 @@ def study_zip(made: Any, path: Path) -> Path:
     """The study of the first patient whose axial series is open, as a zip."""
     import pyarrow.parquet as pq
 
-    from osteo_ray.archive.sources import file_path
+    from osteo_ray.dicom.sources import file_path
 
     rows = pq.read_table(made.catalogue).to_pylist()
     row = next(r for r in rows if r["state"] is None and r["instances"][0]["uri"].startswith("file://"))

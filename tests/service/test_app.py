@@ -10,8 +10,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from made_bundle import made_bundle
 from serving import config, study_zip
+from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.service.runs import RunJob, Runs, RunState
 from osteo_ray.service.screenings import Desk
@@ -43,7 +43,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
     from osteo_ray.service.app import NAME, application
 
     other = tmp_path / "other"
-    sha = made_bundle(seed=1).save(other)
+    sha = synthetic_bundle(seed=1).save(other)
     cfg = config(tmp_path, made, bundle_dir, bundles=[str(tmp_path)])
     runs = Runs(cfg.runs)
     study = study_zip(made, tmp_path / "study.zip").read_bytes()

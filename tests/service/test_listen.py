@@ -20,11 +20,11 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, MRImageStorage, Verification
 
 from osteo_ray import load_bundle
-from osteo_ray.archive.identity import patient_key
-from osteo_ray.archive.sources import file_path
 from osteo_ray.config import validate
+from osteo_ray.dicom.sources import file_path
 from osteo_ray.outcomes import InputError
-from osteo_ray.records.table import RecordTable
+from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.service.listen import Listener, Spool
 from osteo_ray.service.listen_config import ListenConfig
 

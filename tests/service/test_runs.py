@@ -5,10 +5,10 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from osteo_ray.io.store import Store
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import Counts
 from osteo_ray.service.runs import Phase, RunJob, Runs
-from osteo_ray.store import Store
 
 
 def rows(keys: str, state: str) -> list[dict]:

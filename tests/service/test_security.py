@@ -115,7 +115,7 @@ def test_a_redirect_of_a_service_is_an_error(tmp_path):
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
-    from osteo_ray.archive.sources import open_source
+    from osteo_ray.dicom.sources import open_source
 
     asked = []
 
@@ -141,7 +141,7 @@ def test_a_redirect_of_a_service_is_an_error(tmp_path):
 
 
 def test_links_in_an_archive_are_listed_but_not_read(root, tmp_path):
-    from osteo_ray.archive.sources import LocalSource
+    from osteo_ray.dicom.sources import LocalSource
 
     (tmp_path / "secret" / "x.dcm").write_bytes(b"private")
     (root / "a" / "x.dcm").symlink_to(tmp_path / "secret" / "x.dcm")

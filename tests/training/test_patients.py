@@ -4,9 +4,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from osteo_ray.kdamm.tabular import fit_standardiser
-from osteo_ray.records.schema import FEATURES, NAMES
-from osteo_ray.records.table import RecordTable
+from osteo_ray.model.standardise import fit_standardiser
+from osteo_ray.patients.schema import FEATURES, NAMES
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.training.patients import batch_of, gather, hide, part_of, scans_of
 
 

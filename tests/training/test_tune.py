@@ -9,11 +9,11 @@ import pytest
 import yaml
 from small_training import TRAIN
 
-from osteo_ray.bundle import Bundle
 from osteo_ray.cli import main
-from osteo_ray.commands import TrainJob
+from osteo_ray.commands.train import TrainJob
+from osteo_ray.commands.tune import TuneJob
 from osteo_ray.config import ConfigError, load, narrow
-from osteo_ray.training.commands import TuneJob
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import overlay, with_params
 from osteo_ray.training.tune import check_space

@@ -1,0 +1,194 @@
+"""Quality gates: pure functions value -> verdict. Those that need pixels or a model are called by screening.
+
+A gate that can't fire is a defect: each has a test that makes it fire.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from osteo_ray.catalogue.config import Action, Gates
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One verdict; the fields of the GATE struct of the results table."""
+
+    gate: str
+    verdict: str  # pass | warn | fail
+    value: str
+    threshold: str
+
+    def row(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def _gate(name: str, fired: bool, action: Action, value: Any, threshold: str, cfg: Gates) -> Gate:
+    verdict = "pass"
+    if fired and action != "off":
+        verdict = "fail" if action == "fail" or cfg.policy == "strict" else "warn"
+    return Gate(name, verdict, "absent" if value is None else str(value), threshold)
+
+
+def q_modality(modality: str | None, cfg: Gates) -> Gate:
+    return _gate("Q_MODALITY", modality != "CT", "fail", modality, "CT", cfg)
+
+
+_NO_VOLUME = (
+    "LOCALIZER",
+    "SCOUT",
+    "TOPOGRAM",
+    "MIP",
+    "MINIP",
+    "SCREEN SAVE",
+    "SCREENSAVE",
+    "SECONDARY",
+    "PROJECTION",
+    "DOSE",
+)
+_SC_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@cache
+def no_volume_kind(image_type: str | None, sop_class: str | None) -> str | None:
+    """LOCALIZER, MIP, SECONDARY ... where the images are no slices of a scan; else None."""
+    values = [v.strip().upper() for v in (image_type or "").split("\\")]
+    for v in values:
+        for k in _NO_VOLUME:
+            if v == k or v.startswith((k + " ", k + "_")):
+                return k
+    return "SECONDARY" if sop_class and (sop_class == _SC_CLASS or sop_class.startswith(_SC_CLASS + ".")) else None
+
+
+def q_localizer(image_type: str | None, sop_class: str | None, cfg: Gates) -> Gate:
+    kind = no_volume_kind(image_type, sop_class)
+    return _gate("Q_LOCALIZER", kind is not None, "fail", kind or image_type, "no " + "/".join(_NO_VOLUME[:4]), cfg)
+
+
+def q_missing_slices(n_missing: int | None, cfg: Gates, hopeless: bool = False) -> Gate:
+    """`hopeless`: no uniform run is long enough to be screened without the missing slices."""
+    return _gate("Q_MISSING_SLICES", bool(n_missing), "fail" if hopeless else cfg.missing_slices, n_missing, "0", cfg)
+
+
+def q_dup_slices(n_duplicate: int | None, cfg: Gates) -> Gate:
+    return _gate("Q_DUP_SLICES", bool(n_duplicate), cfg.dup_slices, n_duplicate, "0", cfg)
+
+
+def q_tilt(tilt_deg: float | None, cfg: Gates) -> Gate:
+    t = abs(tilt_deg or 0.0)
+    action: Action = "fail" if t > cfg.tilt_max_deg else "warn"
+    value = None if tilt_deg is None else f"{tilt_deg:.2f}"
+    return _gate(
+        "Q_TILT",
+        t > cfg.tilt_ignore_deg,
+        action,
+        value,
+        f"warn > {cfg.tilt_ignore_deg:g}, fail > {cfg.tilt_max_deg:g} deg",
+        cfg,
+    )
+
+
+def q_thickness(thickness_mm: float | None, spacing_mm: float | None, cfg: Gates) -> Gate:
+    """Thick slices, or thin ones so far apart that as much bone goes unseen."""
+    known = [v for v in (thickness_mm, spacing_mm) if v is not None]
+    worst = max(known) if known else None
+    # 5 mm that was written as 5.000001 is 5 mm
+    fired = worst is not None and worst > cfg.thickness_max_mm * (1 + 1e-4)
+    return _gate(
+        "Q_THICKNESS", fired, "fail", None if worst is None else f"{worst:g}", f"<= {cfg.thickness_max_mm:g} mm", cfg
+    )
+
+
+def kernel_class(kernel: str | None, cfg: Gates) -> str:
+    """sharp | soft | unknown, by the patterns of the config."""
+    if not kernel:
+        return "unknown"
+    first = kernel.split("\\")[0].strip()
+    return "sharp" if any(re.search(p, first, re.I) for p in cfg.sharp_kernels) else "soft"
+
+
+def q_kernel_sharp(kernel: str | None, cfg: Gates) -> Gate:
+    return _gate("Q_KERNEL_SHARP", kernel_class(kernel, cfg) == "sharp", cfg.kernel_sharp, kernel, "soft kernel", cfg)
+
+
+def q_kvp(kvp: float | None, cfg: Gates) -> Gate:
+    fired = kvp is None or abs(kvp - cfg.kvp) > cfg.kvp_tolerance
+    return _gate(
+        "Q_KVP",
+        fired,
+        cfg.kvp_action,
+        None if kvp is None else f"{kvp:g}",
+        f"{cfg.kvp:g} +- {cfg.kvp_tolerance:g}",
+        cfg,
+    )
+
+
+def q_contrast(contrast: str | None, cfg: Gates) -> Gate:
+    fired = contrast not in (None, "none", "unknown")
+    return _gate("Q_CONTRAST", fired, cfg.contrast, contrast, "unenhanced", cfg)
+
+
+def q_age(age_y: float | None, cfg: Gates) -> Gate:
+    """An unknown age warns: nothing is excluded for what a header lacks."""
+    if age_y is None:
+        return _gate("Q_AGE", True, "off" if cfg.age == "off" else "warn", None, f">= {cfg.age_min_y:g}", cfg)
+    return _gate("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
+
+
+def q_metal(hu: np.ndarray, cfg: Gates) -> Gate:
+    """Share of body voxels (> -300 HU) above `metal_hu` in one slice, or several stacked."""
+    body = int(np.count_nonzero(hu > -300))
+    share = int(np.count_nonzero(hu > cfg.metal_hu)) / body if body else 0.0
+    return _gate(
+        "Q_METAL",
+        share > cfg.metal_fraction,
+        cfg.metal,
+        f"{share:.4f}",
+        f"<= {cfg.metal_fraction:g} above {cfg.metal_hu:g} HU",
+        cfg,
+    )
+
+
+def q_coverage(levels_seen: int | None, cfg: Gates) -> Gate:
+    """`levels_seen`: lumbar levels that the model saw."""
+    fired = levels_seen is None or levels_seen < cfg.coverage_levels
+    return _gate("Q_COVERAGE", fired, cfg.coverage, levels_seen, f">= {cfg.coverage_levels} lumbar levels", cfg)
+
+
+def air_hu(hu: np.ndarray) -> float | None:
+    """Median HU of the air around the patient, [rows, cols] axial: the corners' values between -1200 and -800.
+
+    None where no corner shows air. A corrupt codestream or a wrong rescale moves it far from -1000.
+    """
+    k = max(min(hu.shape) // 16, 2)
+    corners = np.concatenate([hu[:k, :k].ravel(), hu[:k, -k:].ravel(), hu[-k:, :k].ravel(), hu[-k:, -k:].ravel()])
+    low = hu[hu < -200]
+    pool = corners if np.median(corners) > -1500 and np.median(corners) < -200 else low
+    pool = pool[pool > -1500]
+    return float(np.median(pool)) if pool.size >= 32 else None
+
+
+def q_air_calib(hu: np.ndarray, cfg: Gates) -> Gate:
+    """Air near -1000 HU; no air at all fires too."""
+    a = air_hu(hu)
+    fired = a is None or abs(a - cfg.air_hu) > cfg.air_tolerance_hu
+    return _gate(
+        "Q_AIR_CALIB",
+        fired,
+        cfg.air_calib,
+        None if a is None else f"{a:.0f}",
+        f"{cfg.air_hu:g} +- {cfg.air_tolerance_hu:g} HU",
+        cfg,
+    )
+
+
+def q_modality_missing(missing: list[str], cfg: Gates) -> Gate:
+    """`missing`: modalities (demographics, labs, ct) that the record of this patient lacks."""
+    return _gate(
+        "Q_MODALITY_MISSING", bool(missing), cfg.modality_missing, ",".join(missing) or "none", "all present", cfg
+    )

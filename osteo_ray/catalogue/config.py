@@ -1,0 +1,103 @@
+"""Typed config of `osteo-ray index`: what is read, how far, which series are fit and which one is chosen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from osteo_ray.config import Section
+from osteo_ray.dicom.limits import Limits
+
+Action = Literal["off", "warn", "fail"]
+
+
+class Geometry(Section):
+    """Tolerances of series assembly."""
+
+    iop_tolerance: float = Field(1e-4, gt=0, description="unit length and orthogonality of ImageOrientation")
+    spacing_rel: float = Field(0.01, gt=0, description="spacing is uniform within max(rel * median, abs)")
+    spacing_abs_mm: float = Field(0.02, gt=0)
+    same_position_mm: float = Field(1e-3, gt=0, description="two slices closer than this share a position")
+    drift_mm: float = Field(0.5, gt=0, description="in-plane position off a straight line: not one volume")
+    axial_max_deg: float = Field(45.0, gt=0, lt=90, description="slice normal against the patient's long axis")
+    min_slices: int = Field(3, ge=3)
+    variable_spacing: Literal["use", "reject"] = "use"
+
+
+class Gates(Section):
+    """Quality gates: thresholds, and what a gate that fires does."""
+
+    policy: Literal["strict", "lenient"] = Field("lenient", description="strict: every warning is a failure")
+    tilt_ignore_deg: float = Field(0.1, ge=0)
+    tilt_max_deg: float = Field(5.0, ge=0)
+    thickness_max_mm: float = Field(5.0, gt=0)
+    kvp: float = Field(120.0, gt=0)
+    kvp_tolerance: float = Field(5.0, ge=0)
+    age_min_y: float = Field(40.0, ge=0)
+    missing_slices: Action = "warn"
+    dup_slices: Action = "fail"
+    kernel_sharp: Action = "warn"
+    kvp_action: Action = "warn"
+    contrast: Action = "warn"
+    age: Action = "fail"
+    metal: Action = "warn"
+    metal_hu: float = Field(2500.0, description="voxels above this are metal")
+    metal_fraction: float = Field(0.002, ge=0, description="share of body voxels above metal_hu that fires Q_METAL")
+    coverage_levels: int = Field(2, ge=0, description="lumbar levels that have to be seen")
+    coverage: Action = "fail"
+    air_hu: float = Field(-1000.0)
+    air_tolerance_hu: float = Field(60.0, gt=0)
+    air_calib: Action = "warn"
+    modality_missing: Action = "warn"
+    sharp_kernels: tuple[str, ...] = Field(
+        (
+            r"^(LUNG|BONE|BONEPLUS|EDGE|ULTRA|CHST)\b",  # GE
+            r"^(B|H|I|J|Br|Hr|Bl|Bv|Qr|Ur|Hc)[6-9]\d",  # Siemens: the number is the cut-off
+            r"^Bl\d\d",  # Siemens: lung
+            r"^(YB|YC|YD|YE|L|D|E|EB|EC)$",  # Philips
+            r"^FC(30|31|5\d|8\d)",  # Canon / Toshiba: bone and lung
+        ),
+        description="regular expressions on ConvolutionKernel, any case",
+    )
+
+
+class Choice(Section):
+    """Which fit series of a study is screened: hard limits, then a weighted score in 0..1 parts."""
+
+    min_coverage_mm: float = Field(150.0, ge=0)
+    coverage_full_mm: float = Field(350.0, gt=0, description="more coverage than this earns no more")
+    thickness_low_mm: float = Field(1.0, gt=0)
+    thickness_high_mm: float = Field(3.0, gt=0)
+    weight_original: float = 8.0
+    weight_kernel: float = 4.0
+    weight_phase: float = 2.0
+    weight_thickness: float = 1.0
+    weight_coverage: float = 1.0
+    weight_kvp: float = 0.5
+    phase_rank: dict[str, float] = Field(
+        default_factory=lambda: {
+            "none": 1.0,
+            "unknown": 0.8,
+            "delayed": 0.5,
+            "portal": 0.5,
+            "contrast": 0.4,
+            "arterial": 0.0,
+        }
+    )
+
+
+class IndexConfig(Section):
+    """`osteo-ray index`."""
+
+    pseudonym_key: str | None = Field(None, description="secret that keys patient pseudonyms")
+    num_cpus: int | None = Field(None, ge=1, description="cores Ray may use; null: all")
+    part_entries: int = Field(2000, ge=1, description="files of one header task, on average")
+    part_bytes: int = Field(2 << 30, ge=1, description="bytes of files after which a header task is cut")
+    bucket_rows: int = Field(40_000, ge=1, description="instances of one assembly task, about")
+    walk_archives: bool = Field(True, description="look inside zip and tar files")
+    follow_links: bool = Field(True, description="follow symbolic links (loops are cut)")
+    limits: Limits = Limits()
+    geometry: Geometry = Geometry()
+    gates: Gates = Gates()
+    choice: Choice = Choice()

@@ -1,0 +1,341 @@
+"""One header -> one row per frame: typed, pseudonymous, small. The rows of the header index.
+
+No name, birth date or patient ID leaves this module: age, sex and a keyed pseudonym are derived here.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.dicom.sources import Entry
+from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of
+from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.patients.identity import patient_key
+
+_F3 = pa.list_(pa.float64(), 3)
+INSTANCE = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("bytes", pa.int64()),
+        ("frame", pa.int32()),
+        ("digest", pa.int64()),  # CRC-32 of the first bytes
+        ("study_uid", pa.string()),
+        ("series_uid", pa.string()),
+        ("sop_uid", pa.string()),
+        ("sop_class", pa.string()),
+        ("frame_of_reference_uid", pa.string()),
+        ("transfer_syntax", pa.string()),
+        ("big_endian", pa.bool_()),
+        ("patient_key", pa.string()),
+        ("age_y", pa.float64()),
+        ("sex", pa.string()),
+        ("study_date", pa.string()),
+        ("modality", pa.string()),
+        ("image_type", pa.string()),
+        ("body_part", pa.string()),
+        ("kvp", pa.float64()),
+        ("convolution_kernel", pa.string()),
+        ("slice_thickness_mm", pa.float64()),
+        ("series_number", pa.int64()),
+        ("acquisition_number", pa.int64()),
+        ("temporal_index", pa.string()),
+        ("contrast", pa.string()),
+        ("special", pa.string()),
+        ("manufacturer", pa.string()),
+        ("model", pa.string()),
+        ("ipp", pa.list_(pa.float64())),
+        ("iop", pa.list_(pa.float64())),
+        ("pixel_spacing", pa.list_(pa.float64())),
+        ("rows", pa.int32()),
+        ("cols", pa.int32()),
+        ("samples", pa.int32()),
+        ("photometric", pa.string()),
+        ("bits_allocated", pa.int32()),
+        ("bits_stored", pa.int32()),
+        ("high_bit", pa.int32()),
+        ("signed", pa.bool_()),
+        ("slope", pa.float64()),
+        ("intercept", pa.float64()),
+        ("padding", pa.int32()),
+        ("padding_limit", pa.int32()),
+        ("lossy", pa.bool_()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+FILE = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("state", pa.string()),
+        ("code", pa.string()),
+        ("stage", pa.string()),
+        ("message", pa.string()),
+        ("bytes", pa.int64()),
+    ]
+)
+
+_UID = re.compile(r"[0-9.]{1,64}")
+_DICOMDIR = "1.2.840.10008.1.3.10"
+LOSSY = frozenset(
+    (
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.81",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.203",
+    )
+)
+
+
+def file_row(entry: Entry, e: Rejected) -> dict[str, Any]:
+    """A file that belongs to no series, as a row of files.parquet."""
+    o = e.outcome
+    return {
+        "uri": entry.uri,
+        "state": str(o.state),
+        "code": o.code,
+        "stage": str(o.stage),
+        "message": o.message,
+        "bytes": entry.bytes,
+    }
+
+
+def digest(head: bytes) -> int:
+    return zlib.crc32(head)
+
+
+def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[dict[str, Any]]:
+    """Rows of one object: one, or one a frame for multi-frame images.
+
+    Raises:
+        Rejected: DICOMDIR, MISSING_UID, BAD_UID, MISSING_TAG, NO_PIXELS, TRUNCATED, BAD_FRAMES, VOXEL_CAP.
+    """
+    uids = _uids(h)
+    modality = h.text("modality")
+    base = _common(entry, h, crc, cfg, uids)
+    if modality != "CT":
+        return [base]
+    frames = _check_pixels(entry, h, base, cfg)
+    per_frame = h.groups.get("frame_groups")
+    if not per_frame and frames == 1 and "shared_groups" not in h.groups:
+        return [base]
+    shared = (h.groups.get("shared_groups") or [{}])[0]
+    if per_frame and len(per_frame) != frames:
+        raise _broken("BAD_FRAMES", f"{frames} frames, but {len(per_frame)} per-frame functional groups")
+    return [_frame(base, i, shared, per_frame[i] if per_frame else {}, h) for i in range(frames)]
+
+
+def _broken(code: str, message: str, state: State = State.QUARANTINED) -> Rejected:
+    return Rejected(state, code, Stage.HEADER, message)
+
+
+def _uids(h: Header) -> tuple[str, str, str]:
+    if _DICOMDIR in (h.text("media_class"), h.text("sop_class")):
+        raise _broken("DICOMDIR", "a directory of files; the files are walked themselves", State.EXCLUDED)
+    out = []
+    for name in ("study_uid", "series_uid", "sop_uid"):
+        v = h.text(name)
+        if v is None:
+            if h.truncated:
+                raise _broken("TRUNCATED_HEADER", f"the file ends inside its header, before {name}")
+            raise _broken("MISSING_UID", f"no {name}")
+        if not _UID.fullmatch(v):
+            raise _broken("BAD_UID", f"{name} is not digits and dots, or longer than 64")
+        out.append(v)
+    return out[0], out[1], out[2]
+
+
+def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str, str, str]) -> dict[str, Any]:
+    text, ushort = h.text, h.ushort
+    pid = text("patient_id")
+    image_type = text("image_type")
+    description = text("series_description") or ""
+    signed = ushort("signed")
+    sex = text("sex")
+    spacing = h.numbers("pixel_spacing", 2)
+    series_number, acquisition = h.number("series_number"), h.number("acquisition_number")
+    return {
+        "uri": entry.uri,
+        "bytes": entry.bytes,
+        "frame": 0,
+        "digest": crc,
+        "study_uid": uids[0],
+        "series_uid": uids[1],
+        "sop_uid": uids[2],
+        "sop_class": text("sop_class"),
+        "frame_of_reference_uid": text("for_uid"),
+        "transfer_syntax": h.transfer_syntax or None,
+        "big_endian": h.big_endian,
+        "patient_key": patient_key(pid, cfg.pseudonym_key) if pid else None,
+        "age_y": age_years(text("age"), text("birth_date"), text("study_date")),
+        "sex": sex if sex in ("M", "F") else None,
+        "study_date": text("study_date"),
+        "modality": text("modality"),
+        "image_type": image_type,
+        "body_part": text("body_part"),
+        "kvp": _finite(h.number("kvp")),
+        "convolution_kernel": text("kernel"),
+        "slice_thickness_mm": _finite(h.number("slice_thickness")),
+        "series_number": _whole(series_number),
+        "acquisition_number": _whole(acquisition),
+        "temporal_index": None,
+        "contrast": contrast_of(text("contrast_agent"), "contrast_agent" in h.values, description),
+        "special": special_of(image_type or "", description),
+        "manufacturer": text("manufacturer"),
+        "model": text("model"),
+        "ipp": h.numbers("ipp", 3),
+        "iop": h.numbers("iop", 6),
+        "pixel_spacing": spacing,
+        "rows": ushort("rows"),
+        "cols": ushort("cols"),
+        "samples": ushort("samples"),
+        "photometric": text("photometric"),
+        "bits_allocated": ushort("bits_allocated"),
+        "bits_stored": ushort("bits_stored"),
+        "high_bit": ushort("high_bit"),
+        "signed": None if signed is None else signed == 1,
+        "slope": h.number("slope"),
+        "intercept": h.number("intercept"),
+        "padding": _stored(ushort("padding"), signed),
+        "padding_limit": _stored(ushort("padding_limit"), signed),
+        "lossy": h.transfer_syntax in LOSSY or text("lossy") == "01",
+        "offset": h.pixel_offset,
+        "length": h.pixel_length,
+    }
+
+
+def _check_pixels(entry: Entry, h: Header, r: dict[str, Any], cfg: IndexConfig) -> int:
+    """The number of frames, after everything that size fields may lie about was checked."""
+    lim = cfg.limits
+    if not h.has_pixels:
+        if h.truncated:
+            raise _broken("TRUNCATED_HEADER", "the file ends inside its header")
+        raise _broken("NO_PIXELS", "a CT object without pixel data")
+    rows, cols, alloc = r["rows"], r["cols"], r["bits_allocated"]
+    missing = [n for n in ("rows", "cols", "bits_allocated", "bits_stored") if not r[n]]
+    if missing or r["signed"] is None:
+        raise _broken("MISSING_TAG", f"no {', '.join(missing or ['pixel representation'])}")
+    raw = h.number("frames")
+    if "frames" in h.values and (raw is None or raw != raw or raw < 1 or raw > lim.max_frames or raw != int(raw)):
+        raise _broken("BAD_FRAMES", f"NumberOfFrames is not between 1 and {lim.max_frames}")
+    frames = int(raw) if raw else 1
+    size = rows * cols * (r["samples"] or 1) * ((alloc + 7) // 8)
+    if rows > lim.max_side or cols > lim.max_side or size * frames > lim.max_instance_bytes:
+        raise _broken("VOXEL_CAP", f"{frames} x {rows} x {cols} voxels are more than an instance may have")
+    if h.truncated:
+        raise _broken("TRUNCATED", "the pixel data claims more bytes than the file has")
+    if h.pixel_length >= 0 and h.pixel_length < size * frames and not h.deflated:
+        raise _broken("TRUNCATED", f"{h.pixel_length} bytes of pixels, {size * frames} are needed")
+    if h.pixel_length < 0 and not h.deflated and entry.bytes and frames > entry.bytes:
+        raise _broken("BAD_FRAMES", f"{frames} frames in a file of {entry.bytes} bytes")
+    return frames
+
+
+def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> dict[str, Any]:
+    """One frame of an enhanced image: the per-frame groups override the shared ones, both the plain tags."""
+
+    def group(name: str) -> dict:
+        g = own.get(name) or shared.get(name)
+        return g[0] if g else {}
+
+    r = dict(base, frame=i)
+    measures, value = group("pixel_measures"), group("value_transformation")
+    for key, got in (
+        ("ipp", numbers_of(group("plane_position").get("ipp"), 3)),
+        ("iop", numbers_of(group("plane_orientation").get("iop"), 6)),
+        ("pixel_spacing", numbers_of(measures.get("pixel_spacing"), 2)),
+        ("slice_thickness_mm", number_of(measures.get("slice_thickness"))),
+        ("slope", number_of(value.get("slope"))),
+        ("intercept", number_of(value.get("intercept"))),
+        ("convolution_kernel", text_of(group("reconstruction").get("kernel"))),
+        ("kvp", number_of(group("xray_details").get("kvp"))),
+        ("image_type", text_of(group("frame_type_group").get("frame_type"))),
+    ):
+        if got is not None:
+            r[key] = got
+    content = group("frame_content")
+    temporal = content.get("temporal_index")
+    if temporal:
+        r["temporal_index"] = str(int.from_bytes(temporal[:4], "big" if h.big_endian else "little"))
+    return r
+
+
+def _finite(v: float | None) -> float | None:
+    return v if v is not None and v == v and abs(v) != float("inf") else None
+
+
+def _whole(v: float | None) -> int | None:
+    return int(v) if v is not None and abs(v) < 2**53 else None
+
+
+def _stored(v: int | None, signed: int | None) -> int | None:
+    """PixelPaddingValue has the sign of the pixels, whatever VR it was written with."""
+    return v - 65536 if v is not None and signed == 1 and v > 32767 else v
+
+
+_AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+
+@lru_cache(maxsize=4096)
+def age_years(age: str | None, birth: str | None, study: str | None) -> float | None:
+    """Age in years: PatientAge (nnnD/W/M/Y), else study minus birth date, else None."""
+    if age and re.fullmatch(r"\d{1,3}[DWMY]", age.upper()):
+        return round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)
+    b, s = _date(birth), _date(study)
+    years = (s - b).days / 365.25 if b and s else -1.0
+    return round(years, 4) if 0 <= years <= 130 else None  # a placeholder date is no age
+
+
+def _date(v: str | None) -> date | None:
+    if not v or not re.fullmatch(r"\d{8}", v):
+        return None
+    try:
+        return date(int(v[:4]), int(v[4:6]), int(v[6:]))
+    except ValueError:
+        return None
+
+
+_NONE = re.compile(r"^(no|none|n/?a|nein|without|0|w/?o)\b|unenhanced|native|non[- ]?contrast", re.I)
+_PHASES = (
+    ("none", re.compile(r"unenhanced|non[- ]?(contrast|enhanced)|\bnative?\b|without|w/o|\bnc\b|\bo[ .]?kv?m\b", re.I)),
+    ("arterial", re.compile(r"arter|\bcta\b|angio|\bart\b", re.I)),
+    ("portal", re.compile(r"portal|venous|ven[oö]s|\bpv\b|\bpvp\b", re.I)),
+    ("delayed", re.compile(r"delay|late|excret|nephro", re.I)),
+)
+
+
+@lru_cache(maxsize=4096)
+def contrast_of(agent: str | None, tag_present: bool, description: str) -> str:
+    """none | arterial | portal | delayed | contrast | unknown, from the agent tag and the series description.
+
+    The description itself is not kept: it is free text and may name a person.
+    """
+    if agent and _NONE.search(agent):
+        return "none"
+    phase = next((name for name, rx in _PHASES if rx.search(description)), None)
+    if phase and (agent is None or phase != "none"):
+        return phase
+    if agent:
+        return "contrast"
+    return "none" if tag_present else "unknown"
+
+
+_SPECIAL = (
+    ("virtual mono", re.compile(r"MONO(E|_|\d|\+| PLUS)|\bVMI\b|\d+ ?keV", re.I)),
+    ("iodine", re.compile(r"IODINE|\bVNC\b|VIRTUAL (UN|NON)|EFF_?Z|Z_?EFF|\bRHO\b|DUAL_?ENERGY_?MAP", re.I)),
+    ("metal-reduced", re.compile(r"\b(i|o-?|se)?MAR\b|METAL (ART|RED)", re.I)),
+)
+
+
+@lru_cache(maxsize=4096)
+def special_of(image_type: str, description: str) -> str | None:
+    """Names a reconstruction whose HU are not those of a plain scan."""
+    text = f"{image_type} {description}"
+    return next((name for name, rx in _SPECIAL if rx.search(text)), None)

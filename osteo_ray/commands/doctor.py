@@ -1,0 +1,43 @@
+"""What this machine has: versions, cores, GPUs, codecs. For `osteo-ray doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("ray", "torch", "numpy", "pandas", "pyarrow", "pydicom", "imagecodecs", "scikit-learn", "shap", "tabm")
+
+
+def lines() -> list[str]:
+    """A report for a terminal; imports only what it reports on."""
+    import torch
+
+    from osteo_ray import __version__
+    from osteo_ray.dicom.stack import codecs_present
+
+    gib = 2**30
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gib
+    out = [
+        f"osteo-ray     {__version__}",
+        f"python        {platform.python_version()} on {platform.system()} {platform.machine()}",
+        *(f"{p:13s} {_version(p)}" for p in PACKAGES),
+        f"cores         {len(os.sched_getaffinity(0))}",
+        f"memory        {memory:.1f} GiB",
+        f"/dev/shm      {shutil.disk_usage('/dev/shm').free / gib:.1f} GiB free",
+        f"GPUs          {', '.join(_gpus(torch)) or 'none'}",
+        f"Ray address   {os.environ.get('RAY_ADDRESS', 'none: Ray starts on this machine')}",
+    ]
+    return out + [f"codec         {name}: {how}" for name, how in codecs_present().items()]
+
+
+def _gpus(torch) -> list[str]:
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing: pip install osteo-ray brings it"

@@ -1,0 +1,64 @@
+"""`osteo-ray drift`: compare a run's patients with the bundle's, or an earlier run's, and say what moved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from osteo_ray.config import narrow, need
+from osteo_ray.monitoring.drift import DriftConfig
+from osteo_ray.outcomes import InputError
+
+
+class Moved(Exception):
+    """Raised when all is told: the run's patients are not those that the reference knew."""
+
+
+class DriftJob(DriftConfig):
+    """`osteo-ray drift`."""
+
+    results: str | None = Field(None, description="folder of a run, or its results.parquet")
+    bundle: str | None = Field(None, description="the bundle that scored the run")
+    baseline: str | None = Field(None, description="an earlier run to compare with; null: the bundle's own patients")
+    out: str | None = Field(None, description="JSON file; null: drift.json beside the results")
+    seed: int = Field(0, ge=0)
+
+
+def drift(job: DriftJob) -> Iterator[str]:
+    """Compare a run's patients with the bundle's, or with an earlier run's; say what moved.
+
+    Raises:
+        Moved: after the last line, where something did.
+    """
+    from osteo_ray.model.bundle import Bundle
+    from osteo_ray.model.distributions import BY_MODEL, Distributions
+    from osteo_ray.monitoring.drift import compare
+    from osteo_ray.monitoring.frame import of_results
+    from osteo_ray.monitoring.pairs import results_table
+
+    results = results_table(need(job, "results"))
+    bundle = Bundle.load(need(job, "bundle"))
+    acquisition = bundle.config.acquisition
+    if job.baseline:
+        reference = Distributions.of(of_results(results_table(job.baseline), acquisition))
+        causes = None
+    elif "distributions" in bundle.metrics:
+        reference, causes = Distributions.from_dict(bundle.metrics["distributions"]), BY_MODEL
+    else:
+        raise InputError(
+            f"{job.bundle} holds no reference distributions (an older bundle); name an earlier run with --baseline, "
+            "or train it again"
+        )
+    current = of_results(results, acquisition, causes)
+    if not len(current):
+        raise InputError(f"{results}: no patient was scored, or abstained on; there is nothing to compare")
+    report = compare(reference, current, narrow(job, DriftConfig), job.seed)
+    out = Path(job.out) if job.out else results.with_name("drift.json")
+    out.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    yield from report.lines()
+    yield f"figures  {out}"
+    if report.moved:
+        raise Moved("moved: " + ", ".join(f.words for f in report.moved))

@@ -1,0 +1,25 @@
+"""`osteo-ray index`: catalogue an archive; every series and every file accounted for."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from osteo_ray import progress
+from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.config import narrow, need
+
+
+class IndexJob(IndexConfig):
+    """`osteo-ray index`."""
+
+    archive: tuple[str, ...] | str | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
+    out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
+
+
+def index(job: IndexJob) -> list[str]:
+    """Build a catalogue of an archive."""
+    from osteo_ray.catalogue import build
+
+    with progress.counted("it") as say:
+        summary = build.build(need(job, "archive"), need(job, "out"), narrow(job, IndexConfig), say)
+    return summary.lines()

@@ -1,0 +1,55 @@
+"""What `osteo-ray listen` does: live mode until it is told to end (SIGTERM, SIGINT)."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from osteo_ray.config import narrow, need
+from osteo_ray.model import reference
+from osteo_ray.outcomes import InputError
+from osteo_ray.service.listen_config import ListenConfig
+
+
+class ListenJob(ListenConfig):
+    """`osteo-ray listen`."""
+
+    bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
+    spool: str | None = Field(None, description="folder for what arrives, where it stands, and reports")
+    records: str | None = Field(None, description="null: CT alone")
+    mapping: str | None = None
+
+
+def listen(job: ListenJob) -> Iterator[str]:
+    """Take studies by C-STORE, screen each when it is complete, send its reports back."""
+    from osteo_ray.patients import load
+    from osteo_ray.screening.isolated import IsolatedScorer
+    from osteo_ray.screening.scorer import Scorer
+
+    try:
+        from osteo_ray.service.listen import Listener
+    except ModuleNotFoundError as e:
+        raise InputError(f"{e.name} is missing; pip install 'osteo-ray[listen]' brings it") from None
+
+    cfg = narrow(job, ListenConfig)
+    table = load(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    bundle = job.bundle or reference.bundle()
+    model = Scorer.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("pynetdicom").setLevel(logging.WARNING)  # below that it prints what it is sent
+    # A study that hangs, crashes or eats memory ends itself, not the service.
+    with (
+        IsolatedScorer(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer,
+        Listener(cfg, Path(need(job, "spool")), scorer, model, table) as listener,
+    ):
+        for s in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(s, lambda *_: listener.stop())
+        if not job.bundle:
+            yield reference.NOTICE
+        yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
+        listener.serve_forever()
+    yield "ended; what is unfinished is taken up at the next start"

@@ -1,0 +1,56 @@
+"""`osteo-ray recalibrate`: fit a bundle's risks to a site's patients with CT and DXA; writes a new bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from osteo_ray.config import narrow, need
+from osteo_ray.monitoring.recalibrate import SiteConfig
+from osteo_ray.outcomes import InputError
+from osteo_ray.patients import load_records
+
+
+class RecalibrateJob(SiteConfig):
+    """`osteo-ray recalibrate`."""
+
+    site: str | None = Field(None, description="the site's name")
+    bundle: str | None = Field(None, description="the bundle that scored the results")
+    results: str | None = Field(None, description="folder of a run, or its results.parquet")
+    labels: str | None = Field(None, description="records with the DXA T-score, or a table of patient_key and label")
+    mapping: str | None = None
+    pseudonym_key: str | None = None
+    split: str | None = Field(None, description="split.parquet of the training run; null: beside the bundle, if there")
+    out: str | None = Field(None, description="folder for the new bundle")
+    dxa_days: int = Field(365, ge=0, description="a dated DXA counts so many days before or after the CT")
+    seed: int = Field(0, ge=0)
+
+
+def recalibrate(job: RecalibrateJob) -> list[str]:
+    """Write a bundle whose risks fit a site."""
+    from osteo_ray.evaluation.tables import is_plain_labels, read_labels
+    from osteo_ray.model.bundle import Bundle
+    from osteo_ray.monitoring.pairs import load_pairs
+    from osteo_ray.monitoring.recalibrate import apply
+    from osteo_ray.monitoring.recalibrate import recalibrate as fit
+
+    site, folder, out = need(job, "site"), Path(need(job, "bundle")), Path(need(job, "out"))
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is there already; a bundle is never written over: give another --out")
+    labels = Path(need(job, "labels"))
+    if not labels.exists():
+        raise InputError(f"{labels}: no such file; give records with a T-score, or a table of patient_key and label")
+    dated = labels.suffix == ".parquet" and "dxa_date" in pq.read_schema(labels).names  # records, as written by us
+    if job.mapping is None and is_plain_labels(labels) and not dated:
+        frame = read_labels(labels, job.pseudonym_key)
+    else:
+        frame = load_records(str(labels), job.mapping, job.pseudonym_key).frame
+    beside = folder.absolute().parent / "split.parquet"
+    split = job.split or (str(beside) if beside.exists() else None)
+    bundle = Bundle.load(folder)
+    pairs, notes = load_pairs(need(job, "results"), frame, bundle.sha256, job.dxa_days, split)
+    found = fit(pairs, site, narrow(job, SiteConfig), job.seed, bundle.conformal_level)
+    sha256 = apply(bundle, found).save(out)
+    return [*notes, *found.lines(), f"bundle   {out} (sha256 {sha256[:12]}...): screening scores anew with it"]

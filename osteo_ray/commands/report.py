@@ -1,0 +1,131 @@
+"""What `osteo-ray report` does: reports of chosen results, and their way into a PACS."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+from pydantic import Field
+
+from osteo_ray import progress
+from osteo_ray.config import narrow, need
+from osteo_ray.io.store import Store, absolute, read_table
+from osteo_ray.outcomes import InputError, State
+from osteo_ray.reports.config import PackageConfig
+
+
+class ReportJob(PackageConfig):
+    """`osteo-ray report`."""
+
+    results: str | None = Field(None, description="folder of a run, or its results.parquet")
+    catalogue: str | None = Field(None, description="null: the one that the run was made from")
+    out: str | None = Field(None, description="null: studies/ in the run's folder")
+    series: tuple[str, ...] = Field((), description="series UIDs; empty: by state and risk")
+    states: tuple[State, ...] = Field((State.SCORED, State.SCORED_WARN, State.ABSTAINED), min_length=1)
+    top: int | None = Field(None, ge=1, description="the N of highest risk; null: all")
+    stow: str | None = Field(None, description="DICOMweb address that SR and secondary captures are stored to")
+
+
+def report(job: ReportJob) -> list[str]:
+    """Write the reports of chosen results; store their DICOM objects where a PACS is named."""
+    try:
+        from osteo_ray.reports.package import write_package
+        from osteo_ray.reports.stow import store
+    except ModuleNotFoundError as e:
+        raise InputError(f"{e.name} is missing; pip install 'osteo-ray[reports]' brings it") from None
+
+    given = Path(need(job, "results"))
+    table = given / "results.parquet" if given.is_dir() else given
+    if not table.exists():
+        raise InputError(f"{table} is not there; give the folder of a finished run")
+    rows = chosen(pads.dataset(table), job)
+    catalogue = _catalogue(job, table.parent)
+    by_uid = _series(catalogue, rows)
+    out = Path(job.out) if job.out else table.parent / "studies"
+    made = datetime.now(UTC).replace(microsecond=0)
+    cfg = narrow(job, PackageConfig)
+    counts: Counter[str] = Counter()
+    problems: list[str] = []
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        (out / "reports.jsonl").open("w", encoding="utf-8") as ledger,
+        progress.stage("write reports", len(rows), "study") as advance,
+    ):
+        for row in rows:
+            package = write_package(out, row, _match(row, by_uid), cfg, made)
+            line: dict[str, Any] = {
+                "row_key": row["row_key"],
+                "series_uid": row["series_uid"],
+                "state": row["state"],
+                "written": sorted(package.files),
+                "problems": list(package.problems),
+                "stored": [],
+            }
+            counts.update(package.files.keys())
+            if job.stow and (dicom := [package.files[k] for k in ("sr", "sc") if k in package.files]):
+                try:
+                    line["stored"] = store(job.stow, dicom)
+                    counts["stored"] += len(dicom)
+                except InputError as e:
+                    line["problems"].append(str(e))
+            problems += line["problems"]
+            ledger.write(json.dumps(line) + "\n")
+            advance(1)
+    told = [f"problem  {p}" for p in problems[:20]]
+    if len(problems) > 20:
+        told.append(f"problem  and {len(problems) - 20} more, in {out / 'reports.jsonl'}")
+    written = ", ".join(f"{k} {n}" for k, n in counts.items())
+    return [*told, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
+
+
+def chosen(results: pads.Dataset, job: ReportJob) -> list[dict[str, Any]]:
+    """The result rows that a job asks for, of highest risk first; only these are read whole.
+
+    Raises:
+        InputError: a series that the results do not hold, or nothing chosen at all.
+    """
+    asked = pads.field("series_uid").isin(job.series)
+    if not job.series:
+        asked = pads.field("state").isin([str(s) for s in job.states])
+    light = results.to_table(columns=["series_uid", "row_key", "risk_prob"], filter=asked)
+    missing = sorted(set(job.series) - set(light["series_uid"].to_pylist()))
+    if missing:
+        raise InputError(f"the results hold no series {', '.join(missing)}")
+    if not light.num_rows:
+        raise InputError(f"no result is {' or '.join(job.states)}; there is nothing to report")
+    order = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
+    keys = light.sort_by(order)[: job.top]["row_key"].to_pylist()
+    return results.to_table(filter=asked & pads.field("row_key").isin(keys)).sort_by(order).to_pylist()
+
+
+def _catalogue(job: ReportJob, folder: Path) -> str:
+    if job.catalogue:
+        return job.catalogue
+    summary = folder / "summary.json"
+    made = json.loads(summary.read_text()) if summary.exists() else {}
+    uri = str(made.get("catalogue", folder / "catalogue.parquet"))
+    above, _, name = absolute(uri).rpartition("/")
+    if not Store(above).is_file(name):
+        raise InputError(f"the catalogue {uri} is not there; name it with --catalogue")
+    return uri
+
+
+def _series(catalogue: str, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The catalogue rows of these results' series; a split series has several."""
+    wanted = pads.field("series_uid").isin([r["series_uid"] for r in rows])
+    out: dict[str, list[dict[str, Any]]] = {}
+    for row in read_table(catalogue, filters=wanted).to_pylist():
+        out.setdefault(row["series_uid"], []).append(row)
+    return out
+
+
+def _match(row: Mapping[str, Any], by_uid: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """The catalogue row behind a result: the open one, or where the index closed the series, the one with its code."""
+    found = by_uid.get(row["series_uid"], [])
+    closed = [r for r in found if r["state"] == row["state"] and r["code"] == row["code"]]
+    return next((r for r in found if r["state"] is None and not closed), closed[0] if closed else None)

@@ -1,0 +1,66 @@
+"""What `osteo-ray serve` does: run the service, and make or revoke its tokens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from osteo_ray import ray_setup as rayenv
+from osteo_ray.config import narrow, need
+from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.tokens import Role, Tokens
+
+
+class ServeJob(ServeConfig):
+    """`osteo-ray serve`."""
+
+    name: str | None = Field(None, description="whose token; for `serve token` and `serve revoke`")
+    role: Role = Field(Role.READ, description="what the token may do")
+
+
+def run(job: ServeJob) -> Iterator[str]:
+    """Serve until interrupted. What was being screened goes on in a cluster that was joined; a Ray of our own ends with
+    the service, and the next start takes its screenings up again.
+    """
+    cfg = check(narrow(job, ServeConfig))
+    if cfg.deployment.haproxy:  # read when Serve is imported, here and in the processes that Ray starts
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+    rayenv.start()
+    from ray import serve
+
+    from osteo_ray.service.app import NAME, application
+
+    secured = cfg.tls.certificate is not None
+    tls = {"ssl_certfile": cfg.tls.certificate, "ssl_keyfile": cfg.tls.key} if secured else {}
+    serve.start(http_options={"host": cfg.host, "port": cfg.port, **tls})
+    stop = threading.Event()
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, lambda *_: stop.set())
+    serve.run(application(cfg), name=NAME, route_prefix="/")
+    yield f"serving http{'s' if secured else ''}://{cfg.host}:{cfg.port}  (page at /, API at /v1/openapi.json)"
+    sys.stdout.flush()
+    stop.wait()
+    serve.shutdown()
+    yield "stopped; screenings under way are taken up at the next start"
+
+
+def token(job: ServeJob) -> list[str]:
+    """Make a token and show it, once."""
+    secret = Tokens(need(job, "tokens")).add(need(job, "name"), job.role)
+    return [secret, f"for {job.name}, role {job.role}; it is not stored and can't be shown again"]
+
+
+def revoke(job: ServeJob) -> list[str]:
+    """Remove a token; it stops working within a second."""
+    Tokens(need(job, "tokens")).revoke(need(job, "name"))
+    return [f"revoked {job.name}"]
+
+
+def tokens(job: ServeJob) -> list[str]:
+    """Who has a token."""
+    return [f"{role:8s} {made}  {name}" for name, role, made in Tokens(need(job, "tokens")).names()] or ["no tokens"]

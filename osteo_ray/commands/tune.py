@@ -1,0 +1,46 @@
+"""What `osteo-ray tune` does: one function a target, as in `osteo_ray.commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from osteo_ray.commands.train import TrainJob, sources
+from osteo_ray.config import load, narrow, need
+from osteo_ray.training.config import TrainConfig
+from osteo_ray.training.tune_config import SEARCHES, TuneConfig
+
+
+class TuneJob(TuneConfig):
+    """`osteo-ray tune`."""
+
+    train: str | None = Field(None, description="YAML of the training that is tuned; what it has prepared is used")
+    out: str | None = Field(None, description="folder for the trials and the best config")
+
+
+def tune(target: str, job: TuneJob) -> list[str]:
+    """Search a target's settings; the best training config is `<out>/<target>.yaml`."""
+    from osteo_ray.training.tune import best_config
+    from osteo_ray.training.tune import tune as run
+
+    path = need(job, "train")
+    training = load(TrainJob, path)
+    out = Path(need(job, "out"))
+    cfg = narrow(training, TrainConfig)
+    summary = run(target, sources(training), cfg, narrow(job, TuneConfig), need(training, "out"), out)
+    given = yaml.safe_load(Path(path).read_text()) or {}
+    found = out / f"{target}.yaml"
+    head = (
+        f"# osteo-ray train --config {found}\n# {path} with the best of `osteo-ray tune {target}`. It trains into the "
+        "same folder, where the stages before the tuned ones are reused.\n"
+    )
+    found.write_text(head + yaml.safe_dump(best_config(given, summary.params), sort_keys=False, allow_unicode=True))
+    load(TrainJob, found)  # what was written can be read
+    return [*summary.lines(), f"best       {found}"]
+
+
+TARGETS: dict[str, Callable[[TuneJob], list[str]]] = {t: partial(tune, t) for t in SEARCHES}

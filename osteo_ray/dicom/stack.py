@@ -1,0 +1,273 @@
+"""SliceStack: the z-ordered slices of one catalogue row; HU on demand, and it counts what it decoded.
+
+    with SliceStack.from_row(row) as stack:
+        stack.n, stack.z_mm, stack.axial_spacing_mm
+        hu = stack.axial(stack.n // 2)         # rows grow to posterior, columns to the patient's left
+
+Opening touches no pixel. A slice that can't be read raises `Rejected` with stage DECODE and a code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from osteo_ray.dicom.codecs import AS_RETRIEVED, NATIVE, codecs_present, decode_error, decode_frame, split_frames
+from osteo_ray.dicom.decode_guard import DecodeGuard
+from osteo_ray.dicom.geometry import to_axial
+from osteo_ray.dicom.header import read_header
+from osteo_ray.dicom.limits import Limits
+from osteo_ray.dicom.sources import read_uri
+from osteo_ray.dicom.tags import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header
+from osteo_ray.outcomes import Rejected
+
+__all__ = ["PADDING_HU", "SliceStack", "Stack", "codecs_present", "stored_to_hu"]
+
+PADDING_HU = -1024  # what a voxel outside the field of view is set to
+
+
+@runtime_checkable
+class Stack(Protocol):
+    """What screening needs of a CT: archived slices and made ones (cohort) both satisfy it."""
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def z_mm(self) -> np.ndarray: ...  # float64 [n], ascending toward the head
+
+    @property
+    def axial_spacing_mm(self) -> tuple[float, float]: ...  # (row, column) of axial()
+
+    @property
+    def decoded(self) -> int: ...
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    def axial(self, i: int) -> np.ndarray: ...  # HU [rows, cols]
+
+
+class SliceStack:
+    """Slices of one series, ordered along the slice normal (for axial ones: toward the head)."""
+
+    def __init__(
+        self,
+        instances: list[Mapping[str, Any]],
+        shape: tuple[int, int],
+        pixel_spacing_mm: tuple[float, float],
+        orientation: np.ndarray,
+        limits: Limits | None = None,
+        guard: DecodeGuard | None = None,
+    ):
+        self._items = instances
+        self._limits = limits or Limits()
+        self._decode = decode_frame if guard is None else guard.decode
+        self.shape = shape
+        self.pixel_spacing_mm = pixel_spacing_mm  # (row, column)
+        self.orientation = orientation  # [6]
+        self.z_mm = np.array([i["z_mm"] for i in instances], dtype=np.float64)
+        self.sop_uids = [i["sop_uid"] for i in instances]
+        self._axial = to_axial(orientation)
+        r, c = pixel_spacing_mm
+        self.axial_spacing_mm = (c, r) if self._axial.transpose else (r, c)
+        self.decoded = 0
+        self.bytes_read = 0
+        self._frames: tuple[str, list[bytes]] | None = None  # of the multi-frame file read last
+
+    @classmethod
+    def from_row(
+        cls, row: Mapping[str, Any], limits: Limits | None = None, guard: DecodeGuard | None = None
+    ) -> SliceStack:
+        """Open a catalogue row (a mapping as `Table.to_pylist()` gives it). No pixel is touched.
+
+        With `guard`, compressed frames are decoded in its child process, bounded in memory and time.
+
+        Raises:
+            ValueError: the row has no usable geometry (it ended in assembly; see its code).
+        """
+        items = list(row["instances"])
+        need = ("orientation", "pixel_spacing_row_mm", "pixel_spacing_col_mm", "rows", "cols")
+        absent = [k for k in need if row[k] is None]
+        if absent or not items or any(i["z_mm"] is None for i in items):
+            what = ", ".join(absent) or ("slice positions" if items else "instances")
+            raise ValueError(f"series {row['series_uid']} can't be opened: no {what} (code {row.get('code')})")
+        spacing = (float(row["pixel_spacing_row_mm"]), float(row["pixel_spacing_col_mm"]))
+        orientation = np.array(row["orientation"], dtype=float)
+        return cls(items, (int(row["rows"]), int(row["cols"])), spacing, orientation, limits, guard)
+
+    @property
+    def n(self) -> int:
+        return len(self._items)
+
+    def axial(self, i: int) -> np.ndarray:
+        """HU of slice i as [rows, cols] with rows growing to the patient's posterior and columns to the left."""
+        return np.ascontiguousarray(self._axial(self.hu(i)))
+
+    def hu(self, i: int) -> np.ndarray:
+        """HU of slice i as stored, [rows, cols]: int16 where slope is 1 and all values fit, else float32.
+
+        Padding (PixelPaddingValue, with its range limit) becomes -1024. MONOCHROME1 changes nothing: HU are HU.
+
+        Raises:
+            Rejected: UNREADABLE, TRUNCATED, DECODE_ERROR, SIZE_MISMATCH, NO_FRAGMENTS, BAD_FRAMES, NO_CODEC.
+        """
+        if not -self.n <= i < self.n:
+            raise IndexError(f"slice {i} is not one of the {self.n} slices of this stack")
+        item = self._items[i]
+        stored = self._stored(item)
+        self.decoded += 1
+        return stored_to_hu(stored, item)
+
+    def _stored(self, item: Mapping[str, Any]) -> np.ndarray:
+        """Stored values [rows, cols], raw integers of bits_allocated (sign and unused bits as they came)."""
+        ts, offset = item["transfer_syntax"], item["offset"]
+        read = partial(read_uri, item["uri"])
+        if ts == AS_RETRIEVED:  # only the object itself says what it is and where its pixels are
+            data = read()
+            h = self._header(data)
+            ts, offset = h.transfer_syntax, h.pixel_offset
+            read = partial(_part, data)
+        if ts not in NATIVE:
+            return self._decode(self._codestream(item, read, offset), ts, self.shape, item["bits_allocated"])
+        size = self.shape[0] * self.shape[1] * (item["bits_allocated"] // 8)
+        skip = item["frame"] * size
+        data = self._inflated(read(), skip, size) if ts == DEFLATED_LE else read(offset + skip, size)
+        self.bytes_read += len(data)
+        if len(data) < size:
+            raise decode_error(f"{len(data)} of {size} bytes of pixels", "TRUNCATED")
+        order = ">" if ts in (EXPLICIT_BE, GE_PRIVATE) else "<"
+        return np.frombuffer(data, f"{order}u{item['bits_allocated'] // 8}").reshape(self.shape)
+
+    def _codestream(self, item: Mapping[str, Any], read: Callable[..., bytes], offset: int) -> bytes:
+        uri, frame = item["uri"], item["frame"]
+        if self._frames is not None and self._frames[0] == uri:
+            return self._frames[1][frame]
+        element = read(offset)
+        self.bytes_read += len(element)
+        total = 1 + max(i["frame"] for i in self._items if i["uri"] == uri)
+        frames = split_frames(element, total)
+        if total > 1:
+            self._frames = (uri, frames)
+        return frames[frame]
+
+    def _header(self, data: bytes) -> Header:
+        h = read_header(lambda n: data[:n], len(data), self._limits)
+        if not h.has_pixels:
+            raise decode_error("no pixel data", "NO_PIXELS")
+        return h
+
+    def _inflated(self, data: bytes, skip: int, size: int) -> bytes:
+        """Pixels of a deflated data set: inflated no further than they reach."""
+        h = self._header(data)
+        at = h.inflated_offset + skip
+        try:
+            flat = zlib.decompressobj(-15).decompress(data[h.dataset_offset :], at + size)
+        except zlib.error as e:
+            raise decode_error(f"deflated data set: {e}") from None
+        return flat[at : at + size]
+
+    def close(self) -> None:
+        self._frames = None
+
+    def __enter__(self) -> SliceStack:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _part(data: bytes, offset: int = 0, length: int | None = None) -> bytes:
+    return data[offset : None if length is None else offset + length]
+
+
+def stored_to_hu(raw: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
+    """Raw pixels of one slice -> HU: mask to the stored bits, extend the sign, rescale, replace padding.
+
+    `item`: bits_stored, high_bit, signed, slope, intercept, padding, padding_limit.
+    """
+    stored = _integers(raw, item)
+    slope, intercept = float(item["slope"]), float(item["intercept"])
+    bits, signed = int(item["bits_stored"]), bool(item["signed"])
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if slope == 1 and intercept == int(intercept):
+        off = int(intercept)
+        if low + off < -32768 or high + off > 32767:  # by the type it might not fit: ask the data
+            low, high = int(stored.min()), int(stored.max())
+        if low + off >= -32768 and high + off <= 32767:
+            # modulo 2^16, so 16-bit arithmetic is exact whenever the result fits
+            hu = stored.astype(np.int16, copy=False) + np.int16(((off + 32768) & 0xFFFF) - 32768)
+        else:
+            hu = (stored.astype(np.float64) + off).astype(np.float32)
+    else:
+        hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    mask = padding_mask(stored, item)
+    if mask is not None and mask.any():
+        hu[mask] = PADDING_HU
+    return hu
+
+
+def _integers(raw: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
+    """Stored values with their sign; bits above high_bit (old overlays) and below the stored ones are cut."""
+    alloc, bits, signed = int(item["bits_allocated"]), int(item["bits_stored"]), bool(item["signed"])
+    width = raw.dtype.itemsize * 8
+    if raw.dtype.kind == "i":
+        raw = raw.view(f"{raw.dtype.byteorder}u{width // 8}" if width > 8 else "u1")
+    if not raw.dtype.isnative:
+        raw = raw.astype(raw.dtype.newbyteorder("="))
+    if width < alloc:
+        raw = raw.astype(f"u{alloc // 8}")
+        width = alloc
+    high = bits - 1 if item["high_bit"] is None else int(item["high_bit"])
+    shift = max(high - bits + 1, 0)
+    if shift:
+        raw = raw >> raw.dtype.type(shift)
+    if bits == width:
+        return raw.view(f"i{width // 8}") if signed else raw
+    raw = raw & raw.dtype.type((1 << bits) - 1)
+    if not signed:
+        return raw
+    up = raw.dtype.type(width - bits)
+    return (raw << up).view(f"i{width // 8}") >> up.astype(f"i{width // 8}")
+
+
+def padding_mask(stored: np.ndarray, item: Mapping[str, Any]) -> np.ndarray | None:
+    """True where a stored value is padding: equal to PixelPaddingValue, or between it and its range limit."""
+    value, limit = item.get("padding"), item.get("padding_limit")
+    if value is None:
+        return None
+    if limit is None or limit == value:
+        return stored == value
+    low, high = min(value, limit), max(value, limit)
+    return (stored >= low) & (stored <= high)
+
+
+def same_pixels(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two header rows of one SOP instance UID hold the same HU; False where either can't be read.
+
+    Asked for duplicates only, which are rare: the one place where indexing reads pixels.
+    """
+    if (a["rows"], a["cols"], a["slope"], a["intercept"]) != (b["rows"], b["cols"], b["slope"], b["intercept"]):
+        return False
+    try:
+        return bool(np.array_equal(_hu_of(a), _hu_of(b)))
+    except (Rejected, ValueError, TypeError):
+        return False
+
+
+@cache
+def _guard() -> DecodeGuard:
+    guard = DecodeGuard()
+    atexit.register(guard.close)
+    return guard
+
+
+def _hu_of(r: Mapping[str, Any]) -> np.ndarray:
+    item = dict(r, z_mm=0.0)
+    axial = np.array([1.0, 0, 0, 0, 1, 0])
+    return SliceStack([item], (r["rows"], r["cols"]), (1.0, 1.0), axial, guard=_guard()).hu(0)

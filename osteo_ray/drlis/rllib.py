@@ -1,0 +1,292 @@
+"""RLlib: train the slice-selection policy across env runners (new API stack; PPO or DQN with action masking).
+
+    policy, curve = train_policy(scans, scorers, cfg, out="run/selection")
+
+The scans lie once in Ray's object store and every env runner reads them there. What comes back is
+plain torch; screening never imports RLlib.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
+from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from sklearn.metrics import roc_auc_score
+
+from osteo_ray.config import Section
+from osteo_ray.drlis.environment import SliceSelectionEnv
+from osteo_ray.drlis.reward import RewardConfig, ScorerConfig, posteriors
+from osteo_ray.model.embedding import Scans, on_target
+from osteo_ray.model.look import SLOT_EXTRA, ViewConfig
+from osteo_ray.model.policy import MASKED, PolicyNet
+from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.selection import select_each
+from osteo_ray.patients.labels import CLASSES
+from osteo_ray.progress import stage
+
+
+class PolicyConfig(Section):
+    """The algorithm, its budget and knobs."""
+
+    algorithm: Literal["ppo", "dqn"] = "ppo"
+    hidden: int = Field(48, ge=8)
+    env_steps: int = Field(40_000, ge=1)
+    env_runners: int = Field(1, ge=0, description="remote sampling actors; 0 samples in the learner's process")
+    envs_per_runner: int = Field(16, ge=1)
+    batch: int = Field(2048, ge=64, description="ppo: steps an update learns from")
+    minibatch: int = Field(256, ge=16)
+    epochs: int = Field(8, ge=1, description="ppo")
+    lr: float = Field(1e-3, gt=0)
+    entropy: float = Field(0.01, ge=0, description="ppo")
+    gamma: float = Field(0.99, gt=0, le=1)
+    gae_lambda: float = Field(0.95, gt=0, le=1, description="ppo")
+    assess_every: int = Field(5000, ge=1, description="env steps between looks at the validation scans")
+    replay: int = Field(20_000, ge=256, description="dqn: steps kept for replay")
+    explore_steps: int = Field(10_000, ge=1, description="dqn: steps over which random actions fall from 100 to 5 %")
+    target_every: int = Field(500, ge=1, description="dqn: steps between updates of the target network")
+
+
+class SelectionConfig(Section):
+    """DRLIS: everything that selecting slices needs."""
+
+    view: ViewConfig = ViewConfig()
+    reward: RewardConfig = RewardConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+
+class MaskedPPOModule(TorchRLModule, ValueFunctionAPI):
+    """Actor-critic whose masked actions have probability 0. `model_config`: `hidden`."""
+
+    def setup(self) -> None:
+        space: Any = self.observation_space
+        config: Any = self.model_config
+        self.net = PolicyNet(space["slots"].shape[1] - SLOT_EXTRA, config["hidden"])
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        logits, summary = self.net.logits_and_summary(batch[Columns.OBS])
+        return {Columns.ACTION_DIST_INPUTS: logits, Columns.EMBEDDINGS: summary}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Any:
+        if embeddings is None:
+            embeddings = self.net.logits_and_summary(batch[Columns.OBS])[1]
+        return self.net.value(embeddings)[:, 0]
+
+
+class MaskedDQNModule(DefaultDQNTorchRLModule):
+    """Double DQN with `PolicyNet`'s logits as action values, -inf where masked. `model_config`: `hidden`, `epsilon`."""
+
+    def setup(self) -> None:
+        space: Any = self.observation_space
+        config: Any = self.model_config
+        self.uses_dueling, self.uses_double_q, self.num_atoms = False, True, 1
+        self.epsilon_schedule = Scheduler(fixed_value_or_schedule=config["epsilon"], framework="torch")
+        self.net = PolicyNet(space["slots"].shape[1] - SLOT_EXTRA, config["hidden"])
+
+    def make_target_networks(self) -> None:
+        self._target_net = make_target_network(self.net)
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["_target_net"]
+
+    def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
+        return [(self.net, self._target_net)]
+
+    def get_initial_state(self) -> dict:
+        return {}
+
+    def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return self._values(self.net, batch)
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return self._values(self._target_net, batch)
+
+    def _values(self, net: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        q = net.logits_and_summary(batch[Columns.OBS])[0]
+        return {QF_PREDS: q.masked_fill(q <= MASKED, float("-inf"))}
+
+
+def make_env(env_config: Any) -> SliceSelectionEnv:
+    """Build the environment in a runner, reading scans and scorers from the object store."""
+    import ray
+
+    for key in ("scans", "scorers", "posteriors"):
+        if isinstance(env_config[key], ray.ObjectRef):
+            env_config[key] = ray.get(env_config[key])
+    return SliceSelectionEnv(env_config)
+
+
+def build_algorithm(scans: Scans, scorers: list[AttentionPool], cfg: SelectionConfig, seed: int) -> Any:
+    """The RLlib algorithm, ready for `.train()`; Ray must be running."""
+    import ray
+    from ray.rllib.algorithms.dqn import DQNConfig
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+    from ray.tune.registry import register_env
+
+    register_env("slice_selection", make_env)
+    p = cfg.policy
+    env_config = {
+        "scans": ray.put(scans),
+        "scorers": ray.put(scorers),
+        "posteriors": ray.put(posteriors(scans, scorers, cfg.scorer.posterior_slices)),
+        "view": cfg.view,
+        "reward": cfg.reward,
+        "seed": seed,
+    }
+    # Sampling and shuffling draw from the process-wide generators.
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (RLlib's own draws)
+    torch.manual_seed(seed)
+    model: dict[str, Any] = {"hidden": p.hidden}
+    algo: Any
+    if p.algorithm == "ppo":
+        module = MaskedPPOModule
+        algo = PPOConfig().training(
+            train_batch_size_per_learner=p.batch,
+            minibatch_size=p.minibatch,
+            num_epochs=p.epochs,
+            lr=p.lr,
+            entropy_coeff=p.entropy,
+            gamma=p.gamma,
+            lambda_=p.gae_lambda,
+            vf_clip_param=10.0,
+            grad_clip=1.0,
+        )
+    else:
+        module = MaskedDQNModule
+        epsilon = [(0, 1.0), (p.explore_steps, 0.05)]
+        model["epsilon"] = epsilon
+        algo = DQNConfig().training(
+            train_batch_size_per_learner=p.minibatch,
+            lr=p.lr,
+            gamma=p.gamma,
+            double_q=True,
+            dueling=False,
+            num_atoms=1,
+            epsilon=epsilon,
+            target_network_update_freq=p.target_every,
+            num_steps_sampled_before_learning_starts=p.minibatch,
+            replay_buffer_config={"type": "PrioritizedEpisodeReplayBuffer", "capacity": p.replay},
+            training_intensity=p.minibatch / 4,  # an update every four steps
+            grad_clip=1,
+        )
+    return (
+        algo.environment("slice_selection", env_config=env_config)
+        .env_runners(num_env_runners=p.env_runners, num_envs_per_env_runner=p.envs_per_runner)
+        .learners(num_learners=0)
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config=model))
+        .debugging(seed=seed, log_level="ERROR")
+        .build_algo()
+    )
+
+
+@torch.no_grad()
+def assess(policy: PolicyNet, scorers: list[AttentionPool], scans: Scans, view: ViewConfig) -> dict[str, float]:
+    """How the greedy policy does on scans that the scorers never saw.
+
+    Returns:
+        val_decoded: slices decoded a scan. val_kept: slices kept. val_on_target: mean belief that a kept slice shows
+        the middle of one of L1-L4. val_auc: osteoporosis against normal by the scorers' mean; NaN without both.
+    """
+    decoded, kept, target, log_odds = [], [], [], []
+    for s in select_each(scans, policy, scorers, view):
+        e = s.embedding[s.kept]
+        bag = torch.from_numpy(e)[None]
+        p = torch.stack([j(bag, torch.ones(1, len(e), dtype=torch.bool)).logits[0] for j in scorers]).mean(0)
+        decoded.append(int(s.looked.sum()))
+        kept.append(len(s.kept))
+        target.append(float(on_target(e).mean()))
+        log_odds.append(float(p[CLASSES.index("osteoporosis")] - p[CLASSES.index("normal")]))
+    y = scans.label
+    two = (y == CLASSES.index("osteoporosis")) | (y == CLASSES.index("normal"))
+    sick = y[two] == CLASSES.index("osteoporosis")
+    auc = roc_auc_score(sick, np.array(log_odds)[two]) if 0 < sick.sum() < len(sick) else np.nan
+    return {
+        "val_decoded": float(np.mean(decoded)),
+        "val_kept": float(np.mean(kept)),
+        "val_on_target": float(np.mean(target)),
+        "val_auc": float(auc),
+    }
+
+
+def train_policy(
+    scans: Scans,
+    scorers: list[AttentionPool],
+    cfg: SelectionConfig,
+    out: str | Path,
+    seed: int,
+    quiet: bool = False,
+    val: Scans | None = None,
+    watch: Callable[[int, PolicyNet], None] | None = None,
+) -> tuple[PolicyNet, list[dict[str, float]]]:
+    """Train until `env_steps`; a checkpoint in `out`, if there is one, is carried on.
+
+    The learning curve goes to TensorBoard files in `<out>/tensorboard` as well.
+
+    Args:
+        val: scans of patients that neither policy nor scorers are trained on, looked at every `assess_every` steps.
+        watch: given the steps done and a copy of the policy, as often.
+
+    Returns:
+        The policy as plain torch in eval mode, and one row per iteration: env_steps, episode_return,
+        episode_length, and where `val` was looked at what `assess` says.
+    """
+    from tensorboardX import SummaryWriter
+
+    folder = Path(out).absolute() / "checkpoint"
+    algo = build_algorithm(scans, scorers, cfg, seed)
+    curve: list[dict[str, float]] = []
+    p = cfg.policy
+    try:
+        steps = 0
+        if (folder / "rllib_checkpoint.json").exists():
+            algo.restore_from_path(folder)
+            steps = int(algo.metrics.peek("num_env_steps_sampled_lifetime", default=0))
+        with (
+            stage("train selection policy", p.env_steps, "step", quiet) as advance,
+            SummaryWriter(str(Path(out).absolute() / "tensorboard")) as board,
+        ):
+            advance(min(steps, p.env_steps))
+            while steps < p.env_steps:
+                r = algo.train()
+                now = int(r["num_env_steps_sampled_lifetime"])
+                advance(min(now, p.env_steps) - min(steps, p.env_steps))
+                runners = r["env_runners"]
+                row = {
+                    "env_steps": now,
+                    "episode_return": float(runners.get("episode_return_mean", np.nan)),
+                    "episode_length": float(runners.get("episode_len_mean", np.nan)),
+                }
+                due = now // p.assess_every > steps // p.assess_every or now >= p.env_steps
+                if val is not None and due:
+                    row |= assess(_plain(algo), scorers, val, cfg.view)
+                if watch is not None and due:
+                    watch(now, _plain(algo))
+                steps = now
+                for name, value in row.items():
+                    board.add_scalar(f"selection/{name}", value, steps)
+                curve.append(row)
+        algo.save_to_path(folder)
+        policy = _plain(algo)
+    finally:
+        algo.stop()
+    return policy, curve
+
+
+def _plain(algo: Any) -> PolicyNet:
+    """A copy of the algorithm's network, without RLlib, in eval mode (a copy: making one anew would draw weights)."""
+    return copy.deepcopy(algo.get_module().net).cpu().eval()

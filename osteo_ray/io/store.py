@@ -1,0 +1,286 @@
+"""Files of a run, on a disk or in an object store: one small class for both.
+
+    out = Store("s3://bucket/run")            # or a path
+    out.put("parts/a.parquet", data)          # whole or not at all
+    out.names("parts/")                       # what is there
+    with out.parquet("results.parquet") as f: ...
+
+Object stores are reached through fsspec; endpoint and credentials come from where each store's own tools look for them,
+never from the URI.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+T = TypeVar("T")
+_NOT_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError)
+
+
+class StoreError(OSError):
+    """A store that could not be written or read for as long as one was ready to wait; the text says where and why."""
+
+
+def is_remote(uri: str | os.PathLike[str]) -> bool:
+    """Whether `uri` names an object store, not a path of this machine."""
+    text = os.fspath(uri)
+    return "://" in text and not text.startswith("file://")
+
+
+def absolute(uri: str | os.PathLike[str]) -> str:
+    """A path made absolute, so that a worker with another working directory finds it; a URI as it is."""
+    text = os.fspath(uri)
+    return text if is_remote(text) else os.path.abspath(text.removeprefix("file://"))
+
+
+def join(uri: str | os.PathLike[str], *names: str) -> str:
+    """`uri/name/...`, for paths and URIs."""
+    return "/".join([os.fspath(uri).rstrip("/"), *names])
+
+
+def refuse_password(uri: str) -> None:
+    """URIs end up in tables and logs, so one that carries a password is refused."""
+    if "@" in urlsplit(uri).netloc:
+        raise ValueError(
+            "the URI carries a user name or password: give them to the store's own configuration, not the URI"
+        )
+
+
+class Store:
+    """A folder of files, named by relative paths."""
+
+    def __init__(self, uri: str | os.PathLike[str]):
+        self.uri = absolute(uri)
+        self.remote = is_remote(self.uri)
+        self._fs: Any = None
+        self._root = self.uri
+        if self.remote:
+            import fsspec
+
+            refuse_password(self.uri)
+            self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+            self._root = self._root.rstrip("/")
+
+    def path(self, name: str) -> str:
+        """Where `name` lies, as a path or URI that people and other programs can use."""
+        return join(self.uri, name)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        """Files in `folder` ("parts/") whose name begins with `prefix`, sorted, as `folder + name`; none if absent."""
+        if self.remote:
+            self._fs.invalidate_cache()
+            # A prefix is what object stores list by: files of other prefixes are never fetched.
+            found = self._fs.find(self._at(folder.rstrip("/")), prefix=prefix)
+            here = [p.rsplit("/", 1)[1] for p in found]
+        else:
+            try:
+                with os.scandir(self._at(folder)) as it:
+                    here = [e.name for e in it]
+            except FileNotFoundError:
+                return []
+        return sorted(folder + n for n in here if n and n.startswith(prefix) and not n.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        if self.remote:
+            self._fs.invalidate_cache()
+            return bool(self._fs.exists(self._at(name)))
+        return os.path.exists(self._at(name))
+
+    def is_file(self, name: str) -> bool:
+        if self.remote:
+            self._fs.invalidate_cache()
+            return bool(self._fs.isfile(self._at(name)))
+        return os.path.isfile(self._at(name))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one file; it appears whole or not at all."""
+        if self.remote:
+            self._fs.pipe_file(self._at(name), data)
+            return
+        with self._moved_into_place(name) as tmp:
+            tmp.write_bytes(data)
+
+    def get(self, name: str) -> bytes:
+        return self._fs.cat_file(self._at(name)) if self.remote else Path(self._at(name)).read_bytes()
+
+    def put_table(self, name: str, table: pa.Table, **kw: Any) -> None:
+        """Write a table as one Parquet file; it appears whole or not at all. `kw`: of `pq.write_table`."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", **kw)
+        self.put(name, sink.getvalue().to_pybytes())
+
+    @contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A Parquet file, opened for reading."""
+        with open_parquet(self.path(name)) as f:
+            yield f
+
+    @contextmanager
+    def parquet_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """A Parquet file written piece by piece; it appears, whole, when the block ends without an error."""
+        with self.file_to_be(name) as tmp, pq.ParquetWriter(tmp, schema, compression="zstd") as w:
+            yield w
+
+    @contextmanager
+    def file_to_be(self, name: str) -> Iterator[Path]:
+        """A local file to write; it becomes `name` when the block ends without an error."""
+        if self.remote:
+            with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
+                tmp = Path(folder) / "file"
+                yield tmp
+                self._fs.put_file(str(tmp), self._at(name))
+        else:
+            with self._moved_into_place(name) as tmp:
+                yield tmp
+
+    @contextmanager
+    def _moved_into_place(self, name: str) -> Iterator[Path]:
+        path = Path(self._at(name))
+        tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield tmp
+            os.replace(tmp, path)
+        except BaseException:
+            with suppress(OSError):
+                tmp.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def folder(self, read: Sequence[str] = ()) -> Iterator[Path]:
+        """The run as a local folder: its own, or one with a copy of the files `read`. What is new or changed in that
+        one when the block ends is stored, also where it ends with an exception, as it would be on a disk."""
+        if not self.remote:
+            Path(self._root).mkdir(parents=True, exist_ok=True)
+            yield Path(self._root)
+            return
+        with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
+            root = Path(folder)
+            for n in read:
+                (root / n).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self._at(n), str(root / n))
+            before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+            try:
+                yield root
+            finally:
+                for p in root.rglob("*"):
+                    if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
+                        self._fs.put_file(str(p), self._at(p.relative_to(root).as_posix()))
+
+    def remove_unfinished(self, folder: str) -> None:
+        """Delete what killed writers left in `folder` of a disk; object stores show whole files only."""
+        if not self.remote:
+            for p in Path(self._at(folder)).glob(".*.tmp"):
+                p.unlink(missing_ok=True)
+
+    def remove(self, names: list[str]) -> None:
+        """Delete files; one that is gone already is no error."""
+        for n in names:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._at(n)) if self.remote else os.unlink(self._at(n))
+
+
+@contextmanager
+def open_parquet(uri: str | os.PathLike[str]) -> Iterator[pq.ParquetFile]:
+    """A Parquet file by path or URI."""
+    if not is_remote(uri):
+        with pq.ParquetFile(absolute(uri)) as f:
+            yield f
+        return
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    fs.invalidate_cache()
+    # Footers and row groups are read in a few ranges; small pages suit them better than fsspec's 5 MiB.
+    with fs.open(path, "rb", block_size=1 << 20) as raw, pq.ParquetFile(raw, pre_buffer=True) as f:
+        yield f
+
+
+def read_table(uri: str | os.PathLike[str], **kw: Any) -> pa.Table:
+    """A whole Parquet file by path or URI."""
+    if not is_remote(uri):
+        return pq.read_table(absolute(uri), **kw)
+    import fsspec
+
+    with fsspec.open(os.fspath(uri), "rb") as raw:
+        return pq.read_table(raw, **kw)
+
+
+@contextmanager
+def local_file(uri: str | os.PathLike[str]) -> Iterator[Path]:
+    """One file by path or URI, as a local path with the same name; a remote one is fetched for the block's length.
+
+    Raises:
+        FileNotFoundError: naming what is not there.
+    """
+    if not is_remote(uri):
+        yield Path(absolute(uri))
+        return
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
+        to = Path(folder) / path.rstrip("/").rsplit("/", 1)[-1]
+        if not fs.isfile(path):
+            raise FileNotFoundError(f"{uri} is not there")
+        fs.get_file(path, str(to))
+        yield to
+
+
+@contextmanager
+def new_file(uri: str | os.PathLike[str]) -> Iterator[Path]:
+    """A local file to write; it becomes `uri`, a path or URI, when the block ends without an error."""
+    folder, name = os.path.split(absolute(uri))
+    with Store(folder).file_to_be(name) as tmp:
+        yield tmp
+
+
+@contextmanager
+def local_folder(uri: str | os.PathLike[str], names: tuple[str, ...]) -> Iterator[Path]:
+    """The files `names` of a folder by path or URI, as a local folder; files that are not there are left out."""
+    if not is_remote(uri):
+        yield Path(absolute(uri))
+        return
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
+        for n in names:
+            with suppress(FileNotFoundError):
+                fs.get_file(f"{path.rstrip('/')}/{n}", f"{folder}/{n}")
+        yield Path(folder)
+
+
+def patient(work: Callable[[], T], where: str, patience_s: float) -> T:
+    """Do `work()`, again and again while it fails, for `patience_s` seconds: a full disk or a store that is away may
+    come back.
+
+    Raises:
+        StoreError: where it still failed in the end.
+    """
+    start, pause = time.monotonic(), 0.5
+    while True:
+        try:
+            return work()
+        except _NOT_THE_STORE:
+            raise
+        except Exception as e:  # stores raise their own kinds of error: botocore, aiohttp
+            left = patience_s - (time.monotonic() - start)
+            if left <= 0:
+                why = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
+                raise StoreError(f"{where}: {str(why)[:300]} (tried for {patience_s:g} s)") from e
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 15.0)

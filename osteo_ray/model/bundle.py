@@ -1,0 +1,218 @@
+"""A trained model as one folder: safetensors weights, JSON config, card, sha256. Nothing is pickled.
+
+    bundle = Bundle.load("bundle/")         # checks every file against SHA256SUMS
+    bundle.save("copy/")
+
+The preprocessing that the networks were trained with is in the bundle; screening never re-states it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from osteo_ray.config import ConfigError, Section, validate
+from osteo_ray.model.acquisition import EXTRA, AcquisitionConfig
+from osteo_ray.model.calibration import Calibrator
+from osteo_ray.model.crops import CropConfig
+from osteo_ray.model.encoder import EncoderConfig, SliceEncoder
+from osteo_ray.model.look import ViewConfig
+from osteo_ray.model.networks import ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.model.novelty import Novelty
+from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.standardise import Standardiser
+from osteo_ray.patients.labels import CLASSES
+from osteo_ray.patients.schema import NAMES
+
+FORMAT = "3"
+FILES = ("bundle.json", "weights.safetensors", "card.md")
+
+
+class BundleError(ValueError):
+    """A bundle that can't be used: a file missing, changed, or of another format."""
+
+
+class BundleConfig(Section):
+    """Everything that fixes the networks and their input."""
+
+    crop: CropConfig = CropConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    view: ViewConfig = ViewConfig()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
+    model: ModelConfig = ModelConfig()
+    policy_hidden: int = 48
+    n_scorers: int = 3
+
+    @property
+    def features(self) -> int:
+        """Length of a slice's features: its embedding, and how it was scanned."""
+        return self.encoder.dim + EXTRA
+
+
+@dataclass
+class Bundle:
+    """Networks in eval mode plus what turns their output into a risk."""
+
+    name: str
+    version: str
+    config: BundleConfig
+    standardiser: Standardiser
+    encoder: SliceEncoder
+    policy: PolicyNet
+    scorers: list[AttentionPool]
+    tabular: TabularTeacher
+    image: ImageTeacher
+    student: Student
+    background: dict[str, torch.Tensor]  # values, known [B, F], ct [B, width]: cluster centres, nobody's record
+    calibrators: dict[str, Calibrator]  # by missingness pattern
+    scored_by: dict[str, str]  # pattern -> student | tabular | image
+    conformal: dict[str, list[float]]  # pattern -> largest 1 - p accepted, by class
+    conformal_level: float
+    novelty: dict[str, Novelty]  # image (mean of the picks' embeddings), record (spreads)
+    threshold: float  # on the calibrated risk
+    operating_point: str
+    lumbar_threshold: float  # below it no looked-at slice counts as lumbar
+    metrics: dict[str, Any] = field(default_factory=dict)
+    card: str = ""
+    sha256: str = ""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by the name it has in the weights file."""
+        nets: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "policy": self.policy,
+            "tabular": self.tabular,
+            "image": self.image,
+            "student": self.student,
+        }
+        return nets | {f"scorer{i}": s for i, s in enumerate(self.scorers)}
+
+    def save(self, folder: str | Path) -> str:
+        """Write the bundle and return its sha256 (of SHA256SUMS)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{n}.{k}": v for n, net in self.networks().items() for k, v in net.state_dict().items()}
+        tensors |= {f"background.{k}": v for k, v in self.background.items()}
+        for k, n in self.novelty.items():
+            tensors[f"novelty.{k}.mean"] = torch.from_numpy(n.mean)
+            tensors[f"novelty.{k}.covariance"] = torch.from_numpy(n.covariance)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "weights.safetensors")
+        manifest = {
+            "format": FORMAT,
+            "name": self.name,
+            "version": self.version,
+            "classes": list(CLASSES),
+            "config": self.config.model_dump(mode="json"),
+            "standardiser": {k: list(getattr(self.standardiser, k)) for k in Standardiser.__dataclass_fields__},
+            "calibrators": {k: c.to_dict() for k, c in self.calibrators.items()},
+            "scored_by": self.scored_by,
+            "conformal": self.conformal,
+            "conformal_level": self.conformal_level,
+            "novelty_thresholds": {k: n.threshold for k, n in self.novelty.items()},
+            "threshold": self.threshold,
+            "operating_point": self.operating_point,
+            "lumbar_threshold": self.lumbar_threshold,
+            "metrics": self.metrics,
+        }
+        (folder / "bundle.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        (folder / "card.md").write_text(self.card)
+        sums = "".join(f"{_sha256(folder / f)}  {f}\n" for f in FILES)
+        (folder / "SHA256SUMS").write_text(sums)
+        self.sha256 = hashlib.sha256(sums.encode()).hexdigest()
+        return self.sha256
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """Read a bundle, checking each file's sha256.
+
+        Raises:
+            BundleError: naming the file that is missing, changed or of another format.
+        """
+        folder = Path(folder)
+        sha256 = verify(folder)
+        m = json.loads((folder / "bundle.json").read_text())
+        if m.get("format") != FORMAT:
+            raise BundleError(
+                f"{folder}: bundle format {m.get('format')!r}; this version of osteo-ray reads {FORMAT!r}"
+            )
+        if m.get("classes") != list(CLASSES):
+            raise BundleError(f"{folder}: the bundle's classes {m.get('classes')} are not {list(CLASSES)}")
+        try:
+            cfg = validate(BundleConfig, m["config"])
+        except ConfigError as e:
+            raise BundleError(f"{folder}/bundle.json: {e}") from None
+        if tuple(m["standardiser"]["features"]) != NAMES:
+            raise BundleError(f"{folder}: the bundle was trained on other features than this version's record schema")
+        std = Standardiser(**{k: tuple(v) for k, v in m["standardiser"].items()})
+        groups = list(std.groups)
+        bundle = cls(
+            name=m["name"],
+            version=m["version"],
+            config=cfg,
+            standardiser=std,
+            encoder=SliceEncoder(cfg.encoder),
+            policy=PolicyNet(cfg.encoder.dim, cfg.policy_hidden),
+            scorers=[AttentionPool(cfg.encoder.dim, len(CLASSES)) for _ in range(cfg.n_scorers)],
+            tabular=TabularTeacher(len(groups), cfg.model),
+            image=ImageTeacher(cfg.features, cfg.model),
+            student=Student(groups, cfg.features, cfg.model),
+            background={},
+            calibrators={k: Calibrator.from_dict(c) for k, c in m["calibrators"].items()},
+            scored_by=m["scored_by"],
+            conformal=m["conformal"],
+            conformal_level=m["conformal_level"],
+            novelty={},
+            threshold=m["threshold"],
+            operating_point=m["operating_point"],
+            lumbar_threshold=m["lumbar_threshold"],
+            metrics=m["metrics"],
+            card=(folder / "card.md").read_text(),
+            sha256=sha256,
+        )
+        tensors = load_file(folder / "weights.safetensors")
+        for name, net in bundle.networks().items():
+            part = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            try:
+                net.load_state_dict(part)
+            except RuntimeError as e:
+                raise BundleError(f"{folder}: the weights of {name} do not fit the bundle's config: {e}") from None
+            net.eval().requires_grad_(False)
+        bundle.background = {
+            k.removeprefix("background."): v for k, v in tensors.items() if k.startswith("background.")
+        }
+        bundle.novelty = {
+            k: Novelty(tensors[f"novelty.{k}.mean"].numpy(), tensors[f"novelty.{k}.covariance"].numpy(), limit)
+            for k, limit in m["novelty_thresholds"].items()
+        }
+        return bundle
+
+
+def verify(folder: Path) -> str:
+    """Check the files against SHA256SUMS and return the bundle's sha256."""
+    sums_path = folder / "SHA256SUMS"
+    if not sums_path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no SHA256SUMS; `osteo-ray train` writes one")
+    sums = sums_path.read_text()
+    listed: dict[str, str] = {}
+    for line in sums.splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    for f in FILES:
+        if f not in listed or not (folder / f).is_file():
+            raise BundleError(f"{folder}: {f} is missing")
+        if _sha256(folder / f) != listed[f]:
+            raise BundleError(f"{folder}: {f} was changed after the bundle was written (its sha256 differs)")
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

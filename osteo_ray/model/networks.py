@@ -1,0 +1,194 @@
+"""Teachers and the multimodal student (plain torch).
+
+Every model takes a `Batch` and returns class log-probabilities (see `ordinal`). Missing is explicit: a mask says
+which values are known, and a value that is not known never reaches a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from rtdl_num_embeddings import LinearReLUEmbeddings
+from tabm import TabM
+from torch import nn
+
+from osteo_ray.config import Section
+from osteo_ray.model.ordinal import Latent, LatentHead, latent_of
+from osteo_ray.model.pooling import ScanPool
+from osteo_ray.patients.labels import CLASSES
+
+MODALITIES = ("demographics", "labs", "ct")
+
+
+class ModelConfig(Section):
+    """Architecture of teachers and student; ships in the bundle."""
+
+    tabular_width: int = Field(64, ge=8)
+    tabular_blocks: int = Field(2, ge=1)
+    tabular_k: int = Field(16, ge=1, description="TabM's implicit ensemble")
+    embedding: int = Field(8, ge=1, description="numerical embedding per feature")
+    hidden: int = Field(48, ge=8, description="width of each branch")
+    dropout: float = Field(0.15, ge=0, lt=1)
+    pattern_heads: bool = Field(True, description="the student's head differs by pattern of modalities")
+
+
+@dataclass
+class Batch:
+    """n patients. Values are standardised; where a mask is False the value is 0 and means nothing."""
+
+    values: torch.Tensor  # float32 [n, F]
+    known: torch.Tensor  # bool [n, F]
+    bag: torch.Tensor  # float32 [n, K, D], slice embeddings
+    bag_mask: torch.Tensor  # bool [n, K]; all False: no CT
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
+        return Batch(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        """The patients at `rows`."""
+        return Batch(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class TabularTeacher(nn.Module):
+    """TabM (Gorishniy et al. 2025, arXiv 2410.24210) over values and masks."""
+
+    def __init__(self, n_features: int, cfg: ModelConfig):
+        super().__init__()
+        self.net = TabM.make(
+            n_num_features=2 * n_features,
+            d_out=1,
+            num_embeddings=LinearReLUEmbeddings(2 * n_features, cfg.embedding),
+            n_blocks=cfg.tabular_blocks,
+            d_block=cfg.tabular_width,
+            dropout=cfg.dropout,
+            k=cfg.tabular_k,
+        )
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def hidden(self, b: Batch) -> torch.Tensor:
+        """Last hidden layer of each implicit member, [n, k, width]."""
+        x = self.net.num_module(torch.cat([b.values, b.known.float()], dim=1)).flatten(1)
+        return self.net.backbone(self.net.ensemble_view(x))
+
+    def members(self, b: Batch) -> Latent:
+        """What each implicit member says, [n, k]; each is trained on its own loss."""
+        return latent_of(self.net.output(self.hidden(b))[..., 0], self.log_sigma)
+
+    def features(self, b: Batch) -> torch.Tensor:
+        """What a student is given as a hint: the members' mean hidden layer, [n, width]."""
+        return self.hidden(b).mean(1)
+
+    def forward(self, b: Batch) -> torch.Tensor:
+        """Log of the members' mean probability, [n, classes]."""
+        return self.members(b).logits().exp().mean(1).clamp_min(1e-9).log()
+
+
+class ImageTeacher(nn.Module):
+    """Attention over the selected slices' embeddings."""
+
+    def __init__(self, dim: int, cfg: ModelConfig):
+        super().__init__()
+        self.pool = ScanPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
+        self.head = LatentHead(self.pool.width)
+
+    def latent(self, b: Batch) -> Latent:
+        """What it says of the T-score, [n]."""
+        return self.head(self.pool(b.bag, b.bag_mask).hidden)
+
+    def features(self, b: Batch) -> torch.Tensor:
+        """What a student is given as a hint: the pooled representation, [n, width]."""
+        return self.pool(b.bag, b.bag_mask).hidden
+
+    def forward(self, b: Batch) -> torch.Tensor:
+        """Class log-probabilities [n, classes]."""
+        return self.latent(b).logits()
+
+
+class Student(nn.Module):
+    """One branch a modality, concatenated, one linear head (Wang et al., KDD 2020), plus unimodal heads.
+
+    A branch is a small network with its own input beside it, so that few patients teach what is linear. An absent
+    modality enters as a learned vector, so that any subset can be scored. With `pattern_heads` the head has a learned
+    difference per pattern of modalities: what a lab says beside a CT is not what it says alone.
+    """
+
+    demographics_index: torch.Tensor
+    labs_index: torch.Tensor
+
+    def __init__(self, groups: list[str], dim: int, cfg: ModelConfig):
+        super().__init__()
+        # Which features belong to which branch is part of the model's config, not of its weights.
+        for m in ("demographics", "labs"):
+            index = torch.tensor([i for i, g in enumerate(groups) if g == m], dtype=torch.long)
+            self.register_buffer(f"{m}_index", index, persistent=False)
+        self.tabular = nn.ModuleDict(
+            {
+                m: nn.Sequential(
+                    nn.Linear(2 * groups.count(m), cfg.hidden),
+                    nn.ReLU(),
+                    nn.Dropout(cfg.dropout),
+                    nn.Linear(cfg.hidden, cfg.hidden),
+                    nn.ReLU(),
+                )
+                for m in ("demographics", "labs")
+            }
+        )
+        self.pool = ScanPool(dim, len(CLASSES), cfg.hidden, cfg.dropout)
+        self.widths = {m: cfg.hidden + 2 * groups.count(m) for m in ("demographics", "labs")} | {"ct": self.pool.width}
+        self.absent = nn.ParameterDict({m: nn.Parameter(torch.zeros(w)) for m, w in self.widths.items()})
+        width, patterns = sum(self.widths.values()), 2 ** len(MODALITIES)
+        self.head = nn.Linear(width, 1)
+        self.pattern_heads = cfg.pattern_heads
+        self.head_shift = nn.Parameter(torch.zeros(patterns, width + 1))  # weights and bias
+        self.log_sigma = nn.Parameter(torch.zeros(patterns))
+        self.unimodal = nn.ModuleDict({m: LatentHead(w) for m, w in self.widths.items()})
+
+    def branches(self, b: Batch) -> dict[str, torch.Tensor]:
+        """What each modality's branch says, [n, width of the branch], whether or not the modality is there."""
+        h = {m: self._tabular_branch(m, b.values, b.known) for m in ("demographics", "labs")}
+        h["ct"] = self.pool(b.bag, b.bag_mask).hidden
+        return h
+
+    def _tabular_branch(self, m: str, values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        index = getattr(self, f"{m}_index")
+        x = torch.cat([values[:, index], known[:, index].float()], dim=1)
+        return torch.cat([self.tabular[m](x), x], dim=1)
+
+    def present(self, b: Batch) -> torch.Tensor:
+        """Which modalities each patient has, bool [n, 3] in the order of MODALITIES."""
+        return torch.cat([self._tabular_present(b.known), b.bag_mask.any(1, keepdim=True)], dim=1)
+
+    def _tabular_present(self, known: torch.Tensor) -> torch.Tensor:
+        return torch.stack([known[:, self.demographics_index].any(1), known[:, self.labs_index].any(1)], dim=1)
+
+    def fuse(self, h: dict[str, torch.Tensor], here: torch.Tensor) -> Latent:
+        """Branches [n, width] and the modalities that count, bool [n, 3] -> what the head says, [n]."""
+        x = torch.cat([torch.where(here[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)], dim=1)
+        code = (here.long() * torch.tensor([1, 2, 4], device=here.device)).sum(1)
+        raw = self.head(x)[:, 0]
+        if self.pattern_heads:
+            shift = self.head_shift[code]
+            raw = raw + (x * shift[:, :-1]).sum(1) + shift[:, -1]
+        return latent_of(raw, self.log_sigma[code])
+
+    def forward(self, b: Batch, present: torch.Tensor | None = None) -> torch.Tensor:
+        """Class log-probabilities [n, classes]; `present` bool [n, 3] hides modalities further."""
+        here = self.present(b) if present is None else self.present(b) & present
+        return self.fuse(self.branches(b), here).logits()
+
+    def from_hidden(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> torch.Tensor:
+        """Class log-probabilities [n, classes] with the CT given as its branch's output [n, width]."""
+        h = {m: self._tabular_branch(m, values, known) for m in ("demographics", "labs")}
+        tabular = self._tabular_present(known)
+        here = torch.cat([tabular, torch.ones_like(tabular[:, :1])], dim=1)
+        return self.fuse({**h, "ct": ct}, here).logits()
+
+    def attention(self, b: Batch) -> torch.Tensor:
+        """Weight of each slice in the bag, [n, K]."""
+        return self.pool(b.bag, b.bag_mask).weights

@@ -1,0 +1,39 @@
+"""The selection policy as plain torch: what RLlib trains and what screening runs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from osteo_ray.model.look import CONTEXT, SLOT_EXTRA
+
+MASKED = -1e9  # finite, so that a softmax over a masked row has gradients without NaN
+
+
+class PolicyNet(nn.Module):
+    """Dilated convolutions along z over the grid's slots -> a logit per position, a stop logit, a value."""
+
+    def __init__(self, dim: int, hidden: int = 48, dilations: tuple[int, ...] = (1, 2, 4, 8, 16)):
+        super().__init__()
+        self.inp = nn.Linear(dim + SLOT_EXTRA, hidden)
+        self.ctx = nn.Linear(CONTEXT, hidden)
+        self.convs = nn.ModuleList([nn.Conv1d(hidden, hidden, 3, padding=d, dilation=d) for d in dilations])
+        self.slot = nn.Linear(hidden, 1)
+        self.stop = nn.Linear(2 * hidden, 1)
+        self.value = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, obs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """obs (see `env.observe`) with a leading batch axis -> masked logits [n, T + 1], values [n]."""
+        logits, summary = self.logits_and_summary(obs)
+        return logits, self.value(summary)[:, 0]
+
+    def logits_and_summary(self, obs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masked logits [n, T + 1] and what the value head reads, [n, 2 * hidden]."""
+        ctx = self.ctx(obs["context"])
+        h = F.relu(self.inp(obs["slots"]) + ctx[:, None]).transpose(1, 2)
+        for conv in self.convs:
+            h = h + F.relu(conv(h))
+        summary = torch.cat([h.mean(-1), h.amax(-1)], dim=1)
+        logits = torch.cat([self.slot(h.transpose(1, 2))[..., 0], self.stop(summary)], dim=1)
+        return logits.masked_fill(obs["action_mask"] < 0.5, MASKED), summary

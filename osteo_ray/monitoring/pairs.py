@@ -1,0 +1,87 @@
+"""A site's scored patients and their DXA, brought together: what a recalibration is fitted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from osteo_ray.evaluation.tables import one_per_patient, read_labels, scored_rows
+from osteo_ray.monitoring.recalibrate import Pairs
+from osteo_ray.outcomes import InputError
+from osteo_ray.patients.labels import class_index
+
+COLUMNS = (
+    *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "calibrator", "model_sha256"),
+    *("risk_prob", "p_normal", "p_osteopenia", "p_osteoporosis"),
+)
+
+
+def results_table(results: str | Path) -> Path:
+    """The results table of a run's folder, or the table itself.
+
+    Raises:
+        InputError: where it is not there.
+    """
+    path = Path(results)
+    path = path / "results.parquet" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give the folder of a finished run, or its results.parquet")
+    return path
+
+
+def load_pairs(
+    results: str | Path, labels: pd.DataFrame, model_sha256: str, dxa_days: int, split: str | Path | None
+) -> tuple[Pairs, list[str]]:
+    """Each labelled patient's latest study scored by the bundle, and what was left out.
+
+    Args:
+        labels: records with a T-score or label; with `dxa_date`, a DXA more than `dxa_days` from the CT does not count.
+        split: `split.parquet` of the bundle's training run: its train and val patients do not count.
+
+    Raises:
+        InputError: where the bundle scored nobody, or nobody scored has a label.
+    """
+    path = results_table(results)
+    rows = pads.dataset(path).to_table(columns=list(COLUMNS)).to_pandas()
+    scored = scored_rows(rows)
+    mine = scored[scored["model_sha256"] == model_sha256]
+    if not len(mine):
+        there = ", ".join(sorted({str(s)[:12] for s in scored["model_sha256"]})) or "none"
+        raise InputError(
+            f"{path}: nobody was scored by this bundle (sha256 {model_sha256[:12]}..., the results' is {there}...); "
+            "screen with the bundle that is to be recalibrated"
+        )
+    notes: list[str] = []
+    if len(mine) < len(scored):
+        notes.append(f"{len(scored) - len(mine)} rows that another bundle scored were left out")
+    mine = one_per_patient(mine, notes)
+    if "dxa_date" in labels:
+        labels, far = _near(labels, mine, dxa_days)
+        if far:
+            notes.append(f"{far} DXA of more than {dxa_days} days before or after the CT were left out")
+    truth = read_labels(labels).set_index("patient_key")["label"]
+    if split is not None:
+        table = pq.read_table(split, columns=["patient_key", "part"]).to_pandas()
+        trained = set(table.loc[table["part"].isin(["train", "val"]), "patient_key"])
+        seen = mine["patient_key"].isin(trained) & mine["patient_key"].isin(truth.index)
+        if seen.any():
+            notes.append(f"{int(seen.sum())} patients on whom the bundle was trained or calibrated were left out")
+        mine = mine[~mine["patient_key"].isin(trained)]
+    else:
+        notes.append("which patients the bundle was trained on is not known here: name its split.parquet with --split")
+    mine = mine[mine["patient_key"].isin(truth.index)]
+    label = np.array([class_index(truth[k]) for k in mine["patient_key"]], int)
+    probs = mine[["p_normal", "p_osteopenia", "p_osteoporosis"]].to_numpy(float)
+    return Pairs(mine["patient_key"].to_numpy(str), probs, mine["calibrator"].to_numpy(str), label), notes
+
+
+def _near(labels: pd.DataFrame, studies: pd.DataFrame, days: int) -> tuple[pd.DataFrame, int]:
+    """Labels without those whose dated DXA lies more than `days` from the patient's CT."""
+    when = pd.to_datetime(studies.set_index("patient_key")["study_date"], format="%Y%m%d", errors="coerce")
+    gap = (pd.to_datetime(labels["dxa_date"]) - labels["patient_key"].map(when)).dt.days.abs()
+    far = gap > days
+    return labels[~far], int((far & labels["t_score"].notna()).sum()) if "t_score" in labels else int(far.sum())

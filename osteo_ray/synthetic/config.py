@@ -1,0 +1,89 @@
+"""Config of a made archive: who is in it, what is missing, how they were scanned.
+
+Defaults are the calibrated cohort (`osteo_ray.synthetic.check`). What may be changed as a difficulty has a
+published range, stated at the key.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from osteo_ray.config import Section
+
+
+class PopulationConfig(Section):
+    """People, their latent bone density, their DXA."""
+
+    source: Literal["published", "nhanes"] = "published"
+    nhanes_path: str | None = None  # nhanes_bmd.parquet, for source: nhanes
+    female_share: float = Field(0.55, gt=0, lt=1)
+    age_min: float = Field(40, ge=20, le=90)
+    age_max: float = Field(92, ge=40, le=100)
+    # Areal and degenerative noise of DXA as a share of the calibrated one: 1 gives r(HU, T) of about 0.75; the
+    # published range of r is 0.35 to 0.79.
+    dxa_noise: float = Field(1.0, ge=0.8, le=3.0)
+
+
+class MissingnessConfig(Section):
+    """Who has what. Shares are expected values over the population."""
+
+    complete_share: float = Field(0.11, gt=0, le=1)  # CT and labs: 246 of 2,210 in the source cohort
+    ct_only_share: float = Field(0.03, ge=0, le=0.5)
+    no_labs_share: float = Field(0.06, ge=0, le=0.5)  # demographics alone, no CT
+    healthy_odds: float = Field(2.0, ge=1, le=5)  # odds ratio per SD of T-score for labs being missing
+    single_lab: float = Field(0.03, ge=0, le=0.3)  # chance that one ordered value is absent
+
+
+class ScanConfig(Section):
+    """Shares of scan properties in the archive."""
+
+    size_512_share: float = Field(0.2, ge=0, le=1)
+    slice_max: int = Field(120, ge=20, le=800)
+    slice_min: int = Field(40, ge=10, le=400)
+    kvp: dict[int, float] = Field({120: 0.76, 100: 0.13, 140: 0.07, 80: 0.04})
+    thickness: dict[float, float] = Field({1.25: 0.05, 2.0: 0.1, 2.5: 0.15, 3.0: 0.2, 5.0: 0.5})  # mm: share
+    contrast_share: float = Field(0.25, ge=0, le=1)
+    sharp_share: float = Field(0.05, ge=0, le=1)  # scans whose main series has a bone or lung kernel
+    chest_only_share: float = Field(0.06, ge=0, le=1)
+    tilt_share: float = Field(0.02, ge=0, le=1)
+    phantom_share: float = Field(0.03, ge=0, le=1)  # a QCT calibration phantom lies under the back
+    extra_series_share: float = Field(0.3, ge=0, le=1)
+    scout_share: float = Field(0.7, ge=0, le=1)
+    reformat_share: float = Field(0.15, ge=0, le=1)
+    repeat_share: float = Field(0.05, ge=0, le=1)
+    # Scan-to-scan error of bone HU (calibration, beam hardening, position): repeat CV 5-8 %.
+    repeat_cv: float = Field(0.055, ge=0.0, le=0.12)
+
+
+class SpineConfig(Section):
+    """Shares of what makes a spine hard to read, at age 65 (each grows or shrinks with age where it does in life)."""
+
+    wedge_share: float = Field(0.10, ge=0, le=1)
+    cement_share: float = Field(0.13, ge=0, le=1)  # of the fractured
+    screws_share: float = Field(0.015, ge=0, le=1)
+    transitional_share: float = Field(0.06, ge=0, le=1)
+    sclerosis_share: float = Field(0.25, ge=0, le=1)
+
+
+class CohortConfig(Section):
+    """The tree behind `osteo-ray cohort`."""
+
+    seed: int = Field(0, ge=0)
+    persons: int = Field(440, ge=1)  # about 14 % of them have a CT
+    pseudonym_key: str | None = None  # the same key as for the catalogue and the records
+    transfer_syntaxes: tuple[str, ...] = (
+        "explicit-le",
+        "explicit-le",
+        "implicit-le",
+        "deflated",
+        "rle",
+        "jpeg-ls",
+        "j2k",
+    )
+    concurrency: int | None = Field(None, ge=1)  # Ray tasks at once; null: Ray decides
+    population: PopulationConfig = PopulationConfig()
+    missing: MissingnessConfig = MissingnessConfig()
+    scan: ScanConfig = ScanConfig()
+    spine: SpineConfig = SpineConfig()

@@ -1,0 +1,166 @@
+"""Step 4a: valid DICOM CT files of a made scan.
+
+    paths = write_series(folder, person, anatomy, scan, study)
+
+12-bit unsigned pixels with intercept -1024; vendor-like tags; deterministic UIDs (2.25, from the seed).
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage
+
+from osteo_ray.synthetic.anatomy import Anatomy
+from osteo_ray.synthetic.encode import SYNTAXES, encode
+from osteo_ray.synthetic.population import Person
+from osteo_ray.synthetic.scanner import Scan, slice_hu
+
+INTERCEPT = -1024
+_IMPLEMENTATION = "2.25.198467204215087541263950412765231940771"
+
+
+def uid(*parts: object) -> str:
+    """A UID (2.25.<128 bits>) that follows from `parts`."""
+    h = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
+    return f"2.25.{int.from_bytes(h, 'big')}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination: what all its series share."""
+
+    study_uid: str
+    frame_uid: str
+    date: dt.date
+    time: dt.time
+    accession: str
+    description: str
+    z_offset: float  # table position: patient z of the anatomy's zero
+
+
+def study_of(p: Person, cohort_seed: int, repeat: int = 0) -> Study:
+    """The examination number `repeat` of a person."""
+    rng = np.random.default_rng([p.seed, 30, repeat])
+    day = dt.date(2021, 1, 4) + dt.timedelta(days=int(rng.integers(0, 1400)) + 60 * repeat)
+    key = (cohort_seed, p.index, p.seed, repeat)
+    return Study(
+        uid("study", *key),
+        uid("frame", *key),
+        day,
+        dt.time(int(rng.integers(7, 19)), int(rng.integers(60)), int(rng.integers(60))),
+        f"A{int(rng.integers(10**7)):07d}",
+        "CT ABDOMEN",
+        round(float(rng.uniform(-900, 200)), 1),
+    )
+
+
+def series_uid(study: Study, kind: str) -> str:
+    return uid(study.study_uid, kind)
+
+
+SERIES_NUMBER = {"scout": 1, "primary": 2, "repeat": 2, "thick": 3, "sharp": 4, "reformat": 5}
+
+
+def base_dataset(p: Person, scan: Scan, study: Study, kind: str) -> Dataset:
+    """Tags that are the same in every instance of a series."""
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SOPClassUID = CTImageStorage
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study.study_uid, series_uid(study, kind)
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = study.frame_uid, "XY"
+    day, clock = study.date.strftime("%Y%m%d"), study.time.strftime("%H%M%S")
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = day
+    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = clock
+    ds.AccessionNumber, ds.StudyID = study.accession, str(p.index)
+    ds.StudyDescription = "CT CHEST" if scan.chest_only else study.description
+    ds.Modality = "CT"
+    ds.Manufacturer, ds.ManufacturerModelName = scan.kernel.vendor, scan.kernel.model
+    ds.InstitutionName, ds.StationName = "MADE HOSPITAL", f"CT{p.seed % 4 + 1}"
+    ds.DeviceSerialNumber, ds.SoftwareVersions = f"{100000 + p.seed % 4}", "1.0"
+    ds.ReferringPhysicianName = ""
+    ds.PatientID, ds.PatientName = p.patient_id, f"MADE^{p.patient_id}"
+    ds.PatientSex = "M" if p.male else "F"
+    born = study.date - dt.timedelta(days=round(p.age_y * 365.25))
+    ds.PatientBirthDate, ds.PatientAge = born.strftime("%Y%m%d"), f"{int(p.age_y):03d}Y"
+    ds.PatientSize, ds.PatientWeight = round(p.height_cm / 100, 3), p.weight_kg
+    ds.PatientPosition = "FFS"
+    ds.BodyPartExamined = "CHEST" if scan.chest_only else "ABDOMEN"
+    ds.SeriesNumber, ds.AcquisitionNumber = SERIES_NUMBER[kind], 1
+    ds.SeriesDescription = {
+        "primary": f"Body {scan.thickness:g} {scan.kernel.name}",
+        "repeat": f"Body {scan.thickness:g} {scan.kernel.name}",
+        "thick": f"Body thick {scan.thickness:g}",
+        "sharp": f"Bone {scan.thickness:g} {scan.kernel.name}",
+        "scout": "Scout",
+        "reformat": "Coronal MPR",
+    }[kind]
+    ds.ProtocolName = "6.1 Abdomen routine"
+    ds.ScanOptions = "HELICAL MODE" if not scan.tilt else "AXIAL MODE"
+    ds.KVP, ds.XRayTubeCurrent, ds.ExposureTime, ds.Exposure = scan.kvp, scan.ma, 500, scan.ma // 2
+    ds.ConvolutionKernel = scan.kernel.name
+    ds.GantryDetectorTilt = scan.tilt
+    ds.DataCollectionDiameter, ds.ReconstructionDiameter = 500, round(scan.size * scan.pixel, 3)
+    ds.SliceThickness = scan.thickness
+    if scan.contrast:
+        ds.ContrastBolusAgent, ds.ContrastBolusRoute = "IOHEXOL 350", "IV"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = INTERCEPT, 1, "HU"
+    ds.WindowCenter, ds.WindowWidth = 40, 400
+    return ds
+
+
+def save(path: Path, base: Dataset, instance: Dataset, hu: np.ndarray, transfer: str) -> int:
+    """Write one instance; HU int16 [rows, cols] within -1024..3071. Returns the file's bytes."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instance.SOPInstanceUID
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = SYNTAXES[transfer], UID(_IMPLEMENTATION)
+    ds = FileDataset(str(path), copy.copy(base), file_meta=meta, preamble=b"\0" * 128)
+    ds.update(instance)
+    ds.Rows, ds.Columns = hu.shape
+    ds.PixelData = encode((hu - np.int16(INTERCEPT)).astype(np.uint16), transfer)
+    ds["PixelData"].VR = "OW" if not SYNTAXES[transfer].is_encapsulated else "OB"
+    ds.save_as(path, enforce_file_format=True)
+    return path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One written file."""
+
+    series_uid: str
+    sop_uid: str
+    index: int
+    z_mm: float
+    path: str
+    bytes: int
+
+
+def write_series(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study, kind: str) -> list[Instance]:
+    """Write the axial series of a scan; one file a slice, named by its place in z order from the feet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = base_dataset(p, scan, study, kind)
+    base.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    t = np.deg2rad(scan.tilt)
+    base.ImageOrientationPatient = [1, 0, 0, 0, round(float(np.cos(t)), 6), round(float(np.sin(t)), 6)]
+    base.PixelSpacing = [scan.pixel, scan.pixel]
+    out = []
+    n = len(scan.z)
+    for i, z in enumerate(scan.z):
+        inst = Dataset()
+        inst.SOPInstanceUID = uid(base.SeriesInstanceUID, i)
+        inst.InstanceNumber = n - i  # scanned from the head down
+        corner_y, corner_z = scan.y0 * np.cos(t), z + study.z_offset + scan.y0 * np.sin(t)
+        inst.ImagePositionPatient = [round(scan.x0, 4), round(float(corner_y), 4), round(float(corner_z), 4)]
+        inst.SliceLocation = round(z + study.z_offset, 3)
+        path = folder / f"{i + 1:04d}.dcm"
+        size = save(path, base, inst, slice_hu(a, scan, i), scan.transfer)
+        out.append(Instance(base.SeriesInstanceUID, inst.SOPInstanceUID, i, float(inst.SliceLocation), str(path), size))
+    return out

@@ -1,0 +1,203 @@
+"""Step 2a: the spine. Vertebrae as pointwise functions of patient coordinates.
+
+Within a vertebra (u to the left, v to the back, w toward the head, mm from its centre): cortical shell, endplates, a
+trabecular field with the published gradients (lower half 15-25 % less dense than the upper, posterior core about 20 %
+denser: Banse 2001; endplate periphery about a third above the centre: PMID 34705863), the basivertebral vein, and where
+they are drawn: osteophytes, sclerosis, wedge fracture, cement, screws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from osteo_ray.synthetic.shapes import F, Grid, ramp, smooth
+
+LEVELS = ("T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+# Body height, disc below, half width, half depth (mm) of a woman of 160 cm.
+_SIZE = {
+    "T5": (17.5, 3.6, 13.5, 11.5), "T6": (18.0, 3.8, 14.0, 12.5), "T7": (18.5, 4.0, 14.5, 13.0),
+    "T8": (19.0, 4.2, 15.0, 13.5), "T9": (19.7, 4.5, 15.6, 14.0), "T10": (21.0, 4.8, 16.6, 14.3),
+    "T11": (22.0, 5.3, 18.0, 14.6), "T12": (23.5, 6.0, 19.3, 14.9), "L1": (25.0, 7.3, 20.2, 15.2),
+    "L2": (25.8, 8.6, 21.0, 15.6), "L3": (26.0, 9.6, 22.2, 16.0), "L4": (26.0, 10.4, 23.4, 16.3),
+    "L5": (25.5, 10.0, 24.6, 16.5),
+}  # fmt: skip
+# Trabecular density of a level relative to L1 (thoracic denser, L3 lowest).
+_DENSITY = {
+    "T5": 1.30, "T6": 1.27, "T7": 1.23, "T8": 1.19, "T9": 1.15, "T10": 1.12, "T11": 1.08, "T12": 1.04,
+    "L1": 1.0, "L2": 0.97, "L3": 0.945, "L4": 0.955, "L5": 1.0,
+}  # fmt: skip
+# What an ROI in the core of a mid-body slice reads of the field's scale (vein, gradients; measured, in the log).
+_READ = 0.953
+
+
+@dataclass(frozen=True)
+class Vertebra:
+    """One vertebra; lengths in mm, densities in HU at the scan's own kVp are set by the scanner's factor."""
+
+    level: str
+    x: float
+    y: float
+    z: float
+    tilt: float  # rad; positive leans the top to the back, as the spine's axis does there
+    height: float
+    width: float  # half
+    depth: float  # half
+    hu: float  # what an ROI in the core reads at mid-body, 120 kVp
+    shell: float  # cortical thickness, mm
+    gradient: float  # lower half is this share less dense than the upper
+    osteophyte: float  # mm of lip at the endplates
+    subchondral: float  # HU that degeneration adds at the endplates
+    wedge: float  # share of anterior height lost
+    biconcave: float  # mm of endplate hollow at the centre
+    cement: float  # radius in mm, 0 is none
+    screws: bool
+    sclerosis: tuple[tuple[float, float, float, float, float], ...]  # u, v, w, radius, extra HU
+    waves: tuple[tuple[float, ...], ...]  # trabecular texture: ku, kv, kw, phase, phase, amplitude
+    disc: float  # height of the disc below, mm
+    disc_hu: float
+    vacuum: bool  # gas in the disc below
+
+    @property
+    def reach(self) -> float:
+        """Largest |z - centre| at which anything of it or of the disc below can be met, mm."""
+        return 0.5 * self.height + self.disc + 20 + abs(np.sin(self.tilt)) * self.depth
+
+    def axes(self, g: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """u float32 [1, C], v and w [R, 1] of a grid."""
+        dy, dz = g.y - F(self.y), g.z - F(self.z)
+        c, s = F(np.cos(self.tilt)), F(np.sin(self.tilt))
+        return g.x - F(self.x), dy * c - dz * s, dz * c + dy * s
+
+
+def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np.ndarray) -> np.ndarray:
+    """Trabecular HU [R, C] at body coordinates; r2 is 1 on the body's side wall."""
+    half = 0.5 * v.height
+    t = np.clip(w / F(half), -1, 1)
+    upper = 1 + F(0.68 * v.gradient) * np.tanh(t * F(2.2))
+    grade = upper * (1 + F(0.21) * np.clip(vv / F(v.depth), -1, 1))  # the back is denser
+    field = 1 + (F(1.2) * np.abs(t) ** 3) * r2 + F(0.04) * t**4
+    field *= grade
+    # Basivertebral vein: from the middle of the body to the back, at mid-height.
+    vein = smooth(w, 2.2) * np.clip(vv / F(0.7 * v.depth) + F(0.15), 0, 1)
+    field -= (F(0.42) * vein) * smooth(u, 2.6)
+    for ku, kv, kw, p, q, amp in v.waves:
+        field += np.cos(F(ku) * u + F(p)) * (F(amp) * np.cos(F(kv) * vv + F(kw) * w + F(q)))
+    field *= F(v.hu / _READ)
+    if v.subchondral > 0:
+        field += F(v.subchondral) * t**6
+    for bu, bv, bw, r, hu in v.sclerosis:
+        field += smooth(u - F(bu), r) * (F(hu) * smooth(vv - F(bv), r) * smooth(w - F(bw), r))
+    return field
+
+
+def body(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and HU [R, C] of the body (shell, endplates, core); `factor` is bone contrast against 120 kVp."""
+    u, vv, w = v.axes(g)
+    half = F(0.5 * v.height)
+    lip = np.clip(1 - (half - np.abs(w)) / F(5.0), 0, 1)  # only near the endplates
+    waist = 1 + F(0.10) * (np.clip(np.abs(w) / half, 0, 1) ** 2 - F(0.5))
+    a, b = v.width * waist, v.depth * waist
+    us, vs = u * u, (vv / b) ** 2
+    # Kidney shape: the middle of the back wall is pressed in.
+    dent = np.clip(vv / F(v.depth), 0, 1) ** 2 * F(0.28)
+    r2 = us / (a * a) + vs + dent * smooth(u, 0.42 * v.width)
+    r = np.sqrt(r2)
+    side = (1 - r) * F(0.5 * (v.width + v.depth))
+    outer = side + F(v.osteophyte) * lip if v.osteophyte > 0 else side
+    loss = F(v.wedge) * np.clip(F(0.5) - vv / F(2 * v.depth), 0, 1)  # in front
+    top = half * (1 - 2 * loss) - w
+    ends = np.minimum(top, half + w) - F(v.biconcave) * np.clip(1 - r2, 0, 1)
+    cover = ramp(np.minimum(outer, ends), g.edge)
+    core = ramp(np.minimum(side - F(v.shell), ends - F(0.9)), g.edge + 0.3)
+    trab = core_field(v, u, vv, w, r2)
+    if v.wedge > 0.15:
+        trab *= F(1 + 1.2 * v.wedge)  # crushed trabeculae fill less room
+    shell_hu = F(360 + 1.1 * v.hu)
+    hu = shell_hu + core * (trab - shell_hu)
+    if v.cement > 0:
+        ball = ramp(F(v.cement) - np.sqrt(us + (vv + 3) ** 2 + (w * F(1.3)) ** 2), g.edge)
+        hu += ball * (F(1600) - hu)
+    return cover, hu * F(factor)
+
+
+def posterior(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and HU [R, C] of pedicles, laminae, spinous and transverse processes and facets."""
+    u, vv, w = v.axes(g)
+    au = np.abs(u)
+    half, b, a = 0.5 * v.height, v.depth, v.width
+    up = F(0.22 * v.height)
+    pedicle = np.minimum(
+        F(4.2) - np.abs(au - F(0.62 * a)), np.minimum(F(6.5) - np.abs(w - up), F(9) - np.abs(vv - F(b + 4)))
+    )
+    lam_v = F(b + 21)
+    lamina = np.minimum(
+        np.minimum(F(3.2) - np.abs(vv - lam_v + F(0.62) * au), F(17) - au),
+        F(0.42 * v.height) - np.abs(w + F(0.15 * v.height)),
+    )
+    spin = np.minimum(
+        F(3.0) - au,
+        np.minimum(F(13) - np.abs(vv - lam_v - 13), F(8.5) - np.abs(w + F(0.35 * v.height) + (vv - lam_v) * F(0.2))),
+    )
+    trans = np.minimum(
+        F(3.4) - np.abs(vv - F(b + 8) - F(0.12) * au),
+        np.minimum(F(0.78 * a) - np.abs(au - F(1.25 * a)), F(5) - np.abs(w - up * F(0.6))),
+    )
+    facet = F(7.5) - np.sqrt((au - F(15.5)) ** 2 + ((vv - F(b + 15)) ** 2 + (w + F(half)) ** 2 * F(0.35)))
+    d = np.maximum(np.maximum(pedicle, lamina), np.maximum(np.maximum(spin, trans), facet))
+    cover = ramp(d, g.edge)
+    inner = ramp(d - F(1.6), g.edge + 0.5)
+    hard = F(560 + 0.8 * v.hu)
+    hu = (hard + inner * (F(90 + v.hu) - hard)) * F(factor)
+    if v.screws:
+        rod = np.minimum(
+            F(3.2) - np.abs(au - F(0.62 * a)), np.minimum(F(3.2) - np.abs(w - up), F(24) - np.abs(vv - F(0.35 * b + 6)))
+        )
+        metal = ramp(rod, g.edge)
+        hu += metal * (F(2900) - hu)
+        cover = np.maximum(cover, metal)
+    return cover, hu
+
+
+def disc(v: Vertebra, g: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and HU [R, C] of the disc below a vertebra."""
+    u, vv, w = v.axes(g)
+    mid = F(-0.5 * (v.height + v.disc))
+    r2 = (u / F(1.04 * v.width)) ** 2 + (vv / F(1.04 * v.depth)) ** 2
+    side = (1 - np.sqrt(r2)) * F(0.5 * (v.width + v.depth))
+    dw = w - mid
+    # Two mm more than the gap on both sides: the neighbouring bodies are painted over it.
+    cover = ramp(np.minimum(side, F(0.5 * v.disc + 2.0) - np.abs(dw)), g.edge)
+    hu = F(v.disc_hu) + F(18) * r2
+    if v.vacuum:
+        gas = ramp(F(1.1) - np.abs(dw), 1.0) * ramp((F(0.45) - r2) * 12, 2.0)
+        hu = hu + gas * (F(-450) - hu)
+    return cover, hu
+
+
+def core_mean(v: Vertebra, z: np.ndarray, thickness: float) -> np.ndarray:
+    """Mean trabecular HU (120 kVp) over the inner core of a body in slices at `z` [n]; NaN outside the body.
+
+    The core is the inner 60 % of the radius, between the endplates; the slice profile is a box of `thickness` mm.
+    """
+    k = np.linspace(-0.55, 0.55, 9, dtype=F)
+    out = np.full(len(z), np.nan)
+    dz = np.linspace(-0.4, 0.4, 3) * thickness
+    for i, zi in enumerate(z):
+        total = n = 0.0
+        for d in dz:
+            g = Grid(
+                k[None] * F(v.width) + F(v.x), k[:, None] * F(v.depth) + F(v.y), np.full((9, 1), zi + d, F), zi, 1, 1
+            )
+            u, vv, w = v.axes(g)
+            r2 = (u / F(v.width)) ** 2 + (vv / F(v.depth)) ** 2
+            half = F(0.5 * v.height)
+            loss = F(v.wedge) * np.clip(F(0.5) - vv / F(2 * v.depth), 0, 1)
+            inside = (r2 < 0.36) & (w > -half + 1.5) & (w < half * (1 - 2 * loss) - 1.5)
+            f = core_field(v, u, vv, w, r2) * (1 + 1.2 * v.wedge if v.wedge > 0.15 else 1.0)
+            total += float((f * inside).sum())
+            n += float(inside.sum())
+        if n > 40:
+            out[i] = total / n
+    return out

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.outcomes import InputError
+
+
+def test_a_stage_runs_once_per_key(tmp_path):
+    calls = []
+
+    def work(folder):
+        calls.append(sorted(p.name for p in folder.iterdir()))
+        (folder / "result").write_text(str(len(calls)))
+
+    for key in ("k1", "k1", "k2"):
+        run = Stages(tmp_path)
+        folder = run.run("a", key, work)
+    assert len(calls) == 2
+    assert calls[1] == ["started.json"], "another key's leftovers are removed"
+    assert (folder / "result").read_text() == "2"
+    assert Stages(tmp_path).run("a", "k2", work) == folder
+    assert len(calls) == 2
+
+
+def test_a_stage_cut_short_is_run_again_and_finds_what_it_left(tmp_path):
+    def broken(folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        Stages(tmp_path).run("a", "k", broken)
+    assert not (tmp_path / "a" / "done.json").exists()
+    seen = []
+    Stages(tmp_path).run("a", "k", lambda f: seen.append((f / "half").exists()))
+    assert seen == [True]
+    assert json.loads((tmp_path / "a" / "done.json").read_text())["key"] == "k"
+
+
+def test_a_strangers_folder_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="no stage made"):
+        Stages(tmp_path).run("a", "k", lambda f: None)
+    assert (tmp_path / "a" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "b").mkdir()
+    assert Stages(tmp_path).run("b", "k", lambda f: None).is_dir()
+
+
+def test_digest_sees_values_files_and_folders(tmp_path):
+    f = tmp_path / "f"
+    f.write_text("1")
+    before = digest({"a": 1}, f), digest(tmp_path)
+    f.write_text("22")
+    assert digest({"a": 1}, f) != before[0]
+    assert digest(tmp_path) != before[1]
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})

@@ -1,0 +1,90 @@
+"""Files of a run, on a disk and in an object store (moto's S3 server on loopback)."""
+
+import pyarrow as pa
+import pytest
+
+from osteo_ray.io.store import Store, StoreError, local_file, local_folder, open_parquet, patient, read_table
+
+
+@pytest.fixture(params=["disk", "s3"])
+def store(request, tmp_path):
+    if request.param == "disk":
+        return Store(tmp_path / "run")
+    return Store(request.getfixturevalue("s3") + f"/{tmp_path.name}")
+
+
+def test_files_are_put_listed_read_and_removed(store):
+    assert store.names("parts/") == []
+    for n in ("parts/b.1", "parts/a.1", "parts/a.2", "other/a"):
+        store.put(n, n.encode())
+    assert store.names("parts/") == ["parts/a.1", "parts/a.2", "parts/b.1"]
+    assert store.names("parts/", "a") == ["parts/a.1", "parts/a.2"]
+    assert store.get("parts/a.2") == b"parts/a.2"
+    store.put("parts/a.2", b"new")
+    assert store.get("parts/a.2") == b"new"
+    store.remove(["parts/a.1", "parts/never"])
+    assert not store.exists("parts/a.1")
+    assert store.exists("parts/a.2")
+    assert local_of(store, "parts/a.2") == b"new"
+
+
+def local_of(store, name):
+    with local_file(store.path(name)) as p:
+        return p.read_bytes()
+
+
+def test_tables_and_a_file_that_was_not_finished(store):
+    t = pa.table({"a": [1, 2, 3]})
+    store.put_table("t.parquet", t)
+    assert read_table(store.path("t.parquet")).equals(t)
+    with open_parquet(store.path("t.parquet")) as f:
+        assert f.metadata.num_rows == 3
+    with store.parquet_writer("w.parquet", t.schema) as w:
+        w.write_table(t)
+    assert read_table(store.path("w.parquet"), columns=["a"]).equals(t)
+    with pytest.raises(ValueError, match="schema"), store.parquet_writer("cut.parquet", t.schema) as w:
+        w.write_table(pa.table({"other": ["x"]}))
+    assert not store.exists("cut.parquet")
+
+
+def test_a_run_as_a_local_folder(store):
+    store.put("results", b"1")
+    store.put("summary", b"2")
+    with store.folder(read=["results", "summary"]) as folder:
+        assert (folder / "results").read_bytes() == b"1"
+        (folder / "summary").write_bytes(b"changed")
+        (folder / "worklist").write_bytes(b"3")
+    assert [store.get(n) for n in ("results", "summary", "worklist")] == [b"1", b"changed", b"3"]
+
+
+def test_a_folder_by_uri(store):
+    store.put("bundle/a", b"1")
+    with local_folder(store.path("bundle"), ("a", "absent")) as folder:
+        assert (folder / "a").read_bytes() == b"1"
+        assert not (folder / "absent").exists()
+
+
+def test_what_is_not_there_is_named(store):
+    with pytest.raises(FileNotFoundError), open_parquet(store.path("nowhere.parquet")):
+        pass
+
+
+def test_patience():
+    tried = []
+
+    def work():
+        tried.append(1)
+        if len(tried) < 3:
+            raise OSError(28, "No space left on device")
+        return "done"
+
+    assert patient(work, "out", 60) == "done"
+    with pytest.raises(StoreError, match=r"out: No space left on device \(tried for 0 s\)"):
+        patient(lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), "out", 0)
+    with pytest.raises(KeyError):  # a mistake of the caller's: trying again mends nothing
+        patient(lambda: {}["x"], "out", 60)
+
+
+def test_a_password_in_the_uri_is_refused():
+    with pytest.raises(ValueError, match="password"):
+        Store("s3://user:secret@bucket/run")

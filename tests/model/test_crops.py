@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from osteo_ray.model.crops import CropConfig, grid_positions, spine_crop
+
+CFG = CropConfig()
+
+
+def body(rows, cols, pitch, centre_mm, back_mm, value=40):
+    """A slab of body in air, 300 mm wide and 200 mm deep, with a 'vertebra' of 20 mm 60 mm in front of the back."""
+    hu = np.full((rows, cols), -1000, np.int16)
+    y, x = (np.arange(rows) + 0.5) * pitch, (np.arange(cols) + 0.5) * pitch
+    inside = (abs(x - centre_mm) < 150)[None] & ((y < back_mm) & (y > back_mm - 200))[:, None]
+    hu[inside] = value
+    bone = (abs(x - centre_mm) < 10)[None] & (abs(y - (back_mm - 60)) < 10)[:, None]
+    hu[bone] = 240
+    return hu
+
+
+def bone_centre(crop):
+    r, c = np.nonzero(crop > 140)
+    return r.mean(), c.mean()
+
+
+@pytest.mark.parametrize(
+    ("pitch", "centre", "back"), [(1.0, 200, 330), (1.0, 260, 300), (0.8, 200, 330), (1.9, 200, 330)]
+)
+def test_the_vertebra_lands_in_the_same_place_whatever_the_field_of_view(pitch, centre, back):
+    n = round(440 / pitch)
+    crop = spine_crop(body(n, n, pitch, centre, back), (pitch, pitch), CFG)
+    assert crop.shape == (96, 96)
+    assert crop.dtype == np.int16
+    row, col = bone_centre(crop)
+    assert col == pytest.approx(47.5, abs=1.5)
+    assert row == pytest.approx(96 - (8 + 60) / 2 - 0.5, abs=2.5)
+
+
+def test_area_average_keeps_hu():
+    hu = body(400, 400, 1.0, 200, 330)
+    rng = np.random.default_rng(0)
+    noisy = (hu + rng.normal(0, 30, hu.shape)).astype(np.int16)
+    crop, ref = spine_crop(noisy, (1.0, 1.0), CFG), spine_crop(hu, (1.0, 1.0), CFG)
+    core = ref == 240
+    assert core.sum() > 50
+    assert crop[core].mean() == pytest.approx(240, abs=5)
+
+
+def test_the_table_does_not_move_the_crop():
+    hu = body(440, 440, 1.0, 220, 300)
+    with_table = hu.copy()
+    with_table[320:324, 40:400] = 300  # a thin shell 20 mm behind the back
+    assert np.array_equal(bone_centre(spine_crop(hu, (1, 1), CFG)), bone_centre(spine_crop(with_table, (1, 1), CFG)))
+
+
+def test_air_outside_and_padding_values_are_air():
+    hu = body(180, 440, 1.0, 220, 170)  # fewer rows than the crop is deep: its top lies outside the slice
+    hu[:5] = -3024
+    crop = spine_crop(hu, (1.0, 1.0), CFG)
+    assert crop.min() == -1024
+    empty = spine_crop(np.full((64, 64), -1000, np.int16), (2.0, 2.0), CFG)
+    assert empty.max() <= -999
+
+
+@pytest.mark.parametrize("n", [1, 3, 63, 64, 65, 300, 824])
+def test_grid_positions_are_distinct_ascending_and_reach_both_ends(n):
+    z = np.cumsum(np.random.default_rng(n).uniform(0.5, 3, n))
+    p = grid_positions(z, 64)
+    assert len(p) == len(set(p.tolist())) <= 64
+    assert (np.diff(p) > 0).all()
+    assert p[0] == 0
+    assert p[-1] == n - 1
+    if n <= 64:
+        assert len(p) == n
+
+
+def test_grid_is_even_in_millimetres_not_in_indices():
+    z = np.r_[np.arange(0, 100, 1.0), np.arange(100, 400, 5.0)]  # thin slices, then thick ones
+    p = grid_positions(z, 33)
+    step = np.diff(z[p])
+    assert step.max() <= 400 / 32 + 5
+    assert np.median(step) == pytest.approx(395 / 32, abs=3)

@@ -1,0 +1,129 @@
+"""Searches over toy objectives: ASHA stops, a failure is a row, and a killed search goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+
+import pytest
+
+from osteo_ray.config import ConfigError, Section, validate
+from osteo_ray.outcomes import InputError
+from osteo_ray.training.search_space import Range, SearchConfig, Space
+
+pytestmark = pytest.mark.ray
+X = {"a.x": Range(kind="loguniform", low=0.01, high=10)}
+
+
+def test_bad_trials_are_stopped_and_a_failed_one_is_a_row(ray_session, tmp_path):
+    from osteo_ray.training.search import best, params_of, search
+
+    def objective(params, data, report):
+        for i in range(4):
+            if params["a.n"] == 3:
+                raise ValueError("three is bad")
+            report((i + 1) / 4, -abs(params["a.x"] - data), step=i)
+
+    space = X | {"a.n": Range(kind="int", low=1, high=3)}
+    cfg = SearchConfig(trials=10, concurrent=1, grace=25, reduction=2, startup=4)
+    table = search("toy", objective, 2.0, space, {"a.x": 0.5, "a.n": 2}, cfg, tmp_path, quiet=True)
+    assert len(table) == 10
+    assert (table["param:a.x"][0], table["param:a.n"][0]) == (0.5, 2), "the first trial has the config's own values"
+    states = Counter(table["state"])
+    assert set(states) == {"finished", "stopped", "failed"}
+    assert (table["param:a.n"][table["state"] == "failed"] == 3).all()
+    assert table["message"][table["state"] == "failed"].str.contains("three is bad").all()
+    assert (table["done"][table["state"] == "stopped"] < 100).all()
+    top = best(table)
+    assert top["score"] == table["score"][table["state"] == "finished"].max()
+    assert params_of(top) == {"a.x": top["param:a.x"], "a.n": top["param:a.n"]}
+    assert isinstance(params_of(top)["a.n"], int)
+
+
+def test_a_search_in_which_all_fail_says_why(ray_session, tmp_path):
+    from osteo_ray.training.search import search
+
+    def objective(params, data, report):
+        raise ValueError("nothing to learn from")
+
+    with pytest.raises(InputError, match="nothing to learn from"):
+        search("toy", objective, None, X, {"a.x": 1.0}, SearchConfig(trials=2), tmp_path, quiet=True)
+
+
+def test_a_space_that_cannot_be_is_named():
+    class Config(Section):
+        student: Space
+
+    for space, words in (
+        ({"k": {"kind": "uniform", "low": 2, "high": 1}}, "less than high"),
+        ({"k": {"kind": "loguniform", "low": 0, "high": 1}}, "above 0"),
+        ({"k": {"kind": "int", "low": 0.5, "high": 2}}, "whole numbers"),
+        ({"k": {"kind": "normal", "low": 0, "high": 1}}, "normal"),
+        ({"k": {"kind": "choice", "values": [1]}}, "at least 2"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            validate(Config, {"student": space})
+
+
+DRIVER = textwrap.dedent(
+    """
+    import json, sys, time
+    from osteo_ray import ray_setup as rayenv
+    rayenv.start(num_cpus=2, object_store_mb=128)
+    from osteo_ray.training.search import search
+    from osteo_ray.training.search_space import Range, SearchConfig
+
+    def objective(params, data, report):
+        def note(what):
+            with open(data, "a") as f:
+                f.write(f"{what} {params['x']!r}\\n")
+        note("start")
+        for i in range(4):
+            time.sleep(0.25)
+            report((i + 1) / 4, -params["x"])
+            if i == 2:
+                note("nearly")
+
+    table = search("toy", objective, sys.argv[2], {"x": Range(kind="uniform", low=0, high=1)}, {"x": 0.5},
+                   SearchConfig(trials=12, grace=100), sys.argv[1], quiet=True)
+    json.dump(table.to_dict("list"), open(sys.argv[2] + ".json", "w"))
+    """
+)
+
+
+def test_a_killed_search_keeps_its_finished_trials(tmp_path):
+    """The driver is killed half-way; the same command again does what is missing and nothing else."""
+    log = tmp_path / "log"
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, tmp_path / "driver.py", tmp_path / "ray", log]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+    def said(what):
+        return [x.split()[1] for x in log.read_text().splitlines() if x.startswith(what)] if log.exists() else []
+
+    first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(900):
+        if len(said("nearly")) >= 6:
+            break
+        assert first.poll() is None, "the search ended before it could be killed"
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(2)  # its workers notice
+    begun, whole = said("start"), said("nearly")
+    assert 6 <= len(whole) < 12
+    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    table = json.loads((tmp_path / "log.json").read_text())
+    assert len(table["trial"]) == 12
+    assert set(table["state"]) == {"finished"}
+    later = said("start")[len(begun) :]
+    kept = set(whole) - set(later)
+    assert len(kept) >= 3, "what was finished before the kill is not done again"
+    assert kept <= {repr(x) for x in table["param:x"]}
+    # Only what had not begun, what was in flight and what ended within the last snapshot's second is done now.
+    assert len(later) <= 12 - len(kept)
