@@ -36,7 +36,7 @@ from osteo_ray.config import Section, load
 from osteo_ray.drlis import rivals as controls
 from osteo_ray.drlis.reward import ScorerConfig, fit_scorers
 from osteo_ray.drlis.rllib import PolicyConfig, SelectionConfig, train_policy
-from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.kdamm.objective import DistillConfig, Rows
 from osteo_ray.kdamm.teach import cross_fitted, fit_student, fit_teachers, present
 from osteo_ray.kdamm.train import KdammConfig, StudentFit
@@ -54,7 +54,7 @@ from osteo_ray.synthetic.config import MissingnessConfig
 from osteo_ray.synthetic.missing import decide
 from osteo_ray.synthetic.truth import seen_hu
 from osteo_ray.training import slices as sl
-from osteo_ray.training.patients import hide
+from osteo_ray.training.patients import mask_modalities
 
 GROUPS = [str(f.group) for f in FEATURES]
 LABS = np.array([g == "labs" for g in GROUPS])
@@ -183,7 +183,7 @@ def texture_of(made: Path, s: StudySet, kept: np.ndarray, enc: SliceEncoder, cfg
     return np.nanmean(each, axis=1)
 
 
-def prepare(cfg: Ablation, run: Stages) -> None:
+def prepare(cfg: Ablation, run: StepCache) -> None:
     """Slice sets, encoder, embeddings, populations: each once."""
     made = {
         seed: slice_set(run, whole_cohort(seed, n), cfg.crop, cfg.positions)
@@ -209,7 +209,7 @@ def prepare(cfg: Ablation, run: Stages) -> None:
         policy_picks(cfg, run, embedded)
 
 
-def policy_picks(cfg: Ablation, run: Stages, embedded: Callable[[int], StudySet]) -> None:
+def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudySet]) -> None:
     """What one trained policy keeps of every cohort's scans; it learnt on the encoder's people, whom no arm sees."""
     how = SelectionConfig(view=ViewConfig(keep=cfg.keep), policy=PolicyConfig(env_runners=0))
     key = digest(data_key(cfg), how.model_dump(mode="json"))
@@ -363,7 +363,7 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
         said["(v) late fusion"] = np.log((np.exp(said["tabular teacher"]) + np.exp(said["image teacher"])) / 2)
         for p in PATTERNS:
             only = {m: m in p.split("+") for m in MODALITIES}
-            hidden = hide(t, only, tuple(GROUPS))
+            hidden = mask_modalities(t, only, tuple(GROUPS))
             patterns[f"pattern {p}"] = x = whole(hidden).numpy()
             patterns[f"teacher {p}"] = seen["image" if only["ct"] else "tabular"](hidden).numpy()
             for name, more in (("risk", []), ("cross", apart)):
@@ -386,7 +386,7 @@ def calibrator_of(pattern: str, judged: list[tuple[Rows, Student]]) -> Calibrato
     x, y = [], []
     for rows, net in judged:
         who = present(rows.batch, GROUPS)[:, [MODALITIES.index(m) for m in has]].all(1)
-        shown = hide(rows.batch.take(torch.where(who)[0]), {m: m in has for m in MODALITIES}, tuple(GROUPS))
+        shown = mask_modalities(rows.batch.take(torch.where(who)[0]), {m: m in has for m in MODALITIES}, tuple(GROUPS))
         x.append(rest_log_odds(net(shown).numpy().astype(float)))
         y.append(rows.label[who].numpy())
     return fit_calibrator(pattern, np.concatenate(x), np.concatenate(y), 0, resamples=1)
@@ -402,7 +402,7 @@ def main() -> None:
     out = Path(cfg.out).absolute()
     cfg = cfg.model_copy(update={"out": str(out)})
     began = time.perf_counter()
-    prepare(cfg, Stages(out))
+    prepare(cfg, StepCache(out))
     prepared = time.perf_counter() - began
     # A run is named by everything that it depends on, so a rerun does what is missing.
     tag = digest(cfg.kdamm.model_dump(), cfg.arms.model_dump(), data_key(cfg), cfg.keep, cfg.val, cfg.folds)[:6]

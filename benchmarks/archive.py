@@ -3,8 +3,8 @@
     python benchmarks/archive.py [--instances 10000] [--repeats 5] [--ct SERIES.zip]
 
 Readers take turns within each repeat and the best time counts, so a noisy machine hurts all alike. `--ct` takes real
-slices (a zip of DICOM files) instead of made ones for the decode part. dicomsdl and MONAI take part where they can be
-imported.
+slices (a zip of DICOM files) instead of synthetic ones for the decode part. dicomsdl and MONAI take part where they
+can be imported.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def table(title: str, unit: str, rates: dict[str, float], ours: str, note: str =
 
 
 def index_part(folder: Path, n: int, repeats: int) -> None:
-    from osteo_ray import ray_setup as rayenv
+    from osteo_ray import ray_setup
     from osteo_ray.catalogue.build import build
 
     write_files(folder, n)
@@ -108,7 +108,7 @@ def index_part(folder: Path, n: int, repeats: int) -> None:
     folders = len({str(Path(p).parent) for p in paths})
     rates |= interleaved({"SimpleITK series": by_sitk}, 2, folders * 100)
     t = time.perf_counter()
-    rayenv.start(num_cpus=1)
+    ray_setup.start(num_cpus=1)
     started = time.perf_counter() - t
     whole = "index, end to end (Ray, 1 worker)"
     for i in range(max(repeats // 2, 2)):

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteo_ray import patients as records
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.config import validate
 from osteo_ray.io.store import Store, StoreError
 from osteo_ray.screening.config import ScreenConfig
@@ -320,7 +320,7 @@ def main() -> int:
     a = p.parse_args()
     if a.driver:
         catalogue, table, bundle, out, config = json.loads(a.driver)
-        rayenv.start()
+        ray_setup.start()
         Chaos(catalogue, table, bundle, Path(out), random.Random(), config).screen(out)
         return 0
     config = {"pipeline": {"series_per_task": 2, "shard_rows": 40, "actors": 2}, "scoring": {"shap": False}}
@@ -386,7 +386,7 @@ def _cluster():
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    rayenv.tune_data_context()
+    ray_setup.tune_data_context()
     return cluster
 
 

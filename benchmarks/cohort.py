@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.synthetic import dicom, fast
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.encode import SYNTAXES
@@ -42,7 +42,7 @@ def rendering() -> None:
 
 def through_ray(people: int, slices: int) -> None:
     """`people` scans, `slices` evenly spaced slices of each, through Ray Data; whole slices are rendered."""
-    rayenv.start()
+    ray_setup.start()
     import ray
 
     cfg = CohortConfig()

@@ -15,7 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.screening.scorer import Scorer, ScoringConfig
+from osteo_ray.screening.predictor import Predictor, ScoringConfig
 
 
 def cpu() -> float:
@@ -33,7 +33,7 @@ def main() -> None:
     p.add_argument("--no-shap", action="store_true")
     a = p.parse_args()
     rows = [r for r in pq.read_table(a.catalogue).to_pylist() if r["state"] is None][: a.limit]
-    scorer = Scorer.load(a.bundle, ScoringConfig(shap=not a.no_shap))
+    scorer = Predictor.load(a.bundle, ScoringConfig(shap=not a.no_shap))
     values = np.full((1, len(NAMES)), np.nan)
     scorer.score_rows(rows[:1], values)
     seconds, read, whole, decoded, slices = [], [], [], [], []

@@ -23,7 +23,7 @@ from osteo_ray.config import Section, load
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.model.crops import spine_crop
 from osteo_ray.model.embedding import p_lumbar, vertebra
-from osteo_ray.screening.scorer import Scorer, ScoringConfig, Seen
+from osteo_ray.screening.predictor import PolicyTrace, Predictor, ScoringConfig
 
 LABELLED = "totalseg_example_ct_t11_to_femur_3mm.nii.gz"
 LABELS = "totalseg_example_ct_vertebrae_labels.nii.gz"
@@ -82,7 +82,9 @@ def levels_of(path: Path) -> list[str | None]:
     return out
 
 
-def draw(figure: Figure, grid: GridSpec, row: int, name: str, stack: ArrayStack, seen: Seen, scorer: Scorer) -> None:
+def draw(
+    figure: Figure, grid: GridSpec, row: int, name: str, stack: ArrayStack, seen: PolicyTrace, scorer: Predictor
+) -> None:
     """One row of the picture."""
     axis = figure.add_subplot(grid[row, :2])
     z = seen.z_mm
@@ -110,7 +112,7 @@ def main() -> None:
     given = {k: v for k, v in vars(p.parse_args()).items() if v}
     job = load(RealCt, None, [], given)
     torch.set_num_threads(1)
-    scorer, data = Scorer.load(job.bundle, ScoringConfig(shap=False)), Path(job.data)
+    scorer, data = Predictor.load(job.bundle, ScoringConfig(shap=False)), Path(job.data)
     volumes = [f.name for f in data.iterdir() if f.name.endswith((".zip", ".nii.gz"))]
     # Label maps, and series too short to screen.
     left_out = ("label", "vertebra_T12", "3slice", "jpeg2000")

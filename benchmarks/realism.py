@@ -83,7 +83,7 @@ def bodies_real(ct: Volume, labels: Volume, body: Volume) -> dict[str, tuple[flo
 
 
 def bodies_made(stack: fast.MadeStack, v: Volume) -> dict[str, tuple[float, float]]:
-    """The same of a made scan, after the same 3 mm voxels and the same margin."""
+    """The same of a synthetic scan, after the same 3 mm voxels and the same margin."""
     f = max(1, round(3 / v.pixel))
     n = v.hu.shape[1] // f * f
     coarse = v.hu[:, :n, :n].reshape(len(v.hu), n // f, f, n // f, f).mean((2, 4))

@@ -34,7 +34,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.config import validate
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.config import ScreenConfig
@@ -77,7 +77,7 @@ class Cpu:
 
 
 def prepare(work: Path, series: int, slices: int) -> None:
-    """Write `series` made scans of `slices` slices once for each codec, and a catalogue of each."""
+    """Write `series` synthetic scans of `slices` slices once for each codec, and a catalogue of each."""
     from osteo_ray.catalogue import build as catalogue
     from osteo_ray.catalogue.config import IndexConfig
     from osteo_ray.synthetic.config import CohortConfig
@@ -87,7 +87,7 @@ def prepare(work: Path, series: int, slices: int) -> None:
     scan = {"size_512_share": 1.0, "slice_min": slices, "slice_max": slices, "thickness": {1.25: 1.0}, "tilt_share": 0}
     scan |= {"extra_series_share": 0, "scout_share": 0, "reformat_share": 0, "repeat_share": 0, "chest_only_share": 0}
     cfg = {"seed": 3, "persons": 12 * series, "scan": scan, "transfer_syntaxes": ["explicit-le"]}
-    rayenv.start(num_cpus=2)
+    ray_setup.start(num_cpus=2)
     write_cohort(work / "cohort", validate(CohortConfig, cfg))
     catalogue.build(work / "cohort" / "archive", work / "index", IndexConfig())
     rows = [r for r in pq.read_table(work / "index" / "catalogue.parquet").to_pylist() if r["n_slices"] > 20][:series]
@@ -177,10 +177,10 @@ _state: dict[str, Any] = {}
 def _pool_start(bundle: str, cfg: ScreenConfig, out: str) -> None:
     from osteo_ray.io.store import Store
     from osteo_ray.screening.patient_records import Records
-    from osteo_ray.screening.scorer import Scorer
+    from osteo_ray.screening.predictor import Predictor
 
     _state.update(
-        scorer=Scorer.load(bundle, cfg.scoring, cfg.index), records=Records.of(None, cfg.window), out=Store(out)
+        scorer=Predictor.load(bundle, cfg.scoring, cfg.index), records=Records.of(None, cfg.window), out=Store(out)
     )
 
 
@@ -254,8 +254,8 @@ def _whole_series(item: tuple[str, dict[str, Any]]) -> int:
 
     from osteo_ray.model.crops import spine_crop
     from osteo_ray.model.selection import Selection
+    from osteo_ray.screening.predictor import PolicyTrace
     from osteo_ray.screening.schema import RESULTS
-    from osteo_ray.screening.scorer import Seen
 
     reader, row = item
     scorer = _state["scorer"]
@@ -270,9 +270,9 @@ def _whole_series(item: tuple[str, dict[str, Any]]) -> int:
             crops = np.stack([spine_crop(s, stack.axial_spacing_mm, b.config.crop) for s in hu])
             embedded.append(b.encoder(torch.from_numpy(crops)).embedding.numpy())
     embedding, every = np.concatenate(embedded), np.arange(stack.n)
-    seen = Seen(stack, every, Selection(every, np.ones(stack.n, bool), embedding), [], 0.0)
+    seen = PolicyTrace(stack, every, Selection(every, np.ones(stack.n, bool), embedding), [], 0.0)
     record = np.full((1, len(NAMES)), np.nan, np.float32)
-    result = scorer._score_seen([row], [seen], record)[0]
+    result = scorer._score_traces([row], [seen], record)[0]
     result["row_key"] = row["series_uid"].replace(".", "")
     _state["out"].put_table(f"parts/{result['row_key']}.parquet", pa.Table.from_pylist([result], schema=RESULTS))
     return 1
@@ -301,7 +301,7 @@ def one(road: str, catalogue: str, bundle: str, workers: int) -> None:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         if road == "pipeline":
-            rayenv.start(num_cpus=2, object_store_mb=256)
+            ray_setup.start(num_cpus=2, object_store_mb=256)
         t = time.time()
         with Cpu() as cpu:
             ROADS[road](Path(catalogue), bundle, out, workers)
@@ -345,7 +345,7 @@ def dicomweb(work: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as home, running(Path(home)) as (base, session, netrc):
         os.environ |= {"NETRC": str(netrc), "NO_PROXY": "127.0.0.1"}
         store(session, base, (p.read_bytes() for p in sorted((work / "explicit-le").rglob("*.dcm"))))
-        rayenv.start(num_cpus=2)
+        ray_setup.start(num_cpus=2)
         catalogue.build(f"dicomweb+{base}", work / "dicomweb-index", IndexConfig())
         ray.shutdown()
         yield
@@ -399,7 +399,7 @@ def memory(a: argparse.Namespace) -> None:
     from osteo_ray.screening.patient_records import Records
 
     os.environ.update(_environment())
-    rayenv.start(num_cpus=2, object_store_mb=80)
+    ray_setup.start(num_cpus=2, object_store_mb=80)
     source = a.work / "explicit-le-index" / "catalogue.parquet"
     catalogue = repeated(source, a.rows, a.work / "memory.parquet", a.slices)
     cfg = config(2)
@@ -454,12 +454,12 @@ def _private(p: psutil.Process) -> float:
 
 def peak(a: argparse.Namespace) -> None:
     """Peak memory of a scorer process on one long series."""
-    from osteo_ray.screening.isolated import IsolatedScorer
+    from osteo_ray.screening.isolated import IsolatedPredictor
 
     cfg = config(1)
     for codec in a.codecs:
         row = pq.read_table(a.work / f"{codec}-index" / "catalogue.parquet").to_pylist()[0]
-        with IsolatedScorer(a.bundle, cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
+        with IsolatedPredictor(a.bundle, cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
             values = np.full((1, len(NAMES)), np.nan, np.float32)
             result = scorer.score_rows([lengthened(row, a.slices)], values)[0]
             top = _peak(psutil.Process(scorer.pid))

@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.config import Section, load
 from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.reward import ScorerConfig, fit_scorers, posteriors
@@ -97,7 +97,7 @@ def main() -> None:
     p.add_argument("--set", nargs="+", action="extend", default=[])
     cfg = load(Speed, None, p.parse_args().set)
     torch.set_num_threads(1)
-    rayenv.start(num_cpus=2)
+    ray_setup.start(num_cpus=2)
     sel, dim = cfg.selection, EncoderConfig().dim
     scans = made_up(cfg.scans, sel.view.positions, dim)
     scorers = fit_scorers(scans, sel.scorer, sel.view.keep, 0, quiet=True)

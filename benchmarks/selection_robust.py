@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from osteo_ray.config import Section, load
-from osteo_ray.screening.scorer import Scorer, ScoringConfig
+from osteo_ray.screening.predictor import Predictor, ScoringConfig
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
 from osteo_ray.synthetic.fast import MadeStack
@@ -74,7 +74,7 @@ def main() -> None:
     args = p.parse_args()
     job = load(Robust, None, args.set, {"bundle": args.bundle} if args.bundle else {})
     torch.set_num_threads(1)
-    scorer = Scorer.load(job.bundle, ScoringConfig(shap=False))
+    scorer = Predictor.load(job.bundle, ScoringConfig(shap=False))
     whole = MissingnessConfig(complete_share=1.0, ct_only_share=0, no_labs_share=0)
     cfg = CohortConfig(
         seed=job.seed, persons=job.people, missing=whole, scan=ScanConfig(chest_only_share=0, tilt_share=0)

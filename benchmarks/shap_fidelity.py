@@ -1,6 +1,6 @@
 """Does SHAP say what is in the data? The tabular teacher by the product's own explainer, against known effects.
 
-    python benchmarks/shap_fidelity.py --people 6000                                  # made people: effects are planted
+    python benchmarks/shap_fidelity.py --people 6000                              # synthetic people: effects are planted
     python benchmarks/shap_fidelity.py --nhanes ../shared/data/nhanes/nhanes_bmd.parquet   # real people: a ranking
 
 The planted effect of a feature is its SHAP value in the perfect reader of records: the generator's exact log-odds of
@@ -86,7 +86,7 @@ def teacher_reader(train: People, seed: int):
 
 
 def made(people: int, shown: int, seed: int) -> None:
-    """Fit on made records with gaps, explain other people's complete records, compare with the perfect reader."""
+    """Fit on synthetic records with gaps, explain other people's complete records, compare with the perfect reader."""
     cfg = CohortConfig(persons=people, seed=303 + seed)
     table = fast.records_of(fast.people(cfg), cfg)
     train = people_of(table, np.zeros(len(table)), FEATURES, "rest", 0)
@@ -100,7 +100,7 @@ def made(people: int, shown: int, seed: int) -> None:
     # Nothing to find: neither planted nor of use beside what is.
     null = np.array([planted[j] < 0.01 for j in range(len(FEATURES))])
     order = np.argsort(-ours)
-    print(f"made people: {len(train.y)} to learn from, {shown} explained, {len(FEATURES)} features, seed {seed}")
+    print(f"synthetic people: {len(train.y)} to learn from, {shown} explained, {len(FEATURES)} features, seed {seed}")
     print(f"{'rank':>4} {'feature':<26}{'mean |SHAP|':>12}{'planted':>9}{'r per person':>14}")
     for rank, j in enumerate(order, 1):
         r = np.corrcoef(found[:, j], truth[:, j])[0, 1] if planted[j] > 1e-6 else np.nan
@@ -141,7 +141,7 @@ def nhanes(path: str, shown: int, seed: int) -> None:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--people", type=int, default=6000, help="made people to learn from")
+    p.add_argument("--people", type=int, default=6000, help="synthetic people to learn from")
     p.add_argument("--explained", type=int, default=120)
     p.add_argument("--nhanes", help="nhanes_bmd.parquet: real people instead")
     p.add_argument("--seed", type=int, default=0)

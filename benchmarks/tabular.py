@@ -2,7 +2,7 @@
 
     python benchmarks/tabular.py ../shared/data/nhanes/nhanes_bmd.parquet            # real people, leave-one-cycle-out
     python benchmarks/tabular.py ../shared/data/nhanes/nhanes_bmd.parquet --without  # and each lab hidden in turn
-    python benchmarks/tabular.py --made 6000 --without                               # made people, scored on fresh ones
+    python benchmarks/tabular.py --made 6000 --without                          # synthetic people, scored on fresh ones
 
 NHANES: people of 50 and over with a femoral-neck DXA; osteoporosis is T <= -2.5 there. Each survey cycle is predicted
 by models fitted to the others; mean over cycles of the out-of-cycle AUC with a bootstrap interval, and of each cycle.
@@ -226,7 +226,7 @@ def print_without(folds: list[tuple[People, People]], fitted: Scores) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("nhanes", nargs="?", help="nhanes_bmd.parquet")
-    p.add_argument("--made", type=int, help="made people to learn from, instead of NHANES")
+    p.add_argument("--made", type=int, help="synthetic people to learn from, instead of NHANES")
     p.add_argument("--task", choices=("rest", "normal"), default="rest")
     p.add_argument("--without", action="store_true", help="also hide each lab in turn")
     args = p.parse_args()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.commands.train import TrainJob, sources
 from osteo_ray.config import load, narrow
 from osteo_ray.evaluation.resample import Order, interval, weighted_auc
@@ -33,7 +33,7 @@ from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import GROUPS, VIEWS
-from osteo_ray.training.patients import hide, rows_of
+from osteo_ray.training.patients import mask_modalities, rows_of
 from osteo_ray.training.picks import pick_bags, picked
 from osteo_ray.training.prepare import prepare, selection
 
@@ -79,7 +79,7 @@ def scored(f: Fitting, seed: int) -> Scores:
     student = fit_all(f.train, f.val, GROUPS, f.cfg.kdamm, seed).student
     with torch.no_grad():
         return {
-            "+".join(v): student(hide(f.test.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS))).numpy()
+            "+".join(v): student(mask_modalities(f.test.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS))).numpy()
             for v in VIEWS
         }
 
@@ -126,7 +126,7 @@ def main() -> None:
     p.add_argument("tuned", type=Path)
     p.add_argument("--seeds", type=int, default=5)
     args = p.parse_args()
-    rayenv.start()
+    ray_setup.start()
     import ray
 
     both = [prepared(args.default), prepared(args.tuned)]

@@ -15,8 +15,8 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 
 def load_bundle(path: str | None = None):
-    """A `osteo_ray.screening.scorer.Scorer` over the trained model in folder `path`; None: the reference bundle."""
+    """A `osteo_ray.screening.predictor.Scorer` over the trained model in folder `path`; None: the reference bundle."""
     from osteo_ray.model import reference
-    from osteo_ray.screening.scorer import Scorer
+    from osteo_ray.screening.predictor import Predictor
 
-    return Scorer.load(path or reference.bundle())
+    return Predictor.load(path or reference.bundle())

@@ -32,7 +32,7 @@ POSITIONAL = {"index": "archive", "records": "source", "screen": "archive", "ret
 POSITIONAL |= dict.fromkeys(("evaluate", "checklist", "report"), "results")
 HELP = {
     "index": "catalogue an archive: every series and every file accounted for",
-    "cohort": "write a made archive with records and truth, for demos and experiments",
+    "cohort": "write a synthetic archive with records and truth, for demos and experiments",
     "records": "map a hospital's table of demographics and labs to the schema",
     "train": "train a bundle from a catalogue and records",
     "tune": "search settings of teachers, student or selection policy (Ray Tune); writes trials and the best config",
@@ -135,7 +135,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         train,
         tune,
     )
-    from osteo_ray.commands.local_copies import at_hand
+    from osteo_ray.commands.local_copies import run_on_local_copies
     from osteo_ray.config import load
     from osteo_ray.screening.config import ScreenJob
 
@@ -159,7 +159,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
     }
     model, run = jobs[args.command]
     given = {k: getattr(args, k) for k in OPTIONS[args.command] if getattr(args, k) not in (None, [])}
-    return at_hand(args.command, load(model, args.config, args.set, given), run)
+    return run_on_local_copies(args.command, load(model, args.config, args.set, given), run)
 
 
 def _code(e: Exception) -> int | None:

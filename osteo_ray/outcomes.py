@@ -21,7 +21,7 @@ class State(StrEnum):
     ERROR = "ERROR"
 
 
-class Stage(StrEnum):
+class Phase(StrEnum):
     """Where on the road an outcome was reached."""
 
     LIST = "list"
@@ -40,7 +40,7 @@ class Outcome:
 
     state: State
     code: str
-    stage: Stage
+    stage: Phase
     message: str = ""
     attempt: int = 1
 
@@ -48,7 +48,7 @@ class Outcome:
 class Rejected(Exception):
     """Raised inside a stage to end one file or series with an outcome."""
 
-    def __init__(self, state: State, code: str, stage: Stage, message: str = ""):
+    def __init__(self, state: State, code: str, stage: Phase, message: str = ""):
         super().__init__(f"{code}: {message}" if message else code)
         self.outcome = Outcome(state, code, stage, message)
 

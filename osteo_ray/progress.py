@@ -31,7 +31,7 @@ def counted(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 @contextmanager
-def stage(name: str, total: int | None, unit: str = "it", quiet: bool = False) -> Iterator[Advance]:
+def progress_bar(name: str, total: int | None, unit: str = "it", quiet: bool = False) -> Iterator[Advance]:
     """Show a bar called `name`; the value is a function that advances it by n.
 
     Where stderr is not a terminal (a log file, CI) a line is written at most every ten seconds.

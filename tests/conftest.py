@@ -1,4 +1,4 @@
-"""What tests share: one Ray, one small made archive with its catalogue, one small bundle."""
+"""What tests share: one Ray, one small synthetic archive with its catalogue, one small bundle."""
 
 import socket
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 
 
 @pytest.fixture(scope="session")
 def ray_session():
     """Starting Ray costs seconds, so the whole run shares one."""
-    rayenv.start(num_cpus=2, object_store_mb=512)
+    ray_setup.start(num_cpus=2, object_store_mb=512)
     import ray
 
     yield ray
@@ -21,7 +21,7 @@ def ray_session():
 
 @dataclass(frozen=True)
 class Made:
-    """A made archive on disk."""
+    """A synthetic archive on disk."""
 
     archive: Path
     records: Path
@@ -31,7 +31,7 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(ray_session, tmp_path_factory) -> Made:
-    """A few made patients as DICOM, indexed."""
+    """A few synthetic patients as DICOM, indexed."""
     from osteo_ray.catalogue import build as catalogue
     from osteo_ray.catalogue.config import IndexConfig
     from osteo_ray.config import validate

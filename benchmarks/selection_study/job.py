@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.config import narrow, need
 from osteo_ray.drlis.figures import decoded_curve, learning_curves
-from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.model.crops import CropConfig
 from osteo_ray.model.encoder import L1_NUMBER, LUMBAR, EncoderConfig, PretrainConfig, SliceEncoder
 from osteo_ray.patients import load_records
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig
 from osteo_ray.synthetic.slice_set import write_slice_set
 from osteo_ray.training import slices as sl
@@ -55,7 +55,7 @@ def whole_cohort(seed: int, people: int) -> CohortConfig:
     )
 
 
-def slice_set(run: Stages, cohort: CohortConfig, crop: CropConfig, positions: int) -> Path:
+def slice_set(run: StepCache, cohort: CohortConfig, crop: CropConfig, positions: int) -> Path:
     """The cohort's slice set, rendered once into stage `slices-<seed>`."""
     key = digest(cohort.model_dump(mode="json"), crop.model_dump(), positions)
 
@@ -65,7 +65,9 @@ def slice_set(run: Stages, cohort: CohortConfig, crop: CropConfig, positions: in
     return run.run(f"slices-{cohort.seed}", key, work)
 
 
-def slice_encoder(run: Stages, made: Path, arch: EncoderConfig, how: PretrainConfig, crop: CropConfig) -> SliceEncoder:
+def slice_encoder(
+    run: StepCache, made: Path, arch: EncoderConfig, how: PretrainConfig, crop: CropConfig
+) -> SliceEncoder:
     """An encoder pre-trained once on a slice set, into stage `encoder`."""
 
     def work(folder: Path) -> None:
@@ -78,13 +80,13 @@ def slice_encoder(run: Stages, made: Path, arch: EncoderConfig, how: PretrainCon
     return encoder.eval()
 
 
-def study_set(run: Stages, made: Path, encoder: SliceEncoder, crop: CropConfig, positions: int) -> StudySet:
+def study_set(run: StepCache, made: Path, encoder: SliceEncoder, crop: CropConfig, positions: int) -> StudySet:
     """A slice set embedded once (stage `embedded-...`), with its truth."""
-    rayenv.start()
+    ray_setup.start()
     sets = [made / "slices"]
 
     def embed(folder: Path) -> None:
-        with stage("embed slices", sl.count(sets), "slice", False) as advance:
+        with progress_bar("embed slices", sl.count(sets), "slice", False) as advance:
             pq.write_table(sl.embed_slice_sets(sets, encoder, crop.size, 2, advance), folder / "embedded.parquet")
 
     weights = [v.numpy().tobytes().hex() for v in encoder.state_dict().values()]
@@ -108,7 +110,7 @@ def study_set(run: Stages, made: Path, encoder: SliceEncoder, crop: CropConfig, 
 def evaluate_selection(job: SelectionStudyJob) -> list[str]:
     """Run what is missing, write tables and pictures; the table as lines for a terminal."""
     out = Path(need(job, "out")).absolute()
-    run, positions = Stages(out), job.selection.view.positions
+    run, positions = StepCache(out), job.selection.view.positions
     made = slice_set(run, whole_cohort(job.encoder_seed, job.encoder_people), job.crop, positions)
     encoder = slice_encoder(run, made, job.encoder, job.pretrain, job.crop)
 

@@ -22,7 +22,7 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.schema import CATALOGUE, INSTANCE_OF_SERIES
 from osteo_ray.dicom.codecs import readable
 from osteo_ray.dicom.geometry import describe, longest_run, normal, valid_iop
-from osteo_ray.outcomes import Stage, State
+from osteo_ray.outcomes import Phase, State
 
 Row = dict[str, Any]
 SamePixels = Callable[[Row, Row], bool]
@@ -52,7 +52,7 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
     if clash:
         row = _row(kept, cfg)
         _end(
-            row, State.QUARANTINED, "SOP_UID_CLASH", Stage.ASSEMBLE, f"one SOP instance UID, different pixels: {clash}"
+            row, State.QUARANTINED, "SOP_UID_CLASH", Phase.ASSEMBLE, f"one SOP instance UID, different pixels: {clash}"
         )
         return [row], files
     groups = _groups(kept, cfg)
@@ -84,7 +84,7 @@ def _file(r: Row, state: State, code: str, message: str) -> Row:
         "uri": r["uri"],
         "state": str(state),
         "code": code,
-        "stage": str(Stage.ASSEMBLE),
+        "stage": str(Phase.ASSEMBLE),
         "message": message,
         "bytes": r["bytes"],
     }
@@ -192,7 +192,7 @@ def _one(rows: list[Row], cfg: IndexConfig, split: str | None) -> list[Row]:
             "an image without a finite position or orientation",
             State.QUARANTINED,
         )
-        _end(row, state, code, Stage.ASSEMBLE, message)
+        _end(row, state, code, Phase.ASSEMBLE, message)
         return [_close_row(row, cfg)]
     ipp, z = got
     order = np.lexsort((np.array([r["sop_uid"] for r in rows]), z))
@@ -213,7 +213,7 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
             row,
             State.EXCLUDED,
             "TOO_FEW_SLICES",
-            Stage.ASSEMBLE,
+            Phase.ASSEMBLE,
             f"{np.count_nonzero(distinct)} positions, {geo.min_slices} are needed",
         )
         return [_close_row(row, cfg)]
@@ -221,15 +221,15 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
     row.update(spacing_z_median_mm=s.spacing_mm, spacing_z_max_dev_mm=s.max_dev_mm, gantry_tilt_deg=s.tilt_deg)
     row["n_missing_slices"] = sum(k for _, k in s.gaps)
     if s.drift_mm > geo.drift_mm:
-        _end(row, State.QUARANTINED, "DRIFT", Stage.ASSEMBLE, f"positions leave a straight line by {s.drift_mm:.2f} mm")
+        _end(row, State.QUARANTINED, "DRIFT", Phase.ASSEMBLE, f"positions leave a straight line by {s.drift_mm:.2f} mm")
     elif np.degrees(np.arccos(min(abs(n[2]), 1.0))) > geo.axial_max_deg:
-        _end(row, State.EXCLUDED, "NOT_AXIAL", Stage.ASSEMBLE, f"slice normal {np.round(n, 3).tolist()}")
+        _end(row, State.EXCLUDED, "NOT_AXIAL", Phase.ASSEMBLE, f"slice normal {np.round(n, 3).tolist()}")
     elif s.irregular and geo.variable_spacing == "reject":
         _end(
             row,
             State.EXCLUDED,
             "IRREGULAR_SPACING",
-            Stage.ASSEMBLE,
+            Phase.ASSEMBLE,
             f"spacing off its median by up to {s.max_dev_mm:.2f} mm",
         )
     out = [row]
@@ -244,7 +244,7 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
             rest["split"] = ", ".join(x for x in (row["split"], "outside the longest run") if x)
             _place(rest, rows[:a] + rows[b:], np.concatenate([z[:a], z[b:]]))
             rest["gates"] = [gates[0]]
-            _end(rest, State.EXCLUDED, "Q_MISSING_SLICES", Stage.GATE, f"left out beside a gap: {where}")
+            _end(rest, State.EXCLUDED, "Q_MISSING_SLICES", Phase.GATE, f"left out beside a gap: {where}")
             kept = _row(rows[a:b], cfg)
             _place(kept, rows[a:b], z[a:b])
             for name in ("content_hash", "instances", "sop_count", "n_slices", "bytes", "z_min_mm", "z_max_mm"):
@@ -372,7 +372,7 @@ def _content_hash(rows: list[Row]) -> str:
     return h.hexdigest()
 
 
-def _end(row: Row, state: State, code: str, stage: Stage, message: str) -> None:
+def _end(row: Row, state: State, code: str, stage: Phase, message: str) -> None:
     row.update(state=str(state), code=code, stage=str(stage), message=message)
 
 
@@ -383,6 +383,6 @@ def _close_row(row: Row, cfg: IndexConfig) -> Row:
     if row["state"] is None and failed:
         text = "; ".join(f"{x.gate} {x.value} (wanted {x.threshold})" for x in failed)
         extra = f"; {row['message']}" if row["message"] else ""
-        _end(row, State.EXCLUDED, failed[0].gate, Stage.GATE, text + extra)
+        _end(row, State.EXCLUDED, failed[0].gate, Phase.GATE, text + extra)
     row["gates"] = [x.row() for x in gates]
     return row

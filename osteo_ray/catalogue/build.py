@@ -95,24 +95,24 @@ def build(
     """
     start = time.monotonic()
     store = Store(out)
-    here = set(store.names(WORK))
-    forget_attempts(store, here)
+    existing = set(store.names(WORK))
+    forget_attempts(store, existing)
     say = progress or (lambda stage, done, total: None)
-    keys, entries = _list(archive, store, here, cfg, say)
-    todo = [k for k in keys if f"{WORK}{k}.headers.parquet" not in here]
+    keys, entries = _list(archive, store, existing, cfg, say)
+    todo = [k for k in keys if f"{WORK}{k}.headers.parquet" not in existing]
     fingerprint = _hash(INDEX_VERSION, _series_config(cfg), *keys)
     done = _finished(store, fingerprint)
     if done is not None and not todo:
         done.unchanged, done.seconds = True, time.monotonic() - start
         return done
     summary = CatalogueSummary(store.uri, entries=entries, parts=len(keys), parts_reused=len(keys) - len(todo))
-    from osteo_ray import ray_setup as rayenv
+    from osteo_ray import ray_setup
 
-    rayenv.start(num_cpus=cfg.num_cpus)
+    ray_setup.start(num_cpus=cfg.num_cpus)
     for i, _ in enumerate(_run(_HeaderTask(store.uri, cfg), [{"part": k} for k in todo]), 1):
         say("headers", i, len(todo))
     buckets = _buckets(store, keys, cfg)
-    to_assemble = [b for b in buckets if f"{b['name']}.series.parquet" not in here]
+    to_assemble = [b for b in buckets if f"{b['name']}.series.parquet" not in existing]
     for i, _ in enumerate(_run(_AssembleTask(store.uri, keys, cfg), to_assemble), 1):
         say("series", i, len(buckets))
     _merge(store, CATALOGUE_FILE, CATALOGUE, [f"{b['name']}.series.parquet" for b in buckets])
@@ -125,7 +125,7 @@ def build(
     return summary
 
 
-def _list(archive: Any, store: Store, here: set[str], cfg: IndexConfig, say: Progress) -> tuple[list[str], int]:
+def _list(archive: Any, store: Store, existing: set[str], cfg: IndexConfig, say: Progress) -> tuple[list[str], int]:
     """Walk the sources; returns the parts' keys, and the number of entries. New parts' listings are written."""
     keys: list[str] = []
     seen: set[str] = set()
@@ -143,7 +143,7 @@ def _list(archive: Any, store: Store, here: set[str], cfg: IndexConfig, say: Pro
             continue
         seen.add(key)
         keys.append(key)
-        if f"{WORK}{key}.headers.parquet" not in here:
+        if f"{WORK}{key}.headers.parquet" not in existing:
             write_listing(part, store, f"{WORK}{key}")
     return keys, n
 

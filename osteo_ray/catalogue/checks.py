@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from osteo_ray.catalogue.config import Action, Gates
+from osteo_ray.catalogue.config import Action, QualityChecks
 
 
 @dataclass(frozen=True)
-class Gate:
+class QualityCheck:
     """One verdict; the fields of the GATE struct of the results table."""
 
     gate: str
@@ -28,14 +28,14 @@ class Gate:
         return asdict(self)
 
 
-def _gate(name: str, fired: bool, action: Action, value: Any, threshold: str, cfg: Gates) -> Gate:
+def _gate(name: str, fired: bool, action: Action, value: Any, threshold: str, cfg: QualityChecks) -> QualityCheck:
     verdict = "pass"
     if fired and action != "off":
         verdict = "fail" if action == "fail" or cfg.policy == "strict" else "warn"
-    return Gate(name, verdict, "absent" if value is None else str(value), threshold)
+    return QualityCheck(name, verdict, "absent" if value is None else str(value), threshold)
 
 
-def q_modality(modality: str | None, cfg: Gates) -> Gate:
+def q_modality(modality: str | None, cfg: QualityChecks) -> QualityCheck:
     return _gate("Q_MODALITY", modality != "CT", "fail", modality, "CT", cfg)
 
 
@@ -65,21 +65,21 @@ def no_volume_kind(image_type: str | None, sop_class: str | None) -> str | None:
     return "SECONDARY" if sop_class and (sop_class == _SC_CLASS or sop_class.startswith(_SC_CLASS + ".")) else None
 
 
-def q_localizer(image_type: str | None, sop_class: str | None, cfg: Gates) -> Gate:
+def q_localizer(image_type: str | None, sop_class: str | None, cfg: QualityChecks) -> QualityCheck:
     kind = no_volume_kind(image_type, sop_class)
     return _gate("Q_LOCALIZER", kind is not None, "fail", kind or image_type, "no " + "/".join(_NO_VOLUME[:4]), cfg)
 
 
-def q_missing_slices(n_missing: int | None, cfg: Gates, hopeless: bool = False) -> Gate:
+def q_missing_slices(n_missing: int | None, cfg: QualityChecks, hopeless: bool = False) -> QualityCheck:
     """`hopeless`: no uniform run is long enough to be screened without the missing slices."""
     return _gate("Q_MISSING_SLICES", bool(n_missing), "fail" if hopeless else cfg.missing_slices, n_missing, "0", cfg)
 
 
-def q_dup_slices(n_duplicate: int | None, cfg: Gates) -> Gate:
+def q_dup_slices(n_duplicate: int | None, cfg: QualityChecks) -> QualityCheck:
     return _gate("Q_DUP_SLICES", bool(n_duplicate), cfg.dup_slices, n_duplicate, "0", cfg)
 
 
-def q_tilt(tilt_deg: float | None, cfg: Gates) -> Gate:
+def q_tilt(tilt_deg: float | None, cfg: QualityChecks) -> QualityCheck:
     t = abs(tilt_deg or 0.0)
     action: Action = "fail" if t > cfg.tilt_max_deg else "warn"
     value = None if tilt_deg is None else f"{tilt_deg:.2f}"
@@ -93,7 +93,7 @@ def q_tilt(tilt_deg: float | None, cfg: Gates) -> Gate:
     )
 
 
-def q_thickness(thickness_mm: float | None, spacing_mm: float | None, cfg: Gates) -> Gate:
+def q_thickness(thickness_mm: float | None, spacing_mm: float | None, cfg: QualityChecks) -> QualityCheck:
     """Thick slices, or thin ones so far apart that as much bone goes unseen."""
     known = [v for v in (thickness_mm, spacing_mm) if v is not None]
     worst = max(known) if known else None
@@ -104,7 +104,7 @@ def q_thickness(thickness_mm: float | None, spacing_mm: float | None, cfg: Gates
     )
 
 
-def kernel_class(kernel: str | None, cfg: Gates) -> str:
+def kernel_class(kernel: str | None, cfg: QualityChecks) -> str:
     """sharp | soft | unknown, by the patterns of the config."""
     if not kernel:
         return "unknown"
@@ -112,11 +112,11 @@ def kernel_class(kernel: str | None, cfg: Gates) -> str:
     return "sharp" if any(re.search(p, first, re.I) for p in cfg.sharp_kernels) else "soft"
 
 
-def q_kernel_sharp(kernel: str | None, cfg: Gates) -> Gate:
+def q_kernel_sharp(kernel: str | None, cfg: QualityChecks) -> QualityCheck:
     return _gate("Q_KERNEL_SHARP", kernel_class(kernel, cfg) == "sharp", cfg.kernel_sharp, kernel, "soft kernel", cfg)
 
 
-def q_kvp(kvp: float | None, cfg: Gates) -> Gate:
+def q_kvp(kvp: float | None, cfg: QualityChecks) -> QualityCheck:
     fired = kvp is None or abs(kvp - cfg.kvp) > cfg.kvp_tolerance
     return _gate(
         "Q_KVP",
@@ -128,19 +128,19 @@ def q_kvp(kvp: float | None, cfg: Gates) -> Gate:
     )
 
 
-def q_contrast(contrast: str | None, cfg: Gates) -> Gate:
+def q_contrast(contrast: str | None, cfg: QualityChecks) -> QualityCheck:
     fired = contrast not in (None, "none", "unknown")
     return _gate("Q_CONTRAST", fired, cfg.contrast, contrast, "unenhanced", cfg)
 
 
-def q_age(age_y: float | None, cfg: Gates) -> Gate:
+def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     """An unknown age warns: nothing is excluded for what a header lacks."""
     if age_y is None:
         return _gate("Q_AGE", True, "off" if cfg.age == "off" else "warn", None, f">= {cfg.age_min_y:g}", cfg)
     return _gate("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
 
 
-def q_metal(hu: np.ndarray, cfg: Gates) -> Gate:
+def q_metal(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:
     """Share of body voxels (> -300 HU) above `metal_hu` in one slice, or several stacked."""
     body = int(np.count_nonzero(hu > -300))
     share = int(np.count_nonzero(hu > cfg.metal_hu)) / body if body else 0.0
@@ -154,7 +154,7 @@ def q_metal(hu: np.ndarray, cfg: Gates) -> Gate:
     )
 
 
-def q_coverage(levels_seen: int | None, cfg: Gates) -> Gate:
+def q_coverage(levels_seen: int | None, cfg: QualityChecks) -> QualityCheck:
     """`levels_seen`: lumbar levels that the model saw."""
     fired = levels_seen is None or levels_seen < cfg.coverage_levels
     return _gate("Q_COVERAGE", fired, cfg.coverage, levels_seen, f">= {cfg.coverage_levels} lumbar levels", cfg)
@@ -173,7 +173,7 @@ def air_hu(hu: np.ndarray) -> float | None:
     return float(np.median(pool)) if pool.size >= 32 else None
 
 
-def q_air_calib(hu: np.ndarray, cfg: Gates) -> Gate:
+def q_air_calib(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:
     """Air near -1000 HU; no air at all fires too."""
     a = air_hu(hu)
     fired = a is None or abs(a - cfg.air_hu) > cfg.air_tolerance_hu
@@ -187,7 +187,7 @@ def q_air_calib(hu: np.ndarray, cfg: Gates) -> Gate:
     )
 
 
-def q_modality_missing(missing: list[str], cfg: Gates) -> Gate:
+def q_modality_missing(missing: list[str], cfg: QualityChecks) -> QualityCheck:
     """`missing`: modalities (demographics, labs, ct) that the record of this patient lacks."""
     return _gate(
         "Q_MODALITY_MISSING", bool(missing), cfg.modality_missing, ",".join(missing) or "none", "all present", cfg

@@ -8,7 +8,7 @@ from typing import Any
 from osteo_ray.catalogue.assembly import image_kind
 from osteo_ray.catalogue.checks import kernel_class
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.outcomes import Stage, State
+from osteo_ray.outcomes import Phase, State
 
 Row = dict[str, Any]
 
@@ -60,7 +60,7 @@ def _choose_one(rows: list[Row], cfg: IndexConfig) -> None:
 
 
 def _end(r: Row, code: str, message: str) -> None:
-    r.update(state=str(State.EXCLUDED), code=code, stage=str(Stage.CHOOSE), message=message)
+    r.update(state=str(State.EXCLUDED), code=code, stage=str(Phase.CHOOSE), message=message)
 
 
 def coverage_mm(r: Row) -> float:

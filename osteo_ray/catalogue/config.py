@@ -25,7 +25,7 @@ class Geometry(Section):
     variable_spacing: Literal["use", "reject"] = "use"
 
 
-class Gates(Section):
+class QualityChecks(Section):
     """Quality gates: thresholds, and what a gate that fires does."""
 
     policy: Literal["strict", "lenient"] = Field("lenient", description="strict: every warning is a failure")
@@ -99,5 +99,5 @@ class IndexConfig(Section):
     follow_links: bool = Field(True, description="follow symbolic links (loops are cut)")
     limits: Limits = Limits()
     geometry: Geometry = Geometry()
-    gates: Gates = Gates()
+    gates: QualityChecks = QualityChecks()
     choice: Choice = Choice()

@@ -21,7 +21,7 @@ from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.sources import Entry, Source, open_source, shared_of, sniff_archive, unreadable
 from osteo_ray.io.store import Store, read_table
 from osteo_ray.io.tables import to_table
-from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.outcomes import Phase, Rejected, State
 
 Row = dict[str, Any]
 ENTRY = pa.schema(
@@ -88,7 +88,7 @@ def index_part(store: Store, name: str, cfg: IndexConfig) -> dict[str, int]:
     ):
         for e in fatal:
             message = "reading it ended the worker process"
-            files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Stage.HEADER, message)))
+            files.add(file_row(e, Rejected(State.ERROR, "READER_DIED", Phase.HEADER, message)))
         one_by_one = not isinstance(entries, list)  # after a death: what is noted has to be what is read
         for kind, row in index_entries(entries, cfg, 1 if one_by_one else _BATCH):
             (rows if kind else files).add(row)
@@ -165,14 +165,14 @@ def _many(batch: list[Entry], cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
     for e in batch:
         head = got.get(e.uri, b"")
         if isinstance(head, Exception):
-            yield False, file_row(e, unreadable(Stage.HEADER, e.uri, head))
+            yield False, file_row(e, unreadable(Phase.HEADER, e.uri, head))
         else:
             yield from _one(source, e, cfg, cfg.walk_archives, head)
 
 
 def _listed(e: Entry) -> Rejected:
     state = State.ERROR if e.code == "UNREADABLE" else State.EXCLUDED
-    return Rejected(state, e.code or "", Stage.LIST, e.message or "")
+    return Rejected(state, e.code or "", Phase.LIST, e.message or "")
 
 
 def _one(
@@ -190,13 +190,13 @@ def _one(
             return
         else:
             raise Rejected(
-                State.EXCLUDED, "NESTED_ARCHIVE", Stage.LIST, f"a {kind} inside an archive: unpack it to index it"
+                State.EXCLUDED, "NESTED_ARCHIVE", Phase.LIST, f"a {kind} inside an archive: unpack it to index it"
             )
     except Rejected as r:
         yield False, file_row(e, r)
         return
     except Exception as x:  # stores raise their own kinds of error
-        yield False, file_row(e, unreadable(Stage.HEADER, e.uri, x))
+        yield False, file_row(e, unreadable(Phase.HEADER, e.uri, x))
         return
     for row in rows:
         row["study_hash"] = study_hash(row["study_uid"])
@@ -209,11 +209,11 @@ def _expand(e: Entry, kind: str, cfg: IndexConfig) -> Iterator[tuple[bool, Row]]
         for k, member in enumerate(source.list()):
             if k >= cfg.limits.max_members:
                 message = f"more than {cfg.limits.max_members} members; the rest is not indexed"
-                yield False, file_row(e, Rejected(State.QUARANTINED, "TOO_MANY_MEMBERS", Stage.LIST, message))
+                yield False, file_row(e, Rejected(State.QUARANTINED, "TOO_MANY_MEMBERS", Phase.LIST, message))
                 return
             if member.code is not None:
                 state = State.QUARANTINED
-                yield False, file_row(member, Rejected(state, member.code, Stage.LIST, member.message or ""))
+                yield False, file_row(member, Rejected(state, member.code, Phase.LIST, member.message or ""))
             else:
                 yield from _one(source, member, cfg, False)
     except Rejected as r:  # the archive breaks off in the middle: what was read stays
@@ -236,7 +236,7 @@ def _service(e: Entry, cfg: IndexConfig) -> Iterator[tuple[bool, Row]]:
     except Rejected as r:
         yield False, file_row(e, r)
     except Exception as x:
-        yield False, file_row(e, unreadable(Stage.HEADER, e.uri, x))
+        yield False, file_row(e, unreadable(Phase.HEADER, e.uri, x))
 
 
 def study_hash(study_uid: str) -> int:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.dicom.sources import Entry
 from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of
-from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.outcomes import Phase, Rejected, State
 from osteo_ray.patients.identity import patient_key
 
 _F3 = pa.list_(pa.float64(), 3)
@@ -133,7 +133,7 @@ def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[d
 
 
 def _broken(code: str, message: str, state: State = State.QUARANTINED) -> Rejected:
-    return Rejected(state, code, Stage.HEADER, message)
+    return Rejected(state, code, Phase.HEADER, message)
 
 
 def _uids(h: Header) -> tuple[str, str, str]:

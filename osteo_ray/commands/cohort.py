@@ -22,7 +22,7 @@ class CohortJob(CohortConfig):
 
 
 def write(job: CohortJob) -> list[str]:
-    """Write a made archive, its records and its truth, unless it is there already."""
+    """Write a synthetic archive, its records and its truth, unless it is there already."""
     from osteo_ray.synthetic.write import write_cohort
 
     def made(out: Path) -> list[str]:
@@ -33,14 +33,14 @@ def write(job: CohortJob) -> list[str]:
 
 
 def slices(job: CohortJob) -> list[str]:
-    """Write a made cohort as a slice set for training, without DICOM, unless it is there already."""
+    """Write a synthetic cohort as a slice set for training, without DICOM, unless it is there already."""
     from osteo_ray.synthetic.slice_set import write_slice_set
 
     return _once(job, "slices", lambda out: write_slice_set(out, narrow(job, CohortConfig), job.crop, job.positions))
 
 
 def checked(job: CohortJob) -> list[str]:
-    """The made cohort's figures beside the published ones."""
+    """The synthetic cohort's figures beside the published ones."""
     from osteo_ray.synthetic import check
 
     return check.lines(check.check(narrow(job, CohortConfig)))
@@ -49,13 +49,13 @@ def checked(job: CohortJob) -> list[str]:
 def _once(job: CohortJob, what: str, write: Callable[[Path], list[str]]) -> list[str]:
     """Do `write(out)` unless `out` says that it was done for the same config."""
     from osteo_ray import __version__
-    from osteo_ray.io.step_cache import Stages, digest
+    from osteo_ray.io.step_cache import StepCache, digest
 
     out = Path(need(job, "out")).absolute()
 
     def work(folder: Path) -> None:
         (folder / "made.txt").write_text("\n".join(write(folder)) + "\n")
 
-    run = Stages(out.parent)
+    run = StepCache(out.parent)
     run.run(out.name, digest(what, __version__, job.model_dump(mode="json", exclude={"out"})), work)
     return (out / "made.txt").read_text().splitlines() + (["  (as made before)"] if run.reused else [])

@@ -25,7 +25,7 @@ class EvaluateJob(Section):
     labels: str | None = Field(None, description="records with a T-score, or a table of patient_key and label")
     mapping: str | None = None
     pseudonym_key: str | None = None
-    truth: str | None = Field(None, description="made cohort's truth/patients.parquet: Bayes-optimal AUC beside")
+    truth: str | None = Field(None, description="synthetic cohort's truth/patients.parquet: Bayes-optimal AUC beside")
     against: str | None = Field(None, description="other results of the same patients, compared pair by pair")
     bundle: str | None = Field(None, description="the bundle that scored, for the reporting checklists")
     answers: str | None = Field(None, description="YAML with the site's own answers to the checklists")

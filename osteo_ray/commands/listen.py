@@ -27,8 +27,8 @@ class ListenJob(ListenConfig):
 def listen(job: ListenJob) -> Iterator[str]:
     """Take studies by C-STORE, screen each when it is complete, send its reports back."""
     from osteo_ray.patients import load
-    from osteo_ray.screening.isolated import IsolatedScorer
-    from osteo_ray.screening.scorer import Scorer
+    from osteo_ray.screening.isolated import IsolatedPredictor
+    from osteo_ray.screening.predictor import Predictor
 
     try:
         from osteo_ray.service.listen import Listener
@@ -38,12 +38,12 @@ def listen(job: ListenJob) -> Iterator[str]:
     cfg = narrow(job, ListenConfig)
     table = load(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     bundle = job.bundle or reference.bundle()
-    model = Scorer.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
+    model = Predictor.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)  # below that it prints what it is sent
     # A study that hangs, crashes or eats memory ends itself, not the service.
     with (
-        IsolatedScorer(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer,
+        IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer,
         Listener(cfg, Path(need(job, "spool")), scorer, model, table) as listener,
     ):
         for s in (signal.SIGTERM, signal.SIGINT):

@@ -34,7 +34,7 @@ READS: dict[str, dict[str, tuple[str, ...]]] = {
 J = TypeVar("J", bound=Section)
 
 
-def at_hand(command: str, job: J, run: Callable[[J], Iterable[str]]) -> Iterator[str]:
+def run_on_local_copies(command: str, job: J, run: Callable[[J], Iterable[str]]) -> Iterator[str]:
     """Run a command; one of `READS` on copies of what its keys name by URI. Its lines, in which URIs stand again.
 
     What it wrote is stored also where it ends with an exception, as it would be on a disk.
@@ -56,14 +56,14 @@ def at_hand(command: str, job: J, run: Callable[[J], Iterable[str]]) -> Iterator
             wanted = [n for n in files if k != "out" and parent.exists(n)]
             near[k] = str(stack.enter_context(parent.folder(wanted)) / name)
 
-        def told(text: str) -> str:
+        def with_uris(text: str) -> str:
             for k, path in near.items():
                 text = text.replace(path, far[k].rstrip("/"))
             return text
 
         try:
             for line in run(job.model_copy(update=near)):
-                yield told(line)
+                yield with_uris(line)
         except Exception as e:
-            e.args = tuple(told(a) if isinstance(a, str) else a for a in e.args)
+            e.args = tuple(with_uris(a) if isinstance(a, str) else a for a in e.args)
             raise

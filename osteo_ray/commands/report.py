@@ -54,7 +54,7 @@ def report(job: ReportJob) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     with (
         (out / "reports.jsonl").open("w", encoding="utf-8") as ledger,
-        progress.stage("write reports", len(rows), "study") as advance,
+        progress.progress_bar("write reports", len(rows), "study") as advance,
     ):
         for row in rows:
             package = write_package(out, row, _match(row, by_uid), cfg, made)
@@ -76,11 +76,11 @@ def report(job: ReportJob) -> list[str]:
             problems += line["problems"]
             ledger.write(json.dumps(line) + "\n")
             advance(1)
-    told = [f"problem  {p}" for p in problems[:20]]
+    lines = [f"problem  {p}" for p in problems[:20]]
     if len(problems) > 20:
-        told.append(f"problem  and {len(problems) - 20} more, in {out / 'reports.jsonl'}")
+        lines.append(f"problem  and {len(problems) - 20} more, in {out / 'reports.jsonl'}")
     written = ", ".join(f"{k} {n}" for k, n in counts.items())
-    return [*told, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
+    return [*lines, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
 
 
 def chosen(results: pads.Dataset, job: ReportJob) -> list[dict[str, Any]]:

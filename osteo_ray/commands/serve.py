@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.config import narrow, need
 from osteo_ray.service.config import ServeConfig, check
 from osteo_ray.service.tokens import Role, Tokens
@@ -30,7 +30,7 @@ def run(job: ServeJob) -> Iterator[str]:
     cfg = check(narrow(job, ServeConfig))
     if cfg.deployment.haproxy:  # read when Serve is imported, here and in the processes that Ray starts
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
-    rayenv.start()
+    ray_setup.start()
     from ray import serve
 
     from osteo_ray.service.app import NAME, application

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from osteo_ray.dicom.tags import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, GE_PRIVATE, IMPLICIT_LE
-from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.outcomes import Phase, Rejected, State
 
 RLE = "1.2.840.10008.1.2.5"
 AS_RETRIEVED = "as retrieved"  # a service that tells the syntax only with the object
@@ -44,7 +44,7 @@ def readable(transfer_syntax: str | None) -> bool:
 
 
 def decode_error(message: str, code: str = "DECODE_ERROR") -> Rejected:
-    return Rejected(State.QUARANTINED, code, Stage.DECODE, message[:300])
+    return Rejected(State.QUARANTINED, code, Phase.DECODE, message[:300])
 
 
 def decode_frame(

@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 from urllib.parse import quote
 
 from osteo_ray.dicom.sources import Entry, Source
-from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.outcomes import Phase, Rejected, State
 
 _CHUNK = 1 << 18
 _SMALLEST_CAP = 1 << 30  # what any compressed tar may inflate to
@@ -42,7 +42,7 @@ def _quote(name: str) -> str:
 
 
 def broken(what: str, e: Exception | str) -> Rejected:
-    return Rejected(State.QUARANTINED, "BROKEN_ARCHIVE", Stage.LIST, f"{what}: {e}"[:300])
+    return Rejected(State.QUARANTINED, "BROKEN_ARCHIVE", Phase.LIST, f"{what}: {e}"[:300])
 
 
 class _Container:
@@ -108,7 +108,7 @@ class ZipSource:
         if info is None:
             raise FileNotFoundError(2, "no such member in the zip")
         if info.flag_bits & 0x1:
-            raise Rejected(State.QUARANTINED, "ENCRYPTED", Stage.HEADER, "the zip member is encrypted")
+            raise Rejected(State.QUARANTINED, "ENCRYPTED", Phase.HEADER, "the zip member is encrypted")
         stop = info.file_size if length is None else min(offset + length, info.file_size)
         if stop <= offset:
             return b""

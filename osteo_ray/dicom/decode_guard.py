@@ -63,24 +63,24 @@ class DecodeGuard:
         return np.frombuffer(body, answer["dtype"]).reshape(answer["shape"])
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         code = "from osteo_ray.dicom.decode_guard import serve; import sys; serve(int(sys.argv[1]), int(sys.argv[2]))"
-        args = [sys.executable, "-c", code, str(theirs.fileno()), str(self._limits.decode_memory_mb)]
-        with theirs:
+        args = [sys.executable, "-c", code, str(child_end.fileno()), str(self._limits.decode_memory_mb)]
+        with child_end:
             self._child = subprocess.Popen(
                 args,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        ours.settimeout(60.0)  # an interpreter's start on a loaded machine is not the frame's fault
-        self._sock = ours
+        parent_end.settimeout(60.0)  # an interpreter's start on a loaded machine is not the frame's fault
+        self._sock = parent_end
         try:
-            _receive(ours)
+            _receive(parent_end)
         except (OSError, EOFError):
             raise decode_error(f"the decoder process could not start ({self._end()})", "DECODER_DIED") from None
-        ours.settimeout(self._limits.decode_timeout_s)
+        parent_end.settimeout(self._limits.decode_timeout_s)
 
     def _end(self) -> str:
         child, sock, self._child, self._sock = self._child, self._sock, None, None

@@ -35,7 +35,7 @@ from osteo_ray.dicom.tags import (
     VR_HEAD,
     Header,
 )
-from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.outcomes import Phase, Rejected, State
 
 
 class _NeedMore(Exception):
@@ -75,11 +75,11 @@ _LAYOUTS = Layouts()
 
 
 def _bad(code: str, message: str) -> Rejected:
-    return Rejected(State.QUARANTINED, code, Stage.HEADER, message)
+    return Rejected(State.QUARANTINED, code, Phase.HEADER, message)
 
 
 def not_dicom(message: str) -> Rejected:
-    return Rejected(State.EXCLUDED, "NOT_DICOM", Stage.HEADER, message)
+    return Rejected(State.EXCLUDED, "NOT_DICOM", Phase.HEADER, message)
 
 
 def _parse(data: bytes, total: int, limits: Limits) -> Header:

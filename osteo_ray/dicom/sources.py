@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
-from osteo_ray.outcomes import Rejected, Stage, State
+from osteo_ray.outcomes import Phase, Rejected, State
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def file_path(uri: str) -> str:
     return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
 
 
-def unreadable(stage: Stage, uri: str, e: Exception) -> Rejected:
+def unreadable(stage: Phase, uri: str, e: Exception) -> Rejected:
     """An I/O failure as an outcome; the name of the thing is in its row, not in the message."""
     why = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
     return Rejected(State.ERROR, "UNREADABLE", stage, str(why)[:300])
@@ -266,4 +266,4 @@ def read_uri(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     except (Rejected, MemoryError):
         raise
     except Exception as e:  # stores raise their own kinds of error: botocore, aiohttp, requests
-        raise unreadable(Stage.DECODE, uri, e) from e
+        raise unreadable(Phase.DECODE, uri, e) from e

@@ -33,7 +33,7 @@ PADDING_HU = -1024  # what a voxel outside the field of view is set to
 
 @runtime_checkable
 class Stack(Protocol):
-    """What screening needs of a CT: archived slices and made ones (cohort) both satisfy it."""
+    """What screening needs of a CT: archived slices and synthetic ones (cohort) both satisfy it."""
 
     @property
     def n(self) -> int: ...

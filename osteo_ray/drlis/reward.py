@@ -20,7 +20,7 @@ from osteo_ray.model.embedding import Scans, p_lumbar, p_mid
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.labels import CLASSES
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 
 
 class RewardConfig(Section):
@@ -109,7 +109,7 @@ def fit_scorers(scans: Scans, cfg: ScorerConfig, max_keep: int, seed: int, quiet
     """
     folds = np.array([fold_of(p, cfg.folds) for p in scans.patient])
     scorers = []
-    with stage("fit reward scorers", cfg.folds * cfg.steps, "step", quiet) as advance:
+    with progress_bar("fit reward scorers", cfg.folds * cfg.steps, "step", quiet) as advance:
         for f in range(cfg.folds):
             rows = np.flatnonzero((folds != f) & (scans.label >= 0))
             if len(np.unique(scans.label[rows])) < 2:

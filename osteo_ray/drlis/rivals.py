@@ -23,7 +23,7 @@ from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select_each
 from osteo_ray.patients.labels import CLASSES
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def fit_gumbel(scans: Scans, keep: int, cfg: GumbelConfig, seed: int, quiet: boo
     classify = nn.Sequential(nn.Linear(d, cfg.hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(cfg.hidden, len(CLASSES)))
     opt = torch.optim.AdamW([*score.parameters(), *classify.parameters()], lr=cfg.lr, weight_decay=cfg.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, cfg.lr, total_steps=cfg.steps)
-    with stage("fit Gumbel top-k", cfg.steps, "step", quiet) as advance:
+    with progress_bar("fit Gumbel top-k", cfg.steps, "step", quiet) as advance:
         for _ in range(cfg.steps):
             take = rng.choice(rows, min(cfg.batch, len(rows)), replace=False)
             e, valid = torch.from_numpy(scans.embedding[take]), torch.from_numpy(scans.valid[take])

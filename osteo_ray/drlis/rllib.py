@@ -35,7 +35,7 @@ from osteo_ray.model.policy import MASKED, PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select_each
 from osteo_ray.patients.labels import CLASSES
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 
 
 class PolicyConfig(Section):
@@ -257,7 +257,7 @@ def train_policy(
             algo.restore_from_path(folder)
             steps = int(algo.metrics.peek("num_env_steps_sampled_lifetime", default=0))
         with (
-            stage("train selection policy", p.env_steps, "step", quiet) as advance,
+            progress_bar("train selection policy", p.env_steps, "step", quiet) as advance,
             SummaryWriter(str(Path(out).absolute() / "tensorboard")) as board,
         ):
             advance(min(steps, p.env_steps))

@@ -39,7 +39,7 @@ NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice
 LISTS = ("modalities", "conformal_set")
 WANTED = (*TEXTS, *NUMBERS, *LISTS)
 
-# What the made cohort's truth may bring: the posterior of a perfect reader, per task.
+# What the synthetic cohort's truth may bring: the posterior of a perfect reader, per task.
 BAYES = {"vs_normal": ("p_bayes", "p_bayes_vs_normal"), "vs_rest": ("p_bayes_rest", "p_bayes_vs_rest")}
 
 

@@ -29,7 +29,7 @@ def digest(*parts: Any) -> str:
     return h.hexdigest()[:16]
 
 
-class Stages:
+class StepCache:
     """Runs stages into `<out>/<name>/` and remembers in `done.json` what each was made from."""
 
     def __init__(self, out: Path):

@@ -84,14 +84,14 @@ class Store:
             self._fs.invalidate_cache()
             # A prefix is what object stores list by: files of other prefixes are never fetched.
             found = self._fs.find(self._at(folder.rstrip("/")), prefix=prefix)
-            here = [p.rsplit("/", 1)[1] for p in found]
+            found_names = [p.rsplit("/", 1)[1] for p in found]
         else:
             try:
                 with os.scandir(self._at(folder)) as it:
-                    here = [e.name for e in it]
+                    found_names = [e.name for e in it]
             except FileNotFoundError:
                 return []
-        return sorted(folder + n for n in here if n and n.startswith(prefix) and not n.startswith("."))
+        return sorted(folder + n for n in found_names if n and n.startswith(prefix) and not n.startswith("."))
 
     def exists(self, name: str) -> bool:
         if self.remote:
@@ -264,7 +264,7 @@ def local_folder(uri: str | os.PathLike[str], names: tuple[str, ...]) -> Iterato
         yield Path(folder)
 
 
-def patient(work: Callable[[], T], where: str, patience_s: float) -> T:
+def retry_for(work: Callable[[], T], where: str, patience_s: float) -> T:
     """Do `work()`, again and again while it fails, for `patience_s` seconds: a full disk or a store that is away may
     come back.
 

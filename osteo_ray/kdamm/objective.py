@@ -108,9 +108,9 @@ class Objective(nn.Module):
         """Mean loss of the patients."""
         m = self.model
         if isinstance(m, TabularTeacher):
-            said = m.members(rows.batch)
-            label = rows.label[:, None].expand(said.mean.shape)
-            return said.loss(label, rows.t_score[:, None].expand(said.mean.shape), self.t_weight).mean()
+            predicted = m.members(rows.batch)
+            label = rows.label[:, None].expand(predicted.mean.shape)
+            return predicted.loss(label, rows.t_score[:, None].expand(predicted.mean.shape), self.t_weight).mean()
         if isinstance(m, ImageTeacher):
             return m.latent(rows.batch).loss(rows.label, rows.t_score, self.t_weight).mean()
         assert isinstance(m, Student)
@@ -125,15 +125,15 @@ def student_loss(
     A label of -1 is unknown (or, with `on: complete`, not used): that patient teaches by distillation alone.
     """
     b, n = rows.batch, len(rows)
-    here = student.present(b)
-    seen = _drop(here, cfg.modality_dropout) if student.training and cfg.modality_dropout else here
+    available = student.present(b)
+    seen = _drop(available, cfg.modality_dropout) if student.training and cfg.modality_dropout else available
     h = student.branches(b)
     fused = student.fuse(h, seen)
     labelled = rows.label >= 0
     label = rows.label.clamp_min(0)
 
-    def on_labels(latent, who: torch.Tensor) -> torch.Tensor:
-        return torch.where(who, latent.loss(label, rows.t_score, t_weight), 0.0).sum() / n
+    def on_labels(latent, mask: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask, latent.loss(label, rows.t_score, t_weight), 0.0).sum() / n
 
     loss = cfg.fused * on_labels(fused, labelled)
     logits = fused.logits()
@@ -146,8 +146,8 @@ def student_loss(
         if alpha:
             loss = loss + alpha * torch.where(has, distillation_loss(logits, teacher, cfg.temperature), 0.0).sum() / n
         if cfg.view:
-            mine = torch.tensor([m in TEACHES[name] for m in MODALITIES], device=here.device)
-            view = student.fuse(h, here & mine).logits()
+            visible = torch.tensor([m in TEACHES[name] for m in MODALITIES], device=available.device)
+            view = student.fuse(h, available & visible).logits()
             loss = loss + cfg.view * torch.where(has, distillation_loss(view, teacher, cfg.temperature), 0.0).sum() / n
     if cfg.unimodal:
         for j, m in enumerate(MODALITIES):
@@ -162,7 +162,7 @@ def student_loss(
     return loss
 
 
-def _drop(here: torch.Tensor, chance: float) -> torch.Tensor:
+def _drop(available: torch.Tensor, chance: float) -> torch.Tensor:
     """Hide modalities at random, never all of a patient's."""
-    left = here & ~(torch.rand(here.shape, device=here.device) < chance)
-    return torch.where(left.any(1, keepdim=True), left, here)
+    left = available & ~(torch.rand(available.shape, device=available.device) < chance)
+    return torch.where(left.any(1, keepdim=True), left, available)

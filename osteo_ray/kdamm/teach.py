@@ -42,8 +42,8 @@ def present(b: Batch, groups: list[str]) -> torch.Tensor:
 
 def has(kind: str, b: Batch, groups: list[str]) -> torch.Tensor:
     """Whom a teacher can read, bool [n]."""
-    here = present(b, groups)
-    return here[:, CT] if kind == "image" else here[:, :CT].any(1)
+    available = present(b, groups)
+    return available[:, CT] if kind == "image" else available[:, :CT].any(1)
 
 
 def fit_teachers(
@@ -59,24 +59,24 @@ def fit_teachers(
     """One teacher a modality, on everybody who has it (`on: complete`: on complete patients only)."""
     teachers: Teachers = {}
     for kind in kinds:
-        who = has(kind, train.batch, groups)
+        mask = has(kind, train.batch, groups)
         if on == "complete":
-            who = present(train.batch, groups).all(1)
-        rows, judged = _labelled(train, who), _labelled(val, has(kind, val.batch, groups))
+            mask = present(train.batch, groups).all(1)
+        rows, judged = _labelled(train, mask), _labelled(val, has(kind, val.batch, groups))
         how = cfg.tabular if kind == "tabular" else cfg.image
         job = FitJob(kind, rows, judged, groups, cfg.model, how, seed)  # type: ignore[arg-type]
         teachers[kind] = fitted(job, run)
     return teachers
 
 
-def taught(rows: Rows, teachers: Teachers, groups: list[str]) -> Rows:
+def with_teacher_outputs(rows: Rows, teachers: Teachers, groups: list[str]) -> Rows:
     """The rows with what each teacher says of them; NaN where a patient lacks its modality."""
     logits, features = {}, {}
     with torch.no_grad():
         for kind, net in teachers.items():
-            who = has(kind, rows.batch, groups)[:, None]
-            logits[kind] = torch.where(who, net(rows.batch), torch.nan)
-            features[kind] = torch.where(who, net.features(rows.batch), torch.nan)  # type: ignore[operator]
+            mask = has(kind, rows.batch, groups)[:, None]
+            logits[kind] = torch.where(mask, net(rows.batch), torch.nan)
+            features[kind] = torch.where(mask, net.features(rows.batch), torch.nan)  # type: ignore[operator]
     return replace(rows, logits=logits, features=features)
 
 
@@ -88,18 +88,18 @@ def fit_student(
     With no teachers there is no distillation. `distill.start: teachers` first trains the branches by themselves, each
     on everybody who has its modality.
     """
-    here = present(train.batch, groups)
-    everyone = torch.where(here.any(1))[0]
-    rows = torch.where(here.all(1))[0] if cfg.distill.on == "complete" else everyone
+    available = present(train.batch, groups)
+    everyone = torch.where(available.any(1))[0]
+    rows = torch.where(available.all(1))[0] if cfg.distill.on == "complete" else everyone
     if cfg.distill.on == "all":
-        rows = torch.cat([rows, rows[here[rows, CT]].repeat(cfg.distill.ct_repeat - 1)])
+        rows = torch.cat([rows, rows[available[rows, CT]].repeat(cfg.distill.ct_repeat - 1)])
     judged = _labelled(val, present(val.batch, groups).any(1))
     start: Weights = {}
     if cfg.distill.start == "teachers":
         alone = cfg.distill.model_copy(update={"on": "all", "start": "random", "unimodal": 3.0, "fused": 0.0})
         first = FitJob("student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone)
         start = run(first)
-    known = taught(train, teachers, groups).take(rows)
+    known = with_teacher_outputs(train, teachers, groups).take(rows)
     return fitted(  # type: ignore[return-value]
         FitJob("student", known, judged, groups, cfg.model, cfg.student, seed, cfg.distill, start), run
     )
@@ -152,5 +152,5 @@ def fitted(job: FitJob, run: Run) -> nn.Module:
     return net.eval()
 
 
-def _labelled(rows: Rows, who: torch.Tensor) -> Rows:
-    return rows.take(torch.where(who & (rows.label >= 0))[0])
+def _labelled(rows: Rows, mask: torch.Tensor) -> Rows:
+    return rows.take(torch.where(mask & (rows.label >= 0))[0])

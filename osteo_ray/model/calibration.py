@@ -97,7 +97,7 @@ def operating_threshold(prob: np.ndarray, label: np.ndarray, sensitivity: float)
 
 def pattern_of(present: np.ndarray, names: tuple[str, ...]) -> str:
     """'demographics+ct' for a row of a presence mask."""
-    return "+".join(n for n, here in zip(names, present, strict=True) if here)
+    return "+".join(n for n, known in zip(names, present, strict=True) if known)
 
 
 def _platt(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

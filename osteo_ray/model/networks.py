@@ -167,10 +167,12 @@ class Student(nn.Module):
     def _tabular_present(self, known: torch.Tensor) -> torch.Tensor:
         return torch.stack([known[:, self.demographics_index].any(1), known[:, self.labs_index].any(1)], dim=1)
 
-    def fuse(self, h: dict[str, torch.Tensor], here: torch.Tensor) -> Latent:
+    def fuse(self, h: dict[str, torch.Tensor], available: torch.Tensor) -> Latent:
         """Branches [n, width] and the modalities that count, bool [n, 3] -> what the head says, [n]."""
-        x = torch.cat([torch.where(here[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)], dim=1)
-        code = (here.long() * torch.tensor([1, 2, 4], device=here.device)).sum(1)
+        x = torch.cat(
+            [torch.where(available[:, j : j + 1], h[m], self.absent[m]) for j, m in enumerate(MODALITIES)], dim=1
+        )
+        code = (available.long() * torch.tensor([1, 2, 4], device=available.device)).sum(1)
         raw = self.head(x)[:, 0]
         if self.pattern_heads:
             shift = self.head_shift[code]
@@ -179,15 +181,15 @@ class Student(nn.Module):
 
     def forward(self, b: Batch, present: torch.Tensor | None = None) -> torch.Tensor:
         """Class log-probabilities [n, classes]; `present` bool [n, 3] hides modalities further."""
-        here = self.present(b) if present is None else self.present(b) & present
-        return self.fuse(self.branches(b), here).logits()
+        available = self.present(b) if present is None else self.present(b) & present
+        return self.fuse(self.branches(b), available).logits()
 
     def from_hidden(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> torch.Tensor:
         """Class log-probabilities [n, classes] with the CT given as its branch's output [n, width]."""
         h = {m: self._tabular_branch(m, values, known) for m in ("demographics", "labs")}
         tabular = self._tabular_present(known)
-        here = torch.cat([tabular, torch.ones_like(tabular[:, :1])], dim=1)
-        return self.fuse({**h, "ct": ct}, here).logits()
+        available = torch.cat([tabular, torch.ones_like(tabular[:, :1])], dim=1)
+        return self.fuse({**h, "ct": ct}, available).logits()
 
     def attention(self, b: Batch) -> torch.Tensor:
         """Weight of each slice in the bag, [n, K]."""

@@ -85,16 +85,16 @@ def compare(reference: Distributions, current: pd.DataFrame, cfg: DriftConfig, s
         current: one row a patient, with the columns that `Distributions.of` reads.
     """
     rng = np.random.default_rng(seed)
-    mine = Distributions.of(current)
+    current_distributions = Distributions.of(current)
     raw: list[tuple[Quantity, int, int, float, float, str]] = []
-    for name in sorted(set(reference.numbers) & set(mine.numbers)):
+    for name in sorted(set(reference.numbers) & set(current_distributions.numbers)):
         ref = reference.numbers[name]
         v = _values(current, name)
         p = min(1.0, 2 * min(_ks(ref, v), _mann_whitney(ref, v)))
         # An interval costs a bootstrap: only what may have moved gets one.
         text = _shift(name, ref, v, cfg, rng) if p < cfg.alpha else ""
         raw.append((_quantity(name), ref.n, len(v), p, _distance(ref, v), text))
-    for name in sorted(set(reference.categories) & set(mine.categories)):
+    for name in sorted(set(reference.categories) & set(current_distributions.categories)):
         a, b = _aligned(reference.categories[name], current[name].dropna().astype(str).value_counts().to_dict())
         psi, text = _psi(a, b), _mix(a, b)
         raw.append((_quantity(name), sum(a.values()), sum(b.values()), _chi2(a, b, cfg, rng), psi, text))
@@ -104,7 +104,12 @@ def compare(reference: Distributions, current: pd.DataFrame, cfg: DriftConfig, s
         moved = p < cfg.alpha and effect >= least
         findings.append(Finding(q.name, q.words, m, n, p, effect, q.unit or "PSI", least, moved, text))
     compared = {f.name for f in findings}
-    known = set(reference.numbers) | set(reference.categories) | set(mine.numbers) | set(mine.categories)
+    known = (
+        set(reference.numbers)
+        | set(reference.categories)
+        | set(current_distributions.numbers)
+        | set(current_distributions.categories)
+    )
     left = tuple(_quantity(k).words for k in sorted(known - compared))
     return Report(reference.patients, len(current), tuple(findings), left)
 
@@ -176,11 +181,11 @@ def _shift(name: str, ref: Numbers, v: np.ndarray, cfg: DriftConfig, rng: np.ran
 def _aligned(ref: dict[str, int], now: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
     """Counts over the same categories: what the reference did not name is `other` in both."""
     names = [k for k in ref if k != OTHER]
-    mine = {k: now.get(k, 0) for k in names}
-    rest = sum(n for k, n in now.items() if k not in mine)
+    current_distributions = {k: now.get(k, 0) for k in names}
+    rest = sum(n for k, n in now.items() if k not in current_distributions)
     if rest or OTHER in ref:
-        return {**{k: ref[k] for k in names}, OTHER: ref.get(OTHER, 0)}, mine | {OTHER: rest}
-    return dict(ref), mine
+        return {**{k: ref[k] for k in names}, OTHER: ref.get(OTHER, 0)}, current_distributions | {OTHER: rest}
+    return dict(ref), current_distributions
 
 
 def _chi2(a: dict[str, int], b: dict[str, int], cfg: DriftConfig, rng: np.random.Generator) -> float:

@@ -72,6 +72,6 @@ def labs_known(shap: pa.Array) -> np.ndarray:
     inside = shap.flatten()
     lab = pc.equal(inside.field("group"), "labs").to_numpy(zero_copy_only=False)
     value = inside.field("value").to_numpy(zero_copy_only=False)
-    told = np.bincount(parent[lab], minlength=len(shap))
+    explained = np.bincount(parent[lab], minlength=len(shap))
     known = np.bincount(parent[lab & ~pd.isna(value)], minlength=len(shap))
-    return np.where(told > 0, known / len(LABS), np.nan)
+    return np.where(explained > 0, known / len(LABS), np.nan)

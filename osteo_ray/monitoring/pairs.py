@@ -48,35 +48,35 @@ def load_pairs(
     path = results_table(results)
     rows = pads.dataset(path).to_table(columns=list(COLUMNS)).to_pandas()
     scored = scored_rows(rows)
-    mine = scored[scored["model_sha256"] == model_sha256]
-    if not len(mine):
+    kept = scored[scored["model_sha256"] == model_sha256]
+    if not len(kept):
         there = ", ".join(sorted({str(s)[:12] for s in scored["model_sha256"]})) or "none"
         raise InputError(
             f"{path}: nobody was scored by this bundle (sha256 {model_sha256[:12]}..., the results' is {there}...); "
             "screen with the bundle that is to be recalibrated"
         )
     notes: list[str] = []
-    if len(mine) < len(scored):
-        notes.append(f"{len(scored) - len(mine)} rows that another bundle scored were left out")
-    mine = one_per_patient(mine, notes)
+    if len(kept) < len(scored):
+        notes.append(f"{len(scored) - len(kept)} rows that another bundle scored were left out")
+    kept = one_per_patient(kept, notes)
     if "dxa_date" in labels:
-        labels, far = _near(labels, mine, dxa_days)
+        labels, far = _near(labels, kept, dxa_days)
         if far:
             notes.append(f"{far} DXA of more than {dxa_days} days before or after the CT were left out")
     truth = read_labels(labels).set_index("patient_key")["label"]
     if split is not None:
         table = pq.read_table(split, columns=["patient_key", "part"]).to_pandas()
         trained = set(table.loc[table["part"].isin(["train", "val"]), "patient_key"])
-        seen = mine["patient_key"].isin(trained) & mine["patient_key"].isin(truth.index)
+        seen = kept["patient_key"].isin(trained) & kept["patient_key"].isin(truth.index)
         if seen.any():
             notes.append(f"{int(seen.sum())} patients on whom the bundle was trained or calibrated were left out")
-        mine = mine[~mine["patient_key"].isin(trained)]
+        kept = kept[~kept["patient_key"].isin(trained)]
     else:
         notes.append("which patients the bundle was trained on is not known here: name its split.parquet with --split")
-    mine = mine[mine["patient_key"].isin(truth.index)]
-    label = np.array([class_index(truth[k]) for k in mine["patient_key"]], int)
-    probs = mine[["p_normal", "p_osteopenia", "p_osteoporosis"]].to_numpy(float)
-    return Pairs(mine["patient_key"].to_numpy(str), probs, mine["calibrator"].to_numpy(str), label), notes
+    kept = kept[kept["patient_key"].isin(truth.index)]
+    label = np.array([class_index(truth[k]) for k in kept["patient_key"]], int)
+    probs = kept[["p_normal", "p_osteopenia", "p_osteoporosis"]].to_numpy(float)
+    return Pairs(kept["patient_key"].to_numpy(str), probs, kept["calibrator"].to_numpy(str), label), notes
 
 
 def _near(labels: pd.DataFrame, studies: pd.DataFrame, days: int) -> tuple[pd.DataFrame, int]:

@@ -32,7 +32,7 @@ class Figure:
     draw: Draw
     width: int
     caption: str
-    spoken: str
+    alt_text: str
 
 
 def write_evaluation(
@@ -44,7 +44,7 @@ def write_evaluation(
 ) -> Path:
     """Write the page; `source` names the results."""
     charts = [
-        dict(svg=inline_svg(f.draw(ev, "svg"), f.name, f.spoken), width=f.width, caption=f.caption, words=f.spoken)
+        dict(svg=inline_svg(f.draw(ev, "svg"), f.name, f.alt_text), width=f.width, caption=f.caption, words=f.alt_text)
         for f in shown(ev)
     ]
     return write_page(

@@ -34,7 +34,7 @@ def screen_archive(
 
     archive, store = need(job, "archive"), Store(need(job, "out"))
     bundle = job.bundle or reference.bundle()
-    said = [] if job.bundle else [f"model    {reference.NOTICE}"]
+    notes = [] if job.bundle else [f"model    {reference.NOTICE}"]
     cfg = narrow(job, ScreenConfig)
     table = load_records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
     indexed: list[str] = []
@@ -52,7 +52,7 @@ def screen_archive(
         if not only:
             raise InputError(f"{job.patients} names no patient of part {job.part!r}")
     if job.dry_run:
-        return [*said, *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
+        return [*notes, *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
     summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
         patients = write_patients(out / RESULTS_FILE, table, out / "patients.parquet", cfg.people)
@@ -63,7 +63,7 @@ def screen_archive(
     if worklist.suppressed:
         why = ", ".join(f"{k} {n}" for k, n in sorted(worklist.suppressed.items()))
         written.insert(2, f"{'':8} {sum(worklist.suppressed.values())} patients are in suppressed.csv instead: {why}")
-    return [*said, *indexed, *summary.lines(), *written]
+    return [*notes, *indexed, *summary.lines(), *written]
 
 
 def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None) -> Path:
@@ -79,7 +79,7 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
         facts["wall_s"] = made["seconds"]
     if reference.NAME in results["model_name"].to_pylist():
         facts["notice"] = reference.NOTICE
-    with progress.stage("write report", None, "study"):
+    with progress.progress_bar("write report", None, "study"):
         views = study_views(results, read_table(catalogue), studies)
         made.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")

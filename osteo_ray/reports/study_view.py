@@ -282,12 +282,12 @@ def _groups(shap: Sequence[Mapping[str, Any]]) -> tuple[BarGroup, ...]:
     for s in shap:
         groups.setdefault(s["group"], []).append(s)
     lines: dict[str, list[tuple[str, str, float]]] = {}
-    for g, mine in groups.items():
-        mine = sorted(mine, key=lambda s: -abs(s["shap"]))
-        cut = MOST_BARS - 1 if len(mine) > MOST_BARS else len(mine)
-        lines[g] = [(feature_label(s["feature"]), _measured(s), s["shap"]) for s in mine[:cut]]
-        if mine[cut:]:
-            lines[g].append((f"{len(mine) - cut} others", "", sum(s["shap"] for s in mine[cut:])))
+    for g, features in groups.items():
+        features = sorted(features, key=lambda s: -abs(s["shap"]))
+        cut = MOST_BARS - 1 if len(features) > MOST_BARS else len(features)
+        lines[g] = [(feature_label(s["feature"]), _measured(s), s["shap"]) for s in features[:cut]]
+        if features[cut:]:
+            lines[g].append((f"{len(features) - cut} others", "", sum(s["shap"] for s in features[cut:])))
     totals = {g: sum(x for *_, x in items) for g, items in lines.items()}
     scale = max((abs(x) for g, items in lines.items() for x in (totals[g], *(i[2] for i in items))), default=0.0)
     order = [g for g in GROUPS if g in totals] + sorted(set(totals) - set(GROUPS))

@@ -97,22 +97,22 @@ def order(listed: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     base = pc.sort_indices(listed, sort_keys=keys).to_numpy()
     n = len(base)
     key = listed["patient_key"].combine_chunks().dictionary_encode()
-    who = key.indices.to_pandas().to_numpy(float, na_value=np.nan).copy()
-    alone = np.isnan(who)
-    who[alone] = len(key.dictionary) + np.arange(alone.sum())
-    who = who.astype(int)[base]
+    owner = key.indices.to_pandas().to_numpy(float, na_value=np.nan).copy()
+    alone = np.isnan(owner)
+    owner[alone] = len(key.dictionary) + np.arange(alone.sum())
+    owner = owner.astype(int)[base]
     day = np.zeros(n)
     if "study_date" in listed.column_names:
         day = pd.to_numeric(listed["study_date"].to_pandas(), errors="coerce").fillna(0).to_numpy(float)[base]
-    newest = np.full(who.max(initial=-1) + 1, -1.0)
-    np.maximum.at(newest, who, day)
-    latest = day == newest[who]
+    newest = np.full(owner.max(initial=-1) + 1, -1.0)
+    np.maximum.at(newest, owner, day)
+    latest = day == newest[owner]
     lead = np.full(len(newest), n)
-    np.minimum.at(lead, who[latest], np.flatnonzero(latest))
+    np.minimum.at(lead, owner[latest], np.flatnonzero(latest))
     ranks = np.empty(len(newest), int)
     ranks[np.argsort(lead, kind="stable")] = np.arange(1, len(newest) + 1)
-    final = np.lexsort((np.arange(n), ~latest, lead[who]))
-    return base[final], ranks[who][final], latest[final]
+    final = np.lexsort((np.arange(n), ~latest, lead[owner]))
+    return base[final], ranks[owner][final], latest[final]
 
 
 def head(listed: pa.Table, top: int) -> list[tuple[int, Mapping[str, Any]]]:
@@ -148,12 +148,12 @@ def write_worklist(
     path.parent.mkdir(parents=True, exist_ok=True)
     listed = scored(results)
     at, ranks, latest = order(listed)
-    mine = _patients_of(listed, patients)
+    matched = _patients_of(listed, patients)
     hidden = np.zeros(len(at), bool)
     counts: dict[str, int] = {}
-    if mine is not None:
-        hidden = mine["suppressed"].to_numpy(bool)[at]
-        one = pd.Series(mine["known"].to_numpy(object)[at][hidden]).groupby(ranks[hidden]).first()
+    if matched is not None:
+        hidden = matched["suppressed"].to_numpy(bool)[at]
+        one = pd.Series(matched["known"].to_numpy(object)[at][hidden]).groupby(ranks[hidden]).first()
         counts = {str(k): int(n) for k, n in one.value_counts().items()}
     shown = np.unique(ranks[~hidden])
     weeks = np.zeros(len(at), int)
@@ -173,8 +173,8 @@ def write_worklist(
             for begin in range(0, len(rows), CHUNK):
                 part = rows[begin : begin + CHUNK]
                 taken = listed.take(pa.array(at[part])).to_pylist()
-                theirs = [{}] * len(part) if mine is None else mine.iloc[at[part]].to_dict("records")
-                for i, row, patient in zip(part.tolist(), taken, theirs, strict=True):
+                patient_rows = [{}] * len(part) if matched is None else matched.iloc[at[part]].to_dict("records")
+                for i, row, patient in zip(part.tolist(), taken, patient_rows, strict=True):
                     line = row | patient | {"rank": int(ranks[i]), "week": int(weeks[i]) or None, "notice": notice}
                     out.writerow(_line(line, bool(latest[i])))
     return Worklist(path, beside if counts else None, len(shown), counts)
@@ -185,10 +185,10 @@ def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pd.DataFrame | 
     if patients is None:
         return None
     frame = patients.to_pandas().rename(columns={"n_studies": "studies"}).set_index("patient_key")
-    mine = frame.reindex(listed["patient_key"].to_pandas().to_numpy(object)).reset_index(drop=True)
-    mine["suppressed"] = mine["suppressed"].astype("boolean").fillna(False).astype(bool)
-    mine["studies"] = mine["studies"].astype("Int64")
-    return mine.astype(object).where(mine.notna(), None)
+    matched = frame.reindex(listed["patient_key"].to_pandas().to_numpy(object)).reset_index(drop=True)
+    matched["suppressed"] = matched["suppressed"].astype("boolean").fillna(False).astype(bool)
+    matched["studies"] = matched["studies"].astype("Int64")
+    return matched.astype(object).where(matched.notna(), None)
 
 
 def _line(row: Mapping[str, Any], latest: bool) -> dict[str, object]:

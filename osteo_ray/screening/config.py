@@ -9,7 +9,7 @@ from osteo_ray.config import Section
 from osteo_ray.patients.window import WindowConfig
 from osteo_ray.screening.isolated import SeriesLimits
 from osteo_ray.screening.patients import PatientConfig
-from osteo_ray.screening.scorer import ScoringConfig
+from osteo_ray.screening.predictor import ScoringConfig
 
 
 class PipelineConfig(Section):

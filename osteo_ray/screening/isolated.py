@@ -30,8 +30,8 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
 from osteo_ray.io.store import local_folder
 from osteo_ray.model.bundle import FILES
-from osteo_ray.outcomes import Outcome, Stage, State
-from osteo_ray.screening.scorer import Scorer, ScoringConfig, closed_row
+from osteo_ray.outcomes import Outcome, Phase, State
+from osteo_ray.screening.predictor import Predictor, ScoringConfig, closed_row
 
 START_S = 300.0
 """Longest start of a child: imports and bundle on a loaded machine, or a bundle from far away."""
@@ -53,7 +53,7 @@ class ScorerStartError(RuntimeError):
     """The scorer's process could not start: no series is to blame, and none can be scored."""
 
 
-class IsolatedScorer:
+class IsolatedPredictor:
     """Runs `Scorer.score_rows` in a child process that may die."""
 
     def __init__(self, bundle: str, cfg: ScoringConfig, index: IndexConfig, limits: SeriesLimits):
@@ -87,7 +87,7 @@ class IsolatedScorer:
             i = todo[at or 0]  # where none had been begun, the first is charged: nothing is tried for ever
             deaths[i] += 1
             if code == "TIMEOUT" or deaths[i] >= self._limits.deaths:
-                results[i] = closed_row(rows[i], Outcome(State.QUARANTINED, code, Stage.DECODE, message), **self._model)
+                results[i] = closed_row(rows[i], Outcome(State.QUARANTINED, code, Phase.DECODE, message), **self._model)
         return [results[i] for i in range(len(rows))]
 
     def _try(
@@ -115,18 +115,18 @@ class IsolatedScorer:
             return None, at, "WORKER_DIED", f"the scorer's process ended ({how}) {self._limits.deaths} times"
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         code = "from osteo_ray.screening.isolated import serve; import sys; serve(int(sys.argv[1]))"
-        with theirs:
+        with child_end:
             self._child = subprocess.Popen(
-                [sys.executable, "-c", code, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", code, str(child_end.fileno())],
+                pass_fds=[child_end.fileno()],
                 env=MALLOC | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # its decoder's process is ended with it
             )
-        self._conn = conn = Connection(ours.detach())
+        self._conn = conn = Connection(parent_end.detach())
         try:
             conn.send((self._bundle, self._cfg, self._index, self._limits))
             if not conn.poll(START_S):
@@ -163,7 +163,7 @@ class IsolatedScorer:
             self._end()
             self.ended -= 1
 
-    def __enter__(self) -> IsolatedScorer:
+    def __enter__(self) -> IsolatedPredictor:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -176,7 +176,7 @@ def serve(fd: int) -> None:
         bundle, cfg, index, limits = conn.recv()
         try:
             with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
-                scorer = Scorer.load(folder, cfg, index)
+                scorer = Predictor.load(folder, cfg, index)
         except Exception as e:
             conn.send(("failed", e))
             return

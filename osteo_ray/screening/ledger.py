@@ -148,9 +148,9 @@ def _keys(catalogue: str, records: Records, salt: str, only_patients: set[str] |
     with open_parquet(catalogue) as f:
         for batch in f.iter_batches(batch_size=_READ, columns=KEY_COLUMNS):
             uid, content, patient, state, code = (batch.column(c).to_pylist() for c in KEY_COLUMNS)
-            mine = (only_patients is None or p in only_patients for p in patient)
+            owned = (only_patients is None or p in only_patients for p in patient)
             ends = [
-                c if s is not None else "" if m else NOT_REQUESTED for s, c, m in zip(state, code, mine, strict=True)
+                c if s is not None else "" if m else NOT_REQUESTED for s, c, m in zip(state, code, owned, strict=True)
             ]
             rows = zip(uid, content, digests.take(patient).tolist(), ends, strict=True)
             keys.append(np.array([row_key(u, c, r, salt, e) for u, c, r, e in rows], dtype=KEY))
@@ -195,9 +195,9 @@ def again(plan: Plan, out: Store, codes: frozenset[str], states: frozenset[str])
             t = f.read(columns=["row_key", "attempt", "code", "state"])
         keys = np.array(t["row_key"].to_pylist(), KEY)
         at = rank[np.minimum(np.searchsorted(plan.keys, keys, sorter=rank), len(plan) - 1)]
-        mine = (plan.keys[at] == keys) & plan.open[at]
+        owned = (plan.keys[at] == keys) & plan.open[at]
         columns = (t["attempt"].to_pylist(), t["code"].to_pylist(), t["state"].to_pylist())
-        for i, a, c, s in zip(at[mine].tolist(), *(np.array(x, object)[mine].tolist() for x in columns), strict=True):
+        for i, a, c, s in zip(at[owned].tolist(), *(np.array(x, object)[owned].tolist() for x in columns), strict=True):
             if i not in latest or a > latest[i][0]:
                 latest[i] = (a, c, s, name.startswith(PARTS))
     wanted = {i: a for i, (a, c, s, _) in latest.items() if c in codes or s in states}
@@ -248,17 +248,17 @@ def _carry_over(plan: Plan, missing: np.ndarray, out: Store) -> tuple[np.ndarray
     starts = np.array([s.start for s in plan.shards])
     moved, touched = [np.zeros(0, KEY)], set()
     for name in stale if len(missing) else []:
-        theirs = _read_keys(out, name)
-        hit = np.isin(theirs, wanted)
+        shard_keys = _read_keys(out, name)
+        hit = np.isin(shard_keys, wanted)
         if not hit.any():
             continue
         with out.parquet(name) as f:
             table = f.read().filter(pa.array(hit))
-        of = np.searchsorted(starts, order[np.searchsorted(wanted, theirs[hit])], side="right") - 1
+        of = np.searchsorted(starts, order[np.searchsorted(wanted, shard_keys[hit])], side="right") - 1
         for s in np.unique(of):
             write_part(out, plan.shards[s].name, table.filter(pa.array(of == s)))
             touched.add(plan.shards[s].name)
-        moved.append(theirs[hit])
+        moved.append(shard_keys[hit])
     return np.concatenate(moved), touched
 
 
@@ -281,10 +281,10 @@ def batches(catalogue: str, rows: np.ndarray, keys: np.ndarray, attempt: np.ndar
         ends = np.cumsum([f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)])
         group = np.searchsorted(ends, rows, side="right")
         for g in np.unique(group).tolist():
-            mine = np.flatnonzero(group == g)
+            owned = np.flatnonzero(group == g)
             first = int(ends[g - 1]) if g else 0
-            table = f.read_row_group(g).take(pa.array(rows[mine] - first))
-            table = table.append_column("row_key", pa.array([k.decode() for k in keys[mine].tolist()], pa.string()))
-            table = table.append_column("attempt", pa.array(attempt[mine], pa.int32()))
-            for a in range(0, len(mine), size):
+            table = f.read_row_group(g).take(pa.array(rows[owned] - first))
+            table = table.append_column("row_key", pa.array([k.decode() for k in keys[owned].tolist()], pa.string()))
+            table = table.append_column("attempt", pa.array(attempt[owned], pa.int32()))
+            for a in range(0, len(owned), size):
                 yield table.slice(a, size)

@@ -157,29 +157,29 @@ def patients_of(scored: pa.Table, held: pd.DataFrame, cfg: PatientConfig) -> pa.
     ).drop_duplicates(["patient_key", "study_uid"], keep="first", ignore_index=True)
     key = f["patient_key"].to_numpy(str)
     last = np.flatnonzero(np.r_[key[1:] != key[:-1], True]) if len(f) else np.zeros(0, int)
-    who = np.repeat(np.arange(len(last)), np.diff(np.r_[-1, last]))  # each study's patient
+    owner = np.repeat(np.arange(len(last)), np.diff(np.r_[-1, last]))  # each study's patient
     end = f.iloc[last].reset_index(drop=True)
     dated = f["date"].notna().to_numpy()
-    earlier = dated & (f["date"].to_numpy() < end["date"].to_numpy()[who])
+    earlier = dated & (f["date"].to_numpy() < end["date"].to_numpy()[owner])
 
     out = end[["patient_key", "study_uid", "series_uid", "row_key", "risk_prob", "risk_class", "trabecular_hu",
                "kvp", "contrast"]].copy()  # fmt: skip
     out["study_date"] = end["date"]
-    out["n_studies"] = np.bincount(who, minlength=len(last))
-    out["first_date"] = _at(f["date"], _first(dated, who, len(last)))
-    _risk_change(out, f, _first(earlier, who, len(last)), cfg)
-    _hu_change(out, f, earlier, who, end, cfg)
+    out["n_studies"] = np.bincount(owner, minlength=len(last))
+    out["first_date"] = _at(f["date"], _first(dated, owner, len(last)))
+    _risk_change(out, f, _first(earlier, owner, len(last)), cfg)
+    _hu_change(out, f, earlier, owner, end, cfg)
     _known(out, held, cfg)
     for name in ("study_date", "first_date", "hu_before_date", "dxa_date", "treatment_date"):
         out[name] = pd.to_datetime(out[name]).dt.date
     return pa.Table.from_pandas(out[PATIENTS.names], schema=PATIENTS, preserve_index=False)
 
 
-def _first(mask: np.ndarray, who: np.ndarray, n: int) -> np.ndarray:
+def _first(mask: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
     """The first row of each patient where `mask` holds, -1 where none does."""
     first = np.full(n, -1)
     rows = np.flatnonzero(mask)[::-1]
-    first[who[rows]] = rows  # written from the back: the first row stays
+    first[owner[rows]] = rows  # written from the back: the first row stays
     return first
 
 
@@ -197,25 +197,25 @@ def _risk_change(out: pd.DataFrame, f: pd.DataFrame, before: np.ndarray, cfg: Pa
 
 
 def _hu_change(
-    out: pd.DataFrame, f: pd.DataFrame, earlier: np.ndarray, who: np.ndarray, end: pd.DataFrame, cfg: PatientConfig
+    out: pd.DataFrame, f: pd.DataFrame, earlier: np.ndarray, owner: np.ndarray, end: pd.DataFrame, cfg: PatientConfig
 ) -> None:
     def known(column: pd.Series) -> np.ndarray:
         return column.astype(object).where(column.notna() & (column != "unknown"), None).to_numpy()
 
-    now, then = known(end["contrast"])[who], known(f["contrast"])
+    now, then = known(end["contrast"])[owner], known(f["contrast"])
     alike = (now == then) & pd.notna(now)
-    volts = f["kvp"].to_numpy(float) - end["kvp"].to_numpy(float)[who]
+    volts = f["kvp"].to_numpy(float) - end["kvp"].to_numpy(float)[owner]
     measured = np.isfinite(f["trabecular_hu"].to_numpy(float))
-    measured &= np.isfinite(end["trabecular_hu"].to_numpy(float)[who])
+    measured &= np.isfinite(end["trabecular_hu"].to_numpy(float)[owner])
     fit = earlier & alike & (np.abs(volts) <= cfg.kvp_tolerance) & measured
     n = len(out)
-    before = _first(fit, who, n)
+    before = _first(fit, owner, n)
     out["hu_before_date"] = _at(f["date"], before)
     out["hu_before"] = _at(f["trabecular_hu"].astype(float), before)
     out["hu_change"] = out["trabecular_hu"].astype(float) - out["hu_before"]
     mean = (out["trabecular_hu"].astype(float) + out["hu_before"]).abs() / 2
     out["hu_noise"] = SMALLEST_REAL * cfg.hu_repeat_cv * mean
-    out["hu_verdict"] = _verdict(out["hu_change"], out["hu_noise"], _first(earlier, who, n) >= 0, before >= 0)
+    out["hu_verdict"] = _verdict(out["hu_change"], out["hu_noise"], _first(earlier, owner, n) >= 0, before >= 0)
 
 
 def _verdict(step: pd.Series, noise: pd.Series | float, prior: np.ndarray, comparable: np.ndarray) -> np.ndarray:
@@ -241,10 +241,12 @@ def _from_records(records: RecordTable | None) -> pd.DataFrame:
     out["dxa_date"], out["dxa_t_score"] = newest["when"], newest["t_score"]
     out["dxa_undated"] = out.index.isin(dxa["patient_key"][dxa["when"].isna()])
     if "osteoporosis_treatment" in f:
-        said = f[f["osteoporosis_treatment"].notna()].sort_values("record_date", kind="stable")
-        newest = said[said["record_date"].notna()].drop_duplicates("patient_key", keep="last").set_index("patient_key")
+        stated = f[f["osteoporosis_treatment"].notna()].sort_values("record_date", kind="stable")
+        newest = (
+            stated[stated["record_date"].notna()].drop_duplicates("patient_key", keep="last").set_index("patient_key")
+        )
         out["treatment_date"], out["treated"] = newest["record_date"], newest["osteoporosis_treatment"]
-        undated = said[said["record_date"].isna() & (said["osteoporosis_treatment"] == 1)]
+        undated = stated[stated["record_date"].isna() & (stated["osteoporosis_treatment"] == 1)]
         out["treatment_undated"] = out.index.isin(undated["patient_key"])
     else:
         out["treatment_date"], out["treated"], out["treatment_undated"] = pd.NaT, np.nan, False
@@ -252,18 +254,26 @@ def _from_records(records: RecordTable | None) -> pd.DataFrame:
 
 
 def _known(out: pd.DataFrame, held: pd.DataFrame, cfg: PatientConfig) -> None:
-    mine = held.reindex(out["patient_key"].to_numpy()).reset_index(drop=True)
-    dxa = pd.to_datetime(mine["dxa_date"])
-    treated = mine["treated"].astype(float) == 1
-    drug = pd.to_datetime(mine["treatment_date"]).where(treated)
+    held_rows = held.reindex(out["patient_key"].to_numpy()).reset_index(drop=True)
+    dxa = pd.to_datetime(held_rows["dxa_date"])
+    treated = held_rows["treated"].astype(float) == 1
+    drug = pd.to_datetime(held_rows["treatment_date"]).where(treated)
     since = [(out["study_date"] - d).dt.days / 365.25 for d in (dxa, drug)]
-    undated = [mine[c].astype("boolean").fillna(False).astype(bool) for c in ("dxa_undated", "treatment_undated")]
+    undated = [held_rows[c].astype("boolean").fillna(False).astype(bool) for c in ("dxa_undated", "treatment_undated")]
     placed = out["study_date"].notna()
     facts: list[tuple[Known, pd.Series, pd.Series]] = [
-        (Known.KNOWN_DXA, since[0] <= cfg.dxa_years, "DXA of " + _day(dxa) + ", T-score " + _one(mine["dxa_t_score"])),
+        (
+            Known.KNOWN_DXA,
+            since[0] <= cfg.dxa_years,
+            "DXA of " + _day(dxa) + ", T-score " + _one(held_rows["dxa_t_score"]),
+        ),
         (Known.ON_TREATMENT, since[1] <= cfg.treatment_years, "treated for osteoporosis, recorded " + _day(drug)),
         (Known.STUDY_UNDATED, ~placed & (dxa.notna() | drug.notna()), _same(out, "the CT has no date to place it by")),
-        (Known.DXA_OLD, since[0] > cfg.dxa_years, "last DXA " + _day(dxa) + ", T-score " + _one(mine["dxa_t_score"])),
+        (
+            Known.DXA_OLD,
+            since[0] > cfg.dxa_years,
+            "last DXA " + _day(dxa) + ", T-score " + _one(held_rows["dxa_t_score"]),
+        ),
         (Known.DXA_UNDATED, undated[0] & dxa.isna(), _same(out, "a T-score without the DXA's date")),
         (Known.TREATMENT_OLD, since[1] > cfg.treatment_years, "last treated, as recorded, " + _day(drug)),
         (Known.TREATMENT_UNDATED, undated[1] & drug.isna(), _same(out, "treatment without a date")),
@@ -271,11 +281,11 @@ def _known(out: pd.DataFrame, held: pd.DataFrame, cfg: PatientConfig) -> None:
     code = np.full(len(out), None, object)
     text = np.full(len(out), "", object)
     for name, holds, words in facts:
-        here = holds.to_numpy(bool)
-        code[here & pd.isna(code)] = str(name)
-        text[here] = text[here] + np.where(text[here] == "", "", "; ") + words.to_numpy(object)[here]
+        matches = holds.to_numpy(bool)
+        code[matches & pd.isna(code)] = str(name)
+        text[matches] = text[matches] + np.where(text[matches] == "", "", "; ") + words.to_numpy(object)[matches]
     out["known"], out["known_text"] = code, pd.Series(text).where(text != "", None)
-    out["dxa_date"], out["dxa_t_score"], out["treatment_date"] = dxa, mine["dxa_t_score"].astype(float), drug
+    out["dxa_date"], out["dxa_t_score"], out["treatment_date"] = dxa, held_rows["dxa_t_score"].astype(float), drug
     out["suppressed"] = np.isin(code.astype(str), [str(k) for k in SUPPRESSING]) & cfg.suppress
 
 

@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from osteo_ray import ray_setup as rayenv
-from osteo_ray.io.store import Store, StoreError, absolute, local_folder, patient
+from osteo_ray import ray_setup
+from osteo_ray.io.store import Store, StoreError, absolute, local_folder, retry_for
 from osteo_ray.model.bundle import FILES, BundleError
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.progress import Advance, stage
+from osteo_ray.progress import Advance, progress_bar
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.isolated import IsolatedScorer, ScorerStartError
+from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.ledger import Plan
 from osteo_ray.screening.patient_records import Records
+from osteo_ray.screening.predictor import Predictor
 from osteo_ray.screening.schema import RESULTS
-from osteo_ray.screening.scorer import Scorer
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
@@ -76,7 +76,7 @@ class ScoreBatch:
         import ray
 
         # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
-        self.scorer = IsolatedScorer(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
+        self.scorer = IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
         self.records: Records = ray.get(records)
         self.out = Store(out)
         self.patience_s = cfg.pipeline.store_patience_s
@@ -98,17 +98,17 @@ class ScoreBatch:
     def _score(self, shard: str, batch: pa.Table) -> None:
         keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
         name = ledger.part_name(shard, keys, attempts)
-        if self._patient(lambda: self.out.exists(name)):  # an actor that was killed had got so far
+        if self._retry(lambda: self.out.exists(name)):  # an actor that was killed had got so far
             return
         rows = batch.drop_columns(["row_key", "attempt"]).to_pylist()
         results = self.scorer.score_rows(rows, self.records.take(rows))
         for k, a, r in zip(keys, attempts, results, strict=True):
             r.update(row_key=k, attempt=a, run_id=self.run_id)
         made = pa.Table.from_pylist(results, schema=RESULTS)
-        self._patient(lambda: ledger.write_part(self.out, shard, made))
+        self._retry(lambda: ledger.write_part(self.out, shard, made))
 
-    def _patient(self, work: Callable[[], Any]) -> Any:
-        return patient(work, self.out.uri, self.patience_s)
+    def _retry(self, work: Callable[[], Any]) -> Any:
+        return retry_for(work, self.out.uri, self.patience_s)
 
 
 def screen(
@@ -142,7 +142,7 @@ def screen(
     book = Records.of(records, cfg.window)
 
     def patiently(work: Callable[[], Any]) -> Any:
-        return patient(work, store.uri, cfg.pipeline.store_patience_s)
+        return retry_for(work, store.uri, cfg.pipeline.store_patience_s)
 
     plan = ledger.make_plan(catalogue, book, bundle, store, cfg, only_patients)
     if run_id is not None and run_id != plan.run_id:
@@ -155,14 +155,14 @@ def screen(
         plan = ledger.again(plan, store, codes, states)
     files = {s.name: s.file for s in plan.shards}
     if len(plan.pending):
-        rayenv.start()
+        ray_setup.start()
         files |= _score(catalogue, plan, book, bundle, store, cfg, quiet)
     else:
         for i in plan.unfinished():
             work = partial(finish_shard, *_finishing(plan, i, catalogue, store))
             files |= dict([patiently(work)])
     shards = [replace(s, revision=_revision(files[s.name])) for s in plan.shards]
-    with stage("write results", len(plan), "series", quiet) as advance:
+    with progress_bar("write results", len(plan), "series", quiet) as advance:
         counts = patiently(lambda: consolidate(store, replace(plan, shards=shards), advance))
     summary = ScreenSummary(
         run_id=plan.run_id,
@@ -206,7 +206,7 @@ def dry_run(
         batches = ledger.batches(catalogue, tried, plan.keys[tried], np.ones(len(tried), np.int32), sample)
         rows = pa.concat_tables(batches).to_pylist()
         with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
-            scorer = Scorer.load(folder, cfg.scoring, cfg.index)
+            scorer = Predictor.load(folder, cfg.scoring, cfg.index)
         t = time.perf_counter()
         scorer.score_rows(rows, book.take(rows))
         each = (time.perf_counter() - t) / len(tried)
@@ -227,7 +227,7 @@ def _score(
     from osteo_ray.screening.source import read_pending
 
     p = cfg.pipeline
-    if p.actor_gpus and not rayenv.joined() and not ray.cluster_resources().get("GPU"):  # it would wait for ever
+    if p.actor_gpus and not ray_setup.joined() and not ray.cluster_resources().get("GPU"):  # it would wait for ever
         raise InputError(f"pipeline.actor_gpus: {p.actor_gpus:g}, but Ray sees no GPU on this machine; set it to 0")
     ds = read_pending(catalogue, plan, p.series_per_task).map_batches(
         ScoreBatch,
@@ -244,7 +244,7 @@ def _score(
     index = {s.name: i for i, s in enumerate(plan.shards)}
     waiting = np.array([s.stop - s.start for s in plan.of_shards()])
     finisher = _Finisher(plan, catalogue, store, cfg)
-    with stage("screen series", len(plan.pending), "series", quiet) as advance:
+    with progress_bar("screen series", len(plan.pending), "series", quiet) as advance:
         for i in plan.unfinished():
             if not waiting[i]:
                 finisher.start(i)
@@ -303,7 +303,7 @@ def _finishing(plan: Plan, i: int, catalogue: str, store: Store) -> tuple[Any, .
 
 
 def _finish(patience_s: float, uri: str, *args: Any) -> tuple[str, str]:
-    return patient(lambda: finish_shard(uri, *args), uri, patience_s)
+    return retry_for(lambda: finish_shard(uri, *args), uri, patience_s)
 
 
 def _revision(file: str) -> int:

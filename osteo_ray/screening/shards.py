@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteo_ray.io.store import Store, open_parquet
-from osteo_ray.outcomes import Stage, State
+from osteo_ray.outcomes import Phase, State
 from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
+from osteo_ray.screening.predictor import COPIED
 from osteo_ray.screening.schema import FOOTER, RESULTS, VOLATILE
-from osteo_ray.screening.scorer import COPIED
 
 RESULTS_FILE = "results.parquet"
 
@@ -82,10 +82,10 @@ def finish_shard(
     closed = _closed_rows(catalogue, shard, keys, is_open, model)
     rank = np.empty(len(keys), np.int64)  # where each catalogue row lies in the two tables together
     rank[is_open], rank[~is_open] = np.arange(len(at)), len(at) + np.arange(len(keys) - len(at))
-    mine = scored.take(pa.array(at, pa.int64()))
-    table = pa.concat_tables([mine, closed]).take(pa.array(rank, pa.int64())).combine_chunks()
+    kept = scored.take(pa.array(at, pa.int64()))
+    table = pa.concat_tables([kept, closed]).take(pa.array(rank, pa.int64())).combine_chunks()
     counts = Counts(
-        table.num_rows, _count(table["state"]), _count(table["code"]), _count(mine["state"]), digest_of(table)
+        table.num_rows, _count(table["state"]), _count(table["code"]), _count(kept["state"]), digest_of(table)
     )
     out.put_table(new.file, table.replace_schema_metadata(counts.footer()))
     out.remove(used)
@@ -179,7 +179,7 @@ def _closed_rows(catalogue: str, shard: Shard, keys: np.ndarray, is_open: np.nda
             row |= {
                 "state": str(State.EXCLUDED),
                 "code": "NOT_REQUESTED",
-                "stage": str(Stage.CHOOSE),
+                "stage": str(Phase.CHOOSE),
                 "message": "the patient is not among those asked for",
             }
         row |= {"row_key": key.decode(), "attempt": 1, "slices_total": row.pop("n_slices"), "model_sha256": model}

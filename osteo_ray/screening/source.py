@@ -28,10 +28,10 @@ class PendingSource(Datasource):
 
     def __init__(self, catalogue: str, plan: Plan, per_batch: int):
         self._work = []
-        for shard, mine in zip(plan.shards, plan.of_shards(), strict=True):
-            rows = plan.pending[mine]
+        for shard, owned in zip(plan.shards, plan.of_shards(), strict=True):
+            rows = plan.pending[owned]
             if len(rows):
-                self._work.append((catalogue, shard.name, rows, plan.keys[rows], plan.attempt[mine], per_batch))
+                self._work.append((catalogue, shard.name, rows, plan.keys[rows], plan.attempt[owned], per_batch))
 
     def __len__(self) -> int:
         return len(self._work)

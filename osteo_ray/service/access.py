@@ -49,7 +49,7 @@ def needed(method: str, path: str) -> Role | None:
     return Role.SUBMIT
 
 
-class Gate:
+class AccessMiddleware:
     """ASGI middleware around the whole app."""
 
     def __init__(
@@ -107,10 +107,12 @@ class Gate:
             raise Problem(403, "CROSS_ORIGIN", "a page of another origin asks", "use the page that this service serves")
         role = needed(scope["method"], scope["path"])
         if role is not None:
-            who = self._who(headers)
-            scope.setdefault("state", {})["who"] = who
-            if not allows(who.role, role):
-                raise Problem(403, "ROLE", f"this needs the role {role}, the token has {who.role}", "use another token")
+            caller = self._caller(headers)
+            scope.setdefault("state", {})["caller"] = caller
+            if not allows(caller.role, role):
+                raise Problem(
+                    403, "ROLE", f"this needs the role {role}, the token has {caller.role}", "use another token"
+                )
         limits = self.cfg.limits
         # Multipart adds a few hundred bytes a part to what is sent.
         limit = (limits.upload_mb << 20) + (1 << 20) if scope["path"] == UPLOAD else limits.body_kb << 10
@@ -119,15 +121,15 @@ class Gate:
             raise _too_large(limit)
         return limit
 
-    def _who(self, headers: Headers) -> Who:
+    def _caller(self, headers: Headers) -> Who:
         if self.tokens is None:
             return LOCAL  # loopback only; `config.check` sees to it
         scheme, _, secret = headers.get("authorization", "").partition(" ")
-        who = self.tokens.who(secret.strip()) if scheme.lower() == "bearer" else None
-        if who is None:
+        caller = self.tokens.holder(secret.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
             remedy = "send `Authorization: Bearer <token>`; the operator makes one with `osteo-ray serve token`"
             raise Problem(401, "NO_TOKEN", "no valid token", remedy, {"WWW-Authenticate": "Bearer"})
-        return who
+        return caller
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

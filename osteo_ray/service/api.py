@@ -36,7 +36,7 @@ from osteo_ray.reports.result_json import to_result
 from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.service import problems, views
 from osteo_ray.service import types as t
-from osteo_ray.service.access import Gate, json_object
+from osteo_ray.service.access import AccessMiddleware, json_object
 from osteo_ray.service.audit import Audit, place
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.metrics import Metrics
@@ -56,7 +56,7 @@ Offset = Annotated[int, Query(ge=0, le=2**31)]
 class DeskCalls(Protocol):
     """What the API asks of the desk."""
 
-    async def nudge(self) -> None:
+    async def wake(self) -> None:
         """A screening waits; start it soon."""
         ...
 
@@ -92,7 +92,9 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         },
         lifespan=_swept(spool),
     )
-    app.add_middleware(Gate, cfg=cfg, requests=metrics.requests, seconds=metrics.seconds, model=pointer.label)
+    app.add_middleware(
+        AccessMiddleware, cfg=cfg, requests=metrics.requests, seconds=metrics.seconds, model=pointer.label
+    )
 
     def find(run_id: str) -> Run:
         run = runs.get(run_id)
@@ -111,7 +113,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     @app.post("/v1/screenings", status_code=202, tags=["screenings"], responses=problems.responses(429))
     async def submit(body: t.NewScreening, request: Request) -> t.Screening:
         """Screen an archive. The answer comes at once; the work outlives this service's processes."""
-        who = _who(request)
+        caller = _caller(request)
         archive = await run_in_threadpool(allowed_archive, body.archive, cfg.archives)
         records = None if body.records is None else str(under(body.records, cfg.records, "records"))
         if records is not None and not os.path.isfile(records):
@@ -125,10 +127,12 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         bundle = pointer.get()
         if bundle is None:
             raise Problem(503, "NO_MODEL", "no bundle is deployed", "set `bundle` and start the service again")
-        run = runs.create(RunJob(archive, records, mapping, body.options.model_dump(), bundle, who.name, views.now()))
+        run = runs.create(
+            RunJob(archive, records, mapping, body.options.model_dump(), bundle, caller.name, views.now())
+        )
         places = (*cfg.archives.roots, *cfg.archives.buckets, *(f"dicomweb+{d}" for d in cfg.archives.dicomweb))
-        audit.write(who.name, "submit", screening=run.id, **place(archive, places))
-        await desk.nudge()
+        audit.write(caller.name, "submit", screening=run.id, **place(archive, places))
+        await desk.wake()
         return await run_in_threadpool(views.screening, run)
 
     @app.get("/v1/screenings", tags=["screenings"])
@@ -145,13 +149,13 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     @app.delete("/v1/screenings/{run_id}", tags=["screenings"], responses=problems.responses(409))
     async def cancel(run_id: str, request: Request) -> t.Screening:
         """Cancel; what was scored stays. One's own with the role submit, anybody's with admin."""
-        who, run = _who(request), find(run_id)
-        if who.role != Role.ADMIN and run.job.by != who.name:
+        caller, run = _caller(request), find(run_id)
+        if caller.role != Role.ADMIN and run.job.by != caller.name:
             raise Problem(403, "NOT_YOURS", "somebody else submitted it", "ask them, or somebody with the role admin")
         if run.saved.state not in OPEN:
             raise Problem(409, "ENDED", f"the screening is {run.saved.state} already", "")
         await desk.cancel(run.id)
-        audit.write(who.name, "cancel", screening=run.id)
+        audit.write(caller.name, "cancel", screening=run.id)
         return await run_in_threadpool(views.screening, run)
 
     @app.get(
@@ -170,7 +174,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         """Result documents by pages, or the whole table as Parquet once the screening is done."""
         run = find(run_id)
         whole = run.complete()
-        audit.write(_who(request).name, "results", screening=run.id, format=format)
+        audit.write(_caller(request).name, "results", screening=run.id, format=format)
         if format == "parquet":
             if whole is None:
                 raise Problem(
@@ -219,7 +223,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         """One result with what the study page shows: chosen slices, overview, SHAP, gates."""
         run = find(run_id)
         row = found_row(run, row_key)
-        audit.write(_who(request).name, "study", screening=run.id, row_key=row_key)
+        audit.write(_caller(request).name, "study", screening=run.id, row_key=row_key)
         return study_views.page(run, row)
 
     @app.get(
@@ -247,10 +251,10 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     @app.post("/v1/screenings/{run_id}/studies/{row_key}/feedback", status_code=201, tags=["worklist"])
     def feedback(run_id: str, row_key: str, body: t.NewFeedback, request: Request) -> t.Feedback:
         """Accept or reject a result; kept in the screening's folder for evaluation."""
-        run, who = find(run_id), _who(request)
+        run, caller = find(run_id), _caller(request)
         row = found_row(run, row_key)
-        line = run.give_feedback(row_key, row["series_uid"], body.verdict, body.note, who.name)
-        audit.write(who.name, "feedback", screening=run.id, row_key=row_key, verdict=body.verdict)
+        line = run.give_feedback(row_key, row["series_uid"], body.verdict, body.note, caller.name)
+        audit.write(caller.name, "feedback", screening=run.id, row_key=row_key, verdict=body.verdict)
         return views.feedback(line)
 
     # ---- one study
@@ -269,7 +273,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
         ] = None,
     ) -> t.ResultDocument:
         """Score one study: a zip, or its address in a DICOMweb service, with demographics and labs as far as known."""
-        who = _who(request)
+        caller = _caller(request)
         if (study is None) == (dicomweb is None):
             raise Problem(422, "INVALID", "give either study or dicomweb", "send multipart/form-data with one of them")
         values = await run_in_threadpool(_values, record)
@@ -290,7 +294,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
                     row = await _scored(str(path), values)
                 finally:
                     path.unlink(missing_ok=True)
-        audit.write(who.name, "score", state=row["state"], code=row["code"], model=row["model_sha256"])
+        audit.write(caller.name, "score", state=row["state"], code=row["code"], model=row["model_sha256"])
         metrics.scored.labels(row["state"]).inc()
         return t.ResultDocument(to_result(row))
 
@@ -320,7 +324,7 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
             m = pointer.want(str(folder))
         except BundleError as e:
             raise Problem(422, "BAD_BUNDLE", str(e), "give a folder that `osteo-ray train` wrote") from None
-        audit.write(_who(request).name, "model", model=m.sha256)
+        audit.write(_caller(request).name, "model", model=m.sha256)
         return t.ModelInfo(name=m.name, version=m.version, sha256=m.sha256, wanted=str(folder))
 
     @app.get("/v1/health", tags=["service"])
@@ -354,8 +358,8 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     @app.get("/v1/me", tags=["service"])
     def me(request: Request) -> t.Me:
         """Whose token this is."""
-        who = _who(request)
-        return t.Me(name=who.name, role=who.role)
+        caller = _caller(request)
+        return t.Me(name=caller.name, role=caller.role)
 
     @app.get("/v1/places", tags=["service"])
     def places() -> t.Places:
@@ -375,8 +379,8 @@ def create(cfg: ServeConfig, scoring: Scoring, desk: DeskCalls) -> FastAPI:
     return app
 
 
-def _who(request: Request) -> Who:
-    return request.state.who
+def _caller(request: Request) -> Who:
+    return request.state.caller
 
 
 def _values(record: str | None) -> np.ndarray:

@@ -24,7 +24,7 @@ from osteo_ray.service.api import create
 from osteo_ray.service.config import ServeConfig, check
 from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import Model, ModelHost, Pointer
-from osteo_ray.service.screenings import Desk
+from osteo_ray.service.screenings import Supervisor
 
 NAME = "osteo-ray"
 KEEP_S = 2.0  # how often the desk looks for screenings without a driver
@@ -83,7 +83,7 @@ class Keeper:
     def __init__(self, cfg: ServeConfig):
         assert cfg.runs is not None
         self.runs = Runs(cfg.runs)
-        self.desk = Desk(self.runs, cfg)
+        self.desk = Supervisor(self.runs, cfg)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -102,7 +102,7 @@ class Keeper:
                 await asyncio.wait_for(self._wake.wait(), KEEP_S)
             self._wake.clear()
 
-    async def nudge(self) -> None:
+    async def wake(self) -> None:
         self._wake.set()
 
     async def cancel(self, run_id: str) -> None:
@@ -125,14 +125,14 @@ class _Scoring:
         return await self.handle.model.remote()
 
 
-class _Desk:
+class _SupervisorHandle:
     """`api.DeskCalls` through a handle."""
 
     def __init__(self, handle: DeploymentHandle):
         self.handle = handle
 
-    async def nudge(self) -> None:
-        await self.handle.nudge.remote()
+    async def wake(self) -> None:
+        await self.handle.wake.remote()
 
     async def cancel(self, run_id: str) -> None:
         await self.handle.cancel.remote(run_id)
@@ -142,7 +142,7 @@ class Api:
     """The HTTP interface; `api.create` makes it where the replica runs."""
 
     def __init__(self, cfg: ServeConfig, scorers: DeploymentHandle, keeper: DeploymentHandle):
-        self.made = create(cfg, _Scoring(scorers), _Desk(keeper))
+        self.made = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
 
     def __serve_build_asgi_app__(self) -> Any:
         return self.made

@@ -40,12 +40,12 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.events import Event
 
 from osteo_ray.catalogue.study import index_study
-from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
+from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.patients.window import join
 from osteo_ray.reports.package import write_package
-from osteo_ray.screening.scorer import closed_row
+from osteo_ray.screening.predictor import closed_row
 from osteo_ray.service.listen_config import ListenConfig
 
 log = logging.getLogger("osteo_ray.listen")
@@ -318,7 +318,7 @@ class Listener:
             raise InputError("the study holds no CT series that can be told") from None
         values = self._record(row)
         if row.get("state"):
-            outcome = Outcome(State(row["state"]), row["code"], Stage(row["stage"]), row["message"] or "")
+            outcome = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
             result = closed_row(row, outcome, **self.model)
         else:
             result = self.scorer.score_rows([row], values[None])[0]

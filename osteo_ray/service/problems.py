@@ -89,8 +89,8 @@ async def on_http(request: Request, e: Exception) -> JSONResponse:
 async def on_validation(request: Request, e: Exception) -> JSONResponse:
     """A body or parameter that doesn't fit its type: each bad field, without echoing the value."""
     assert isinstance(e, RequestValidationError)
-    said = "; ".join(f"{'.'.join(str(p) for p in err['loc'])}: {err['msg']}" for err in e.errors()[:10])
-    return respond(422, "INVALID", said, "see /v1/openapi.json for the types")
+    text = "; ".join(f"{'.'.join(str(p) for p in err['loc'])}: {err['msg']}" for err in e.errors()[:10])
+    return respond(422, "INVALID", text, "see /v1/openapi.json for the types")
 
 
 async def on_unforeseen(request: Request, e: Exception) -> JSONResponse:

@@ -23,9 +23,9 @@ from osteo_ray.catalogue.study import index_study
 from osteo_ray.config import ConfigError
 from osteo_ray.dicom import sources
 from osteo_ray.model.bundle import verify
-from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
+from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.scorer import Scorer
+from osteo_ray.screening.predictor import Predictor
 from osteo_ray.service.runs import write_json
 
 
@@ -107,7 +107,7 @@ class ModelHost:
     def __init__(self, pointer: Pointer, cfg: ScreenConfig):
         self.pointer = pointer
         self.cfg = cfg
-        self._scorer: Scorer | None = None
+        self._scorer: Predictor | None = None
         self._loaded: str | None = None
         self._loading = threading.Lock()
 
@@ -123,12 +123,12 @@ class ModelHost:
                 raise ConfigError("bundle: none was deployed")
             if wanted == self._loaded:
                 return False
-            self._scorer = Scorer.load(wanted, self.cfg.scoring, self.cfg.index)
+            self._scorer = Predictor.load(wanted, self.cfg.scoring, self.cfg.index)
             self._loaded = wanted
             return True
 
     @property
-    def scorer(self) -> Scorer:
+    def scorer(self) -> Predictor:
         if self._scorer is None:
             self.refresh()
         assert self._scorer is not None
@@ -157,7 +157,7 @@ class ModelHost:
         open_rows = []
         for i, row in enumerate(rows):
             if row.get("state"):
-                o = Outcome(State(row["state"]), row["code"], Stage(row["stage"]), row["message"] or "")
+                o = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
                 out[i] = scorer.closed(row, o)
             else:
                 open_rows.append(i)

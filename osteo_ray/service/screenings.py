@@ -15,7 +15,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.runs import Run, RunJob, Runs, RunState
 
@@ -29,7 +29,7 @@ class Driver:
     def run(self, folder: str, job: dict[str, Any]) -> None:
         import ray
 
-        rayenv.tune_data_context()
+        ray_setup.tune_data_context()
         drive(Run(Path(folder)), job)
         ray.actor.exit_actor()
 
@@ -63,7 +63,7 @@ def screen_job(run: Run, cfg: ServeConfig) -> dict[str, Any]:
     return base | given | {"out": str(run.out)}
 
 
-class Desk:
+class Supervisor:
     """Keeps as many screenings going as are allowed, the oldest first."""
 
     def __init__(self, runs: Runs, cfg: ServeConfig):

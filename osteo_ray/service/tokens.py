@@ -1,7 +1,7 @@
 """Tokens with roles, stored hashed.
 
     secret = Tokens("tokens.json").add("ward 3", Role.READ)     # shown once, never stored
-    Tokens("tokens.json").who(secret).role
+    Tokens("tokens.json").holder(secret).role
 
 A token is 256 random bits, so its SHA-256 can't be searched for and a slow hash would add nothing but load: scrypt
 and argon2 exist for passwords, which people choose. The file is read again when it changes: a revoked token stops
@@ -88,7 +88,7 @@ class Tokens:
         """(name, role, created) of each token."""
         return [(r["name"], r["role"], r["created"]) for r in self._rows()]
 
-    def who(self, secret: str) -> Who | None:
+    def holder(self, secret: str) -> Who | None:
         """Whose token this is. The look-up is by hash, so its time tells nothing about a secret."""
         with self._lock:
             if time.monotonic() - self._read_at > 1.0:

@@ -209,10 +209,10 @@ def _margins(people: list[Person]) -> list[Target]:
     for name, both in _MARGINS.items():
         j = labs.NAMES.index(name) if name in labs.NAMES else -1
         x = np.array([p.labs[j] if j >= 0 else getattr(p, name) for p in people])
-        for sex, who, m in (("men", male, both[0]), ("women", ~male, both[1])):
-            value = float(np.median(x[who]))
+        for sex, of_sex, m in (("men", male, both[0]), ("women", ~male, both[1])):
+            value = float(np.median(x[of_sex]))
             out.append(
-                Target(f"{name}, median of {sex}", f"{m}", 0.95 * m, 1.05 * m, value, int(who.sum()), "Cui 2016")
+                Target(f"{name}, median of {sex}", f"{m}", 0.95 * m, 1.05 * m, value, int(of_sex.sum()), "Cui 2016")
             )
     return out
 

@@ -1,4 +1,4 @@
-"""Config of a made archive: who is in it, what is missing, how they were scanned.
+"""Config of a synthetic archive: who is in it, what is missing, how they were scanned.
 
 Defaults are the calibrated cohort (`osteo_ray.synthetic.check`). What may be changed as a difficulty has a
 published range, stated at the key.

@@ -1,4 +1,4 @@
-"""Step 4a: valid DICOM CT files of a made scan.
+"""Step 4a: valid DICOM CT files of a synthetic scan.
 
     paths = write_series(folder, person, anatomy, scan, study)
 

@@ -1,4 +1,4 @@
-"""Transfer syntaxes for made files: stored pixels uint16 [rows, cols] to PixelData bytes."""
+"""Transfer syntaxes for synthetic files: stored pixels uint16 [rows, cols] to PixelData bytes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from osteo_ray.synthetic.truth import SliceTruth, seen_hu, slice_truth
 
 @dataclass
 class MadeStack:
-    """A made scan behind the interface of a z-ordered stack: nothing is rendered before it is asked for."""
+    """A synthetic scan behind the interface of a z-ordered stack: nothing is rendered before it is asked for."""
 
     anatomy: Anatomy
     scan: Scan
@@ -68,7 +68,7 @@ class MadeStack:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known about one made person and the scan of `stack_of`."""
+    """What is known about one synthetic person and the scan of `stack_of`."""
 
     patient_key: str
     t_score: float

@@ -1,4 +1,4 @@
-"""Labs of a made person: margins by sex, effects of age, BMI and bone, and correlation between labs.
+"""Labs of a synthetic person: margins by sex, effects of age, BMI and bone, and correlation between labs.
 
 Medians of creatinine, HDL, LDL, total cholesterol, triglycerides, ALT and AST: Cui 2016 (PMC4938238). The other
 medians and the spreads are ordinary reference-population values. `bone` is each lab's correlation with the

@@ -1,4 +1,4 @@
-"""Reading HU off made scans as a careful reader would who knows where the spine lies: for checks and controls."""
+"""Reading HU off synthetic scans as a careful reader would who knows where the spine lies: for checks and controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft-edged shapes on a grid of pixel centres: the alphabet of the made anatomy.
+"""Soft-edged shapes on a grid of pixel centres: the alphabet of the synthetic anatomy.
 
 Everything is a pointwise function of patient coordinates in mm (x to the left, y to the back, z to the head), so any
 rectangle of any slice can be made alone. Edges are as wide as the kernel blurs them.

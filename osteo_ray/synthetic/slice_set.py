@@ -1,4 +1,4 @@
-"""Ray Data: a made cohort as a slice set and records, without DICOM in between, for training and experiments."""
+"""Ray Data: a synthetic cohort as a slice set and records, without DICOM in between, for training and experiments."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.catalogue.dataset import arrow_batches
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.crops import CropConfig
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.write import patients_truth, person_of, write_records
@@ -26,7 +26,7 @@ def write_slice_set(out: Path, cfg: CohortConfig, crop: CropConfig, positions: i
 
     Each scanned person's primary series is rendered on its z-grid only. Returns lines for a terminal.
     """
-    rayenv.start()
+    ray_setup.start()
     import ray.data
 
     t = time.perf_counter()
@@ -47,7 +47,7 @@ def write_slice_set(out: Path, cfg: CohortConfig, crop: CropConfig, positions: i
     ds = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         work, batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
-    with stage("render slices", len(scanned), "scan", quiet) as advance:
+    with progress_bar("render slices", len(scanned), "scan", quiet) as advance:
         write_parts(arrow_batches(ds), out / "slices", advance)
     seconds = time.perf_counter() - t
     rate = len(scanned) / seconds

@@ -1,4 +1,4 @@
-"""What is known about a made person and scan: labels, posterior, and what each slice shows."""
+"""What is known about a synthetic person and scan: labels, posterior, and what each slice shows."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def levels_at(a: Anatomy, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     level[(at <= a.sacrum_top) & (at > a.sacrum_top - 110)] = "S"
     for v in column:
         half = 0.5 * v.height * np.cos(v.tilt)
-        here = np.abs(at - v.z) <= half
-        level[here] = v.level
-        mid[here] = 1 - np.abs(at[here] - v.z) / half
+        inside = np.abs(at - v.z) <= half
+        level[inside] = v.level
+        mid[inside] = 1 - np.abs(at[inside] - v.z) / half
     return level, mid
 
 
@@ -50,9 +50,9 @@ def slice_truth(a: Anatomy, scan: Scan) -> SliceTruth:
     at = _crossing(a, scan)
     hu = np.full(len(at), np.nan)
     for v in a.vertebrae:
-        here = level == v.level
-        if here.any():
-            hu[here] = spine.core_mean(v, at[here], scan.thickness) * KVP_FACTOR[scan.kvp]
+        inside = level == v.level
+        if inside.any():
+            hu[inside] = spine.core_mean(v, at[inside], scan.thickness) * KVP_FACTOR[scan.kvp]
     return SliceTruth(np.array(scan.z), level, mid, hu)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.synthetic import dicom, fast, views
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.population import Person
@@ -123,7 +123,7 @@ def write_cohort(out: Path, cfg: CohortConfig, progress: Callable[[int, int], No
 
     `progress(done, total)` is called after each patient with CT.
     """
-    rayenv.start()
+    ray_setup.start()
     import ray
 
     start = time.perf_counter()

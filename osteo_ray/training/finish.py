@@ -33,11 +33,11 @@ from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import FEATURES
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.heldout import judge
-from osteo_ray.training.patients import Patients, hide, rows_of
+from osteo_ray.training.patients import Patients, mask_modalities, rows_of
 from osteo_ray.training.prepare import Prepared
 from osteo_ray.training.reference_distributions import reference_of
 
@@ -67,7 +67,7 @@ def finish(
     known, judged = (rows_of(people, r, std, bags, masks) for r in (train, val))
     b_train, b_val, y_val = known.batch, judged.batch, judged.label
     nets: dict[str, nn.Module] = {}
-    with stage("fit teachers and student", 3, "model", quiet) as advance:
+    with progress_bar("fit teachers and student", 3, "model", quiet) as advance:
 
         def run(job: FitJob) -> Weights:
             keep = None if cfg.kdamm.workers else out / f"{job.kind}{'-start' if not job.distill.fused else ''}.state"
@@ -81,7 +81,7 @@ def finish(
 
     labelled = known.take(torch.where(known.label >= 0)[0])
     folds = cfg.calibration.folds
-    with stage("cross-fit for calibration", folds, "fold", quiet) as advance:
+    with progress_bar("cross-fit for calibration", folds, "fold", quiet) as advance:
         apart = cross_fitted(labelled, groups, cfg.kdamm, cfg.seed, folds, lambda: advance(1))
     calibrators, scored_by, conformal, metrics = _calibrate(nets, judged, apart, groups, cfg)
     n_complete = int(student.present(b_train).all(1).sum())
@@ -169,13 +169,13 @@ def _calibrate(
     b_val, y = val.batch, val.label.numpy()
     calibrators, scored_by, conformal = {}, {}, {}
     metrics: dict[str, float | int | None] = {}
-    here = nets["student"].present(b_val)  # type: ignore[operator]
+    available = nets["student"].present(b_val)  # type: ignore[operator]
     for size in range(1, len(MODALITIES) + 1):
         for subset in combinations(MODALITIES, size):
             pattern = "+".join(subset)
             columns = [MODALITIES.index(m) for m in subset]
-            rows = torch.where(here[:, columns].all(1))[0]
-            b = hide(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
+            rows = torch.where(available[:, columns].all(1))[0]
+            b = mask_modalities(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
             label = y[rows.numpy()]
             rivals = ["student"]
             if "ct" not in subset:
@@ -188,10 +188,12 @@ def _calibrate(
             if len(rows):
                 x, cases = [_rest(nets[best], b)], [label]
                 for more, models in apart:
-                    who = torch.where(models.student.present(more.batch)[:, columns].all(1))[0]
-                    shown = hide(more.batch.take(who), {m: m in subset for m in MODALITIES}, tuple(groups))
+                    members = torch.where(models.student.present(more.batch)[:, columns].all(1))[0]
+                    shown = mask_modalities(
+                        more.batch.take(members), {m: m in subset for m in MODALITIES}, tuple(groups)
+                    )
                     x.append(_rest(getattr(models, best), shown))
-                    cases.append(more.label[who].numpy())
+                    cases.append(more.label[members].numpy())
                 c = fit_calibrator(pattern, np.concatenate(x), np.concatenate(cases), cfg.seed, cfg.calibration.level)
             if c is not None:
                 calibrators[pattern], scored_by[pattern] = c, best
@@ -226,9 +228,9 @@ def _threshold(nets, calibrators, scored_by, b_val: Batch, y: np.ndarray, groups
             f"no calibrator could be fitted: fewer than {MIN_EVENTS} validation patients with, or without, osteoporosis"
         )
     subset = pattern.split("+")
-    here = nets["student"].present(b_val)
-    rows = torch.where(here[:, [MODALITIES.index(m) for m in subset]].all(1))[0]
-    b = hide(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
+    available = nets["student"].present(b_val)
+    rows = torch.where(available[:, [MODALITIES.index(m) for m in subset]].all(1))[0]
+    b = mask_modalities(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
     p = calibrators[pattern](_rest(nets[scored_by[pattern]], b))[0]
     return operating_threshold(p, y[rows.numpy()], cfg.calibration.sensitivity)
 

@@ -21,7 +21,7 @@ from osteo_ray.model.calibration import rest_log_odds
 from osteo_ray.model.embedding import p_lumbar
 from osteo_ray.model.networks import MODALITIES
 from osteo_ray.model.novelty import picks_summary
-from osteo_ray.training.patients import batch_of, hide
+from osteo_ray.training.patients import batch_of, mask_modalities
 from osteo_ray.training.picks import selections
 from osteo_ray.training.prepare import People
 
@@ -44,18 +44,18 @@ def judge(bundle: Bundle, people: People, quiet: bool = False) -> dict[str, Any]
         p, rows, bundle.standardiser, extend(bags, cfg.encoder.n_learned, people.scanned, cfg.acquisition), masks
     )
     nets: dict[str, Any] = {"student": bundle.student, "tabular": bundle.tabular, "image": bundle.image}
-    here = bundle.student.present(batch)
+    available = bundle.student.present(batch)
     groups, label = tuple(bundle.standardiser.groups), p.label[rows]
     table: list[dict[str, Any]] = []
     for pattern, calibrator in bundle.calibrators.items():
         subset = pattern.split("+")
-        who = torch.where(here[:, [MODALITIES.index(m) for m in subset]].all(1))[0]
-        if len(who) == 0:
+        members = torch.where(available[:, [MODALITIES.index(m) for m in subset]].all(1))[0]
+        if len(members) == 0:
             continue
         logits = nets[bundle.scored_by[pattern]](
-            hide(batch.take(who), {m: m in subset for m in MODALITIES}, groups)
+            mask_modalities(batch.take(members), {m: m in subset for m in MODALITIES}, groups)
         ).numpy()
-        y = label[who.numpy()]
+        y = label[members.numpy()]
         risk = calibrator(rest_log_odds(logits.astype(float)))[0]
         ends = y != 1
         decided = confusion_at(y == 2, risk, bundle.threshold)

@@ -31,7 +31,7 @@ from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
-from osteo_ray.training.patients import hide, part_of, rows_of
+from osteo_ray.training.patients import mask_modalities, part_of, rows_of
 from osteo_ray.training.prepare import People
 from osteo_ray.training.search import Report
 from osteo_ray.training.search_space import Params
@@ -136,7 +136,7 @@ def judged_on(what: str, val: Rows, metric: str) -> Rows:
 
 def _shown(rows: Rows, views: tuple[tuple[str, ...], ...]) -> Rows:
     """Each patient once a view, with the other modalities hidden."""
-    parts = [hide(rows.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS)) for v in views]
+    parts = [mask_modalities(rows.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS)) for v in views]
     batch = type(rows.batch)(*(torch.cat([getattr(b, f) for b in parts]) for f in parts[0].__dataclass_fields__))
     return Rows(batch, rows.label.repeat(len(views)), rows.t_score.repeat(len(views)))
 

@@ -150,7 +150,7 @@ def acquisition_of(embedded: pa.Table, series: np.ndarray) -> Acquisition:
     return Acquisition(*(embedded[c].to_numpy().astype(float)[rows] for c in ("kvp", "contrast")))
 
 
-def hide(b: Batch, present: dict[str, bool], groups: tuple[str, ...]) -> Batch:
+def mask_modalities(b: Batch, present: dict[str, bool], groups: tuple[str, ...]) -> Batch:
     """The batch with some modalities hidden: `present` by modality name."""
     keep = torch.tensor([present[g] for g in groups])
     known = b.known & keep

@@ -13,7 +13,7 @@ from osteo_ray.model.look import ViewConfig
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import Selection, select_each
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 from osteo_ray.training.prepare import Prepared
 
 
@@ -34,7 +34,7 @@ def selections(
     scans: Scans, policy: PolicyNet, scorers: list[AttentionPool], view: ViewConfig, quiet: bool = False
 ) -> Iterator[Selection]:
     """What the policy looks at and keeps, scan by scan."""
-    with stage("select slices", len(scans), "scan", quiet) as advance:
+    with progress_bar("select slices", len(scans), "scan", quiet) as advance:
         for s in select_each(scans, policy, scorers, view):
             yield s
             advance(1)

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.drlis.reward import fit_scorers
-from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.io.store import absolute, local_file, read_table
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.embedding import Scans
@@ -32,7 +32,7 @@ from osteo_ray.outcomes import InputError
 from osteo_ray.patients.header import header_demographics
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.patients import Patients, acquisition_of, gather, records_at_ct, scans_of
@@ -73,7 +73,7 @@ class People:
 class Prepared:
     """Everything up to the embeddings."""
 
-    stages: Stages
+    stages: StepCache
     key: str  # of the embeddings
     people: People
     encoder: SliceEncoder
@@ -88,8 +88,8 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
         InputError: where there is too little to train from; the text says what.
     """
     out = Path(out).absolute()
-    run = Stages(out)
-    rayenv.start()
+    run = StepCache(out)
+    ray_setup.start()
     extra = [Path(p).absolute() for p in src.extra_slices]
     archive: dict[str, dict[str, float]] = {}
     records, failed, sets, key = src.records, {}, extra, digest(cfg.crop.model_dump(), cfg.selection.view.positions)
@@ -151,7 +151,7 @@ def scans_in(people: People, part: str) -> Scans:
 
 
 def _read_archive(
-    run: Stages, src: Sources, cfg: TrainConfig, more: bool, quiet: bool
+    run: StepCache, src: Sources, cfg: TrainConfig, more: bool, quiet: bool
 ) -> tuple[RecordTable, dict[str, dict[str, float]], Path, str]:
     """The archive's slices, its patients' records at their CT, and what the CT's header says of each patient."""
     assert src.catalogue is not None
@@ -164,12 +164,12 @@ def _read_archive(
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
     archive = {r["patient_key"]: header_demographics(r) for r in cat.take(pa.array(open_rows, pa.int64())).to_pylist()}
     positions = cfg.selection.view.positions
-    with local_file(catalogue) as at_hand:
-        key = digest(at_hand, cfg.crop.model_dump(), positions, targets or "")
+    with local_file(catalogue) as run_on_local_copies:
+        key = digest(run_on_local_copies, cfg.crop.model_dump(), positions, targets or "")
 
     def read_slices(folder: Path) -> None:
         per_task = cfg.prepare.series_per_task
-        with stage("read slices", len(open_rows), "series", quiet) as advance:
+        with progress_bar("read slices", len(open_rows), "series", quiet) as advance:
             failed = sl.write_slice_set(catalogue, open_rows, folder, cfg.crop, positions, per_task, targets, advance)
         (folder / "failed.json").write_text(json.dumps(failed))
 
@@ -177,10 +177,10 @@ def _read_archive(
 
 
 def _embedded(
-    run: Stages, name: str, key: str, sets: list[Path], encoder: SliceEncoder, labels: dict, cfg: TrainConfig, quiet
+    run: StepCache, name: str, key: str, sets: list[Path], encoder: SliceEncoder, labels: dict, cfg: TrainConfig, quiet
 ) -> tuple[Scans, Acquisition]:
     def embed(folder: Path) -> None:
-        with stage("embed slices", sl.count(sets), "slice", quiet) as advance:
+        with progress_bar("embed slices", sl.count(sets), "slice", quiet) as advance:
             pq.write_table(sl.embed_slice_sets(sets, encoder, cfg.crop.size, 2, advance), folder / "embedded.parquet")
 
     table = pq.read_table(run.run(name, key, embed) / "embedded.parquet")
@@ -189,7 +189,7 @@ def _embedded(
 
 
 def _heldout(
-    run: Stages, key: str, src: Sources, encoder: SliceEncoder, cfg: TrainConfig, quiet: bool
+    run: StepCache, key: str, src: Sources, encoder: SliceEncoder, cfg: TrainConfig, quiet: bool
 ) -> People | None:
     if not src.heldout_slices:
         return None
@@ -230,8 +230,8 @@ def _labels(records: RecordTable) -> dict[str, str | None]:
 
 def _scan_patients(sets: list[Path]) -> list[str]:
     """The patient of each scan, in the order that `scans_of` gives scans."""
-    who = sl.load_table(sets, ["patient_key", "series_uid"]).group_by(["patient_key", "series_uid"]).aggregate([])
-    return who.sort_by("series_uid")["patient_key"].to_pylist()
+    keys = sl.load_table(sets, ["patient_key", "series_uid"]).group_by(["patient_key", "series_uid"]).aggregate([])
+    return keys.sort_by("series_uid")["patient_key"].to_pylist()
 
 
 def _exist(sets: Sequence[str | Path]) -> None:

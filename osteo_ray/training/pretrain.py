@@ -1,6 +1,6 @@
 """Pre-train the slice encoder (plain torch; in-process).
 
-With slice targets (from a made cohort, or from any segmentation that a site has) it learns where
+With slice targets (from a synthetic cohort, or from any segmentation that a site has) it learns where
 along the spine a slice lies, how near it is to the middle of a vertebral body, and to put its first
 region of interest on the trabecular core. Without them it learns from the patients' DXA labels
 through attention over a bag of slices, the weaker signal that every site has.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from osteo_ray.model.encoder import L1_NUMBER, REGIONS, EncoderConfig, PretrainConfig, SliceEncoder, height_of
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 
 BAG = 8  # slices of one patient that a patient-level step sees
 
@@ -54,7 +54,7 @@ def pretrain(
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, cfg.lr, total_steps=cfg.steps)
     log: list[dict[str, float]] = []
     enc.train()
-    with stage("pre-train encoder", cfg.steps, "step", quiet) as advance:
+    with progress_bar("pre-train encoder", cfg.steps, "step", quiet) as advance:
         for _ in range(cfg.steps):
             rows = draw()
             f = enc(_augment(torch.from_numpy(data.crops[rows]), cfg))

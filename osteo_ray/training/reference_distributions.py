@@ -92,9 +92,9 @@ def _scores(
     score = np.full(len(rows), np.nan)
     nets = {"student": bundle.student, "image": bundle.image, "tabular": bundle.tabular}
     for name, calibrator in bundle.calibrators.items():
-        mine = np.flatnonzero(pattern == name)
-        if len(mine):
-            logits = nets[bundle.scored_by[name]](batch.take(torch.from_numpy(mine))).numpy().astype(float)
-            score[mine] = logit(np.clip(calibrator(rest_log_odds(logits))[0], 1e-6, 1 - 1e-6))
+        members = np.flatnonzero(pattern == name)
+        if len(members):
+            logits = nets[bundle.scored_by[name]](batch.take(torch.from_numpy(members))).numpy().astype(float)
+            score[members] = logit(np.clip(calibrator(rest_log_odds(logits))[0], 1e-6, 1 - 1e-6))
     pattern[np.isnan(score)] = None
     return score, pattern

@@ -20,7 +20,7 @@ import pandas as pd
 from ray import tune
 
 from osteo_ray.outcomes import InputError
-from osteo_ray.progress import stage
+from osteo_ray.progress import progress_bar
 from osteo_ray.training.search_space import Choice, Params, Range, SearchConfig
 
 Report = Callable[..., None]
@@ -67,7 +67,7 @@ def search(
 
     trainable = tune.with_resources(tune.with_parameters(trial, shared=data), {"cpu": 1})
     folder = f"{str(storage).rstrip('/')}/{name}"
-    with stage(f"tune {name}", cfg.trials, "trial", quiet) as advance:
+    with progress_bar(f"tune {name}", cfg.trials, "trial", quiet) as advance:
         Bar.advance = staticmethod(advance)
         if tune.Tuner.can_restore(folder):
             tuner = tune.Tuner.restore(folder, trainable=trainable, restart_errored=True)
@@ -90,8 +90,8 @@ def search(
             )
         table = _table(tuner.fit(), list(space))
     if not (table["state"] == "finished").any():
-        said = "; ".join(sorted({m for m in table["message"] if m}))
-        raise InputError(f"no trial of the search {name!r} was finished: {said or 'all were stopped early'}")
+        messages = "; ".join(sorted({m for m in table["message"] if m}))
+        raise InputError(f"no trial of the search {name!r} was finished: {messages or 'all were stopped early'}")
     return table
 
 

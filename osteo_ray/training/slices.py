@@ -123,8 +123,8 @@ def write_slice_set(
                 with SliceStack.from_row(row) as stack:
                     t = known.get(row["series_uid"], {})
                     scan = Acquisition.of_rows([row])
-                    who = (row["patient_key"], row["series_uid"])
-                    parts.append(slice_rows(stack, *who, crop, positions, t, scan))
+                    ids = (row["patient_key"], row["series_uid"])
+                    parts.append(slice_rows(stack, *ids, crop, positions, t, scan))
             except Rejected as e:
                 bad = dict.fromkeys(SLICES.names) | {"series_uid": row["series_uid"], "failed": e.outcome.code}
                 parts.append(pa.Table.from_pylist([bad], schema=SLICES))

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from osteo_ray import ray_setup as rayenv
+from osteo_ray import ray_setup
 from osteo_ray.config import ConfigError
 from osteo_ray.drlis.reward import fit_scorers
-from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.kdamm.objective import build
 from osteo_ray.kdamm.teach import fit_teachers
 from osteo_ray.outcomes import InputError
@@ -94,7 +94,7 @@ def tune(
     for name in names:
         check_space(name, getattr(cfg, name), train_cfg)
     p = prepare(replace(src, heldout_slices=()), train_out, train_cfg, quiet)  # no search sees held-out people
-    run = Stages(Path(out).absolute())
+    run = StepCache(Path(out).absolute())
     tables, gains = {}, {}
     params: Params = {}
     for name in names:
@@ -144,7 +144,7 @@ def best_config(given: dict[str, Any], params: Params) -> dict[str, Any]:
 
 
 def _search(folder: Path, name: str, p: Prepared, train_cfg: TrainConfig, cfg: TuneConfig, quiet: bool) -> None:
-    rayenv.start()
+    ray_setup.start()
     space = getattr(cfg, name)
     start = {k: value_at(train_cfg, k) for k in space}
     data: Any

@@ -7,9 +7,9 @@ import pytest
 from ct_making import gate, series_of, stack
 
 from osteo_ray.catalogue import checks as g
-from osteo_ray.catalogue.config import Gates, IndexConfig
+from osteo_ray.catalogue.config import IndexConfig, QualityChecks
 
-CFG = Gates()
+CFG = QualityChecks()
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_thick_spacing_fires_like_thick_slices():
 
 
 def test_strict_policy_turns_warnings_into_failures():
-    cfg = IndexConfig(gates=Gates(policy="strict"))
+    cfg = IndexConfig(gates=QualityChecks(policy="strict"))
     assert series_of(stack(90, KVP=80), cfg)[0]["code"] == "Q_KVP"
     assert series_of(stack(90), cfg)[0]["state"] is None
 
 
 def test_a_gate_that_is_off_says_pass():
-    cfg = IndexConfig(gates=Gates(kvp_action="off", age="off"))
+    cfg = IndexConfig(gates=QualityChecks(kvp_action="off", age="off"))
     r = series_of(stack(90, KVP=80, PatientAge="010Y"), cfg)[0]
     assert (gate(r, "Q_KVP")["verdict"], gate(r, "Q_AGE")["verdict"], r["state"]) == ("pass", "pass", None)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from osteo_ray.commands.drift import DriftJob, Moved
-from osteo_ray.commands.recalibrate import RecalibrateJob
 
 from osteo_ray.cli import main
-from osteo_ray.commands.local_copies import at_hand
+from osteo_ray.commands.drift import DriftJob, Moved
+from osteo_ray.commands.local_copies import run_on_local_copies
+from osteo_ray.commands.recalibrate import RecalibrateJob
 from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
 
@@ -40,7 +40,9 @@ def test_inputs_are_fetched_and_what_is_written_is_stored(run):
         yield f"figures  {folder}/figures, {job.out}"
 
     job = DriftJob(results=run.path("run"), bundle=run.path("nowhere"), out=run.path("told/drift.json"))
-    assert list(at_hand("drift", job, work)) == [f"figures  {run.path('run')}/figures, {run.path('told/drift.json')}"]
+    assert list(run_on_local_copies("drift", job, work)) == [
+        f"figures  {run.path('run')}/figures, {run.path('told/drift.json')}"
+    ]
     assert seen == {"names": ["results.parquet", "summary.json"], "bundle": False}
     assert run.get("run/figures/a.png") == b"png"
     assert run.get("run/summary.json") == b"{1}"
@@ -53,7 +55,7 @@ def test_an_error_names_the_uri_and_what_was_written_before_it_is_stored(run):
         yield "told"
         raise Moved(f"moved: {job.results}")
 
-    lines = at_hand("drift", DriftJob(results=run.path("run")), work)
+    lines = run_on_local_copies("drift", DriftJob(results=run.path("run")), work)
     assert next(lines) == "told"
     with pytest.raises(Moved, match=run.path("run")):
         next(lines)
@@ -65,7 +67,7 @@ def test_one_file_of_a_run_and_what_is_written_beside_it(run):
         Path(job.results).with_name("drift.json").write_bytes(Path(job.results).read_bytes())
         return []
 
-    list(at_hand("drift", DriftJob(results=run.path("run/results.parquet")), work))
+    list(run_on_local_copies("drift", DriftJob(results=run.path("run/results.parquet")), work))
     assert run.get("run/drift.json") == b"rows"
 
 
@@ -73,14 +75,14 @@ def test_a_bundle_in_a_bucket_is_never_written_over(run):
     run.put("bundle/bundle.json", b"{}")
     job = RecalibrateJob(results=run.path("run"), out=run.path("bundle"))
     with pytest.raises(InputError, match=f"{run.path('bundle')} is there already"):
-        list(at_hand("recalibrate", job, lambda j: pytest.fail("it ran")))
+        list(run_on_local_copies("recalibrate", job, lambda j: pytest.fail("it ran")))
 
 
 def test_paths_stay_as_they_are_and_so_do_commands_that_know_stores_themselves(run, tmp_path):
     job = DriftJob(results=str(tmp_path), bundle="b", out="o.json")
-    assert list(at_hand("drift", job, lambda j: [j])) == [job]
+    assert list(run_on_local_copies("drift", job, lambda j: [j])) == [job]
     job = DriftJob(results=run.path("run"), out=run.path("out"))
-    assert list(at_hand("screen", job, lambda j: [j])) == [job]
+    assert list(run_on_local_copies("screen", job, lambda j: [j])) == [job]
 
 
 COMMANDS = """

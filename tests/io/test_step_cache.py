@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from osteo_ray.io.step_cache import Stages, digest
+from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.outcomes import InputError
 
 
@@ -14,12 +14,12 @@ def test_a_stage_runs_once_per_key(tmp_path):
         (folder / "result").write_text(str(len(calls)))
 
     for key in ("k1", "k1", "k2"):
-        run = Stages(tmp_path)
+        run = StepCache(tmp_path)
         folder = run.run("a", key, work)
     assert len(calls) == 2
     assert calls[1] == ["started.json"], "another key's leftovers are removed"
     assert (folder / "result").read_text() == "2"
-    assert Stages(tmp_path).run("a", "k2", work) == folder
+    assert StepCache(tmp_path).run("a", "k2", work) == folder
     assert len(calls) == 2
 
 
@@ -29,10 +29,10 @@ def test_a_stage_cut_short_is_run_again_and_finds_what_it_left(tmp_path):
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
-        Stages(tmp_path).run("a", "k", broken)
+        StepCache(tmp_path).run("a", "k", broken)
     assert not (tmp_path / "a" / "done.json").exists()
     seen = []
-    Stages(tmp_path).run("a", "k", lambda f: seen.append((f / "half").exists()))
+    StepCache(tmp_path).run("a", "k", lambda f: seen.append((f / "half").exists()))
     assert seen == [True]
     assert json.loads((tmp_path / "a" / "done.json").read_text())["key"] == "k"
 
@@ -41,10 +41,10 @@ def test_a_strangers_folder_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="no stage made"):
-        Stages(tmp_path).run("a", "k", lambda f: None)
+        StepCache(tmp_path).run("a", "k", lambda f: None)
     assert (tmp_path / "a" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "b").mkdir()
-    assert Stages(tmp_path).run("b", "k", lambda f: None).is_dir()
+    assert StepCache(tmp_path).run("b", "k", lambda f: None).is_dir()
 
 
 def test_digest_sees_values_files_and_folders(tmp_path):

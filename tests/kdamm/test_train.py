@@ -54,9 +54,9 @@ def test_a_good_teacher_pulls_the_student():
     train = patients(24, 5)
     oracle = torch.nn.functional.one_hot(train.label, 3).float() * 6
     train.label = torch.where(torch.arange(24) % 2 == 0, train.label, (train.label + 1) % 3)
-    taught = replace(train, logits={"image": oracle})
+    with_teacher_outputs = replace(train, logits={"image": oracle})
     got = {}
-    for name, rows in (("with", taught), ("without", train)):
+    for name, rows in (("with", with_teacher_outputs), ("without", train)):
         j = FitJob("student", rows, patients(150, 1), GROUPS, SMALL, FitConfig(), 0, DistillConfig(alpha_image=5))
         got[name] = auc(j, fit(j))
     assert got["with"] > got["without"]

@@ -20,7 +20,7 @@ KEY = "index.pseudonym_key=only the hospital knows"
 
 
 def copy_study(made, to: Path, n: int) -> None:
-    """The made archive's n-th open study under planted names."""
+    """The synthetic archive's n-th open study under planted names."""
     row = [r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None][n]
     for i, item in enumerate(row["instances"]):
         plant(Path(file_path(item["uri"])), to / f"{FILE}{i:03d}.dcm")

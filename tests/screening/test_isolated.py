@@ -13,8 +13,8 @@ import pytest
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.screening.isolated import IsolatedScorer, SeriesLimits
-from osteo_ray.screening.scorer import Scorer, ScoringConfig
+from osteo_ray.screening.isolated import IsolatedPredictor, SeriesLimits
+from osteo_ray.screening.predictor import Predictor, ScoringConfig
 
 CFG = ScoringConfig(shap=False)
 pytestmark = pytest.mark.ray
@@ -49,12 +49,12 @@ def test_a_hang_and_a_memory_hog_cost_themselves_alone(rows, bundle_dir, silent,
     hog = planted(rows[1], uri=huge.as_uri(), transfer_syntax="1.2.840.10008.1.2.4.80", offset=0, length=-1)
     batch = [planted(rows[0], uri=silent), rows[2], hog, rows[0]]
     limits = validate(SeriesLimits, {"series_timeout_s": 8, "series_memory_mb": 1024})
-    with IsolatedScorer(str(bundle_dir), CFG, IndexConfig(), limits) as scorer:
+    with IsolatedPredictor(str(bundle_dir), CFG, IndexConfig(), limits) as scorer:
         got = scorer.score_rows(batch, values(4))
         assert scorer.ended == 1, "only the hang cost a process"
     assert [(r["state"], r["code"]) for r in got[::2]] == [("QUARANTINED", "TIMEOUT"), ("QUARANTINED", "OUT_OF_MEMORY")]
     assert all(r["model_sha256"] and r["risk_prob"] is None for r in got[::2])
-    alone = Scorer.load(bundle_dir, CFG).score_rows([rows[2], rows[0]], values(2))
+    alone = Predictor.load(bundle_dir, CFG).score_rows([rows[2], rows[0]], values(2))
     assert [r["risk_prob"] for r in got[1::2]] == [r["risk_prob"] for r in alone], "to the last bit"
     assert None not in [r["risk_prob"] for r in alone]
 
@@ -62,7 +62,7 @@ def test_a_hang_and_a_memory_hog_cost_themselves_alone(rows, bundle_dir, silent,
 def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_dir, silent):
     pytest.importorskip("aiohttp")
     stuck = planted(rows[0], uri=silent)  # holds the child still, so that the kill falls on this series
-    with IsolatedScorer(str(bundle_dir), CFG, IndexConfig(), SeriesLimits()) as scorer:
+    with IsolatedPredictor(str(bundle_dir), CFG, IndexConfig(), SeriesLimits()) as scorer:
         scorer.score_rows([rows[1]], values(1))
         os.kill(scorer.pid, signal.SIGKILL)
         assert scorer.score_rows([rows[1]], values(1))[0]["risk_prob"] is not None

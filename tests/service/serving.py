@@ -1,4 +1,4 @@
-"""A service without Serve: the real app and the real scorer in one process, over a made archive."""
+"""A service without Serve: the real app and the real scorer in one process, over a synthetic archive."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class QuietDesk:
     def __init__(self, runs: Path):
         self.runs = Runs(runs)
 
-    async def nudge(self) -> None:
+    async def wake(self) -> None:
         return
 
     async def cancel(self, run_id: str) -> None:
@@ -60,7 +60,7 @@ class QuietDesk:
 
 
 def finished(cfg: ServeConfig, made: Any) -> Run:
-    """A screening of the made archive, done in this process."""
+    """A screening of the synthetic archive, done in this process."""
     job = RunJob(str(made.archive), str(made.records), None, {}, cfg.bundle, "tester", 1.0e9)
     run = Runs(cfg.runs).create(job)
     run.begin()

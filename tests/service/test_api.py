@@ -60,7 +60,7 @@ def test_status_results_and_worklist_account_for_every_series(served, made):
     work = client.get(f"/v1/screenings/{run.id}/worklist?limit=500", headers=bearer(served)).json()
     assert work["total"] == n
     risks = [r["risk_prob"] for r in work["items"] if r["risk_prob"] is not None]
-    assert risks, "the made archive has scored series"
+    assert risks, "the synthetic archive has scored series"
     assert [r["rank"] for r in work["items"]][: len(risks)] == sorted(r["rank"] for r in work["items"] if r["rank"])
     assert all(r["risk_prob"] is None for r in work["items"][len(risks) :])
     women = client.get(f"/v1/screenings/{run.id}/worklist?sex=F&limit=500&age_min=60", headers=bearer(served)).json()
@@ -169,12 +169,12 @@ def test_each_route_asks_for_its_role(served, method, path, role):
 def test_a_revoked_token_stops_and_hashes_alone_are_stored(served, tmp_path):
     file = Tokens(tmp_path / "t.json")
     secret = file.add("gone soon", Role.READ)
-    assert file.who(secret).name == "gone soon"
+    assert file.holder(secret).name == "gone soon"
     assert secret not in (tmp_path / "t.json").read_text()
     assert (tmp_path / "t.json").stat().st_mode & 0o077 == 0
     file.revoke("gone soon")
     file._read_at = 0.0
-    assert file.who(secret) is None
+    assert file.holder(secret) is None
 
 
 def test_bodies_hosts_and_origins_are_refused(served, tmp_path):

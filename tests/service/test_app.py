@@ -14,7 +14,7 @@ from serving import config, study_zip
 from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.service.runs import RunJob, Runs, RunState
-from osteo_ray.service.screenings import Desk
+from osteo_ray.service.screenings import Supervisor
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +82,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
         until(lambda: run.saved.state == RunState.RUNNING, "a driver")
         until(lambda: run.progress().total is not None, "the index")
         (replica,) = _replicas("Api")
-        ray_session.kill(Desk(runs, cfg).driver(run))
+        ray_session.kill(Supervisor(runs, cfg).driver(run))
         ray_session.kill(ray_session.get_actor(replica, namespace="serve"))
 
         def ended():
@@ -119,6 +119,6 @@ def test_a_desk_gives_up_after_its_attempts(ray_session, made, bundle_dir, tmp_p
     run = Runs(cfg.runs).create(RunJob(str(made.archive), None, None, {}, cfg.bundle, "tester", 1.0e9))
     run.begin()
     run.begin()
-    assert Desk(Runs(cfg.runs), cfg).keep() == 0
+    assert Supervisor(Runs(cfg.runs), cfg).keep() == 0
     assert run.saved.state == RunState.FAILED
     assert "died 2 times" in run.saved.error

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from osteo_ray.catalogue.checks import Gate, q_air_calib, q_coverage, q_metal, q_modality_missing
+from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_coverage, q_metal, q_modality_missing
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
 from osteo_ray.dicom.decode_guard import DecodeGuard
@@ -33,7 +33,7 @@ from osteo_ray.model.embedding import p_lumbar, p_thoracic
 from osteo_ray.model.networks import MODALITIES, Batch
 from osteo_ray.model.novelty import picks_summary
 from osteo_ray.model.selection import Selection, select
-from osteo_ray.outcomes import InputError, Outcome, Rejected, Stage, State
+from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import fill_from_header, header_demographics
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.schema import NAMES, feature
@@ -96,11 +96,11 @@ LEVEL_MM = 35.0
 """Height of a lumbar level with its disc, about: the levels seen are counted by the heights of lumbar slices."""
 
 
-class Seen:
+class PolicyTrace:
     """What the policy saw of one series: the picks, where they came from, and what their pixels say."""
 
     def __init__(
-        self, stack: Stack, positions: np.ndarray, selection: Selection, pixel_gates: list[Gate], seconds: float
+        self, stack: Stack, positions: np.ndarray, selection: Selection, pixel_gates: list[QualityCheck], seconds: float
     ):
         self.pixel_gates = pixel_gates
         self.positions = positions
@@ -133,7 +133,7 @@ class Seen:
         return max(0.0, float(np.minimum(chest - lumbar.min(), lumbar.max() - chest).max()))
 
 
-class Scorer:
+class Predictor:
     """A loaded bundle that turns catalogue rows into result rows."""
 
     def __init__(self, bundle: Bundle, cfg: ScoringConfig | None = None, index: IndexConfig | None = None):
@@ -148,7 +148,7 @@ class Scorer:
         bundle.encoder.to(self.cfg.device)
 
     @classmethod
-    def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Scorer:
+    def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
         """Load and verify the bundle in `folder`; `index` holds limits and gates."""
         scorer = cls(Bundle.load(folder), cfg, index)
         torch.set_num_threads(scorer.cfg.threads)
@@ -176,7 +176,7 @@ class Scorer:
         if record is not None:
             values = from_mapping_dict(record).matrix()[0][0]
         if row.get("state"):
-            return self.closed(row, Outcome(State(row["state"]), row["code"], Stage(row["stage"]), row["message"]))
+            return self.closed(row, Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"]))
         return self.score_rows([row], values[None])[0]
 
     # ---- many series
@@ -202,14 +202,14 @@ class Scorer:
             if begun is not None:
                 begun(i)
             try:
-                results.append(self._score_seen([row], [self._see_row(row)], records[i : i + 1])[0])
+                results.append(self._score_traces([row], [self._see_row(row)], records[i : i + 1])[0])
             except Rejected as e:
                 results.append(self.closed(row, e.outcome))
             except Exception as e:  # a row's failure is a row
                 message = f"{type(e).__name__}: {e}"[:500]
-                outcome = Outcome(State.ERROR, "UNEXPECTED", Stage.SCORE, message)
+                outcome = Outcome(State.ERROR, "UNEXPECTED", Phase.SCORE, message)
                 if isinstance(e, MemoryError) or "can't allocate memory" in message:  # the latter is torch's
-                    outcome = Outcome(State.QUARANTINED, "OUT_OF_MEMORY", Stage.DECODE, message)
+                    outcome = Outcome(State.QUARANTINED, "OUT_OF_MEMORY", Phase.DECODE, message)
                 results.append(self.closed(row, outcome))
         return results
 
@@ -221,7 +221,7 @@ class Scorer:
                 columns the result is to repeat.
             record: float [F], NaN where missing.
         """
-        return self._score_seen([row], [self.see(stack)], record[None])[0]
+        return self._score_traces([row], [self.see(stack)], record[None])[0]
 
     def closed(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
         """The result row of a series that ends without a score."""
@@ -235,16 +235,16 @@ class Scorer:
 
     # ---- inside
 
-    def _see_row(self, row: Mapping[str, Any]) -> Seen:
+    def _see_row(self, row: Mapping[str, Any]) -> PolicyTrace:
         with SliceStack.from_row(row, self.index.limits, self.guard) as stack:
             return self.see(stack)
 
-    def see(self, stack: Stack) -> Seen:
+    def see(self, stack: Stack) -> PolicyTrace:
         """Run the policy over one stack, decoding only what it asks for."""
         t = time.perf_counter()
         b = self.bundle
         positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
-        pixels: dict[int, tuple[Gate, Gate]] = {}
+        pixels: dict[int, tuple[QualityCheck, QualityCheck]] = {}
 
         @torch.no_grad()
         def embed(p: np.ndarray) -> np.ndarray:
@@ -259,20 +259,20 @@ class Scorer:
         # Of the kept slices the worst counts: what the score rests on must be sound.
         kept = [pixels[k] for k in selection.kept.tolist()]
         gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*kept, strict=True)]
-        return Seen(stack, positions, selection, gates, time.perf_counter() - t)
+        return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t)
 
     @torch.no_grad()
-    def _score_seen(
-        self, rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], records: np.ndarray
+    def _score_traces(
+        self, rows: Sequence[Mapping[str, Any]], traces: Sequence[PolicyTrace], records: np.ndarray
     ) -> list[dict[str, Any]]:
         t = time.perf_counter()
-        batch = self._batch(rows, seen, records)
+        batch = self._batch(rows, traces, records)
         present = self.bundle.student.present(batch).numpy()
         logits = {"student": self.bundle.student(batch).numpy(), "image": self.bundle.image(batch).numpy()}
         weights = self.bundle.student.attention(batch).numpy()
-        share = (time.perf_counter() - t) / len(seen)
+        share = (time.perf_counter() - t) / len(traces)
         out = []
-        for i, (row, s) in enumerate(zip(rows, seen, strict=True)):
+        for i, (row, s) in enumerate(zip(rows, traces, strict=True)):
             t = time.perf_counter()
             pattern = pattern_of(present[i], MODALITIES)
             gates = [*(row.get("gates") or []), *self._gates(s, pattern)]
@@ -291,12 +291,12 @@ class Scorer:
             out.append(result)
         return out
 
-    def _batch(self, rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], records: np.ndarray) -> Batch:
+    def _batch(self, rows: Sequence[Mapping[str, Any]], traces: Sequence[PolicyTrace], records: np.ndarray) -> Batch:
         values, known = self.bundle.standardiser(records)
-        k = max(1, max(len(s.selection.kept) for s in seen))
-        bag = np.zeros((len(seen), k, self.bundle.config.encoder.dim), np.float32)
-        mask = np.zeros((len(seen), k), bool)
-        for i, s in enumerate(seen):
+        k = max(1, max(len(s.selection.kept) for s in traces))
+        bag = np.zeros((len(traces), k, self.bundle.config.encoder.dim), np.float32)
+        mask = np.zeros((len(traces), k), bool)
+        for i, s in enumerate(traces):
             n = len(s.selection.kept)
             bag[i, :n] = s.selection.embedding[s.selection.kept]
             mask[i, :n] = True
@@ -304,20 +304,20 @@ class Scorer:
         bag = extend(bag, cfg.encoder.n_learned, Acquisition.of_rows(list(rows)), cfg.acquisition)
         return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
 
-    def _gates(self, s: Seen, pattern: str) -> list[dict[str, str]]:
+    def _gates(self, s: PolicyTrace, pattern: str) -> list[dict[str, str]]:
         """The gates that need pixels, the model or the record, as rows."""
         missing = [m for m in MODALITIES if m not in pattern.split("+")]
         coverage = q_coverage(s.lumbar_levels(self.bundle.lumbar_threshold), self.index.gates)
         return [g.row() for g in (*s.pixel_gates, coverage, q_modality_missing(missing, self.index.gates))]
 
-    def _outcome(self, s: Seen, gates: Sequence[Mapping[str, str]], pattern: str, record: np.ndarray) -> Outcome:
+    def _outcome(self, s: PolicyTrace, gates: Sequence[Mapping[str, str]], pattern: str, record: np.ndarray) -> Outcome:
         looked = s.selection.embedding[s.selection.looked]
         best = float(p_lumbar(looked).max())
         if best < self.bundle.lumbar_threshold:
             return Outcome(
                 State.ABSTAINED,
                 "NO_LUMBAR_SEEN",
-                Stage.SELECT,
+                Phase.SELECT,
                 f"no slice looked at shows the lumbar spine (best {best:.2f})",
             )
         inside = s.chest_inside_mm()
@@ -325,26 +325,26 @@ class Scorer:
             return Outcome(
                 State.ABSTAINED,
                 "LEVELS_OUT_OF_ORDER",
-                Stage.SELECT,
+                Phase.SELECT,
                 f"a slice that seems to show the chest lies {inside:.0f} mm inside what was taken for the lumbar spine",
             )
         failed = [g for g in gates if g["verdict"] == "fail"]
         if failed:
             message = "; ".join(f"{g['gate']} {g['value']}, {g['threshold']} is asked for" for g in failed)
-            return Outcome(State.ABSTAINED, failed[0]["gate"], Stage.GATE, message)
+            return Outcome(State.ABSTAINED, failed[0]["gate"], Phase.GATE, message)
         unlike = self._unlike(s, record)
         if unlike:
             return unlike
         if pattern not in self.bundle.calibrators:
             return Outcome(
-                State.ABSTAINED, "NO_CALIBRATOR", Stage.SCORE, f"the bundle has no calibrator for the pattern {pattern}"
+                State.ABSTAINED, "NO_CALIBRATOR", Phase.SCORE, f"the bundle has no calibrator for the pattern {pattern}"
             )
         warned = [g["gate"] for g in gates if g["verdict"] == "warn"]
         if warned:
-            return Outcome(State.SCORED_WARN, "GATE_WARN", Stage.SCORE, ", ".join(warned))
-        return Outcome(State.SCORED, "OK", Stage.SCORE)
+            return Outcome(State.SCORED_WARN, "GATE_WARN", Phase.SCORE, ", ".join(warned))
+        return Outcome(State.SCORED, "OK", Phase.SCORE)
 
-    def _unlike(self, s: Seen, record: np.ndarray) -> Outcome | None:
+    def _unlike(self, s: PolicyTrace, record: np.ndarray) -> Outcome | None:
         """An abstention where picks or record lie further from the training patients than the bundle accepts."""
         kept = s.selection.embedding[s.selection.kept][None]
         picks = picks_summary(kept, np.ones(kept.shape[:2], bool))
@@ -355,7 +355,7 @@ class Scorer:
             if distance > limit:
                 what = "the picked slices are" if name == "image" else "the record is"
                 text = f"{what} unlike the training data (distance {distance:.2f}, accepted up to {limit:.2f})"
-                return Outcome(State.ABSTAINED, f"OOD_{name.upper()}", Stage.SCORE, text)
+                return Outcome(State.ABSTAINED, f"OOD_{name.upper()}", Phase.SCORE, text)
         return None
 
     def _risk(self, logits: np.ndarray, pattern: str) -> dict[str, Any]:
@@ -378,7 +378,7 @@ class Scorer:
         }
 
     @staticmethod
-    def _selected(s: Seen, weights: np.ndarray) -> list[dict[str, Any]]:
+    def _selected(s: PolicyTrace, weights: np.ndarray) -> list[dict[str, Any]]:
         kept = s.selection.kept
         lumbar = p_lumbar(s.selection.embedding[kept])
         index = s.positions[kept]

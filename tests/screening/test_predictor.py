@@ -16,7 +16,7 @@ from osteo_ray.model.selection import Selection
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordsError
-from osteo_ray.screening.scorer import Scorer, Seen
+from osteo_ray.screening.predictor import PolicyTrace, Predictor
 
 pytestmark = pytest.mark.ray
 
@@ -73,7 +73,7 @@ def test_scoring_alone_and_in_a_batch_agree(made, bundle_dir):
 
 def test_no_lumbar_slice_means_no_score(study):
     folder, _ = study
-    r = Scorer(synthetic_bundle(lumbar_threshold=1.1)).score(folder)
+    r = Predictor(synthetic_bundle(lumbar_threshold=1.1)).score(folder)
     assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", "NO_LUMBAR_SEEN", "select")
     assert r["risk_prob"] is None
     assert r["selected"], "where it looked is kept, for a person to judge"
@@ -81,7 +81,7 @@ def test_no_lumbar_slice_means_no_score(study):
 
 def test_a_pattern_without_a_calibrator_abstains(study):
     folder, _ = study
-    r = Scorer(synthetic_bundle(patterns=("demographics+labs+ct",))).score(folder)
+    r = Predictor(synthetic_bundle(patterns=("demographics+labs+ct",))).score(folder)
     assert (r["state"], r["code"]) == ("ABSTAINED", "NO_CALIBRATOR")
 
 
@@ -103,7 +103,7 @@ def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
 
 def gates_of(folder, gates, record=None):
     index = validate(IndexConfig, {"gates": gates})
-    r = Scorer(synthetic_bundle(), index=index).score(folder, record=record)
+    r = Predictor(synthetic_bundle(), index=index).score(folder, record=record)
     return r, {g["gate"]: g["verdict"] for g in r["gates"]}
 
 
@@ -145,9 +145,9 @@ def test_a_missing_modality_warns(study):
 def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(study, what):
     folder, _ = study
     bundle = synthetic_bundle()
-    assert Scorer(bundle).score(folder, record=WHOLE)["code"] not in ("OOD_IMAGE", "OOD_RECORD")
+    assert Predictor(bundle).score(folder, record=WHOLE)["code"] not in ("OOD_IMAGE", "OOD_RECORD")
     bundle.novelty[what] = replace(bundle.novelty[what], threshold=1e-4)
-    r = Scorer(bundle).score(folder, record=WHOLE)
+    r = Predictor(bundle).score(folder, record=WHOLE)
     assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", f"OOD_{what.upper()}", "score")
     assert r["risk_prob"] is None
     assert "accepted up to" in r["message"]
@@ -156,7 +156,7 @@ def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(stu
 def test_a_class_set_comes_with_the_score(study):
     folder, _ = study
     bundle = synthetic_bundle()
-    r = Scorer(bundle).score(folder, record=WHOLE)
+    r = Predictor(bundle).score(folder, record=WHOLE)
     wanted = [c for c in ("normal", "osteopenia", "osteoporosis") if r[f"p_{c}"] >= 1 - 0.9]
     assert r["conformal_set"] == wanted
     assert r["p_normal"] + r["p_osteopenia"] + r["p_osteoporosis"] == pytest.approx(1)
@@ -183,7 +183,7 @@ def test_a_series_filed_the_other_way_round_is_scored_the_same(study, bundle_dir
 
 def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
     _, row = study
-    scorer = Scorer.load(bundle_dir)
+    scorer = Predictor.load(bundle_dir)
     record = records.from_mapping_dict({"age_y": 67, "sex": "F"}).matrix()[0][0]
     with SliceStack.from_row(row) as stack:
         mine = scorer.score_stack(stack, row, record)
@@ -194,15 +194,15 @@ def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
 
 def test_a_chest_inside_the_lumbar_spine_abstains(bundle_dir):
     """Slices every 20 mm. Lumbar above and below the chest: a neck was taken for it. Lumbar below the chest: a body."""
-    scorer = Scorer.load(bundle_dir)
+    scorer = Predictor.load(bundle_dir)
     dim = scorer.bundle.config.encoder.dim
 
-    def seen(regions: str) -> Seen:
+    def seen(regions: str) -> PolicyTrace:
         e = np.zeros((len(regions), dim), np.float32)
         e[:, -5:-1] = np.eye(4)[["tlpn".index(r) for r in regions]]
         kept = np.array([i for i, r in enumerate(regions) if r == "l"])
         stack = SimpleNamespace(z_mm=20.0 * np.arange(len(e)), n=len(e), decoded=len(e), bytes_read=0)
-        return Seen(stack, np.arange(len(e)), Selection(kept, np.ones(len(e), bool), e), [], 0.0)
+        return PolicyTrace(stack, np.arange(len(e)), Selection(kept, np.ones(len(e), bool), e), [], 0.0)
 
     assert seen("ppllllttttt").chest_inside_mm() == 0
     assert seen("lltltttt").chest_inside_mm() == 20  # the border between them is not sharp
