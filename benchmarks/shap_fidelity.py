@@ -1,6 +1,6 @@
 """Does SHAP say what is in the data? The tabular teacher by the product's own explainer, against known effects.
 
-    python benchmarks/shap_fidelity.py --people 6000                              # synthetic people: effects are planted
+    python benchmarks/shap_fidelity.py --people 6000                          # synthetic people: effects are planted
     python benchmarks/shap_fidelity.py --nhanes ../shared/data/nhanes/nhanes_bmd.parquet   # real people: a ranking
 
 The planted effect of a feature is its SHAP value in the perfect reader of records: the generator's exact log-odds of
