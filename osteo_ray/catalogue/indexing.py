@@ -59,7 +59,8 @@ def part_key(part: list[Entry], cfg: IndexConfig) -> str:
     """Name of a part's results: over what was listed and every setting that header rows depend on."""
     h = hashlib.blake2b(digest_size=16)
     key = hashlib.blake2b((cfg.pseudonym_key or "").encode()).hexdigest()
-    h.update(f"{INDEX_VERSION}|{key}|{cfg.walk_archives}|{cfg.limits.model_dump_json()}\n".encode())
+    identity = f"{cfg.site}|{cfg.identity.model_dump_json()}"
+    h.update(f"{INDEX_VERSION}|{key}|{identity}|{cfg.walk_archives}|{cfg.limits.model_dump_json()}\n".encode())
     for e in part:
         h.update(f"{e.uri}|{e.bytes}|{e.stamp}|{e.code}\n".encode("utf-8", "surrogateescape"))
     return h.hexdigest()

@@ -17,7 +17,7 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.dicom.sources import Entry
 from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of
 from osteo_ray.outcomes import Phase, Rejected, State
-from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.identity import normalised, patient_key
 
 _F3 = pa.list_(pa.float64(), 3)
 INSTANCE = pa.schema(
@@ -155,6 +155,8 @@ def _uids(h: Header) -> tuple[str, str, str]:
 def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str, str, str]) -> dict[str, Any]:
     text, ushort = h.text, h.ushort
     pid = text("patient_id")
+    known = pid is not None and normalised(pid, cfg.identity) != ""
+    site = cfg.site or (text("issuer_of_patient_id") if cfg.identity.issuer_as_site else None)
     image_type = text("image_type")
     description = text("series_description") or ""
     signed = ushort("signed")
@@ -173,7 +175,7 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "frame_of_reference_uid": text("for_uid"),
         "transfer_syntax": h.transfer_syntax or None,
         "big_endian": h.big_endian,
-        "patient_key": patient_key(pid, cfg.pseudonym_key) if pid else None,
+        "patient_key": patient_key(pid, cfg.pseudonym_key, cfg.identity, site) if known else None,
         "age_y": age_years(text("age"), text("birth_date"), text("study_date")),
         "sex": sex if sex in ("M", "F") else None,
         "study_date": text("study_date"),

@@ -36,6 +36,7 @@ TAGS: dict[int, str] = {
     _t(0x0008, 0x103E): "series_description",
     _t(0x0008, 0x1090): "model",
     _t(0x0010, 0x0020): "patient_id",
+    _t(0x0010, 0x0021): "issuer_of_patient_id",
     _t(0x0010, 0x0030): "birth_date",
     _t(0x0010, 0x0040): "sex",
     _t(0x0010, 0x1010): "age",

@@ -1,25 +1,58 @@
-"""Pseudonyms: the only form in which a patient's identity leaves a header or a record."""
+"""Pseudonyms: the only form in which a patient's identity leaves a header or a record.
+
+    patient_key(" 0123 ", "hospital secret")        # '5d0c...', the same for the CT and for its record
+
+What counts as the same number is stated in one place, `config.IdentityConfig`, and applied in one, `normalised`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from functools import lru_cache
+
+from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
+
+_DECIMAL_TAIL = re.compile(r"(\d+)\.0+")
+_BLANKS = re.compile(r"\s+")
+
+
+def normalised(patient_id: str, rule: IdentityConfig = DEFAULT_IDENTITY) -> str:
+    """A patient's number in the one form that its key is made of; '' where nothing is left."""
+    text = patient_id if patient_id.isascii() else unicodedata.normalize("NFKC", patient_id)
+    if not text.isprintable():
+        # DICOM pads with NUL, exports carry byte order marks and zero-width characters; tabs and line ends are blanks.
+        text = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    text = text.strip()
+    if rule.blanks == "remove":
+        text = _BLANKS.sub("", text)
+    if rule.decimal_tail == "drop" and (m := _DECIMAL_TAIL.fullmatch(text)):
+        text = m[1]
+    if rule.case == "upper":
+        text = text.upper()
+    if rule.leading_zeros == "drop":
+        text = text.lstrip("0") or text[-1:]
+    return text
 
 
 @lru_cache(maxsize=4096)
-def patient_key(patient_id: str, key: str | None) -> str:
+def patient_key(
+    patient_id: str, key: str | None, rule: IdentityConfig = DEFAULT_IDENTITY, site: str | None = None
+) -> str:
     """Return 16 hex characters that stand for `patient_id`: keyed BLAKE2b, 64 bits.
 
-    DICOM pads IDs with spaces and NULs, tables often don't: both are stripped, so that the key of a CT
-    and the key of its record agree. Without `key` the digest is a plain hash: stable, but anyone who can list the
-    possible IDs can undo it; production sets a secret key.
+    Without `key` the digest is a plain hash: stable, but anyone who can list the possible IDs can undo it; production
+    sets a secret key. `site` (or issuer) is part of the key where it is given and `rule.site_in_key` holds.
 
     Raises:
         ValueError: the ID is empty (there is no pseudonym of nobody).
     """
-    text = patient_id.strip(" \x00\t\r\n")
+    text = normalised(patient_id, rule)
     if not text:
         raise ValueError("patient_id is empty: a pseudonym needs an ID")
+    if site and rule.site_in_key:
+        text = f"{site.strip()}\x1f{text}"
     secret = b"" if key is None else key.encode()
     if len(secret) > hashlib.blake2b.MAX_KEY_SIZE:
         secret = hashlib.blake2b(secret).digest()

@@ -19,6 +19,7 @@ from osteo_ray.dicom import header as headers
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.layouts import Layouts
 from osteo_ray.outcomes import Rejected
+from osteo_ray.patients.config import IdentityConfig
 from osteo_ray.patients.identity import patient_key
 
 IMPLICIT, EXPLICIT, BIG, DEFLATED = (
@@ -253,3 +254,17 @@ def test_neighbouring_slices_share_a_layout(monkeypatch):
     h = walk(file_bytes(7, 14.0 - 5), limits)
     assert walked == []
     assert (h.text("sop_uid"), h.numbers("ipp", 3)) == (f"{ROOT}.3.8", [-100.0, -120.0, 9.0])
+
+
+def test_the_site_and_the_identity_rule_of_the_index_are_those_of_the_records():
+    files = [file_bytes(PatientID="00123", IssuerOfPatientID="north")]
+    loose = IdentityConfig(leading_zeros="drop", issuer_as_site=True)
+    keys = [
+        header_rows(files, IndexConfig(pseudonym_key="k", **kw))[0]["patient_key"]
+        for kw in ({}, {"site": "south"}, {"identity": loose})
+    ]
+    assert keys == [
+        patient_key("00123", "k"),
+        patient_key("00123", "k", site="south"),
+        patient_key("123", "k", site="north"),
+    ]
