@@ -34,17 +34,17 @@ from selection_study.study import StudySet
 
 from osteo_ray.config import Section, load
 from osteo_ray.drlis import rivals as controls
-from osteo_ray.drlis.reward import ScorerConfig, fit_scorers
-from osteo_ray.drlis.rllib import PolicyConfig, SelectionConfig, train_policy
+from osteo_ray.drlis.config import PolicyConfig, ScorerConfig, SelectionConfig
+from osteo_ray.drlis.reward import fit_scorers
+from osteo_ray.drlis.rllib import train_policy
 from osteo_ray.io.step_cache import StepCache, digest
-from osteo_ray.kdamm.objective import DistillConfig, Rows
+from osteo_ray.kdamm.config import DistillConfig, KdammConfig, StudentFit
+from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import cross_fitted, fit_student, fit_teachers, present
-from osteo_ray.kdamm.train import KdammConfig, StudentFit
-from osteo_ray.model.acquisition import EXTRA, AcquisitionConfig, extend
+from osteo_ray.model.acquisition import extend
 from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
-from osteo_ray.model.crops import CropConfig
-from osteo_ray.model.encoder import EncoderConfig, PretrainConfig, SliceEncoder
-from osteo_ray.model.look import ViewConfig
+from osteo_ray.model.config import EXTRA, AcquisitionConfig, CropConfig, EncoderConfig, ViewConfig
+from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.model.networks import MODALITIES, Batch, Student
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.patients.labels import class_index
@@ -54,6 +54,7 @@ from osteo_ray.synthetic.config import MissingnessConfig
 from osteo_ray.synthetic.missing import decide
 from osteo_ray.synthetic.truth import seen_hu
 from osteo_ray.training import slices as sl
+from osteo_ray.training.config import PretrainConfig
 from osteo_ray.training.patients import mask_modalities
 
 GROUPS = [str(f.group) for f in FEATURES]

@@ -15,7 +15,8 @@ import psutil
 import pyarrow.parquet as pq
 
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.screening.predictor import Predictor, ScoringConfig
+from osteo_ray.screening.config import ScoringConfig
+from osteo_ray.screening.predictor import Predictor
 
 
 def cpu() -> float:

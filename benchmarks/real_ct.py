@@ -23,7 +23,8 @@ from osteo_ray.config import Section, load
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.model.crops import spine_crop
 from osteo_ray.model.embedding import p_lumbar, vertebra
-from osteo_ray.screening.predictor import PolicyTrace, Predictor, ScoringConfig
+from osteo_ray.screening.config import ScoringConfig
+from osteo_ray.screening.predictor import PolicyTrace, Predictor
 
 LABELLED = "totalseg_example_ct_t11_to_femur_3mm.nii.gz"
 LABELS = "totalseg_example_ct_vertebrae_labels.nii.gz"

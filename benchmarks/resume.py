@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.io.store import Store
 from osteo_ray.patients import RecordTable
-from osteo_ray.patients.window import WindowConfig
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records

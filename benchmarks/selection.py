@@ -20,11 +20,12 @@ import torch
 
 from osteo_ray import ray_setup
 from osteo_ray.config import Section, load
+from osteo_ray.drlis.config import PolicyConfig, ScorerConfig, SelectionConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
-from osteo_ray.drlis.reward import ScorerConfig, fit_scorers, posteriors
-from osteo_ray.drlis.rllib import PolicyConfig, SelectionConfig, build_algorithm
+from osteo_ray.drlis.reward import fit_scorers, posteriors
+from osteo_ray.drlis.rllib import build_algorithm
+from osteo_ray.model.config import EncoderConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.encoder import EncoderConfig
 from osteo_ray.model.policy import PolicyNet
 
 

@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 
 from osteo_ray.config import Section, load
-from osteo_ray.screening.predictor import Predictor, ScoringConfig
+from osteo_ray.screening.config import ScoringConfig
+from osteo_ray.screening.predictor import Predictor
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
 from osteo_ray.synthetic.fast import MadeStack

@@ -26,11 +26,13 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from osteo_ray import patients as records
+from osteo_ray.kdamm.config import FitConfig
 from osteo_ray.kdamm.objective import Rows, build
-from osteo_ray.kdamm.train import FitConfig, FitJob
+from osteo_ray.kdamm.train import FitJob
 from osteo_ray.kdamm.train import fit as fit_model
 from osteo_ray.model.calibration import rest_log_odds
-from osteo_ray.model.networks import Batch, ModelConfig
+from osteo_ray.model.config import ModelConfig
+from osteo_ray.model.networks import Batch
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.schema import LABS, feature

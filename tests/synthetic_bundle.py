@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from osteo_ray.model.bundle import Bundle, BundleConfig
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import fit_calibrator
-from osteo_ray.model.encoder import EncoderConfig, SliceEncoder
-from osteo_ray.model.look import ViewConfig
-from osteo_ray.model.networks import ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.model.config import BundleConfig, EncoderConfig, ModelConfig, ViewConfig
+from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.networks import ImageTeacher, Student, TabularTeacher
 from osteo_ray.model.novelty import Novelty
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool

@@ -20,13 +20,14 @@ from osteo_ray import ray_setup
 from osteo_ray.config import narrow, need
 from osteo_ray.drlis.figures import decoded_curve, learning_curves
 from osteo_ray.io.step_cache import StepCache, digest
-from osteo_ray.model.crops import CropConfig
-from osteo_ray.model.encoder import L1_NUMBER, LUMBAR, EncoderConfig, PretrainConfig, SliceEncoder
+from osteo_ray.model.config import CropConfig, EncoderConfig
+from osteo_ray.model.encoder import L1_NUMBER, LUMBAR, SliceEncoder
 from osteo_ray.patients import load_records
 from osteo_ray.progress import progress_bar
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig
 from osteo_ray.synthetic.slice_set import write_slice_set
 from osteo_ray.training import slices as sl
+from osteo_ray.training.config import PretrainConfig
 from osteo_ray.training.patients import acquisition_of, scans_of
 from osteo_ray.training.pretrain import pretrain
 from selection_study.study import Found, StudyConfig, StudySet, compare

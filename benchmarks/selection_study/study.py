@@ -21,17 +21,20 @@ from safetensors.torch import load_file, save_file
 
 from osteo_ray.config import Section, changed
 from osteo_ray.drlis import rivals as controls
+from osteo_ray.drlis.config import GumbelConfig, SelectionConfig
 from osteo_ray.drlis.reward import fit_scorers
-from osteo_ray.drlis.rivals import GumbelConfig, Picks
-from osteo_ray.drlis.rllib import SelectionConfig, train_policy
+from osteo_ray.drlis.rivals import Picks
+from osteo_ray.drlis.rllib import train_policy
 from osteo_ray.io.step_cache import digest
+from osteo_ray.kdamm.config import ImageFit
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import fitted
-from osteo_ray.kdamm.train import FitJob, ImageFit, fit
-from osteo_ray.model.acquisition import Acquisition, AcquisitionConfig, extend
+from osteo_ray.kdamm.train import FitJob, fit
+from osteo_ray.model.acquisition import Acquisition, extend
 from osteo_ray.model.calibration import rest_log_odds
+from osteo_ray.model.config import AcquisitionConfig, ModelConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.networks import Batch, ModelConfig
+from osteo_ray.model.networks import Batch
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.patients.labels import CLASSES
 

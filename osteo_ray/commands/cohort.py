@@ -9,7 +9,7 @@ from pydantic import Field
 
 from osteo_ray import progress
 from osteo_ray.config import narrow, need
-from osteo_ray.model.crops import CropConfig
+from osteo_ray.model.config import CropConfig
 from osteo_ray.synthetic.config import CohortConfig
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from osteo_ray.config import narrow, need
-from osteo_ray.monitoring.drift import DriftConfig
+from osteo_ray.monitoring.config import DriftConfig
 from osteo_ray.outcomes import InputError
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from osteo_ray.config import narrow, need
-from osteo_ray.monitoring.recalibrate import SiteConfig
+from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients import load_records
 

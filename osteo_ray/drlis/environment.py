@@ -14,9 +14,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from osteo_ray.drlis.reward import RewardConfig, class_target, decision, dr_dsn, fold_of, information_gain
+from osteo_ray.drlis.config import RewardConfig
+from osteo_ray.drlis.reward import class_target, decision, dr_dsn, fold_of, information_gain
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, on_target
-from osteo_ray.model.look import CONTEXT, SLOT_EXTRA, Look, ViewConfig, class_probs, first_positions, observe
+from osteo_ray.model.look import CONTEXT, SLOT_EXTRA, Look, class_probs, first_positions, observe
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.patients.labels import CLASSES
 

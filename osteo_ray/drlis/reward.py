@@ -13,39 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 
-from osteo_ray.config import Section
+from osteo_ray.drlis.config import ScorerConfig
 from osteo_ray.model.embedding import Scans, p_lumbar, p_mid
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
-
-
-class RewardConfig(Section):
-    """Weights of the reward's terms."""
-
-    gain: float = Field(1.0, description="per step: gain in expected log p(class)")
-    terminal: float = Field(0.1, ge=0, description="+ for a right, - for a wrong decision at the end")
-    level: float = Field(
-        0.1,
-        ge=0,
-        description="per slice kept: times the encoder's belief that it shows the middle of one of L1-L4. Other bones "
-        "carry nearly the same signal in a scan, but only these levels have published thresholds. 0 where the encoder "
-        "was pre-trained without slice targets",
-    )
-    look_cost: float = Field(0.001, ge=0, description="per slice decoded")
-    posterior: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="share of the class target that is the scorer's own cross-fitted posterior from the scan's best "
-        "slices; 0: the DXA label alone, whose noise hides what one slice adds",
-    )
-    dr_dsn: float = Field(
-        0.0, ge=0, description="weight of diversity + representativeness at the end (0.1 in the literature)"
-    )
 
 
 def class_target(label: int, posterior: np.ndarray, share: float) -> np.ndarray:
@@ -82,18 +56,6 @@ def dr_dsn(embedding: np.ndarray, kept: np.ndarray) -> float:
     diversity = float((1 - unit @ unit.T).sum() / (k * (k - 1))) if k > 1 else 0.0
     nearest = np.linalg.norm(embedding[:, None] - picks[None], axis=2).min(axis=1)
     return (diversity + float(np.exp(-nearest.mean()))) / 2
-
-
-class ScorerConfig(Section):
-    """The reward's scorer and its cross-fitting."""
-
-    folds: int = Field(3, ge=2, le=20)
-    steps: int = Field(400, ge=1)
-    batch: int = Field(64, ge=2)
-    lr: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    dropout: float = Field(0.3, ge=0, lt=1)
-    posterior_slices: int = Field(16, ge=1, description="slices behind the posterior in the reward's target")
 
 
 def fold_of(patient: str, folds: int) -> int:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from osteo_ray.config import Section
+from osteo_ray.drlis.config import GumbelConfig
 from osteo_ray.drlis.reward import fold_of
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, coarse_positions, on_target, p_lumbar, vertebra
 from osteo_ray.model.encoder import L1_NUMBER
-from osteo_ray.model.look import ViewConfig, first_positions
+from osteo_ray.model.look import first_positions
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select_each
@@ -137,17 +137,6 @@ def oracle(scans: Scans, lumbar: np.ndarray, mid: np.ndarray, keep: int) -> Pick
         mid: [n, T], 1 at mid-vertebra, 0 at its endplates and outside.
     """
     return Picks(_best(scans.valid, lumbar + np.nan_to_num(mid), keep), scans.valid.copy())
-
-
-class GumbelConfig(Section):
-    """The learned control: per-slice scores trained with their classifier through Gumbel top-k."""
-
-    steps: int = Field(600, ge=1)
-    batch: int = Field(64, ge=2)
-    lr: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    temperature: float = Field(0.5, gt=0)
-    hidden: int = Field(32, ge=4)
 
 
 def fit_gumbel(scans: Scans, keep: int, cfg: GumbelConfig, seed: int, quiet: bool = False) -> nn.Module:

@@ -12,11 +12,10 @@ import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.core.columns import Columns
@@ -26,46 +25,17 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from sklearn.metrics import roc_auc_score
 
-from osteo_ray.config import Section
+from osteo_ray.drlis.config import SelectionConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
-from osteo_ray.drlis.reward import RewardConfig, ScorerConfig, posteriors
+from osteo_ray.drlis.reward import posteriors
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, on_target
-from osteo_ray.model.look import SLOT_EXTRA, ViewConfig
+from osteo_ray.model.look import SLOT_EXTRA
 from osteo_ray.model.policy import MASKED, PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select_each
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
-
-
-class PolicyConfig(Section):
-    """The algorithm, its budget and knobs."""
-
-    algorithm: Literal["ppo", "dqn"] = "ppo"
-    hidden: int = Field(48, ge=8)
-    env_steps: int = Field(40_000, ge=1)
-    env_runners: int = Field(1, ge=0, description="remote sampling actors; 0 samples in the learner's process")
-    envs_per_runner: int = Field(16, ge=1)
-    batch: int = Field(2048, ge=64, description="ppo: steps an update learns from")
-    minibatch: int = Field(256, ge=16)
-    epochs: int = Field(8, ge=1, description="ppo")
-    lr: float = Field(1e-3, gt=0)
-    entropy: float = Field(0.01, ge=0, description="ppo")
-    gamma: float = Field(0.99, gt=0, le=1)
-    gae_lambda: float = Field(0.95, gt=0, le=1, description="ppo")
-    assess_every: int = Field(5000, ge=1, description="env steps between looks at the validation scans")
-    replay: int = Field(20_000, ge=256, description="dqn: steps kept for replay")
-    explore_steps: int = Field(10_000, ge=1, description="dqn: steps over which random actions fall from 100 to 5 %")
-    target_every: int = Field(500, ge=1, description="dqn: steps between updates of the target network")
-
-
-class SelectionConfig(Section):
-    """DRLIS: everything that selecting slices needs."""
-
-    view: ViewConfig = ViewConfig()
-    reward: RewardConfig = RewardConfig()
-    scorer: ScorerConfig = ScorerConfig()
-    policy: PolicyConfig = PolicyConfig()
 
 
 class MaskedPPOModule(TorchRLModule, ValueFunctionAPI):

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from osteo_ray.config import Section
-from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.kdamm.config import DistillConfig
+from osteo_ray.model.config import ModelConfig
+from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
 from osteo_ray.outcomes import InputError
 
 TEACHES = {"tabular": ("demographics", "labs"), "image": ("ct",)}
 """The modalities that a teacher reads."""
-
-
-class DistillConfig(Section):
-    """The KDD 2020 loss (alpha, temperature) and its named extensions."""
-
-    alpha_tabular: float = Field(1.0, ge=0)
-    alpha_image: float = Field(1.0, ge=0)
-    temperature: float = Field(2.0, gt=0)
-    view: float = Field(
-        1.0, ge=0, description="weight of each teacher's KL to the student that sees that teacher's modalities alone"
-    )
-    hint: float = Field(0.0, ge=0, description="weight of the feature hints: branches learn the teachers' features")
-    unimodal: float = Field(0.5, ge=0, description="weight of the unimodal heads' loss (MIND, arXiv 2502.01158)")
-    modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is hidden in a step")
-    ct_repeat: int = Field(5, ge=1, description="times a patient with CT is drawn in an epoch, for they are few")
-    fused: float = Field(1.0, ge=0, description="weight of the fused head's loss on labels")
-    on: Literal["complete", "all"] = Field(
-        "all", description="complete: labels of complete patients only, as published"
-    )
-    start: Literal["random", "teachers"] = Field(
-        "random",
-        description="teachers: branches are trained by themselves first, each on everybody who has it",
-    )
 
 
 @dataclass

@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.kdamm.objective import Rows, build
-from osteo_ray.kdamm.train import FitJob, KdammConfig, Weights, fit
+from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
 
 Run = Callable[[FitJob], Weights]

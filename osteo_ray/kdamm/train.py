@@ -21,70 +21,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from osteo_ray.config import Section
-from osteo_ray.kdamm.objective import DistillConfig, Objective, Rows, build
-from osteo_ray.model.networks import ModelConfig
+from osteo_ray.kdamm.config import DistillConfig, FitConfig
+from osteo_ray.kdamm.objective import Objective, Rows, build
+from osteo_ray.model.config import ModelConfig
 from osteo_ray.model.pooling import scan_scale
 from osteo_ray.outcomes import InputError
 
 Weights = dict[str, torch.Tensor]
-
-
-class FitConfig(Section):
-    """One model's optimisation."""
-
-    epochs: int = Field(40, ge=1)
-    batch: int = Field(64, ge=2)
-    lr: float = Field(2e-3, gt=0, description="highest; it rises over the first tenth and falls to 0 as a cosine")
-    weight_decay: float = Field(1e-2, ge=0)
-    t_score: float = Field(
-        0.8, ge=0, le=1, description="share of the label's loss that is the T-score's, where it is known; 0: classes"
-    )
-    patience: int | None = Field(
-        None, ge=1, description="epochs without a better validation loss before stopping; null: train to the end"
-    )
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    checkpoint_every: int = Field(10, ge=1, description="epochs")
-
-
-class TabularFit(FitConfig):
-    """The tabular teacher's: many records."""
-
-    epochs: int = Field(15, ge=1)
-    batch: int = Field(128, ge=2)
-
-
-class ImageFit(FitConfig):
-    """The image teacher's: few scans, so a strong decay."""
-
-    epochs: int = Field(30, ge=1)
-    lr: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(1.0, ge=0)
-
-
-class StudentFit(FitConfig):
-    """The student's: with `distill.ct_repeat` a scan is seen 40 times, and at 150 times it was learned by heart."""
-
-    epochs: int = Field(8, ge=1)
-    batch: int = Field(128, ge=2)
-    lr: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(1.0, ge=0)
-
-
-class KdammConfig(Section):
-    """KDAMM: architectures, teachers, student."""
-
-    model: ModelConfig = ModelConfig()
-    tabular: TabularFit = TabularFit()
-    image: ImageFit = ImageFit()
-    student: StudentFit = StudentFit()
-    distill: DistillConfig = DistillConfig()
-    workers: int = Field(0, ge=0, description="Ray Train workers; 0 trains in-process")
-    use_gpu: bool | None = Field(None, description="a GPU a worker; null: where this process sees one")
 
 
 @dataclass

@@ -11,21 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from osteo_ray.config import Section
-
-EXTRA = 5
-"""Columns that `extend` appends: density at 120 kVp, kVp and whether known, contrast and whether known."""
-
-
-class AcquisitionConfig(Section):
-    """What the CT's features know of the scan; ships in the bundle."""
-
-    bone_contrast: dict[int, float] = Field(
-        {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89},
-        description="HU of hydroxyapatite at a tube voltage (kVp) against 120 kVp; between them linear",
-    )
+from osteo_ray.model.config import AcquisitionConfig
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from osteo_ray.config import ConfigError, Section, validate
-from osteo_ray.model.acquisition import EXTRA, AcquisitionConfig
+from osteo_ray.config import ConfigError, validate
 from osteo_ray.model.calibration import Calibrator
-from osteo_ray.model.crops import CropConfig
-from osteo_ray.model.encoder import EncoderConfig, SliceEncoder
-from osteo_ray.model.look import ViewConfig
-from osteo_ray.model.networks import ImageTeacher, ModelConfig, Student, TabularTeacher
+from osteo_ray.model.config import BundleConfig
+from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.networks import ImageTeacher, Student, TabularTeacher
 from osteo_ray.model.novelty import Novelty
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
@@ -38,23 +36,6 @@ FILES = ("bundle.json", "weights.safetensors", "card.md")
 
 class BundleError(ValueError):
     """A bundle that can't be used: a file missing, changed, or of another format."""
-
-
-class BundleConfig(Section):
-    """Everything that fixes the networks and their input."""
-
-    crop: CropConfig = CropConfig()
-    encoder: EncoderConfig = EncoderConfig()
-    view: ViewConfig = ViewConfig()
-    acquisition: AcquisitionConfig = AcquisitionConfig()
-    model: ModelConfig = ModelConfig()
-    policy_hidden: int = 48
-    n_scorers: int = 3
-
-    @property
-    def features(self) -> int:
-        """Length of a slice's features: its embedding, and how it was scanned."""
-        return self.encoder.dim + EXTRA
 
 
 @dataclass

@@ -10,21 +10,11 @@ table nor the patient's size moves the vertebra out of it.
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 from scipy import ndimage
 
-from osteo_ray.config import Section
+from osteo_ray.model.config import CropConfig
 
 AIR_HU = -1024
-
-
-class CropConfig(Section):
-    """Geometry of the crop; ships in the bundle."""
-
-    size: int = Field(96, ge=32, le=512, description="pixels a side")
-    pixel_mm: float = Field(2.0, gt=0.2, le=5.0)
-    body_hu: float = Field(-300.0, description="above: body, below: air")
-    skin_margin_mm: float = Field(8.0, description="air kept behind the skin of the back")
 
 
 def spine_crop(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from osteo_ray.model.acquisition import AcquisitionConfig
+from osteo_ray.model.config import AcquisitionConfig
 from osteo_ray.model.embedding import on_target, p_lumbar
 
 LEAST = 0.05

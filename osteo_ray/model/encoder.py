@@ -13,33 +13,16 @@ points, not a number it recalls.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from osteo_ray.config import Section
+from osteo_ray.model.config import REGIONS, EncoderConfig
 
-REGIONS = ("thoracic", "lumbar", "pelvic", "none")
-"""Where along the spine a slice lies; `none` is neck, head or legs."""
 LUMBAR = REGIONS.index("lumbar")
 L1_NUMBER = 13
 """Vertebrae are counted from the first thoracic one: T1 = 1, L1 = 13, L5 = 17, sacrum = 18."""
-
-
-class EncoderConfig(Section):
-    """Architecture of the slice encoder; ships in the bundle."""
-
-    width: int = Field(16, ge=4, le=128)
-    n_rois: int = Field(4, ge=1, le=32)
-    n_learned: int = Field(20, ge=1, le=512, description="free dimensions of the embedding")
-
-    @property
-    def dim(self) -> int:
-        """Length of the embedding."""
-        return self.n_learned + 2 * self.n_rois + 1 + len(REGIONS) + 1
 
 
 @dataclass
@@ -143,16 +126,3 @@ def number_of(height):
 
 def _window(hu: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return (hu.clamp(low, high) - low) / (high - low) * 2.0 - 1.0
-
-
-class PretrainConfig(Section):
-    """How the encoder is pre-trained, before it is frozen."""
-
-    supervision: Literal["slices", "patients"] = Field(
-        "slices", description="slices: region, mid-vertebra and trabecular HU per slice; patients: only the DXA label"
-    )
-    steps: int = Field(500, ge=1)
-    batch: int = Field(48, ge=2)
-    lr: float = Field(2e-3, gt=0)
-    shift_px: int = Field(10, ge=0, description="random shift of the crop, pixels")
-    noise_hu: float = Field(10.0, ge=0)

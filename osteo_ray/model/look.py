@@ -7,35 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from osteo_ray.config import Section
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import coarse_positions, on_target
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.patients.labels import CLASSES
 
 SLOT_EXTRA = 5  # looked, kept, valid, mm above the scan's foot end, mm below its head end
 CONTEXT = 2 + len(CLASSES)  # taken share of the budget, looked share of the scan, class probabilities
-
-
-class ViewConfig(Section):
-    """What the policy sees and how much it may take; ships in the bundle."""
-
-    view: Literal["all", "coarse"] = "coarse"
-    positions: int = Field(64, ge=8, le=512, description="length T of the z-grid")
-    coarse: int = Field(12, ge=1, description="slices seen at the start of the coarse view")
-    keep: int = Field(6, ge=1, le=64, description="most slices kept")
-    spare: int = Field(
-        4,
-        ge=0,
-        le=64,
-        description="slices taken beyond `keep`; those that the encoder believes least to show the middle of one of "
-        "L1-L4 fall out. 0 where the encoder was pre-trained without slice targets",
-    )
 
 
 @dataclass

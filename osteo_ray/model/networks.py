@@ -9,29 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
 from rtdl_num_embeddings import LinearReLUEmbeddings
 from tabm import TabM
 from torch import nn
 
-from osteo_ray.config import Section
+from osteo_ray.model.config import ModelConfig
 from osteo_ray.model.ordinal import Latent, LatentHead, latent_of
 from osteo_ray.model.pooling import ScanPool
 from osteo_ray.patients.labels import CLASSES
 
 MODALITIES = ("demographics", "labs", "ct")
-
-
-class ModelConfig(Section):
-    """Architecture of teachers and student; ships in the bundle."""
-
-    tabular_width: int = Field(64, ge=8)
-    tabular_blocks: int = Field(2, ge=1)
-    tabular_k: int = Field(16, ge=1, description="TabM's implicit ensemble")
-    embedding: int = Field(8, ge=1, description="numerical embedding per feature")
-    hidden: int = Field(48, ge=8, description="width of each branch")
-    dropout: float = Field(0.15, ge=0, lt=1)
-    pattern_heads: bool = Field(True, description="the student's head differs by pattern of modalities")
 
 
 @dataclass

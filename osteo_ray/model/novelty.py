@@ -8,17 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 from sklearn.covariance import LedoitWolf
 
-from osteo_ray.config import Section
-
-
-class NoveltyConfig(Section):
-    """When input counts as unlike the training data."""
-
-    quantile: float = Field(0.99, gt=0.5, le=1, description="of validation patients' distances")
-    slack: float = Field(1.25, ge=1, description="factor on that distance: few validation patients see few odd inputs")
+from osteo_ray.model.config import NoveltyConfig
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.look import Look, ViewConfig, class_probs, first_positions, observe
+from osteo_ray.model.look import Look, class_probs, first_positions, observe
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 

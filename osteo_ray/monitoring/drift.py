@@ -17,20 +17,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from scipy.stats import chi2_contingency, kstwobign, mannwhitneyu, random_table
 
-from osteo_ray.config import Section
 from osteo_ray.model.distributions import OTHER, QUANTITIES, SCORE, Distributions, Numbers, Quantity
-
-
-class DriftConfig(Section):
-    """When a difference is called a move."""
-
-    alpha: float = Field(0.01, gt=0, lt=0.5, description="chance that a run without drift is called moved")
-    resamples: int = Field(300, ge=100, description="bootstrap draws of a median's shift")
-    tables: int = Field(10_000, ge=1000, description="simulated tables where a cell is small")
-    scale: float = Field(1.0, gt=0, description="times the smallest move worth telling of each quantity")
+from osteo_ray.monitoring.config import DriftConfig
 
 
 @dataclass(frozen=True)

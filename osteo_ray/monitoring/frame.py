@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from scipy.special import logit
 
-from osteo_ray.model.acquisition import AcquisitionConfig, contrast_given
+from osteo_ray.model.acquisition import contrast_given
+from osteo_ray.model.config import AcquisitionConfig
 from osteo_ray.model.density import at_120_kvp
 from osteo_ray.model.distributions import SCORED, quantities
 from osteo_ray.outcomes import State

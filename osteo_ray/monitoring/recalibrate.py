@@ -19,31 +19,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from pydantic import Field
 from scipy.special import expit, logit
 
-from osteo_ray.config import Section
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.conformal import fit_conformal
+from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
 
 EDGE = 1e-6
 FIXED = 1e9
 BINS = 10
-
-
-class SiteConfig(Section):
-    """How much a site must bring, and how far it is believed."""
-
-    min_per_class: int = Field(20, ge=10, description="fewest patients with, and without, osteoporosis by DXA")
-    slope_sd: float = Field(0.5, gt=0, description="how far from 1 the slope is expected (penalty)")
-    intercept_sd: float = Field(
-        1.5, gt=0, description="how far from 0 the intercept is expected, in log-odds (penalty)"
-    )
-    folds: int = Field(10, ge=2, description="of the judgement, beyond `leave_one_out` patients")
-    leave_one_out: int = Field(300, ge=0, description="up to so many patients each is judged by a fit on all others")
-    resamples: int = Field(500, ge=100, description="bootstrap draws")
-    level: float = Field(0.95, gt=0, lt=1, description="of the judgement's intervals")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Typed configs of the records, in a module that costs nothing to import."""
+"""Typed configs of the records, and of joining them to scans by date; costs nothing to import."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ class IdentityConfig(Section):
 
 
 DEFAULT_IDENTITY = IdentityConfig()
+
+
+class WindowConfig(Section):
+    """Which records count for a CT: the nearest values within these days, none from after it."""
+
+    days: int = Field(90, ge=0, description="labs")
+    days_demographics: int = Field(365, ge=0, description="age, height, weight, smoking; sex has no window")
+    after: bool = Field(False, description="also take values dated after the CT")
+    undated: bool = Field(True, description="take values of records without a date where no dated one fits")

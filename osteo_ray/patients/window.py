@@ -9,20 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
-from osteo_ray.config import Section
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.patients.schema import LABS, NAMES
 from osteo_ray.patients.table import RecordTable
-
-
-class WindowConfig(Section):
-    """Which records count for a CT: the nearest values within these days, none from after it."""
-
-    days: int = Field(90, ge=0, description="labs")
-    days_demographics: int = Field(365, ge=0, description="age, height, weight, smoking; sex has no window")
-    after: bool = Field(False, description="also take values dated after the CT")
-    undated: bool = Field(True, description="take values of records without a date where no dated one fits")
 
 
 def join(

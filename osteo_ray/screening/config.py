@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.patients.window import WindowConfig
-from osteo_ray.screening.isolated import SeriesLimits
-from osteo_ray.screening.patients import PatientConfig
-from osteo_ray.screening.predictor import ScoringConfig
+from osteo_ray.patients.config import WindowConfig
+
+
+class PatientConfig(Section):
+    """What counts as known, and as change."""
+
+    suppress: bool = Field(
+        True, description="leave KNOWN_DXA and ON_TREATMENT out of the worklist (never out of files)"
+    )
+    dxa_years: float = Field(2.0, gt=0, description="a DXA this long before the CT, or after it, is KNOWN_DXA")
+    treatment_years: float = Field(
+        1.0, gt=0, description="a drug recorded this long before the CT, or after it, counts"
+    )
+    hu_repeat_cv: float = Field(0.065, gt=0, lt=1, description="repeat error of bone HU; published: 0.05 to 0.08")
+    risk_repeat_sd: float = Field(
+        0.5, gt=0, description="repeat error of the risk, in log-odds; 0.72 / sqrt(2) in benchmarks/selection_robust.py"
+    )
+    kvp_tolerance: float = Field(5.0, ge=0, description="tube voltages this near can be compared (kVp)")
+
+
+class ScoringConfig(Section):
+    """What a scorer does beyond the score."""
+
+    shap: bool = Field(True, description="explain each scored study")
+    guard: bool = Field(
+        True, description="decode compressed pixels in a child that may die, bounded in time and memory"
+    )
+    threads: int = Field(1, ge=1, description="torch threads of one scorer")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where the slice encoder runs, nearly all of a scorer's network time; the rest is on CPU"
+    )
+
+
+class SeriesLimits(Section):
+    """What one series may cost a scorer."""
+
+    series_timeout_s: float = Field(300.0, gt=0, description="wall time of one series")
+    series_memory_mb: int = Field(3072, ge=256, description="memory beyond that of the loaded scorer")
+    deaths: int = Field(2, ge=1, description="deaths of the scorer's process at one series before it is quarantined")
 
 
 class PipelineConfig(Section):

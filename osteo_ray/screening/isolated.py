@@ -24,14 +24,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.config import Section
 from osteo_ray.io.store import local_folder
 from osteo_ray.model.bundle import FILES
 from osteo_ray.outcomes import Outcome, Phase, State
-from osteo_ray.screening.predictor import Predictor, ScoringConfig, closed_row
+from osteo_ray.screening.config import ScoringConfig, SeriesLimits
+from osteo_ray.screening.predictor import Predictor, closed_row
 
 START_S = 300.0
 """Longest start of a child: imports and bundle on a loaded machine, or a bundle from far away."""
@@ -39,14 +38,6 @@ START_S = 300.0
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 """Else glibc hands each freed slice to the kernel and takes it anew: 2,000 page faults a series, 5 % of its time."""
-
-
-class SeriesLimits(Section):
-    """What one series may cost a scorer."""
-
-    series_timeout_s: float = Field(300.0, gt=0, description="wall time of one series")
-    series_memory_mb: int = Field(3072, ge=256, description="memory beyond that of the loaded scorer")
-    deaths: int = Field(2, ge=1, description="deaths of the scorer's process at one series before it is quarantined")
 
 
 class ScorerStartError(RuntimeError):

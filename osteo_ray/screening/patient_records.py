@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.patients.window import WindowConfig, nearest
+from osteo_ray.patients.window import nearest
 
 
 @dataclass(frozen=True)

@@ -21,32 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from osteo_ray.config import Section
 from osteo_ray.outcomes import State
 from osteo_ray.patients.table import RecordTable
+from osteo_ray.screening.config import PatientConfig
 from osteo_ray.screening.schema import RESULTS
 
 SMALLEST_REAL = 1.96 * np.sqrt(2.0)
 """Times the repeat error of one measurement: the change that 95 % of repeats without any stay under."""
-
-
-class PatientConfig(Section):
-    """What counts as known, and as change."""
-
-    suppress: bool = Field(
-        True, description="leave KNOWN_DXA and ON_TREATMENT out of the worklist (never out of files)"
-    )
-    dxa_years: float = Field(2.0, gt=0, description="a DXA this long before the CT, or after it, is KNOWN_DXA")
-    treatment_years: float = Field(
-        1.0, gt=0, description="a drug recorded this long before the CT, or after it, counts"
-    )
-    hu_repeat_cv: float = Field(0.065, gt=0, lt=1, description="repeat error of bone HU; published: 0.05 to 0.08")
-    risk_repeat_sd: float = Field(
-        0.5, gt=0, description="repeat error of the risk, in log-odds; 0.72 / sqrt(2) in benchmarks/selection_robust.py"
-    )
-    kvp_tolerance: float = Field(5.0, ge=0, description="tube voltages this near can be compared (kVp)")
 
 
 class Known(StrEnum):

@@ -12,15 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_coverage, q_metal, q_modality_missing
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.config import Section
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.acquisition import Acquisition, extend
@@ -38,6 +36,7 @@ from osteo_ray.patients.header import fill_from_header, header_demographics
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.table import from_mapping_dict
+from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.explain import explain
 from osteo_ray.screening.schema import RESULTS
 
@@ -59,19 +58,6 @@ COPIED = (
     "gates",
 )
 """Columns that a result takes from its catalogue row."""
-
-
-class ScoringConfig(Section):
-    """What a scorer does beyond the score."""
-
-    shap: bool = Field(True, description="explain each scored study")
-    guard: bool = Field(
-        True, description="decode compressed pixels in a child that may die, bounded in time and memory"
-    )
-    threads: int = Field(1, ge=1, description="torch threads of one scorer")
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="where the slice encoder runs, nearly all of a scorer's network time; the rest is on CPU"
-    )
 
 
 def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[str, Any]:

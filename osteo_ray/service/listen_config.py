@@ -6,10 +6,9 @@ from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.patients.window import WindowConfig
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.reports.config import PackageConfig
-from osteo_ray.screening.isolated import SeriesLimits
-from osteo_ray.screening.predictor import ScoringConfig
+from osteo_ray.screening.config import ScoringConfig, SeriesLimits
 
 
 class Destination(Section):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from osteo_ray import ray_setup
 from osteo_ray.catalogue.dataset import arrow_batches
 from osteo_ray.model.acquisition import Acquisition
-from osteo_ray.model.crops import CropConfig
+from osteo_ray.model.config import CropConfig
 from osteo_ray.progress import progress_bar
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from osteo_ray.config import Section
-from osteo_ray.drlis.rllib import SelectionConfig
-from osteo_ray.kdamm.train import KdammConfig
-from osteo_ray.model.acquisition import AcquisitionConfig
-from osteo_ray.model.crops import CropConfig
-from osteo_ray.model.encoder import EncoderConfig, PretrainConfig
-from osteo_ray.model.novelty import NoveltyConfig
-from osteo_ray.patients.window import WindowConfig
+from osteo_ray.drlis.config import SelectionConfig
+from osteo_ray.kdamm.config import KdammConfig
+from osteo_ray.model.config import AcquisitionConfig, CropConfig, EncoderConfig, NoveltyConfig
+from osteo_ray.patients.config import WindowConfig
+
+
+class PretrainConfig(Section):
+    """How the encoder is pre-trained, before it is frozen."""
+
+    supervision: Literal["slices", "patients"] = Field(
+        "slices", description="slices: region, mid-vertebra and trabecular HU per slice; patients: only the DXA label"
+    )
+    steps: int = Field(500, ge=1)
+    batch: int = Field(48, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    shift_px: int = Field(10, ge=0, description="random shift of the crop, pixels")
+    noise_hu: float = Field(10.0, ge=0)
 
 
 class SplitConfig(Section):

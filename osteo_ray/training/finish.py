@@ -17,7 +17,7 @@ from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
 from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.model.acquisition import extend
-from osteo_ray.model.bundle import Bundle, BundleConfig
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import (
     MIN_EVENTS,
     class_probabilities,
@@ -25,9 +25,10 @@ from osteo_ray.model.calibration import (
     operating_threshold,
     rest_log_odds,
 )
+from osteo_ray.model.config import BundleConfig, NoveltyConfig
 from osteo_ray.model.conformal import fit_conformal
 from osteo_ray.model.networks import MODALITIES, Batch, Student
-from osteo_ray.model.novelty import Novelty, NoveltyConfig, fit_novelty, picks_summary
+from osteo_ray.model.novelty import Novelty, fit_novelty, picks_summary
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import Standardiser, fit_standardiser

@@ -16,10 +16,11 @@ from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.embedding import Scans
 from osteo_ray.model.networks import Batch
 from osteo_ray.model.standardise import Standardiser
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.patients.header import fill_from_header
 from osteo_ray.patients.labels import class_index
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.patients.window import WindowConfig, join
+from osteo_ray.patients.window import join
 
 PARTS = ("train", "val", "test")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.look import ViewConfig
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import Selection, select_each

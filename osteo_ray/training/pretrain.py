@@ -15,10 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from osteo_ray.model.encoder import L1_NUMBER, REGIONS, EncoderConfig, PretrainConfig, SliceEncoder, height_of
+from osteo_ray.model.config import EncoderConfig
+from osteo_ray.model.encoder import L1_NUMBER, REGIONS, SliceEncoder, height_of
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import progress_bar
+from osteo_ray.training.config import PretrainConfig
 
 BAG = 8  # slices of one patient that a patient-level step sees
 

@@ -19,8 +19,9 @@ import torch
 
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.acquisition import Acquisition
-from osteo_ray.model.crops import CropConfig, grid_positions, spine_crop
-from osteo_ray.model.encoder import EncoderConfig, SliceEncoder
+from osteo_ray.model.config import CropConfig, EncoderConfig
+from osteo_ray.model.crops import grid_positions, spine_crop
+from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.outcomes import Rejected
 from osteo_ray.progress import Advance
 from osteo_ray.training.patients import Patients

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from osteo_ray.model.config import EncoderConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.encoder import EncoderConfig
 
 DIM = EncoderConfig().dim
 

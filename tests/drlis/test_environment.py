@@ -3,20 +3,13 @@ import pytest
 import torch
 from synthetic_scans import DIM, synthetic_scans
 
+from osteo_ray.drlis.config import RewardConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
-from osteo_ray.drlis.reward import (
-    RewardConfig,
-    class_target,
-    decision,
-    dr_dsn,
-    fit_scorers,
-    fold_of,
-    information_gain,
-    posteriors,
-)
+from osteo_ray.drlis.reward import class_target, decision, dr_dsn, fit_scorers, fold_of, information_gain, posteriors
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, coarse_positions
 from osteo_ray.model.encoder import height_of
-from osteo_ray.model.look import Look, ViewConfig, class_probs, observe
+from osteo_ray.model.look import Look, class_probs, observe
 from osteo_ray.model.pooling import AttentionPool, Pooled
 
 
@@ -194,7 +187,7 @@ def test_a_patient_is_judged_by_the_scorer_that_never_saw_it():
 
 
 def test_scorers_do_not_depend_on_their_own_fold():
-    from osteo_ray.drlis.reward import ScorerConfig
+    from osteo_ray.drlis.config import ScorerConfig
 
     cfg = ScorerConfig(steps=5)
     scans = synthetic_scans(40)

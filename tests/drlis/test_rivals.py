@@ -8,11 +8,13 @@ from selection_study.table import judge
 from synthetic_scans import DIM, synthetic_scans
 
 from osteo_ray.drlis import rivals as controls
-from osteo_ray.drlis.rivals import GumbelConfig, Picks
+from osteo_ray.drlis.config import GumbelConfig
+from osteo_ray.drlis.rivals import Picks
 from osteo_ray.model.acquisition import Acquisition
+from osteo_ray.model.config import EncoderConfig, ViewConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.encoder import EncoderConfig, height_of
-from osteo_ray.model.look import ViewConfig, first_positions
+from osteo_ray.model.encoder import height_of
+from osteo_ray.model.look import first_positions
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 

@@ -3,12 +3,13 @@ import pytest
 import torch
 from synthetic_scans import DIM, synthetic_scans
 
+from osteo_ray.drlis.config import PolicyConfig, RewardConfig, ScorerConfig, SelectionConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.figures import learning_curves
-from osteo_ray.drlis.reward import RewardConfig, ScorerConfig, fit_scorers
-from osteo_ray.drlis.rllib import PolicyConfig, SelectionConfig, train_policy
+from osteo_ray.drlis.reward import fit_scorers
+from osteo_ray.drlis.rllib import train_policy
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import p_lumbar
-from osteo_ray.model.look import ViewConfig
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select

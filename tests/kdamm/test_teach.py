@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
+from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import cross_fitted, present
-from osteo_ray.kdamm.train import KdammConfig
-from osteo_ray.model.networks import Batch, ModelConfig
+from osteo_ray.model.config import ModelConfig
+from osteo_ray.model.networks import Batch
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3
 CFG = KdammConfig(

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from osteo_ray.kdamm.objective import DistillConfig, Rows, build
+from osteo_ray.kdamm.config import DistillConfig, FitConfig
+from osteo_ray.kdamm.objective import Rows, build
 from osteo_ray.kdamm.ray_train import from_columns, to_table
-from osteo_ray.kdamm.train import FitConfig, FitJob, fit, validate
-from osteo_ray.model.networks import Batch, ModelConfig
+from osteo_ray.kdamm.train import FitJob, fit, validate
+from osteo_ray.model.config import ModelConfig
+from osteo_ray.model.networks import Batch
 from osteo_ray.model.pooling import MIN_SPREAD, scan_scale
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from osteo_ray.model.acquisition import EXTRA, Acquisition, AcquisitionConfig, extend
+from osteo_ray.model.acquisition import Acquisition, extend
+from osteo_ray.model.config import EXTRA, AcquisitionConfig
 
 
 def test_density_is_brought_to_120_kvp_and_what_is_unknown_is_left_as_it_reads():

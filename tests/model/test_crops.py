@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from osteo_ray.model.crops import CropConfig, grid_positions, spine_crop
+from osteo_ray.model.config import CropConfig
+from osteo_ray.model.crops import grid_positions, spine_crop
 
 CFG = CropConfig()
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from osteo_ray.model.acquisition import AcquisitionConfig
+from osteo_ray.model.config import AcquisitionConfig, EncoderConfig
 from osteo_ray.model.density import at_120_kvp, trabecular_hu
-from osteo_ray.model.encoder import EncoderConfig, height_of
+from osteo_ray.model.encoder import height_of
 
 CFG = EncoderConfig()
 

@@ -2,16 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from osteo_ray.kdamm.objective import DistillConfig, Rows, distillation_loss, student_loss
-from osteo_ray.model.encoder import EncoderConfig, SliceEncoder
-from osteo_ray.model.networks import (
-    MODALITIES,
-    Batch,
-    ImageTeacher,
-    ModelConfig,
-    Student,
-    TabularTeacher,
-)
+from osteo_ray.kdamm.config import DistillConfig
+from osteo_ray.kdamm.objective import Rows, distillation_loss, student_loss
+from osteo_ray.model.config import EncoderConfig, ModelConfig
+from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
 from osteo_ray.model.ordinal import Latent
 from osteo_ray.model.pooling import FARTHEST, AttentionPool
 from osteo_ray.model.standardise import fit_standardiser

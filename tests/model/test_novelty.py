@@ -1,6 +1,7 @@
 import numpy as np
 
-from osteo_ray.model.novelty import NoveltyConfig, fit_novelty, picks_summary
+from osteo_ray.model.config import NoveltyConfig
+from osteo_ray.model.novelty import fit_novelty, picks_summary
 
 
 def drawn(n, seed):

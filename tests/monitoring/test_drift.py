@@ -10,9 +10,10 @@ from scipy.stats import ks_2samp, wasserstein_distance
 from synthetic_bundle import synthetic_bundle
 
 from osteo_ray import cli
-from osteo_ray.model.acquisition import AcquisitionConfig
+from osteo_ray.model.config import AcquisitionConfig
 from osteo_ray.model.distributions import Distributions, Numbers
-from osteo_ray.monitoring.drift import DriftConfig, _distance, _ks, compare, holm
+from osteo_ray.monitoring.config import DriftConfig
+from osteo_ray.monitoring.drift import _distance, _ks, compare, holm
 from osteo_ray.monitoring.frame import of_results
 from osteo_ray.patients.schema import LABS
 from osteo_ray.screening.schema import RESULTS

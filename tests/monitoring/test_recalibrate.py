@@ -11,7 +11,8 @@ from synthetic_bundle import synthetic_bundle
 from osteo_ray import cli
 from osteo_ray.evaluation.metrics import calibration
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.monitoring.recalibrate import Pairs, SiteConfig, fit_curve, recalibrate
+from osteo_ray.monitoring.config import SiteConfig
+from osteo_ray.monitoring.recalibrate import Pairs, fit_curve, recalibrate
 from osteo_ray.outcomes import InputError
 from osteo_ray.screening.schema import RESULTS
 

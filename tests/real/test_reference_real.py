@@ -16,7 +16,7 @@ from osteo_ray.catalogue.study import index_study
 from osteo_ray.cli import main
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import State
-from osteo_ray.screening.predictor import ScoringConfig
+from osteo_ray.screening.config import ScoringConfig
 
 pytestmark = pytest.mark.real
 RECORD = {"age_y": 55, "sex": "M"}  # as the volume's publisher says

@@ -13,8 +13,9 @@ import pytest
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.screening.isolated import IsolatedPredictor, SeriesLimits
-from osteo_ray.screening.predictor import Predictor, ScoringConfig
+from osteo_ray.screening.config import ScoringConfig, SeriesLimits
+from osteo_ray.screening.isolated import IsolatedPredictor
+from osteo_ray.screening.predictor import Predictor
 
 CFG = ScoringConfig(shap=False)
 pytestmark = pytest.mark.ray

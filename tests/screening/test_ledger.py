@@ -14,7 +14,7 @@ from osteo_ray.config import validate
 from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients import RecordTable
-from osteo_ray.patients.window import WindowConfig
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records

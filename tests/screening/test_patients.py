@@ -6,7 +6,8 @@ import pytest
 
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.reports.worklist import write_worklist
-from osteo_ray.screening.patients import PATIENTS, READ, PatientConfig, write_patients
+from osteo_ray.screening.config import PatientConfig
+from osteo_ray.screening.patients import PATIENTS, READ, write_patients
 from osteo_ray.screening.schema import RESULTS
 
 CFG = PatientConfig()

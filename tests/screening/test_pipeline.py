@@ -17,8 +17,8 @@ import torch
 from osteo_ray import patients as records
 from osteo_ray.config import validate
 from osteo_ray.outcomes import InputError, State
+from osteo_ray.patients.config import WindowConfig
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.patients.window import WindowConfig
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.pipeline import dry_run, screen

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from osteo_ray.model.encoder import EncoderConfig, PretrainConfig
+from osteo_ray.model.config import EncoderConfig
+from osteo_ray.training.config import PretrainConfig
 from osteo_ray.training.pretrain import SliceData, pretrain, region_of, vertebrae_of
 
 ARCH = EncoderConfig(width=8)

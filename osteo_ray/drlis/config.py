@@ -1,0 +1,88 @@
+"""Typed configs of DRLIS: reward, the reward's classifiers, policy training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from osteo_ray.config import Section
+from osteo_ray.model.config import ViewConfig
+
+
+class RewardConfig(Section):
+    """Weights of the reward's terms."""
+
+    gain: float = Field(1.0, description="per step: gain in expected log p(class)")
+    terminal: float = Field(0.1, ge=0, description="+ for a right, - for a wrong decision at the end")
+    level: float = Field(
+        0.1,
+        ge=0,
+        description="per slice kept: times the encoder's belief that it shows the middle of one of L1-L4. Other bones "
+        "carry nearly the same signal in a scan, but only these levels have published thresholds. 0 where the encoder "
+        "was pre-trained without slice targets",
+    )
+    look_cost: float = Field(0.001, ge=0, description="per slice decoded")
+    posterior: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="share of the class target that is the scorer's own cross-fitted posterior from the scan's best "
+        "slices; 0: the DXA label alone, whose noise hides what one slice adds",
+    )
+    dr_dsn: float = Field(
+        0.0, ge=0, description="weight of diversity + representativeness at the end (0.1 in the literature)"
+    )
+
+
+class ScorerConfig(Section):
+    """The reward's scorer and its cross-fitting."""
+
+    folds: int = Field(3, ge=2, le=20)
+    steps: int = Field(400, ge=1)
+    batch: int = Field(64, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    posterior_slices: int = Field(16, ge=1, description="slices behind the posterior in the reward's target")
+
+
+class PolicyConfig(Section):
+    """The algorithm, its budget and knobs."""
+
+    algorithm: Literal["ppo", "dqn"] = "ppo"
+    hidden: int = Field(48, ge=8)
+    env_steps: int = Field(40_000, ge=1)
+    env_runners: int = Field(1, ge=0, description="remote sampling actors; 0 samples in the learner's process")
+    envs_per_runner: int = Field(16, ge=1)
+    batch: int = Field(2048, ge=64, description="ppo: steps an update learns from")
+    minibatch: int = Field(256, ge=16)
+    epochs: int = Field(8, ge=1, description="ppo")
+    lr: float = Field(1e-3, gt=0)
+    entropy: float = Field(0.01, ge=0, description="ppo")
+    gamma: float = Field(0.99, gt=0, le=1)
+    gae_lambda: float = Field(0.95, gt=0, le=1, description="ppo")
+    assess_every: int = Field(5000, ge=1, description="env steps between looks at the validation scans")
+    replay: int = Field(20_000, ge=256, description="dqn: steps kept for replay")
+    explore_steps: int = Field(10_000, ge=1, description="dqn: steps over which random actions fall from 100 to 5 %")
+    target_every: int = Field(500, ge=1, description="dqn: steps between updates of the target network")
+
+
+class SelectionConfig(Section):
+    """DRLIS: everything that selecting slices needs."""
+
+    view: ViewConfig = ViewConfig()
+    reward: RewardConfig = RewardConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+
+class GumbelConfig(Section):
+    """The learned control: per-slice scores trained with their classifier through Gumbel top-k."""
+
+    steps: int = Field(600, ge=1)
+    batch: int = Field(64, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    temperature: float = Field(0.5, gt=0)
+    hidden: int = Field(32, ge=4)

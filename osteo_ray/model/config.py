@@ -1,0 +1,97 @@
+"""Typed configs of the networks and their input: what a bundle fixes. No torch: a command's help reads these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from osteo_ray.config import Section
+
+REGIONS = ("thoracic", "lumbar", "pelvic", "none")
+"""Where along the spine a slice lies; `none` is neck, head or legs."""
+EXTRA = 5
+"""Columns that `acquisition.extend` appends: density at 120 kVp, kVp and whether known, contrast and whether known."""
+
+
+class CropConfig(Section):
+    """Geometry of the crop; ships in the bundle."""
+
+    size: int = Field(96, ge=32, le=512, description="pixels a side")
+    pixel_mm: float = Field(2.0, gt=0.2, le=5.0)
+    body_hu: float = Field(-300.0, description="above: body, below: air")
+    skin_margin_mm: float = Field(8.0, description="air kept behind the skin of the back")
+
+
+class ViewConfig(Section):
+    """What the policy sees and how much it may take; ships in the bundle."""
+
+    view: Literal["all", "coarse"] = "coarse"
+    positions: int = Field(64, ge=8, le=512, description="length T of the z-grid")
+    coarse: int = Field(12, ge=1, description="slices seen at the start of the coarse view")
+    keep: int = Field(6, ge=1, le=64, description="most slices kept")
+    spare: int = Field(
+        4,
+        ge=0,
+        le=64,
+        description="slices taken beyond `keep`; those that the encoder believes least to show the middle of one of "
+        "L1-L4 fall out. 0 where the encoder was pre-trained without slice targets",
+    )
+
+
+class AcquisitionConfig(Section):
+    """What the CT's features know of the scan; ships in the bundle."""
+
+    bone_contrast: dict[int, float] = Field(
+        {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89},
+        description="HU of hydroxyapatite at a tube voltage (kVp) against 120 kVp; between them linear",
+    )
+
+
+class EncoderConfig(Section):
+    """Architecture of the slice encoder; ships in the bundle."""
+
+    width: int = Field(16, ge=4, le=128)
+    n_rois: int = Field(4, ge=1, le=32)
+    n_learned: int = Field(20, ge=1, le=512, description="free dimensions of the embedding")
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding."""
+        return self.n_learned + 2 * self.n_rois + 1 + len(REGIONS) + 1
+
+
+class ModelConfig(Section):
+    """Architecture of teachers and student; ships in the bundle."""
+
+    tabular_width: int = Field(64, ge=8)
+    tabular_blocks: int = Field(2, ge=1)
+    tabular_k: int = Field(16, ge=1, description="TabM's implicit ensemble")
+    embedding: int = Field(8, ge=1, description="numerical embedding per feature")
+    hidden: int = Field(48, ge=8, description="width of each branch")
+    dropout: float = Field(0.15, ge=0, lt=1)
+    pattern_heads: bool = Field(True, description="the student's head differs by pattern of modalities")
+
+
+class NoveltyConfig(Section):
+    """When input counts as unlike the training data."""
+
+    quantile: float = Field(0.99, gt=0.5, le=1, description="of validation patients' distances")
+    slack: float = Field(1.25, ge=1, description="factor on that distance: few validation patients see few odd inputs")
+
+
+class BundleConfig(Section):
+    """Everything that fixes the networks and their input."""
+
+    crop: CropConfig = CropConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    view: ViewConfig = ViewConfig()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
+    model: ModelConfig = ModelConfig()
+    policy_hidden: int = 48
+    n_scorers: int = 3
+
+    @property
+    def features(self) -> int:
+        """Length of a slice's features: its embedding, and how it was scanned."""
+        return self.encoder.dim + EXTRA
