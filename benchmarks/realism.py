@@ -2,7 +2,7 @@
 
     python benchmarks/realism.py ../shared/data/ct docs/img
 
-Writes realism.png (figures) and made_beside_real.png (slices), and prints the numbers. Real volumes: a labelled 3 mm
+Writes realism.png (figures) and synthetic_beside_real.png (slices), and prints the numbers. Real volumes: a labelled 3 mm
 abdomen (TotalSegmentator's example, male 55) and an unenhanced 5 mm low-dose abdomen (ACRIN-FLT-Breast, female 49).
 """
 
@@ -225,7 +225,7 @@ def _slices(real: Volume, ours: list[tuple[fast.MadeStack, Volume]], out: Path) 
     ax[0, 0].set_title(f"real: {real.name}", fontsize=9, loc="left")
     ax[1, 0].set_title("made", fontsize=9, loc="left")
     fig.tight_layout(pad=0.3)
-    fig.savefig(out / "made_beside_real.png", dpi=60)
+    fig.savefig(out / "synthetic_beside_real.png", dpi=60)
     plt.close(fig)
 
 
