@@ -3,7 +3,8 @@
     python benchmarks/realism.py ../shared/data/ct docs/img
 
 Writes realism.png (figures) and synthetic_beside_real.png (slices), and prints the numbers. Real volumes: a labelled
-3 mm abdomen (TotalSegmentator's example, male 55) and an unenhanced 5 mm low-dose abdomen (ACRIN-FLT-Breast, female 49).
+3 mm abdomen (TotalSegmentator's example, male 55) and an unenhanced 5 mm low-dose abdomen (ACRIN-FLT-Breast, female
+49).
 """
 
 from __future__ import annotations
