@@ -16,6 +16,7 @@ OPTIONS = {
     "index": ["archive", "out"],
     "cohort": ["out"],
     "records": ["source", "mapping", "on_bad", "out"],
+    "targets": ["catalogue", "masks", "numbering", "out"],
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
     "tune": ["train", "out"],
     "screen": ["archive", "records", "mapping", "bundle", "out", "patients", "part", "dry_run"],
@@ -34,6 +35,7 @@ HELP = {
     "index": "catalogue an archive: every series and every file accounted for",
     "cohort": "write a synthetic archive with records and truth, for demos and experiments",
     "records": "map a hospital's table of demographics and labs to the schema",
+    "targets": "vertebra masks (NIfTI, DICOM SEG) to per-slice targets for `train --targets`",
     "train": "train a bundle from a catalogue and records",
     "tune": "search settings of teachers, student or selection policy (Ray Tune); writes trials and the best config",
     "screen": "score an archive: results, worklist, report",
@@ -81,13 +83,13 @@ def parser() -> argparse.ArgumentParser:
                 s.add_argument(flag, action="store_true", default=None, help="the source's patient, not the pseudonym")
             elif key in ("code", "state"):
                 s.add_argument(flag, nargs="+", metavar=key.upper())
-            elif key in ("extra_slices", "series", "formats") or (name, key) == ("train", "records"):
+            elif key in ("extra_slices", "masks", "series", "formats") or (name, key) == ("train", "records"):
                 s.add_argument(flag, nargs="+", metavar="PATH")
             else:
                 s.add_argument(
                     flag,
                     metavar="PATH"
-                    if key not in ("part", "mapping", "on_bad", "host", "port", "name", "role", "site")
+                    if key not in ("part", "mapping", "numbering", "on_bad", "host", "port", "name", "role", "site")
                     else "NAME",
                 )
         s.add_argument("--config", metavar="YAML")
@@ -132,6 +134,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         retry,
         screen,
         serve,
+        targets,
         train,
         tune,
     )
@@ -145,6 +148,7 @@ def _dispatch(args: argparse.Namespace) -> Iterable[str]:
         "index": (index.IndexJob, index.index),
         "cohort": (cohort.CohortJob, actions.get(getattr(args, "action", ""), cohort.write)),
         "records": (records.RecordsJob, records.records),
+        "targets": (targets.TargetsJob, targets.targets),
         "train": (train.TrainJob, train.train),
         "tune": (tune.TuneJob, tune.TARGETS.get(getattr(args, "action", ""), tune.TARGETS["student"])),
         "screen": (ScreenJob, screen.screen),

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from osteo_ray import ray_setup
 from osteo_ray.synthetic import dicom, fast, views
@@ -27,6 +29,7 @@ from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.population import Person
 from osteo_ray.synthetic.scanner import SHARP, Scan, draw_scan
 from osteo_ray.synthetic.truth import SliceTruth, slice_truth
+from osteo_ray.training.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,8 @@ def write_cohort(out: Path, cfg: CohortConfig, progress: Callable[[int, int], No
     n_studies = slices["study_uid"].nunique() if len(slices) else 0
     if len(slices):
         axial = slices[slices["level"] != ""]
-        keep = axial.drop(columns=["bytes", "study_uid"]).sort_values(["series_uid", "index"])
-        keep.to_parquet(truth / "slices.parquet", index=False)
+        keep = axial.sort_values(["series_uid", "index"])[TARGETS.names]
+        pq.write_table(pa.Table.from_pandas(keep, TARGETS, preserve_index=False), truth / "slices.parquet")
     patients_truth(specs, cfg).to_parquet(truth / "patients.parquet", index=False)
     complete = sum(p.has_ct and p.has_demographics and p.has_labs for p in specs)
     return CohortSummary(

@@ -164,5 +164,7 @@ def _number(level: str | None) -> float:
     if level == "S":
         return L1_NUMBER + 5.0
     if level and level[0] in "TL" and level[1:].isdigit():
-        return int(level[1:]) + (L1_NUMBER - 1.0 if level[0] == "L" else 0.0)
+        n = int(level[1:])
+        if n <= (12 if level[0] == "T" else 5):  # T13 and L6 would take another vertebra's number
+            return n + (L1_NUMBER - 1.0 if level[0] == "L" else 0.0)
     return np.nan

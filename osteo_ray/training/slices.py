@@ -109,7 +109,7 @@ def write_slice_set(
     """Read the series at `rows` of the catalogue and write a slice set to `out`.
 
     Args:
-        targets: Parquet with series_uid, index, level, mid, trabecular_hu per slice, or None.
+        targets: Parquet of `targets.TARGETS`, or None.
 
     Returns:
         Outcome code by series UID, for the series that could not be read.
