@@ -209,9 +209,7 @@ class _SliceGrid:
     def extent(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner [3] of the box around all voxels, edges included."""
         down, right = self.axes
-        edges = [
-            r * down + c * right for r in (-0.5, self.shape[0] - 0.5) for c in (-0.5, self.shape[1] - 0.5)
-        ]
+        edges = [r * down + c * right for r in (-0.5, self.shape[0] - 0.5) for c in (-0.5, self.shape[1] - 0.5)]
         step = np.abs(np.diff(self.positions, axis=0).mean(0)) / 2 if len(self.positions) > 1 else np.zeros(3)
         corners = (self.positions[[0, -1]][:, None] + np.array(edges)[None]).reshape(-1, 3)
         return corners.min(0) - step, corners.max(0) + step
