@@ -173,7 +173,7 @@ def _code(e: Exception) -> int | None:
     from osteo_ray.io.store import StoreError
     from osteo_ray.model.bundle import BundleError
     from osteo_ray.outcomes import InputError, Rejected
-    from osteo_ray.patients.table import RecordsError
+    from osteo_ray.patients.findings import RecordsError
     from osteo_ray.screening.shards import LedgerError
 
     if isinstance(e, Moved):

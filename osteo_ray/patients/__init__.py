@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from osteo_ray.patients.findings import RecordsError
     from osteo_ray.patients.labels import label_of
     from osteo_ray.patients.mapping import Mapping, load_mapping
     from osteo_ray.patients.schema import FEATURES, Feature
     from osteo_ray.patients.source import load, load_records
-    from osteo_ray.patients.table import RecordsError, RecordTable, from_mapping_dict
+    from osteo_ray.patients.table import RecordTable, from_mapping_dict
     from osteo_ray.patients.window import join
 
 __all__ = [
@@ -35,7 +36,8 @@ _MODULE = {
     **dict.fromkeys(("FEATURES", "Feature"), "schema"),
     **dict.fromkeys(("Mapping", "load_mapping"), "mapping"),
     **dict.fromkeys(("load", "load_records"), "source"),
-    **dict.fromkeys(("RecordTable", "RecordsError", "from_mapping_dict"), "table"),
+    **dict.fromkeys(("RecordTable", "from_mapping_dict"), "table"),
+    "RecordsError": "findings",
     "label_of": "labels",
     "join": "window",
 }

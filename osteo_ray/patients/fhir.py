@@ -1,122 +1,351 @@
-"""FHIR R4 NDJSON (bulk export): Observation and Patient resources, one a line, into record rows.
+"""FHIR R4: NDJSON of a bulk export (Patient and Observation in one file or several) and Bundles, into record rows.
 
 One row a person and day: all observations of that day together. Sex comes from Patient.gender; age from
-Patient.birthDate and the day. Observations with an unknown LOINC code are passed over; those that are cancelled or
-entered in error, too.
+Patient.birthDate and the day. Final, amended and corrected values come before preliminary ones; those that are
+cancelled or entered in error do not count. Codes and resources that nothing uses are counted.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import gzip
-import json
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic_core import from_json
 
-from osteo_ray.patients.identity import patient_key
-from osteo_ray.patients.schema import BY_LOINC, T_SCORE_LOINC, T_SCORE_RANGE
-from osteo_ray.patients.units import UnitError, factor
+from osteo_ray.patients.fhir_patients import Subjects, canonical
+from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.long import TestNames
+from osteo_ray.patients.mapping import Numbers, Test
+from osteo_ray.patients.observations import BLOCK, NO_DAY, PRESENT, T_SCORE, Observations
+from osteo_ray.patients.readers.chunk import Chunk
+from osteo_ray.patients.reading import Reading
+from osteo_ray.patients.schema import NAMES, feature
+from osteo_ray.patients.values import OK, age_at, day, seconds
 
-_LOINC = "http://loinc.org"
-_USABLE = {"final", "amended", "corrected", "preliminary", "registered"}
-# LOINC answers of "Tobacco smoking status": every day, some days, heavy and light; former and never.
-_SMOKER = {"449868002": 1.0, "428041000124106": 1.0, "428071000124103": 1.0, "428061000124105": 1.0}
-_SMOKER |= {"8517006": 0.0, "266919005": 0.0}
+_LOINC = ("http://loinc.org", "https://loinc.org", "urn:oid:2.16.840.1.113883.6.1", "LOINC")
+_RANKS = {"final": 1, "amended": 1, "corrected": 1, "preliminary": 0, "registered": 0}
+# Answers of "Tobacco smoking status", SNOMED CT and LOINC: every day, some days, heavy and light; former and never.
+_SMOKES = (
+    *("449868002", "428041000124106", "428071000124103", "428061000124105", "77176002", "65568007"),
+    *("LA18976-3", "LA18977-1", "LA18981-3", "LA18982-1"),
+)
+_DOES_NOT = ("8517006", "266919005", "LA15920-4", "LA18978-9")
+_SMOKER = dict.fromkeys(_SMOKES, 1.0) | dict.fromkeys(_DOES_NOT, 0.0)
+_BATCH = 50_000
 
 
-def read_ndjson(path: Path, pseudonym_key: str | None) -> tuple[pd.DataFrame, list[str]]:
-    """(frame in schema units, problems). A problem names line, code, value and unit."""
-    problems: list[str] = []
-    people: dict[str, dict] = {}
-    rows: dict[tuple[str, dt.date], dict[str, object]] = {}
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
+def read_fhir(paths: list[tuple[Path, str]], reading: Reading) -> Iterator[pd.DataFrame]:
+    """Record rows of all files of one export together, with the features that it gives.
+
+    Args:
+        paths: files, and how each is called in errors.
+
+    Raises:
+        RecordsError: a file that is no NDJSON or Bundle.
+    """
+    m = reading.mapping
+    # JSON has one way of writing numbers; a mapping says only what a bound is.
+    plain_numbers = m.model_copy(update={"numbers": Numbers(bounds=m.numbers.bounds)})
+    reading = Reading(plain_numbers, reading.pseudonym_key, reading.identity, reading.found)
+    with Observations() as store:
+        export = _Export(reading, store)
+        for path, name in paths:
+            export.read(path, name)
+        yield from export.records()
+
+
+class _Export:
+    """The files of one export while they are read."""
+
+    def __init__(self, reading: Reading, store: Observations):
+        self._reading, self._store = reading, store
+        self._subjects = Subjects(reading)
+        self._names = TestNames(reading.mapping)
+        self._codes: dict[tuple[str, str], tuple[str, str, Test] | None] = {}
+        self._rows: list[tuple[Any, ...]] = []
+        self._empty: list[tuple[int, int]] = []  # subject and day of what has no value
+        self._source = ""
+        self._count = 0
+
+    def read(self, path: Path, name: str) -> None:
+        self._source = name
+        opener = gzip.open if path.name.endswith(".gz") else open
+        given = False
+        try:
+            with opener(path, "rb") as f:
+                if path.name.lower().removesuffix(".gz").endswith(".json"):
+                    text = f.read()
+                    if not text.strip():
+                        raise RecordsError([f"{name}: the file is empty"])
+                    try:
+                        whole = from_json(text)
+                    except ValueError as e:
+                        raise RecordsError(
+                            [f"{name}: not JSON ({e}); if it holds a resource a line, call it .ndjson"]
+                        ) from None
+                    if not isinstance(whole, dict) or "resourceType" not in whole:
+                        raise RecordsError([f"{name}: no FHIR resource; a Bundle, Patient or Observation is wanted"])
+                    self._resource(whole, 1, None)
+                    given = True
+                else:
+                    for number, line in enumerate(f, 1):
+                        if line.strip():
+                            given = True
+                            self._line(line, number)
+        except (OSError, EOFError) as e:
+            raise RecordsError([f"{name}: can't be read: {e}"]) from None
+        if not given:
+            raise RecordsError([f"{name}: the file is empty"])
+        self._flush()
+
+    def _line(self, line: bytes, number: int) -> None:
+        found = self._reading.found
+        try:
+            r = from_json(line[3:] if line.startswith(b"\xef\xbb\xbf") else line)
+        except ValueError as e:
+            found.problem(f"{self._source}, line {number}: not JSON ({str(e).split(' at line')[0]})")
+            return
+        if not isinstance(r, dict):
+            found.problem(f"{self._source}, line {number}: a {type(r).__name__}, not a FHIR resource")
+            return
+        self._resource(r, number, None)
+
+    def _resource(self, r: dict[str, Any], number: int, full_url: str | None) -> None:
+        kind = r.get("resourceType")
+        if kind == "Patient":
+            self._subjects.add(r, full_url, f"{self._source}, {self._word(full_url)} {number}")
+        elif kind == "Observation":
             try:
-                r = json.loads(line)
-            except json.JSONDecodeError as e:
-                problems.append(f"line {number}: not JSON ({e.msg})")
-                continue
-            if not isinstance(r, dict):
-                problems.append(f"line {number}: a {type(r).__name__}, not a FHIR resource")
-            elif r.get("resourceType") == "Patient":
-                people[str(r.get("id", ""))] = r
-            elif r.get("resourceType") == "Observation":
-                problem = _observation(r, rows)
-                if problem:
-                    problems.append(f"line {number}: {problem}")
-    out = []
-    for (person, day), values in sorted(rows.items()):
-        p = people.get(person, {})
-        ids = [i.get("value") for i in p.get("identifier", []) if i.get("value")]
-        row: dict[str, object] = {"patient_key": patient_key(str(ids[0]) if ids else person, pseudonym_key)}
-        row["record_date"] = pd.Timestamp(day)
-        sex = {"male": 1.0, "female": 0.0}.get(str(p.get("gender")))
-        row |= {} if sex is None else {"sex_male": sex}
-        born = _date(p.get("birthDate"))
-        if born is not None:
-            row["age_y"] = round((day - born).days / 365.25, 1)
-        out.append(row | values)
-    frame = pd.DataFrame(out, columns=None if out else ["patient_key", "record_date"])
-    return frame, problems
+                self._observation(r, number, full_url)
+            except (AttributeError, TypeError, KeyError) as e:
+                self._reading.found.problem(f"{self._source}, line {number}: an Observation out of shape ({e})")
+        elif kind == "Bundle":
+            self._bundle(r, number)
+        else:
+            self._reading.found.dropped[str(kind)] += 1
+
+    def _word(self, full_url: str | None) -> str:
+        return "line" if full_url is None else "entry"
+
+    def _bundle(self, bundle: dict[str, Any], number: int) -> None:
+        """All entries of a collection, search result, transaction or history; what asks to delete is passed over."""
+        found = self._reading.found
+        if any(isinstance(x, dict) and x.get("relation") == "next" for x in bundle.get("link") or ()):
+            found.note(f"{self._source}: one page of a search; the pages after it are not here")
+        for k, entry in enumerate(bundle.get("entry") or (), 1):
+            if not isinstance(entry, dict) or not isinstance(entry.get("resource"), dict):
+                found.dropped["entries without a resource"] += 1
+            elif (entry.get("request") or {}).get("method") == "DELETE":
+                found.dropped["entries that delete"] += 1
+            else:
+                url = entry.get("fullUrl")
+                self._resource(entry["resource"], k, str(url) if url else None)
+
+    def _observation(self, r: dict[str, Any], number: int, full_url: str | None) -> None:
+        found = self._reading.found
+        status = r.get("status")
+        rank = _RANKS.get(str(status))
+        if rank is None:
+            found.dropped[f"Observation {status or 'without status'}"] += 1
+            return
+        parts = [r, *(c for c in r.get("component") or () if isinstance(c, dict))]
+        uses = [
+            (part, use) for part in parts if (use := self._use(part.get("code") or {}, part is r and len(parts) > 1))
+        ]
+        if not uses:
+            return
+        where = f"{self._source}, {self._word(full_url)} {number}"
+        subject = self._subject(r, full_url, number)
+        if subject is None:
+            found.problem(f"{where}: Observation {uses[0][1][1]}: no patient as subject; it joins no one")
+            return
+        self._subjects.observed[subject] += 1
+        text = _effective(r)
+        date, state = day(text, frozenset({""}), (), self._reading.mapping.timezone)
+        if state != OK:
+            what = "no effective date" if not text else f"{text!r} names no day"
+            found.problem(f"{where}: Observation {uses[0][1][1]}: {what}; it needs an effectiveDateTime")
+            return
+        self._count += 1
+        order = self._count + ((1 << 48) if status in ("amended", "corrected") else 0)
+        for part, (name, code, test) in uses:
+            value, unit = self._value(part, name, code, where)
+            at = int(date.astype("int64"))
+            if value is not None:
+                self._rows.append((name, code, test, subject, rank, at, text, order, value, unit, number))
+            else:
+                self._empty.append((subject, at))
+        if len(self._rows) >= _BATCH:
+            self._flush()
+
+    def _use(self, concept: dict[str, Any], panel: bool) -> tuple[str, str, Test] | None:
+        """(feature, code, how it is read) of a CodeableConcept; None, and counted, where nothing uses it."""
+        shown = None
+        for c in concept.get("coding") or ():
+            key = (str(c.get("system") or ""), str(c.get("code") or ""))
+            if key not in self._codes:
+                self._codes[key] = self._look_up(*key)
+            if self._codes[key] is not None:
+                return self._codes[key]
+            if shown is None or key[0] in _LOINC:
+                shown = f"{key[1]} ({c.get('display') or concept.get('text') or key[0]})"
+        text = str(concept.get("text") or "")
+        if text and (own := self._names.own(text)):
+            return own[0], text, own[1]
+        if not panel:
+            self._reading.found.unknown[shown or text or "(no code)"] += 1
+        return None
+
+    def _look_up(self, system: str, code: str) -> tuple[str, str, Test] | None:
+        own = self._names.own(f"{system}|{code}") or self._names.own(code)
+        if own is None and system in _LOINC:
+            own = self._names.find(code)
+        return None if own is None else (own[0], code, own[1])
+
+    def _subject(self, r: dict[str, Any], full_url: str | None, number: int) -> int | None:
+        subject = r.get("subject") or {}
+        reference = canonical(str(subject.get("reference") or ""))
+        if not reference:
+            identifier = subject.get("identifier")
+            return self._subjects.add_identified(identifier) if isinstance(identifier, dict) else None
+        if reference.startswith("#"):
+            inside = next((c for c in r.get("contained") or () if f"#{c.get('id')}" == reference), None)
+            if inside is None or inside.get("resourceType") != "Patient":
+                return None
+            unique = f"urn:contained:{self._source}:{full_url}:{number}"
+            self._subjects.add(inside, unique, f"{self._source}, {self._word(full_url)} {number}")
+            return self._subjects.subject(unique)
+        if not reference.startswith("urn:") and "Patient/" not in reference:
+            return None
+        if reference.startswith("Patient/") and full_url and full_url.startswith("http"):
+            # Within a Bundle, a relative reference is relative to the server of its own entry.
+            reference = f"{full_url.split('/Observation/')[0].rstrip('/')}/{reference}"
+        return self._subjects.subject(reference)
+
+    def _value(self, part: dict[str, Any], name: str, code: str, where: str) -> tuple[Any, str | None]:
+        """(value as written, unit); (None, None) where there is none, which is counted or a problem."""
+        found = self._reading.found
+        if name == "smoker" and "valueCodeableConcept" in part:
+            answers = [str(c.get("code")) for c in part["valueCodeableConcept"].get("coding") or ()]
+            known = [_SMOKER[a] for a in answers if a in _SMOKER]
+            if not known:
+                found.unknown[f"{code} = {', '.join(answers) or 'text'}"] += 1
+            return (known[0], None) if known else (None, None)
+        q = part.get("valueQuantity")
+        if isinstance(q, dict) and q.get("value") is not None:
+            comparator = str(q.get("comparator") or "")
+            value = q["value"] if not comparator else f"{'>' if comparator == 'ad' else comparator}{q['value']}"
+            return value, str(q.get("code") or q.get("unit") or "")
+        if isinstance(part.get("valueInteger"), int):
+            return part["valueInteger"], ""
+        other = next((k for k in part if k.startswith("value") and k != "valueQuantity"), None)
+        if other is not None:
+            found.problem(f"{where}: Observation {code} ({name}): {other} {str(part[other])[:40]!r} is no quantity")
+            found.values(name, np.array([np.nan]), 1)
+        else:
+            found.of(name).missing += 1  # dataAbsentReason: missing stays missing
+        return None, None
+
+    def _flush(self) -> None:
+        """Turn the rows gathered so far into observations in the schema's units."""
+        groups: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
+        for row in self._rows:
+            groups[row[0], row[1]].append(row)
+        self._rows = []
+        for (name, code), rows in groups.items():
+            _, _, tests, subject, rank, at, text, order, value, unit, number = zip(*rows, strict=True)
+            frame = pd.DataFrame({"value": pd.Series(value, dtype=object), "unit": pd.Series(unit, dtype=object)})
+            chunk = Chunk(self._source, frame, np.array(number), "line", cell="Observation")
+            column = f"{code} ({name})"
+            if name == "t_score":
+                values = self._reading.t_scores(frame["value"], chunk, column, code)
+            elif name == "smoker":
+                values = self._reading.quantity(name, Test(), frame["value"], None, chunk, column, code)
+            else:
+                test: Test = tests[0]
+                units = frame["unit"] if test.unit is None else None
+                values = self._reading.quantity(name, test, frame["value"], units, chunk, column, code)
+            keep = ~np.isnan(values)
+            block = np.zeros(len(rows), BLOCK)
+            block["patient"], block["rank"], block["day"], block["order"] = subject, rank, at, order
+            block["what"] = T_SCORE if name == "t_score" else NAMES.index(name)
+            block["site"] = -1 if self._reading.mapping.site is None else 0
+            block["second"] = seconds(pd.Series(text, dtype=object))
+            block["value"] = values
+            self._store.add(block[keep])
+            self._empty += zip(block["patient"][~keep].tolist(), block["day"][~keep].tolist(), strict=True)
+        # A day without a known value is still a record: of sex and age, and of the fact that there is nothing.
+        self._store.add(self._present(self._empty))
+        self._empty = []
+
+    def _present(self, days_of: list[tuple[int, int]]) -> np.ndarray:
+        block = np.zeros(len(days_of), BLOCK)
+        if days_of:
+            block["patient"], block["day"] = zip(*days_of, strict=True)
+        block["what"] = PRESENT
+        block["site"] = -1 if self._reading.mapping.site is None else 0
+        return block
+
+    def records(self) -> Iterator[pd.DataFrame]:
+        """The record rows, partition by partition."""
+        found, m = self._reading.found, self._reading.mapping
+        patient, keys = self._subjects.resolve()
+        seen = np.array(self._subjects.observed, np.int64)
+        alone = np.flatnonzero((patient >= 0) & (seen == 0))
+        alone = alone[~np.isin(keys[alone], keys[(seen > 0) & (patient >= 0)])]
+        self._store.add(self._present([(int(k), NO_DAY) for k in alone]))
+        sex, born = self._subjects.facts()
+        order = np.argsort(keys, kind="stable")
+        sorted_keys, sorted_patient = keys[order], patient[order]
+
+        def known_alone(block: np.ndarray) -> np.ndarray:
+            who = patient[block["patient"].astype(np.int64)]
+            block = block[who >= 0]
+            block["patient"] = keys[block["patient"].astype(np.int64)]
+            return block
+
+        for frame in self._store.records([m.site] if m.site else [], known_alone):
+            number = np.array([int(k, 16) for k in frame["patient_key"]], np.uint64)
+            p = sorted_patient[np.searchsorted(sorted_keys, number)]
+            found.rows += len(frame)
+            yield self._with_facts(frame, sex[p], born[p])
+
+    def _with_facts(self, frame: pd.DataFrame, sex: np.ndarray, born: np.ndarray) -> pd.DataFrame:
+        """Sex and age of a patient beside what was observed of them."""
+        found = self._reading.found
+        f = feature("age_y")
+        age = age_at(born, frame["record_date"].to_numpy("datetime64[D]"))
+        outside = (age < f.low) | (age > f.high)
+        for k in np.flatnonzero(outside)[:100]:
+            found.problem(
+                f"Patient.birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a"
+            )
+        age[outside] = np.nan
+        for name, values, source in (("sex_male", sex, "Patient.gender"), ("age_y", age, "Patient.birthDate")):
+            found.values(name, values, int(outside.sum()) if name == "age_y" else 0)
+            found.source(name, source)
+            frame[name] = values if name not in frame else np.where(np.isnan(frame[name]), values, frame[name])
+        frame["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
+        return frame
 
 
-def _date(text: object) -> dt.date | None:
-    try:
-        return dt.date.fromisoformat(str(text)[:10])
-    except ValueError:
-        return None
-
-
-def _observation(r: dict, rows: dict[tuple[str, dt.date], dict[str, object]]) -> str | None:
-    """Add one Observation to its row; the text of what is wrong with it, if anything is."""
-    if r.get("status") not in _USABLE:
-        return None
-    person = str(r.get("subject", {}).get("reference", "")).rsplit("/", 1)[-1]
-    codes = [c.get("code") for c in r.get("code", {}).get("coding", []) if c.get("system") == _LOINC]
-    known = [c for c in codes if c in BY_LOINC or c == T_SCORE_LOINC]
-    if not known:
-        return None
-    code = str(known[0])
-    if not person:
-        return f"Observation {code}: no subject; it joins no one"
-    day = _date(r.get("effectiveDateTime") or r.get("effectivePeriod", {}).get("start"))
-    if day is None:
-        return f"Observation {code} of {person}: no effective date; write effectiveDateTime"
-    row = rows.setdefault((person, day), {})
-    if code == T_SCORE_LOINC:
-        value = r.get("valueQuantity", {}).get("value")
-        low, high = T_SCORE_RANGE
-        if not isinstance(value, int | float) or not low <= value <= high:
-            return f"Observation {code}: T-score {value!r} is not a number from {low:g} to {high:g}"
-        row["t_score"], row["dxa_date"] = float(value), pd.Timestamp(day)
-        return None
-    f = BY_LOINC[code]
-    if f.name == "smoker":
-        answers = [c.get("code") for c in r.get("valueCodeableConcept", {}).get("coding", [])]
-        known_answers = [_SMOKER[a] for a in answers if a in _SMOKER]
-        if known_answers:
-            row["smoker"] = known_answers[0]
-        return None
-    q = r.get("valueQuantity")
-    if not isinstance(q, dict) or "value" not in q:
-        return None  # dataAbsentReason: missing stays missing
-    unit = q.get("code") or q.get("unit")
-    if unit is None:
-        return f"Observation {code} ({f.name}): {q['value']!r} has no unit"
-    try:
-        value = float(q["value"]) * factor(str(unit), f.unit, f.molar_mass)
-    except (TypeError, ValueError) as e:
-        reason = str(e) if isinstance(e, UnitError) else "not a number"
-        return f"Observation {code} ({f.name}): {q['value']!r} {unit}: {reason}"
-    if not f.low <= value <= f.high or not np.isfinite(value):
-        return (
-            f"Observation {code} ({f.name}): {q['value']!r} {unit} = {value:g} {f.unit} is outside "
-            f"{f.low:g} to {f.high:g} {f.unit}"
-        )
-    row[f.name] = value
-    return None
+def _effective(r: dict[str, Any]) -> str:
+    """When an observation holds: effective[x], else when it was issued."""
+    period = r.get("effectivePeriod") or {}
+    events = (r.get("effectiveTiming") or {}).get("event") or [None]
+    for text in (
+        r.get("effectiveDateTime"),
+        r.get("effectiveInstant"),
+        period.get("start"),
+        period.get("end"),
+        events[0],
+        r.get("issued"),
+    ):
+        if text:
+            return str(text)
+    return ""

@@ -1,8 +1,8 @@
-"""How one hospital's table maps onto the schema: a short YAML.
+"""How one hospital's records map onto the schema: a short YAML. In full, with examples: docs/your-own-data.md.
 
-    patient_id: MRN                 # column with the patient's id
+    patient_id: MRN                 # column with the patient's number
     date: drawn_on                  # column with the record's date (optional)
-    t_score: dxa_t                  # optional
+    t_score: dxa_t                  # optional; of several columns the lowest counts
     dxa_date: dxa_on                # optional: when the T-score was measured; without it, it is of no known date
     treatment: {column: bone_drug, codes: {y: 1, n: 0}}    # optional: a drug against osteoporosis, as of `date`
     features:
@@ -18,21 +18,80 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from osteo_ray.config import ConfigError, Section, load
-from osteo_ray.patients.schema import NAMES
+from osteo_ray.patients.schema import ANALYTES, NAMES, molar_mass_of
+
+T_SCORE = "t_score"
+_YES_NO = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
 
 
-class Column(Section):
+def _code_texts(codes: Any) -> Any:
+    """YAML's own types as texts: 1 is '1', and `yes`, which YAML reads as true, is 'yes', 'true' and 'on'."""
+    if not isinstance(codes, dict):
+        return codes
+    out: dict[str, Any] = {}
+    for key, value in codes.items():
+        for text in (
+            _YES_NO[key]
+            if isinstance(key, bool)
+            else ("" if key is None else f"{key:g}",)
+            if _number(key)
+            else (str(key),)
+        ):
+            out[text] = float(value) if isinstance(value, bool) else value
+    return out
+
+
+def _number(key: Any) -> bool:
+    return key is None or isinstance(key, int | float)
+
+
+class Numbers(Section):
+    """How numbers are written. Full-width digits and signs are always read as plain ones."""
+
+    decimal: Literal[".", ","] = Field(".", description="decimal sign")
+    thousands: Literal["", ",", ".", " ", "'"] = Field("", description="sign between groups of three digits")
+    bounds: Literal["missing", "half"] = Field(
+        "missing", description="what '<5' is: missing, or half the limit; '>5' is missing. Both are counted"
+    )
+    rules: tuple[Literal["top_coded", "age_units", "flags"], ...] = Field(
+        (), description="top_coded: '89+' is 89; age_units: '67Y', '804M' are years; flags: '5.2 H', '5.2*' are 5.2"
+    )
+
+
+class Quantity(Section):
+    """How one feature's values are to be read."""
+
+    unit: str | None = Field(None, description="unit of all values; null: the schema's own, or that of each row")
+    codes: dict[str, float | None] | None = Field(None, description="text -> number; null means missing")
+    analyte: str | None = Field(None, description="urea_nitrogen: masses are those of the nitrogen in urea")
+    numbers: Numbers | None = Field(None, description="how this feature's numbers are written; null: as all are")
+    check_median: bool = Field(
+        True, description="refuse values whose median belongs to another unit; false: such patients, after a look"
+    )
+
+    @field_validator("codes", mode="before")
+    @classmethod
+    def _texts(cls, v: Any) -> Any:
+        return _code_texts(v)
+
+    @field_validator("analyte")
+    @classmethod
+    def _analyte(cls, v: str | None) -> str | None:
+        if v is not None and v not in ANALYTES:
+            raise ValueError(f"no such analyte; there are: {', '.join(ANALYTES)}")
+        return v
+
+
+class Column(Quantity):
     """Where one feature is found: a column, and its unit or the codes of its values."""
 
-    column: str
-    unit: str | None = None  # UCUM; None: the schema's own unit
-    unit_column: str | None = None  # a column that holds each row's unit
-    codes: dict[str, float | None] | None = None  # value text -> number; null means missing
+    column: str = Field(description="column of the table")
+    unit_column: str | None = Field(None, description="column that holds each row's unit")
 
     @model_validator(mode="after")
     def _one_unit(self) -> Column:
@@ -41,19 +100,81 @@ class Column(Section):
         return self
 
 
-class Mapping(Section):
-    """One table's mapping. `derive` names columns to compute (`nhanes`: T-scores from bone densities)."""
+class Test(Quantity):
+    """Which tests of a long table, or codes of FHIR Observations, give one feature."""
 
-    patient_id: str
-    date: str | None = None
-    t_score: str | None = None
-    dxa_date: str | None = None
-    treatment: Column | None = None
-    features: dict[str, Column] = Field(min_length=1)
-    keep: tuple[str, ...] = ()  # columns carried along as they are (a site, a survey cycle)
-    missing: tuple[str, ...] = ("", "NA", "N/A", "nan", "null", "None")
-    optional: bool = False  # columns that the table lacks (but the patient's id) are all-missing instead of an error
-    derive: Literal["nhanes"] | None = None
+    __test__ = False  # no test of pytest's
+    names: tuple[str, ...] = Field(
+        (), description="names or codes, in any case; LOINC codes that are known need not be given"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list(cls, v: Any) -> Any:
+        return {"names": [v] if isinstance(v, str) else v} if isinstance(v, str | list | tuple) else v
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _texts_of_names(cls, v: Any) -> Any:
+        return [str(x) for x in v] if isinstance(v, list | tuple) else v
+
+
+class Fhir(Section):
+    """Which of a FHIR Patient's identifiers is the number that the CTs carry."""
+
+    identifier_type: str = Field("MR", description="code of identifier.type (HL7 v2-0203)")
+    identifier_system: str | None = Field(None, description="identifier.system; where given, the type does not matter")
+
+
+class Mapping(Section):
+    """One source's mapping."""
+
+    format: Literal["wide", "long", "fhir"] = Field(
+        "wide", description="wide: a column a feature; long: a row a test; fhir: R4 NDJSON or a Bundle"
+    )
+    patient_id: str | None = Field(None, description="column with the patient's number")
+    site: str | None = Field(None, description="hospital of all rows; part of each patient's key")
+    site_column: str | None = Field(None, description="column with each row's hospital, instead of `site`")
+    date: str | None = Field(None, description="column with the record's date")
+    date_format: tuple[str, ...] = Field((), description="e.g. '%d/%m/%Y'; ISO dates need none")
+    timezone: str | None = Field(
+        None,
+        description="e.g. Asia/Shanghai: zone of the local day, where times carry an offset that is not the site's",
+    )
+    t_score: tuple[str, ...] = Field((), description="columns with DXA T-scores; the lowest of a row counts")
+    dxa_date: str | None = Field(None, description="column with the date of the T-score")
+    birth_date: str | None = Field(None, description="column with the birth date: age at the record's date")
+    treatment: Column | None = Field(None, description="column and codes: a drug against osteoporosis, as of `date`")
+    features: dict[str, Column] = Field({}, description="feature -> its column")
+    test: str | None = Field(None, description="long: column with the test's name or code")
+    value: str | None = Field(None, description="long: column with the result")
+    unit: str | None = Field(None, description="long: column with the unit")
+    tests: dict[str, Test] = Field({}, description="long and fhir: feature (or t_score) -> names of its tests")
+    keep: tuple[str, ...] = Field((), description="columns carried along as they are")
+    missing: tuple[str, ...] = Field(
+        ("", "NA", "N/A", "nan", "null", "None", "NaT"), description="texts that mean missing, in any case"
+    )
+    optional: bool = Field(False, description="columns that the table lacks are missing instead of an error")
+    derive: Literal["nhanes"] | None = Field(None, description="columns to compute (nhanes: T-scores from densities)")
+    encoding: str | None = Field(None, description="of a text file, e.g. gb18030; null: UTF-8, or what its mark says")
+    delimiter: str | None = Field(None, description="of a text file; null: found from its header")
+    header_row: int = Field(1, ge=1, description="line or row of the header; what stands above is passed over")
+    sheet: str | int | None = Field(None, description="sheet of a workbook, by name or number from 1")
+    numbers: Numbers = Field(Numbers(), description="how numbers are written")
+    units: dict[str, str] = Field({}, description="the laboratory's word for a unit -> the unit that it means")
+    fhir: Fhir = Field(Fhir(), description="fhir: which identifier counts")
+
+    @field_validator("t_score", "date_format", mode="before")
+    @classmethod
+    def _one_or_more(cls, v: Any) -> Any:
+        return () if v is None else (v,) if isinstance(v, str) else v
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _missing_texts(cls, v: Any) -> Any:
+        if not isinstance(v, list | tuple):
+            return v
+        return [t for x in v for t in (_YES_NO[x] if isinstance(x, bool) else ("" if x is None else str(x),))]
 
     @field_validator("treatment")
     @classmethod
@@ -62,13 +183,37 @@ class Mapping(Section):
             raise ValueError("treatment: give codes, each 1 (treated), 0 (not) or null (not known)")
         return v
 
-    @field_validator("features")
+    @field_validator("features", "tests")
     @classmethod
-    def _known(cls, v: dict[str, Column]) -> dict[str, Column]:
-        bad = sorted(set(v) - set(NAMES))
+    def _known(cls, v: dict[str, Quantity], info: Any) -> dict[str, Quantity]:
+        names = (*NAMES, T_SCORE) if info.field_name == "tests" else NAMES
+        bad = sorted(set(v) - set(names))
         if bad:
-            raise ValueError(f"unknown feature {bad[0]!r}; there are: {', '.join(NAMES)}")
+            raise ValueError(f"unknown feature {bad[0]!r}; there are: {', '.join(names)}")
+        for name, quantity in v.items():
+            if quantity.analyte:
+                try:
+                    molar_mass_of(name, quantity.analyte)
+                except KeyError as e:
+                    raise ValueError(str(e.args[0])) from None
         return v
+
+    @model_validator(mode="after")
+    def _complete(self) -> Mapping:
+        if self.format == "fhir":
+            return self
+        needed = ["patient_id", *(("test", "value") if self.format == "long" else ("features",))]
+        absent = [k for k in needed if not getattr(self, k)]
+        if absent:
+            raise ValueError(f"a {self.format} mapping needs {', '.join(absent)}")
+        if self.site and self.site_column:
+            raise ValueError("give site (of all rows) or site_column, not both")
+        return self
+
+    @property
+    def missing_texts(self) -> frozenset[str]:
+        """Texts that mean missing, in lower case."""
+        return frozenset(t.strip().casefold() for t in self.missing)
 
 
 def shipped() -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from osteo_ray.patients.table import RecordsError
+from osteo_ray.patients.findings import RecordsError
 
 NECK_MEAN, NECK_SD = 0.858, 0.120
 SPINE_MEAN, SPINE_SD = 1.047, 0.110

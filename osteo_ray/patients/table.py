@@ -16,31 +16,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from osteo_ray.patients.findings import ReadReport, RecordsError
 from osteo_ray.patients.labels import label_of
 from osteo_ray.patients.schema import NAMES, T_SCORE_RANGE, feature
 
-
-class RecordsError(ValueError):
-    """Records that can't be used. The text names each row, column, value and unit, and what is expected."""
-
-    def __init__(self, problems: Iterable[str], shown: int = 20):
-        self.problems = tuple(problems)
-        more = len(self.problems) - shown
-        text = "\n".join(self.problems[:shown]) + (f"\n... and {more} more" if more > 0 else "")
-        super().__init__(text)
+_DATES = ("dxa_date", "birth_month")
 
 
 @dataclass(frozen=True)
 class RecordTable:
     """One row a record: `patient_key`, `record_date` (date or NaT), one float64 column a feature, `t_score`, `label`,
     then whatever columns the source was told to keep; where the source has them, `dxa_date` (when the T-score was
-    measured) and `osteoporosis_treatment` (1 treated, 0 not, NaN not known, as of `record_date`).
+    measured), `osteoporosis_treatment` (1 treated, 0 not, NaN not known, as of `record_date`), `birth_month` and `site`
+    (None where it is not given).
 
-    `issues` lists values that were refused and made missing (only where loading was told to do so).
+    `issues` lists values that were refused and made missing (only where loading was told to do so); `report` says what
+    was read, and `ids` are the patients' numbers as written, for the match report alone: neither is ever stored.
     """
 
     frame: pd.DataFrame
     issues: tuple[str, ...] = field(default=())
+    report: ReadReport | None = field(default=None, compare=False)
+    ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def of(cls, frame: pd.DataFrame, issues: Iterable[str] = ()) -> RecordTable:
@@ -57,7 +54,7 @@ class RecordTable:
         out["t_score"] = frame["t_score"].to_numpy(np.float64) if "t_score" in frame else np.nan
         out["label"] = np.array([label_of(t) for t in out["t_score"]], dtype=object)
         for c in frame.columns.difference([*out.columns, "label"], sort=False):
-            out[c] = frame[c].to_numpy()
+            out[c] = frame[c].to_numpy("datetime64[s]" if c in _DATES else None)
         return cls(out, tuple(issues))
 
     def __len__(self) -> int:

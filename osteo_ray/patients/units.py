@@ -2,38 +2,83 @@
 
     convert(np.array([1.0]), "mg/dL", feature("creatinine_umol_l"))   # 88.4
 
-A unit that is no UCUM code, or measures something else, is an error.
+Laboratories write units in many ways (`IU/L`, `K/uL`, `x10^9/L`, `μmol/l`, `UMOL/L`): those that can mean one thing
+only are known. A unit that is not, or that measures something else, is an error.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
 
-from osteo_ray.patients.schema import Feature
+from osteo_ray.patients.schema import ANALYTES, Feature
 
-# What laboratories and exports write instead of UCUM, with the UCUM code that is meant.
-_SPELLINGS = {
-    "": "1",
-    "IU/L": "[iU]/L",
-    "µmol/L": "umol/L",
-    "μmol/L": "umol/L",
-    "10^9/L": "10*9/L",
-    "G/L": "10*9/L",
-    "10^3/uL": "10*3/uL",
-    "K/uL": "10*3/uL",
-    "1000 cells/uL": "10*3/uL",
-    "years": "a",
-    "y": "a",
-    "lb": "[lb_av]",
-    "in": "[in_i]",
-    "kg/m^2": "kg/m2",
+# Written form, in lower case and without blanks -> the UCUM codes that may be meant; the first that converts counts.
+_COUNTS = {
+    "10*9/L": ("10*9/l", "10^9/l", "10e9/l", "10exp9/l", "10**9/l", "e9/l", "g/l", "giga/l", "bil/l", "1e9/l"),
+    "10*3/uL": (
+        *("10*3/ul", "10^3/ul", "10e3/ul", "10exp3/ul", "10**3/ul", "e3/ul", "k/ul", "k/cumm", "k/mm3", "1000/ul"),
+        *("thou/ul", "thousand/ul", "th/ul", "thou/mm3", "10^3/mm3", "10*3/mm3", "1000cells/ul", "10^3cells/ul"),
+        *("kcells/ul", "cellsx10^3/ul", "10^3/cumm", "1e3/ul", "千/ul", "thou/mcl"),
+    ),
+    "10*4/uL": ("10^4/ul", "10*4/ul", "万/ul", "萬/ul"),
+    "10*6/L": ("10*6/l", "10^6/l", "10e6/l", "m/l", "mio/l"),
+    "10*6/uL": ("10*6/ul", "10^6/ul", "m/ul", "mil/ul"),
+    "/uL": ("/ul", "cells/ul", "cell/ul", "/mm3", "cells/mm3", "/cumm", "cells/cumm", "#/ul", "个/ul"),
+    "/L": ("/l", "cells/l"),
 }
+_CONCENTRATIONS = {
+    "mol/L": ("mol/l", "摩尔/升"),
+    "mmol/L": ("mmol/l", "mm", "mmole/l", "mmoles/l", "millimole/l", "millimol/l", "毫摩尔/升", "毫摩/升", "毫摩爾/升"),
+    "umol/L": ("umol/l", "um", "umole/l", "umoles/l", "micromol/l", "micromole/l", "mcmol/l", "微摩尔/升", "微摩/升"),
+    "nmol/L": ("nmol/l", "nm", "纳摩尔/升"),
+    "g/L": ("g/l", "gm/l", "gr/l", "克/升"),
+    "g/dL": ("g/dl", "gm/dl", "gr/dl", "g%", "gm%", "g/100ml", "克/分升"),
+    "mg/L": ("mg/l", "毫克/升"),
+    "mg/dL": ("mg/dl", "mg%", "mgs/dl", "mg/100ml", "毫克/分升"),
+    "ug/L": ("ug/l", "微克/升"),
+    "ug/dL": ("ug/dl",),
+    "ug/mL": ("ug/ml",),
+    "mg/mL": ("mg/ml",),
+    "ng/mL": ("ng/ml",),
+    "U/L": ("u/l", "iu/l", "[iu]/l", "units/l", "unit/l", "u.i./l", "ui/l", "e/l", "单位/升", "国际单位/升", "u/lt"),
+    "kU/L": ("ku/l", "kiu/l"),
+    "U/mL": ("u/ml", "iu/ml"),
+    "ukat/L": ("ukat/l",),
+    "nkat/L": ("nkat/l",),
+}
+_BODY = {
+    "a": ("a", "y", "yr", "yrs", "year", "years", "jahre", "ans", "岁", "歲"),
+    "mo": ("mo", "month", "months", "月"),
+    "m": ("m", "meter", "metre", "meters", "metres", "米"),
+    "cm": ("cm", "cms", "centimeter", "centimeters", "centimetre", "厘米", "公分"),
+    "mm": ("mm",),
+    "[in_i]": ("in", "inch", "inches", "[in_i]", '"'),
+    "[ft_i]": ("ft", "foot", "feet"),
+    "kg": ("kg", "kgs", "kilogram", "kilograms", "公斤", "千克"),
+    "g": ("g", "gram", "grams"),
+    "[lb_av]": ("lb", "lbs", "pound", "pounds", "[lb_av]"),
+    "kg/m2": ("kg/m2", "kg/m^2", "kg/m*2", "kg/sqm", "kg/qm"),
+    "1": ("1",),
+}
+_ALIASES: dict[str, tuple[str, ...]] = {}
+for _table in (_CONCENTRATIONS, _COUNTS, _BODY):
+    for _code, _names in _table.items():
+        for _name in _names:
+            _ALIASES[_name] = (*_ALIASES.get(_name, ()), _code)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_RAISED = re.compile(r"(?<=10)([⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_ANNOTATION = re.compile(r"\{[^}]*\}")
+_EQUIVALENTS = re.compile(r"^[munk]?eq/d?l$")
+_VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
 
 
 class UnitError(ValueError):
-    """A unit that is not UCUM, or that does not measure what the feature measures."""
+    """A unit that is not known, or that does not measure what the feature measures."""
 
 
 @cache
@@ -44,40 +89,115 @@ def _registry():
 
 
 @cache
+def written(unit: str) -> str:
+    """A unit as written, in the one form that aliases are looked up by: lower case, no blanks, plain characters."""
+    text = _RAISED.sub(lambda m: "^" + m[1].translate(_SUPERSCRIPTS), unit)
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = "".join(text.split()).replace("μ", "u").replace("µ", "u")
+    text = re.sub("[×✕·・]", "x", text).replace("∧", "^").replace("ˆ", "^").replace("∕", "/").replace("⁄", "/")
+    text = re.sub(r"^mc(?=g|l|mol)", "u", text).replace("/mcl", "/ul")
+    text = re.sub(r"^[x*](?=\s*10|e\d)", "", text)  # x10^9/L
+    return re.sub(r"/(litre|liter|lt)s?$", "/l", text)
+
+
+@cache
 def factor(unit: str, to: str, molar_mass: float | None) -> float:
-    """Number by which values in `unit` are multiplied to be in `to` (both UCUM).
+    """Number by which values in `unit` are multiplied to be in `to` (UCUM); `unit` as laboratories write it.
 
     Raises:
-        UnitError: `unit` is no UCUM code, or its dimension is another.
+        UnitError: `unit` is not known, or its dimension is another.
     """
-    code = _SPELLINGS.get(unit.strip(), unit.strip())
+    if unit.strip() == to:
+        return 1.0
+    plain = written(unit)
+    if _EQUIVALENTS.match(plain):
+        raise UnitError(f"unit {unit!r} counts charges, not substance: give {to!r}")
+    bare = _ANNOTATION.sub("", plain)
+    aliases = _ALIASES.get(plain) or _ALIASES.get(bare)
+    if not aliases and not bare:
+        aliases = ("1",)
+    for code in aliases or (unit.strip(),):
+        got = _ucum_factor(code, to, molar_mass)
+        if got is not None:
+            return got
+    if aliases is None and not _is_ucum(unit.strip()):
+        raise UnitError(f"unit {unit!r} is not known; say what it means: `units: {{{unit!r}: {to}}}` in the mapping")
+    raise UnitError(f"unit {unit!r} cannot be turned into {to!r}")
+
+
+def _is_ucum(code: str) -> bool:
+    try:
+        _registry().from_ucum(code)
+    except Exception:
+        return False
+    return True
+
+
+def _ucum_factor(code: str, to: str, molar_mass: float | None) -> float | None:
+    """Factor between UCUM codes; None where `code` is none, or measures something else."""
     if code == to:
         return 1.0
-    # Enzyme activity: one international unit is the same amount as U (1 umol/min); UCUM keeps [iU] apart.
-    if to == "U/L" and code.startswith("[iU]"):
-        code = "U" + code[4:]
     reg = _registry()
     try:
-        source, target = reg.from_ucum(code), reg.from_ucum(to)
-    except Exception as e:
-        raise UnitError(f"unit {unit!r} is not a UCUM code (like 'mg/dL', 'umol/L', '10*9/L')") from e
-    source, target = 1 * source, 1 * target
+        source, target = 1 * reg.from_ucum(code), 1 * reg.from_ucum(to)
+    except Exception:  # the parser raises exceptions of many kinds
+        return None
     if source.dimensionality == target.dimensionality:
         return float((source / target).to("dimensionless").magnitude)
     if molar_mass is not None:
         mass_per_mole = molar_mass * reg.from_ucum("g/mol")
-        as_mol = source / mass_per_mole
-        if as_mol.dimensionality == target.dimensionality:
-            return float((as_mol / target).to("dimensionless").magnitude)
-        as_mass = source * mass_per_mole
-        if as_mass.dimensionality == target.dimensionality:
-            return float((as_mass / target).to("dimensionless").magnitude)
-    raise UnitError(f"unit {unit!r} cannot be turned into {to!r}")
+        for quantity in (source / mass_per_mole, source * mass_per_mole):
+            if quantity.dimensionality == target.dimensionality:
+                return float((quantity / target).to("dimensionless").magnitude)
+    return None
+
+
+def feature_factor(
+    unit: str, f: Feature, molar_mass: float | None = None, own: Mapping[str, str] | None = None
+) -> float:
+    """Factor from `unit` to a feature's own unit. `own` is a mapping's `units:`, asked first (any case, any blanks).
+
+    Raises:
+        UnitError: no unit, one that is not known, or one that measures something else.
+    """
+    if not unit.strip() and f.unit != "1":
+        raise UnitError(f"no unit; {f.name} is measured in {f.unit}")
+    known = {written(k): v for k, v in own.items()} if own else {}
+    unit = known.get(written(unit), unit)
+    if f.name in _VALENCE and written(unit) == "meq/l":
+        return 1 / _VALENCE[f.name]
+    return factor(unit, f.unit, f.molar_mass if molar_mass is None else molar_mass)
 
 
 def convert(values: np.ndarray, unit: str, feature: Feature) -> np.ndarray:
     """Values [n] in `unit` as float64 in the feature's own unit."""
     try:
-        return np.asarray(values, np.float64) * factor(unit, feature.unit, feature.molar_mass)
+        return np.asarray(values, np.float64) * feature_factor(unit, feature)
     except UnitError as e:
         raise UnitError(f"{feature.name}: {e}") from None
+
+
+_CANDIDATES = (
+    *("mmol/L", "umol/L", "mg/dL", "g/dL", "g/L", "mg/L", "U/L", "ukat/L", "10*9/L", "10*4/uL", "/uL"),
+    *("cm", "m", "[in_i]", "mm", "kg", "[lb_av]", "g", "a", "mo"),
+)
+
+
+def fitting_units(median: float, used: float, f: Feature) -> list[str]:
+    """Units in which a column with this median would lie where a hospital's medians do; [] where it does already.
+
+    Args:
+        median: of the values in the feature's own unit, as they were converted.
+        used: factor that they were converted by.
+    """
+    if f.typical is None or f.typical[0] <= median <= f.typical[1]:
+        return []
+    raw, out = median / used, []
+    substances = [(f.molar_mass, "")] + [(m, f" of {a}") for a, (name, m) in ANALYTES.items() if name == f.name]
+    for molar_mass, suffix in substances:
+        for unit in _CANDIDATES:
+            k = _ucum_factor(unit, f.unit, molar_mass)
+            # A substance in moles is the same number for every analyte.
+            if k is not None and f.typical[0] <= raw * k <= f.typical[1] and not (suffix and k == 1):
+                out.append(unit + suffix)
+    return out

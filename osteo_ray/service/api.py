@@ -30,8 +30,9 @@ from starlette.staticfiles import StaticFiles
 from osteo_ray import __version__
 from osteo_ray.model.bundle import BundleError
 from osteo_ray.outcomes import State
+from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import shipped
-from osteo_ray.patients.table import RecordsError, from_mapping_dict
+from osteo_ray.patients.table import from_mapping_dict
 from osteo_ray.reports.result_json import to_result
 from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.service import problems, views

@@ -23,7 +23,7 @@ def observation(code, value, unit, day="2024-05-01", who="p1", status="final"):
 PATIENT = {
     "resourceType": "Patient",
     "id": "p1",
-    "identifier": [{"value": "MRN7"}],
+    "identifier": [{"type": {"coding": [{"code": "MR"}]}, "value": "MRN7"}],
     "gender": "female",
     "birthDate": "1954-05-01",
 }
@@ -63,8 +63,8 @@ def test_bad_observations_are_named(tmp_path):
     with pytest.raises(records.RecordsError) as e:
         records.load(path)
     text = str(e.value)
-    assert "line 2: Observation 6768-6 (alp_u_l): 85 mmol/L: unit 'mmol/L' cannot be turned into 'U/L'" in text
-    assert "line 3: Observation 718-7 (haemoglobin_g_l): 1290 g/dL = 12900 g/L is outside" in text
+    assert "r.ndjson, line 2, Observation '6768-6 (alp_u_l)': 85: unit 'mmol/L' cannot be turned into 'U/L'" in text
+    assert "r.ndjson, line 3, Observation '718-7 (haemoglobin_g_l)': haemoglobin_g_l = 12900 g/L is outside" in text
 
 
 def test_a_broken_line_does_not_hide_the_rest(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 
 from osteo_ray import patients as records
 from osteo_ray.config import ConfigError
+from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.table import RecordsError
 
 
 def mapping(**features):
@@ -45,9 +45,9 @@ def test_each_bad_value_is_named_with_row_column_value_and_unit(tmp_path):
     with pytest.raises(records.RecordsError) as e:
         records.load(path, m)
     text = str(e.value)
-    assert "row 1, column 'crea': creatinine_umol_l = 88000 umol/L is outside 10 to 2500 umol/L" in text
-    assert "row 2, column 'crea': 'high' is not a number" in text
-    assert "row 2, column 'sex': 'X' is no code of sex_male (M, F)" in text
+    assert "r.csv, line 2, column 'crea': creatinine_umol_l = 88000 umol/L is outside 10 to 2500 umol/L" in text
+    assert "r.csv, line 3, column 'crea': 'high' is not a number" in text
+    assert "r.csv, line 3, column 'sex': 'X' is no code of sex_male (M, F)" in text
     kept = records.load(path, m, on_bad="missing")
     assert len(kept.issues) == 3
     assert kept.frame["creatinine_umol_l"].isna().all()
@@ -55,13 +55,16 @@ def test_each_bad_value_is_named_with_row_column_value_and_unit(tmp_path):
 
 def test_a_wrong_unit_is_refused_and_named(tmp_path):
     path = write(tmp_path, "id,alp\nA,70\n")
-    with pytest.raises(records.RecordsError, match=r"row 1, column 'alp': 70: unit 'mmol/L' cannot be turned into"):
+    with pytest.raises(records.RecordsError, match=r"line 2, column 'alp': 70: unit 'mmol/L' cannot be turned into"):
         records.load(path, mapping(alp_u_l={"column": "alp", "unit": "mmol/L"}))
 
 
 def test_an_absent_column_names_what_the_table_has(tmp_path):
     path = write(tmp_path, "id,alp\nA,70\n")
-    with pytest.raises(records.RecordsError, match=r"column 'ALP': named by the mapping.*it has: id, alp"):
+    with pytest.raises(
+        records.RecordsError,
+        match=r"column 'ALP' \(alp_u_l\): named.*did you mean 'alp'.*has: id, alp",
+    ):
         records.load(path, mapping(alp_u_l={"column": "ALP"}))
 
 
@@ -118,7 +121,7 @@ def test_an_id_that_a_table_holds_as_a_number_is_the_id_that_the_ct_has(tmp_path
 def test_a_record_without_an_id_is_named_and_joins_nothing(tmp_path):
     path = write(tmp_path, "id,alp\n,70\nB,80\n")
     m = mapping(alp_u_l={"column": "alp"})
-    with pytest.raises(records.RecordsError, match="row 1, column 'id': no patient id"):
+    with pytest.raises(records.RecordsError, match="line 2, column 'id': no patient id"):
         records.load(path, m)
     assert records.load(path, m, on_bad="missing").frame["patient_key"].isna().tolist() == [True, False]
 
@@ -139,5 +142,5 @@ def test_dxa_date_and_treatment_are_read_checked_and_absent_where_the_source_lac
     with pytest.raises(RecordsError, match="'2021-13-40' is no date") as e:
         records.load(csv)
     assert "'perhaps' is no code of osteoporosis_treatment" in str(e.value)
-    csv.write_text("patient_id\na\n")
+    csv.write_text("patient_id,age_y\na,60\n")
     assert not {"dxa_date", "osteoporosis_treatment"} & set(records.load(csv).frame)

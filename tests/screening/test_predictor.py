@@ -14,8 +14,8 @@ from osteo_ray.config import validate
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.model.selection import Selection
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.patients.table import RecordsError
 from osteo_ray.screening.predictor import PolicyTrace, Predictor
 
 pytestmark = pytest.mark.ray

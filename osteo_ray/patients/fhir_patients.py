@@ -1,0 +1,194 @@
+"""FHIR Patients: which of their identifiers is the number that the CTs carry, and whom a reference means."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from osteo_ray.patients.mapping import Fhir
+from osteo_ray.patients.reading import Reading
+
+_HISTORY = re.compile(r"/_history/[^/]+$")
+_TAIL = re.compile(r"(?:^|/)(Patient/[^/]+)$")
+_NO_BIRTH = np.iinfo(np.int32).min
+_AMBIGUOUS = -2
+
+
+def canonical(reference: str) -> str:
+    """A reference without the version that it names."""
+    return _HISTORY.sub("", reference.strip())
+
+
+def identifier_of(identifiers: Any, rule: Fhir) -> tuple[str | None, str]:
+    """(the patient's number, what is wrong): of the configured system, else of the configured type; never the first.
+
+    Identifiers of `use: old` do not count.
+    """
+    usable = [
+        i
+        for i in identifiers or ()
+        if isinstance(i, dict) and i.get("use") != "old" and str(i.get("value") or "").strip()
+    ]
+    if rule.identifier_system is not None:
+        fits = [i for i in usable if i.get("system") == rule.identifier_system]
+        wanted = f"of system {rule.identifier_system}"
+    else:
+        fits = [i for i in usable if rule.identifier_type in _types(i)]
+        wanted = f"of type {rule.identifier_type}"
+    values = {str(i["value"]).strip() for i in fits}
+    if len(values) == 1:
+        return values.pop(), ""
+    systems = ", ".join(sorted({str(i.get("system") or "none") for i in (fits or usable)})) or "none at all"
+    if values:
+        return None, f"several identifiers {wanted}; name one system: `fhir: {{identifier_system: ...}}` ({systems})"
+    return None, f"no identifier {wanted}; name its system: `fhir: {{identifier_system: ...}}` (there: {systems})"
+
+
+def _types(identifier: dict[str, Any]) -> set[str]:
+    kind = identifier.get("type") or {}
+    return {str(c.get("code")) for c in kind.get("coding") or () if isinstance(c, dict)}
+
+
+class Subjects:
+    """Everybody whom a Patient resource describes or an Observation refers to, by number."""
+
+    def __init__(self, reading: Reading):
+        self._reading = reading
+        self._number: dict[str, int] = {}  # reference -> subject
+        self._names: list[str] = []
+        self.observed = array("q")  # observations of each subject
+        self._patient_of: dict[str, int] = {}  # reference -> patient
+        self._by_tail: dict[str, int] = {}  # Patient/id -> patient, where one alone has it
+        self._keys = array("Q")
+        self._known = array("b")
+        self._sex = array("d")
+        self._born = array("i")
+        self._of_patient = array("q")  # the subject by which a patient is known
+        self._why: dict[int, str] = {}
+        self._replaced: dict[int, str] = {}
+
+    def subject(self, reference: str) -> int:
+        """The number of whom a reference means."""
+        k = self._number.get(reference)
+        if k is None:
+            k = self._number[reference] = len(self._names)
+            self._names.append(reference)
+            self.observed.append(0)
+        return k
+
+    def add_identified(self, identifier: dict[str, Any]) -> int | None:
+        """A subject that is given by an identifier instead of a reference; None where it is not the one that counts."""
+        pid, _ = identifier_of([identifier], self._reading.mapping.fhir)
+        if pid is None:
+            return None
+        reference = f"identifier {pid}"
+        if reference not in self._patient_of:
+            self._patient_of[reference] = self._append(pid, np.nan, _NO_BIRTH, "", self.subject(reference))
+        return self.subject(reference)
+
+    def add(self, resource: dict[str, Any], full_url: str | None, where: str) -> None:
+        """A Patient resource; `full_url` is its entry's in a Bundle."""
+        pid, why = identifier_of(resource.get("identifier"), self._reading.mapping.fhir)
+        sex = {"male": 1.0, "female": 0.0}.get(str(resource.get("gender")), np.nan)
+        tail = f"Patient/{resource.get('id')}" if resource.get("id") else None
+        based = full_url is not None and not full_url.startswith("urn:")
+        reference = canonical(full_url) if full_url else tail
+        if reference is None:
+            self._reading.found.problem(f"{where}: a Patient without id; nothing can refer to it")
+            return
+        known = self._patient_of.get(reference)
+        k = self._append(pid, sex, _birth(resource.get("birthDate")), why, self.subject(reference))
+        if known is not None and self._known[known] and self._known[k] and self._keys[known] != self._keys[k]:
+            self._reading.found.problem(
+                f"{where}: {reference} stands twice with different numbers; read each site's export by itself"
+            )
+        self._patient_of[reference] = k
+        if tail is not None:
+            other = self._by_tail.get(tail, k)
+            self._by_tail[tail] = k if other == k or not based or known == other else _AMBIGUOUS
+            if not based:
+                self._patient_of.setdefault(tail, k)
+        for link in resource.get("link") or ():
+            target = ((link or {}).get("other") or {}).get("reference")
+            if isinstance(link, dict) and link.get("type") == "replaced-by" and target:
+                self._replaced[k] = canonical(str(target))
+
+    def _append(self, pid: str | None, sex: float, born: int, why: str, subject: int) -> int:
+        k = len(self._keys)
+        m = self._reading.mapping
+        if pid is not None:
+            self._reading.found.remember_ids([pid])
+        self._keys.append(0 if pid is None else int(self._reading.key(pid, m.site), 16))
+        self._known.append(pid is not None)
+        self._sex.append(sex)
+        self._born.append(born)
+        self._of_patient.append(subject)
+        if pid is None:
+            self._why[k] = why
+        return k
+
+    def _find(self, reference: str) -> int | None:
+        found = self._patient_of.get(reference)
+        if found is None and (m := _TAIL.search(reference)):
+            found = self._by_tail.get(m[1])
+            absolute = m[1] != reference
+            if found is not None and found >= 0 and absolute and self._patient_of.get(m[1]) != found:
+                return None  # of another server
+        return None if found == _AMBIGUOUS else found
+
+    def resolve(self) -> tuple[np.ndarray, np.ndarray]:
+        """(patient [n subjects], -1 where nobody is known; key uint64 [n]); what can't be joined becomes problems."""
+        patient = np.full(len(self._names), -1, np.int64)
+        keys = np.zeros(len(self._names), np.uint64)
+        lost, lost_observations, first = 0, 0, ""
+        reasons: Counter[str] = Counter()
+        for k, reference in enumerate(self._names):
+            p = self._find(reference)
+            for _ in range(10):  # a patient whose record was merged into another's
+                if p is None or p not in self._replaced:
+                    break
+                after = self._find(self._replaced[p])
+                if after is None or after == p:
+                    break
+                p = after
+            if p is None:
+                if self.observed[k]:
+                    lost, lost_observations, first = lost + 1, lost_observations + self.observed[k], first or reference
+            elif not self._known[p]:
+                reasons[self._why[p]] += 1
+            else:
+                patient[k], keys[k] = p, self._keys[p]
+        if lost:
+            self._reading.found.problem(
+                f"{lost_observations} Observations of {lost} patients whose Patient is in none of the files (the "
+                f"first: {first}): nobody's number is known; give the Patient file (of a bulk export: its folder) too"
+            )
+        for why, n in reasons.most_common():
+            self._reading.found.problem(f"{n} patients: {why}")
+        return patient, keys
+
+    def facts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(sex 1 male, 0 female, NaN; birth date datetime64[D] or NaT) of each patient."""
+        born = np.array(self._born, np.int64)
+        dates = born.astype("datetime64[D]")
+        dates[born == _NO_BIRTH] = np.datetime64("NaT")
+        return np.array(self._sex), dates
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _birth(text: Any) -> int:
+    """Days since 1970; a year or month alone is taken by its middle."""
+    m = re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", str(text or ""))
+    if m is None:
+        return _NO_BIRTH
+    try:
+        date = np.datetime64(f"{m[1]}-{m[2] or '07'}-{m[3] or ('15' if m[2] else '01')}", "D")
+    except ValueError:
+        return _NO_BIRTH
+    return int(date.astype("int64"))

@@ -1,0 +1,209 @@
+"""CSV and TSV. A line that does not fit the header is an error with its number, never shifted by a column.
+
+UTF-8 (with or without a mark) and UTF-16 (with one) are read; any other encoding has to be named, and the error
+proposes which. The delimiter is that of the header line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.mapping import Mapping
+from osteo_ray.patients.readers.chunk import ROWS, Chunk, repeated_names
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_DELIMITERS = ",;\t|"
+_FIELD_LIMIT = 1 << 20
+
+
+def read_text(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
+    """The rows of a text table; every cell is text.
+
+    Raises:
+        RecordsError: empty, not in the encoding, an open quote, a row longer or shorter than the header.
+    """
+    encoding = m.encoding or _encoding(path, name)
+    csv.field_size_limit(_FIELD_LIMIT)
+    opener = gzip.open if path.name.endswith(".gz") else open
+    reader = None
+    try:
+        with opener(path, "rt", encoding=encoding, newline="") as f:
+            lines = _header_lines(f, m, name)
+            delimiter = _delimiter(lines, m, path, name)
+            f.seek(0)
+            for _ in range(m.header_row - 1):
+                f.readline()
+            reader = csv.reader(f, delimiter=delimiter, strict=True)
+            yield from _chunks(reader, m, name)
+    except UnicodeDecodeError as e:
+        line = m.header_row + (reader.line_num if reader is not None else 0)
+        raise RecordsError([_not_decodable(path, name, m, encoding, line, e)]) from None
+    except LookupError:
+        raise RecordsError([f"{name}: no such encoding: {encoding!r}; e.g. utf-8, gb18030, cp1252"]) from None
+    except UnicodeError as e:  # UTF-16 without its mark, and the like
+        raise RecordsError([f"{name}: not {encoding} ({e}); name the file's encoding: `encoding:`"]) from None
+    except (OSError, EOFError) as e:
+        raise RecordsError([f"{name}: can't be read: {e}"]) from None
+
+
+def _header_lines(f, m: Mapping, name: str, count: int = 20) -> list[str]:
+    """The header and some lines after it."""
+    for _ in range(m.header_row - 1):
+        f.readline()
+    lines = [line for line in (f.readline(1 << 20) for _ in range(count)) if line.strip("\r\n\ufeff")]
+    if not lines or not lines[0].strip("\r\n\ufeff ,;\t|"):
+        raise RecordsError([f"{name}: the file is empty; a header and rows are needed"])
+    return lines
+
+
+def _delimiter(lines: list[str], m: Mapping, path: Path, name: str) -> str:
+    if m.delimiter:
+        if len(m.delimiter) != 1:
+            raise RecordsError([f"{name}: delimiter {m.delimiter!r}: one character is wanted"])
+        return m.delimiter
+    if path.name.lower().removesuffix(".gz").endswith(".tsv"):
+        return "\t"
+    header = lines[0]
+    found = [d for d in _DELIMITERS if d in header]
+    if len(found) > 1:
+        # Of several, the one that cuts the lines into as many fields as the header has.
+        fits = [d for d in found if _fields(lines, d) is not None]
+        if len(fits) != 1:
+            fits = [max(found, key=header.count)] if not fits else [max(fits, key=header.count)]
+        found = fits
+    return found[0] if found else ","
+
+
+def _fields(lines: list[str], delimiter: str) -> int | None:
+    try:
+        counts = {len(row) for row in csv.reader(lines, delimiter=delimiter) if row}
+    except csv.Error:
+        return None
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _chunks(reader, m: Mapping, name: str) -> Iterator[Chunk]:
+    above = m.header_row - 1
+    at = above + 1
+    try:
+        header = [h.strip().lstrip("\ufeff").strip() for h in next(reader)]
+        while header and not header[-1]:
+            header.pop()  # a comma behind the last name
+        repeated = repeated_names([h for h in header if h])
+        width = len(header)
+        fields: int | None = None
+        rows: list[list[str]] = []
+        numbers: list[int] = []
+        for row in reader:
+            line, at = at, above + reader.line_num
+            line += 1
+            if not row or (len(row) == 1 and not row[0].strip() and width > 1):
+                continue
+            if fields is None:
+                # Where the first row ends in a delimiter that the header lacks, every row has to.
+                fields = len(row) if len(row) > width and not any(c.strip() for c in row[width:]) else width
+            if len(row) != fields or any(c.strip() for c in row[width:]):
+                raise RecordsError([_misfit(name, line, row, fields, width, m.header_row)])
+            rows.append(row[:width])
+            numbers.append(line)
+            if len(rows) == ROWS:
+                yield _chunk(name, header, rows, numbers, repeated)
+                rows, numbers = [], []
+    except csv.Error as e:
+        raise RecordsError([f"{name}, line {at + 1}: {_csv_problem(str(e))}"]) from None
+    if fields is None:
+        raise RecordsError([f"{name}: a header, but no rows"])
+    if rows:
+        yield _chunk(name, header, rows, numbers, repeated)
+
+
+def _chunk(name: str, header: list[str], rows: list, numbers: list[int], repeated: tuple[str, ...]) -> Chunk:
+    columns: dict[str, pd.Series] = {}
+    for h, cells in zip(header, zip(*rows, strict=True), strict=True):
+        if h and h not in columns:
+            columns[h] = pd.Series(np.array(cells, dtype=object), dtype=object)
+    return Chunk(name, pd.DataFrame(columns), np.array(numbers), "line", repeated)
+
+
+def _misfit(name: str, line: int, row: list[str], fields: int, width: int, header_row: int) -> str:
+    wanted = f"the header (line {header_row}) has {width} columns"
+    wanted += f" and the first row {fields} fields" if fields != width else ""
+    why = "the row is cut short" if len(row) < fields else "a delimiter inside a value needs quotes around it"
+    return f"{name}, line {line}: {len(row)} fields, but {wanted}; {why}, or the mapping's `delimiter` is wrong"
+
+
+def _csv_problem(text: str) -> str:
+    if "unexpected end" in text or "field larger" in text:
+        return "a quote is opened and never closed; close or double it"
+    if "expected after" in text:
+        return "text follows a closing quote; a quote inside a value has to be doubled"
+    return text
+
+
+def _encoding(path: Path, name: str) -> str:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opener(path, "rb") as f:
+            head = f.read(4096)
+    except (OSError, EOFError) as e:
+        raise RecordsError([f"{name}: can't be read: {e}"]) from None
+    if not head.strip():
+        raise RecordsError([f"{name}: the file is empty; a header and rows are needed"])
+    if head.startswith(b"PK\x03\x04"):
+        raise RecordsError([f"{name}: a workbook or zip, not a text file; call it .xlsx if it is one"])
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    if b"\x00" in head[:64]:
+        raise RecordsError([f"{name}: UTF-16 without its mark; name it: `encoding: utf-16-le` (or utf-16-be)"])
+    return "utf-8"
+
+
+def _not_decodable(path: Path, name: str, m: Mapping, encoding: str, line: int, e: UnicodeDecodeError) -> str:
+    return f"{name}: not {encoding} (at about line {line}: {e.reason}); {_proposal(path, m)}"
+
+
+def _proposal(path: Path, m: Mapping) -> str:
+    """Which encodings the file's bytes may be, with the first text that each would show.
+
+    An encoding in which the texts of the mapping (its columns and codes) stand in the file comes first.
+    """
+    from charset_normalizer import from_bytes
+
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rb") as f:
+        sample = f.read(1 << 18)
+    sample = sample[: sample.rfind(b"\n") + 1] or sample
+    known = [t for t in _texts_of(m) if not t.isascii()]
+    decoded: dict[str, str] = {}
+    for encoding in ("gb18030", *[r.encoding for r in from_bytes(sample)][:2], "cp1252", "shift_jis", "big5", "cp1251"):
+        try:
+            decoded.setdefault(encoding, sample.decode(encoding))
+        except UnicodeDecodeError:
+            continue
+    if not decoded:
+        return "name its encoding in the mapping: `encoding:`"
+    order = sorted(decoded, key=lambda enc: -sum(t in decoded[enc] for t in known))
+    shown = [f"{enc} ({_first_word(decoded[enc])!r})" for enc in order[:4]]
+    return f"name its encoding in the mapping, e.g. `encoding: {order[0]}`; it would read: {', '.join(shown)}"
+
+
+def _texts_of(m: Mapping) -> list[str]:
+    """Texts that a mapping expects in the file."""
+    columns = [m.patient_id, m.date, m.test, m.value, m.unit, *m.t_score]
+    quantities = [*m.features.values(), *m.tests.values()]
+    columns += [c.column for c in m.features.values()] + [n for t in m.tests.values() for n in t.names]
+    return [c for c in columns if c] + [t for q in quantities for t in q.codes or ()]
+
+
+def _first_word(text: str) -> str:
+    words = "".join(c if not c.isascii() else " " for c in text).split()
+    return words[0][:12] if words else ""

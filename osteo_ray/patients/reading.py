@@ -1,0 +1,181 @@
+"""What every kind of source shares while it is read: the mapping, how patients are keyed, and what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
+from osteo_ray.patients.findings import Findings
+from osteo_ray.patients.identity import normalised, patient_key
+from osteo_ray.patients.mapping import Mapping, Numbers, Quantity
+from osteo_ray.patients.readers.chunk import Chunk
+from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
+from osteo_ray.patients.units import UnitError, feature_factor, fitting_units
+from osteo_ray.patients.values import BAD, BOUND, coded, lost_digits, number_hint, numbers, plain
+
+_ENOUGH = 10
+"""Values from which the median of a column says something about its unit."""
+_CODES = {"sex_male": "{M: 1, F: 0}"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One load of one or more sources."""
+
+    mapping: Mapping
+    pseudonym_key: str | None = None
+    identity: IdentityConfig = DEFAULT_IDENTITY
+    found: Findings = field(default_factory=Findings)
+
+    def keys(self, ids: pd.Series, sites: pd.Series | None, chunk: Chunk, column: str) -> np.ndarray:
+        """Patient keys (object [n]), None where a row names nobody; each such row is a problem."""
+        site_of = None if sites is None else sites.map(plain)
+        pairs = ids.map(plain) if site_of is None else ids.map(plain) + "\x1f" + site_of
+        codes, uniques = pd.factorize(pairs.to_numpy(object))
+        made: list[str | None] = []
+        bad: dict[int, str] = {}
+        for k, text in enumerate(uniques):
+            pid, _, site = str(text).partition("\x1f")
+            if pid.casefold() in self.mapping.missing_texts or not normalised(pid, self.identity):
+                bad[k] = "no patient id; such a record joins nothing"
+            elif lost_digits(pid):
+                bad[k] = f"{pid!r} has lost its last digits in a spreadsheet; export the numbers as text"
+            made.append(None if k in bad else self.key(pid, site or self.mapping.site))
+        if bad:
+            for row in np.flatnonzero(np.isin(codes, list(bad))):
+                self.found.problem(f"{chunk.at(row, column)}: {bad[codes[row]]}")
+        self.found.remember_ids(str(t).partition("\x1f")[0] for k, t in enumerate(uniques) if k not in bad)
+        return np.array(made, object)[codes] if len(made) else np.empty(0, object)
+
+    def key(self, pid: str, site: str | None) -> str:
+        """A patient's key."""
+        return patient_key(pid, self.pseudonym_key, self.identity, site or None)
+
+    def quantity(
+        self,
+        name: str,
+        q: Quantity,
+        cells: pd.Series,
+        units: pd.Series | None,
+        chunk: Chunk,
+        column: str,
+        test: str | None = None,
+    ) -> np.ndarray:
+        """A feature's values in the schema's unit, float64 [n]; what can't be used is NaN, a problem, and counted.
+
+        Args:
+            units: each row's unit as written; None: `q.unit`, or the schema's own.
+            test: the test's name in a long table.
+        """
+        f, found, missing = feature(name), self.found, self.mapping.missing_texts
+        rule = q.numbers or self.mapping.numbers
+        parsed = numbers(cells, missing, rule) if q.codes is None else coded(cells, missing, q.codes)
+        values = parsed.values
+        refused = parsed.state == BAD
+        for row in np.flatnonzero(refused):
+            text = parsed.texts(row)
+            if q.codes is not None:
+                there = ", ".join(dict.fromkeys(q.codes))
+                found.problem(f"{chunk.at(row, column)}: {text!r} is no code of {name} ({there})")
+            else:
+                hint = number_hint(text, rule, self._codes_hint(name, cells) if f.kind == "binary" else None)
+                found.problem(f"{chunk.at(row, column)}: {text!r} is not a number ({name}, {q.unit or f.unit}){hint}")
+        if q.codes is None and f.kind == "numeric":
+            refused |= self._convert(f, q, values, units, chunk, column)
+        outside = (values < f.low) | (values > f.high)
+        for row in np.flatnonzero(outside):
+            unit = plain(units.iloc[row]) if units is not None else q.unit or f.unit
+            found.problem(
+                f"{chunk.at(row, column)}: {name} = {values[row]:g} {f.unit} is outside {f.low:g} to {f.high:g} "
+                f"{f.unit} (written: {parsed.texts(row)} {unit})"
+                if f.kind == "numeric"
+                else f"{chunk.at(row, column)}: {name}: {values[row]:g} is neither 0 nor 1; "
+                f"say what each text means: `codes:`"
+            )
+        values[outside] = np.nan
+        refused |= outside
+        found.values(name, values, int(refused.sum()), int((parsed.state == BOUND).sum()))
+        found.source(name, test or column, None if units is not None else q.unit or f.unit)
+        return values
+
+    def _codes_hint(self, name: str, cells: pd.Series) -> str:
+        texts = sorted({plain(c) for c in cells.iloc[:1000]} - {""})[:4]
+        if name == "sex_male" and {t.casefold() for t in texts} <= {"m", "f"}:
+            return _CODES[name]
+        return "{" + ", ".join(f"{t}: ..." for t in texts) + "}, each 1, 0 or null"
+
+    def _convert(
+        self, f: Feature, q: Quantity, values: np.ndarray, units: pd.Series | None, chunk: Chunk, column: str
+    ) -> np.ndarray:
+        """Bring values into the feature's unit, in place; rows [n] that were refused (and are NaN now)."""
+        refused = np.zeros(len(values), bool)
+        known = ~np.isnan(values)
+        molar_mass = molar_mass_of(f.name, q.analyte)
+        if units is None:
+            written: list[str] = [q.unit or f.unit]
+            which = np.zeros(len(values), np.intp)
+        else:
+            which, cells = pd.factorize(units.map(plain).to_numpy(object))
+            written = [str(u) for u in cells]
+        for k, unit in enumerate(written):
+            rows = np.flatnonzero(known & (which == k))
+            if not len(rows):
+                continue
+            try:
+                if unit.casefold() in self.mapping.missing_texts:
+                    raise UnitError(f"no unit; {f.name} is measured in {f.unit}")
+                by = feature_factor(unit, f, molar_mass, self.mapping.units)
+            except UnitError as e:
+                for row in rows:
+                    self.found.problem(f"{chunk.at(row, column)}: {values[row]:g}: {e}")
+                values[rows], refused[rows] = np.nan, True
+                continue
+            values[rows] *= by
+            if units is not None:
+                self.found.units(f.name, unit)
+            if q.check_median and self._other_unit(f, values[rows], by, unit, chunk, column):
+                values[rows], refused[rows] = np.nan, True
+        return refused
+
+    def _other_unit(self, f: Feature, values: np.ndarray, by: float, unit: str, chunk: Chunk, column: str) -> bool:
+        """Whether a column's median belongs to another unit: a problem; to no unit that is known: a warning."""
+        if len(values) < _ENOUGH or f.typical is None:
+            return False
+        median = float(np.median(values))
+        if f.typical[0] <= median <= f.typical[1]:
+            return False
+        text = (
+            f"{chunk.source}, column {column!r}: the median of {f.name}, {median / by:.4g} {unit}"
+            f"{'' if by == 1 else f' ({median:.4g} {f.unit})'}, is not where patients' medians lie, "
+            f"{f.typical[0]:g} to {f.typical[1]:g} {f.unit}"
+        )
+        fits = fitting_units(median, by, f)
+        if not fits:
+            self.found.note(f"{text}; no other unit fits either")
+            return False
+        self.found.problem(
+            f"{text}; it fits {' or '.join(fits)}: give the unit, or `check_median: false` if the patients are such"
+        )
+        return True
+
+    def t_scores(self, cells: pd.Series, chunk: Chunk, column: str, test: str | None = None) -> np.ndarray:
+        """T-scores, float64 [n]."""
+        rule: Numbers = self.mapping.numbers
+        parsed = numbers(cells, self.mapping.missing_texts, rule)
+        values = parsed.values
+        low, high = T_SCORE_RANGE
+        values[parsed.state == BOUND] = np.nan  # half of a T-score's bound means nothing
+        outside = (values < low) | (values > high)
+        for row in np.flatnonzero(outside):
+            self.found.problem(f"{chunk.at(row, column)}: T-score {values[row]:g} is outside {low:g} to {high:g}")
+        for row in np.flatnonzero(parsed.state == BAD):
+            text = parsed.texts(row)
+            self.found.problem(f"{chunk.at(row, column)}: {text!r} is not a number (T-score){number_hint(text, rule)}")
+        values[outside] = np.nan
+        refused = int(outside.sum() + (parsed.state == BAD).sum())
+        self.found.values("t_score", values, refused, int((parsed.state == BOUND).sum()))
+        self.found.source("t_score", test or column)
+        return values

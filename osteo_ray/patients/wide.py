@@ -1,0 +1,155 @@
+"""Tables with a column a feature (and a row a record), through a mapping, into the schema's columns and units."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import numpy as np
+import pandas as pd
+
+from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.mapping import Mapping
+from osteo_ray.patients.readers.chunk import Chunk
+from osteo_ray.patients.reading import Reading
+from osteo_ray.patients.schema import feature
+from osteo_ray.patients.values import BAD, age_at, coded, date_hint, days
+
+
+def columns_of(m: Mapping) -> dict[str, str]:
+    """Columns that a mapping names -> what for."""
+    out: dict[str, str] = {}
+    named = [("patient_id", m.patient_id), ("site", m.site_column), ("date", m.date), ("dxa_date", m.dxa_date)]
+    named += [("birth_date", m.birth_date), ("test", m.test), ("value", m.value), ("unit", m.unit)]
+    named += [("t_score", c) for c in m.t_score] + [("keep", c) for c in m.keep]
+    named += [("treatment", m.treatment.column)] if m.treatment else []
+    for name, c in m.features.items():
+        named += [(name, c.column), (f"{name}'s unit", c.unit_column)]
+    for what, column in named:
+        if column is not None:
+            out.setdefault(column, what)
+    return out
+
+
+def check_columns(chunk: Chunk, reading: Reading) -> None:
+    """Hold a table's header against the mapping; note the columns that nothing uses.
+
+    Raises:
+        RecordsError: a column that the mapping names is absent or stands twice, or none of its features is there.
+    """
+    m, there = reading.mapping, list(map(str, chunk.frame.columns))
+    used = columns_of(m)
+    problems = [
+        f"{chunk.source}: the column {c!r} stands more than once; name each, or take one out"
+        for c in chunk.repeated
+        if c in used
+    ]
+    lenient = {c for c, what in used.items() if m.optional and what not in ("patient_id", "keep")}
+    listed = ", ".join(there)
+    for c, what in used.items():
+        if c not in there and c not in lenient:
+            folded = {t.casefold(): t for t in reversed(there)}
+            near = get_close_matches(c.casefold(), folded, n=1)
+            hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
+            what_for = f"{chunk.source}: column {c!r} ({what}): named by the mapping, not there"
+            problems.append(f"{what_for}{hint} (it has: {listed})")
+    if problems:
+        raise RecordsError(problems)
+    given = {c for c, what in used.items() if c in there} - {m.patient_id, m.date, m.site_column}
+    if not given:
+        wanted = ", ".join(list(used)[:8])
+        raise RecordsError(
+            [f"{chunk.source}: no column that the mapping reads ({wanted}, ...); it has: {listed}. Give --mapping"]
+        )
+    unused = [c for c in there if c not in used]
+    absent = [c for c in used if c not in there]
+    shown = []
+    for c in unused:
+        same = [a for a in absent if a.casefold() == c.casefold()]
+        near = same or get_close_matches(c.casefold(), absent, n=1)
+        shown.append(f"{c} (did you mean {near[0]}?)" if near else c)
+    reading.found.columns([*shown, *(f"{c} (twice)" for c in chunk.repeated if c not in used)])
+
+
+def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
+    """Rows as delivered, in the schema's columns and units."""
+    m, raw, found = reading.mapping, chunk.frame, reading.found
+    assert m.patient_id is not None
+    found.rows += len(raw)
+    sites = raw[m.site_column] if m.site_column and m.site_column in raw else None
+    out: dict[str, object] = {"patient_key": reading.keys(raw[m.patient_id], sites, chunk, m.patient_id)}
+    if sites is not None or m.site:
+        out["site"] = np.full(len(raw), m.site, object) if sites is None else _texts(sites, m)
+    for name, column in (("record_date", m.date), ("dxa_date", m.dxa_date)):
+        if column and column in raw:
+            out[name] = dates(chunk, column, reading)
+    for name, c in m.features.items():
+        if c.column in raw:
+            units = raw[c.unit_column] if c.unit_column else None
+            out[name] = reading.quantity(name, c, raw[c.column], units, chunk, c.column)
+    if m.birth_date and m.birth_date in raw:
+        born = dates(chunk, m.birth_date, reading)
+        out["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
+        out["age_y"] = _ages(born, out, chunk, m.birth_date, reading)
+    if m.treatment and m.treatment.column in raw:
+        out["osteoporosis_treatment"] = _treatment(chunk, reading)
+    given = [c for c in m.t_score if c in raw]
+    if given:
+        scores = [reading.t_scores(raw[c], chunk, c) for c in given]
+        out["t_score"] = np.fmin.reduce(scores)
+    frame = pd.DataFrame(out)
+    for kept in m.keep:
+        frame[kept] = raw[kept].to_numpy()
+    if m.derive == "nhanes":
+        from osteo_ray.patients.nhanes import derive
+
+        frame = derive(raw, frame)
+    return frame
+
+
+def _texts(column: pd.Series, m: Mapping) -> np.ndarray:
+    from osteo_ray.patients.values import plain
+
+    texts = column.map(plain)
+    return texts.where(~texts.str.casefold().isin(m.missing_texts), None).to_numpy(object)
+
+
+def dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
+    """A date column as datetime64[s] of the local day; what is no date is NaT and a problem."""
+    m = reading.mapping
+    parsed = days(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
+    for row in np.flatnonzero(parsed.state == BAD):
+        text = parsed.texts(row)
+        reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{date_hint(text)}")
+    return parsed.values.astype("datetime64[s]")
+
+
+def _ages(born: np.ndarray, out: dict[str, object], chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
+    """Ages at the records' dates, where the source gives none itself."""
+    f = feature("age_y")
+    at = out.get("record_date", np.full(len(born), np.datetime64("NaT", "s")))
+    age = age_at(born.astype("datetime64[D]"), np.asarray(at).astype("datetime64[D]"))
+    stated = out.get("age_y")
+    computed = np.isnan(stated) if isinstance(stated, np.ndarray) else np.ones(len(age), bool)
+    outside = computed & ((age < f.low) | (age > f.high))
+    for row in np.flatnonzero(outside):
+        reading.found.problem(
+            f"{chunk.at(row, column)}: an age of {age[row]:g} at the record's date is outside {f.low:g} to {f.high:g} a"
+        )
+    age[outside] = np.nan
+    if stated is None:
+        reading.found.values("age_y", age, int(outside.sum()))
+        reading.found.source("age_y", column, f.unit)
+    return np.where(computed, age, stated) if isinstance(stated, np.ndarray) else age
+
+
+def _treatment(chunk: Chunk, reading: Reading) -> np.ndarray:
+    m = reading.mapping
+    assert m.treatment is not None
+    codes = m.treatment.codes or {}
+    parsed = coded(chunk.frame[m.treatment.column], m.missing_texts, codes)
+    for row in np.flatnonzero(parsed.state == BAD):
+        there = ", ".join(codes)
+        reading.found.problem(
+            f"{chunk.at(row, m.treatment.column)}: {parsed.texts(row)!r} is no code of osteoporosis_treatment ({there})"
+        )
+    return parsed.values
