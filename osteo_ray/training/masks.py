@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -110,7 +110,7 @@ def _files_of(paths: list[str], kind: str) -> MaskFiles | None:
     if paths[0].endswith((".nii", ".nii.gz")):
         import nibabel as nib
 
-        image = nib.load(paths[0])
+        image: Any = nib.load(paths[0])
         affine = _lps(np.asarray(image.affine, float))
         known: Literal["nifti", "one file a label"] = "one file a label" if kind == "one file a label" else "nifti"
         return MaskFiles(known, tuple(paths), affine, tuple(image.shape), None)
@@ -139,7 +139,8 @@ def read_mask(files: MaskFiles, numbering: Numbering | None = None) -> Mask:
     if files.kind == "one file a label":
         labels, levels = np.zeros(files.shape or (), np.uint8), {}
         for value, path in enumerate(files.files, 1):
-            part = np.asanyarray(nib.load(path).dataobj)
+            one: Any = nib.load(path)
+            part = np.asanyarray(one.dataobj)
             if part.shape != labels.shape:
                 raise InputError(f"{path}: its grid is not that of the other labels beside it")
             labels[part > 0.5] = value
@@ -147,7 +148,7 @@ def read_mask(files: MaskFiles, numbering: Numbering | None = None) -> Mask:
             assert name is not None
             levels[value] = "S" if name[1].startswith("S") else name[1]
         return Mask(labels, files.affine, levels)
-    image = nib.load(files.files[0])
+    image: Any = nib.load(files.files[0])
     stored = np.asanyarray(image.dataobj)
     if stored.ndim != 3 or stored.size == 0:
         raise InputError(f"{files.source}: a mask has three dimensions, this file has shape {stored.shape}")

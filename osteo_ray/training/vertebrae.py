@@ -157,7 +157,7 @@ def _targets(bodies: list[_Body], sacrum: np.ndarray, v: Labelled, left_out: dic
         hu[inside] = np.nan
         for i in np.flatnonzero(inside):
             if min(v.z_mm[i] - b.low, b.high - v.z_mm[i]) >= min(END_MM, 0.5 * half):
-                hu[i] = _core_hu(b, i, v)
+                hu[i] = _core_hu(b, int(i), v)
     return SliceTargets(level, mid, hu, tuple(b.level for b in reversed(bodies) if b.whole), left_out)
 
 
