@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from osteo_ray.catalogue import checks as g
+from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.pixel_meaning import OTHER_UNITS, UNKNOWN_UNITS, explanation
 from osteo_ray.catalogue.schema import CATALOGUE, INSTANCE_OF_SERIES
 from osteo_ray.dicom.codecs import readable
 from osteo_ray.dicom.geometry import describe, longest_run, normal, valid_iop
@@ -44,22 +46,57 @@ _JUDGED = (
 def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> tuple[list[Row], list[Row]]:
     """Rows of one (study, series) -> (catalogue rows, rows of files.parquet). Invariant to the order of `rows`.
 
-    `same_pixels(a, b)` is asked only for two objects with one SOP instance UID.
+    Patients are never mixed: where several stand under one series UID each has rows of its own. `same_pixels(a, b)` is
+    asked only for two images with one SOP instance UID, or at one position.
     """
     rows = sorted(rows, key=lambda r: (r["sop_uid"], r["frame"], r["uri"]))
+    patients: dict[str | None, list[Row]] = defaultdict(list)
+    for r in rows:
+        patients[r["patient_key"]].append(r)
+    held = Counter(uid for members in patients.values() for uid in {r["sop_uid"] for r in members})
+    shared = sorted(uid for uid, n in held.items() if n > 1)
+    out: list[Row] = []
+    files: list[Row] = []
+    for i, key in enumerate(sorted(patients, key=str), 1):
+        label = f"patient {i} of {len(patients)}" if len(patients) > 1 else ""
+        if shared:
+            row = _row(patients[key], cfg)
+            row["split"] = label
+            message = f"the same image under several patients: SOP instance {shared[0]}"
+            _end(row, State.QUARANTINED, "PATIENT_CLASH", Phase.ASSEMBLE, message)
+            out.append(row)
+            continue
+        got, left = _assemble_one(patients[key], cfg, same_pixels, label)
+        out += got
+        files += left
+    return out, files
+
+
+def _assemble_one(
+    rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels, label: str
+) -> tuple[list[Row], list[Row]]:
+    """The rows of one patient's series."""
     kept, files, clash = _duplicates(rows, same_pixels)
     out: list[Row] = []
     if clash:
         row = _row(kept, cfg)
+        row["split"] = label or None
         _end(
             row, State.QUARANTINED, "SOP_UID_CLASH", Phase.ASSEMBLE, f"one SOP instance UID, different pixels: {clash}"
         )
         return [row], files
     groups = _groups(kept, cfg)
-    for label, members in groups:
-        for sub, part in _by_collision(members, cfg):
-            name = ", ".join(x for x in (label if len(groups) > 1 else "", sub) if x)
-            out.extend(_one(part, cfg, name or None))
+    for name, members in groups:
+        for sub, part in _volumes(members, cfg):
+            part, copies = _without_copies(part, cfg, same_pixels)
+            split = ", ".join(x for x in (label, name if len(groups) > 1 else "", sub) if x)
+            out.extend(_one(part, cfg, split or None, len(copies)))
+            used = {r["uri"] for r in part}
+            for r in copies:
+                if r["uri"] not in used:
+                    used.add(r["uri"])
+                    message = f"a copy, by position and pixels, of another image of series {r['series_uid']}"
+                    files.append(_file(r, State.EXCLUDED, "DUPLICATE_SLICE", message))
     return out, files
 
 
@@ -79,6 +116,32 @@ def _duplicates(rows: list[Row], same_pixels: SamePixels) -> tuple[list[Row], li
     return kept, files, clash
 
 
+_GIVE_UP = 8  # pairs at one position that all differ: these are no copies, and no more pixels are read
+
+
+def _without_copies(rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels) -> tuple[list[Row], list[Row]]:
+    """(images, copies): a copy shares position and pixels with an image that is kept."""
+    got = _positions(rows) if rows[0]["modality"] == "CT" else None
+    tolerance = cfg.geometry.same_position_mm
+    if got is None or _unusable(rows, cfg) or not _collisions(got[1], tolerance):
+        return rows, []
+    z = got[1]
+    order = sorted(range(len(rows)), key=lambda i: (z[i], rows[i]["sop_uid"], rows[i]["frame"]))
+    kept, copies, differ = [], [], 0
+    at: list[int] = []  # kept images of the position in hand
+    for i in order:
+        if at and z[i] - z[at[0]] > tolerance:
+            at = []
+        if at and (copies or differ < _GIVE_UP):
+            if any(same_pixels(rows[j], rows[i]) for j in at):
+                copies.append(rows[i])
+                continue
+            differ += 1
+        at.append(i)
+        kept.append(rows[i])
+    return kept, copies
+
+
 def _file(r: Row, state: State, code: str, message: str) -> Row:
     return {
         "uri": r["uri"],
@@ -93,13 +156,14 @@ def _file(r: Row, state: State, code: str, message: str) -> Row:
 def _groups(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
     """Split what can't be one volume: exact on tags, within tolerance on orientation and pixel spacing."""
     exact: dict[tuple, list[Row]] = defaultdict(list)
+    frames = frames_of_reference_apart([r for r in rows if r["modality"] == "CT"], cfg.geometry.min_slices)
     for r in rows:
         if r["modality"] != "CT":
             exact[(r["modality"],)].append(r)
             continue
         kind = g.no_volume_kind(r["image_type"], r["sop_class"]) or image_kind(r["image_type"])
         exact[
-            ("CT", kind, r["frame_of_reference_uid"], r["rows"], r["cols"], r["sop_class"], r["signed"], r["special"])
+            ("CT", kind, r["frame_of_reference_uid"] if frames else None, r["rows"], r["cols"], r["sop_class"], r["signed"], r["special"])
         ].append(r)
     names = ("modality", "type", "frame of reference", "rows", "cols", "class", "signed", "reconstruction")
     varying = [i for i in range(len(names)) if len({k[i] if i < len(k) else None for k in exact}) > 1]
@@ -156,26 +220,19 @@ def _collisions(z: np.ndarray, tolerance: float) -> int:
     return int(np.count_nonzero(np.diff(np.sort(z)) <= tolerance))
 
 
-def _by_collision(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
-    """Split by acquisition, or by temporal position, where positions collide and that parts them; else leave whole."""
+def _volumes(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
+    """Split what overlaps in z by what makes it different acquisitions or reconstructions; else leave it whole."""
     got = _positions(rows) if rows[0]["modality"] == "CT" else None
-    tolerance = cfg.geometry.same_position_mm
-    if got is None or not _collisions(got[1], tolerance):
+    if got is None:
         return [("", rows)]
-    z = dict(zip(map(id, rows), got[1], strict=True))
-    for tag, name in (("acquisition_number", "acquisition"), ("temporal_index", "time"), ("image_type", "type")):
-        parts: dict[Any, list[Row]] = defaultdict(list)
-        for r in rows:
-            parts[r[tag]].append(r)
-        if len(parts) > 1 and all(not _collisions(np.array([z[id(r)] for r in p]), tolerance) for p in parts.values()):
-            return [(f"{name} {k}", parts[k]) for k in sorted(parts, key=str)]
-    return [("", rows)]
+    parts = by_acquisition(rows, got[1], cfg.geometry.same_position_mm)
+    return [(name, [rows[i] for i in members]) for name, members in parts]
 
 
-def _one(rows: list[Row], cfg: IndexConfig, split: str | None) -> list[Row]:
+def _one(rows: list[Row], cfg: IndexConfig, split: str | None, copies: int = 0) -> list[Row]:
     """One group -> its catalogue row; two where a run of slices beside a gap is left out."""
     row = _row(rows, cfg)
-    row["split"] = split
+    row["split"], row["n_copies_dropped"] = split, copies
     first = rows[0]
     gates = [g.q_modality(first["modality"], cfg.gates)]
     row["gates"] = gates
@@ -183,6 +240,8 @@ def _one(rows: list[Row], cfg: IndexConfig, split: str | None) -> list[Row]:
         return [_close_row(row, cfg)]
     gates.append(g.q_localizer(first["image_type"], first["sop_class"], cfg.gates))
     if gates[-1].verdict == "fail":
+        if row["special"] not in (None, OTHER_UNITS, UNKNOWN_UNITS):  # its name says more than that it was derived
+            _end(row, State.EXCLUDED, "SPECIAL_RECON", Phase.GATE, explanation(row["special"], row["rescale_type"]))
         return [_close_row(row, cfg)]
     problem = _unusable(rows, cfg)
     got = _positions(rows)
@@ -258,6 +317,8 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
     gates.append(g.q_kernel_sharp(row["convolution_kernel"], cfg.gates))
     gates.append(g.q_kvp(row["kvp"], cfg.gates))
     gates.append(g.q_contrast(row["contrast"], cfg.gates))
+    gates.append(g.q_contrast_unknown(row["contrast"], cfg.gates))
+    gates.append(g.q_fov(row["field_of_view_mm"], cfg.gates))
     gates.append(g.q_age(row["age_y"], cfg.gates))
     _close_row(row, cfg)
     return out
@@ -313,6 +374,7 @@ def _row(rows: list[Row], cfg: IndexConfig) -> Row:
         "cols",
         "image_type",
         "special",
+        "rescale_type",
     ):
         row[name] = first[name]
     for name in (
@@ -326,9 +388,12 @@ def _row(rows: list[Row], cfg: IndexConfig) -> Row:
         "convolution_kernel",
     ):
         row[name] = _most(r[name] for r in rows)
-    for name in ("slice_thickness_mm", "contrast", "manufacturer", "model", "transfer_syntax"):
+    for name in ("slice_thickness_mm", "contrast", "manufacturer", "model", "transfer_syntax", "recon_diameter_mm"):
         row[name] = _most(r[name] for r in rows)
     ps = first["pixel_spacing"]
+    sides = [] if not ps or not first["rows"] or not first["cols"] else [ps[0] * first["rows"], ps[1] * first["cols"]]
+    circle = [row["recon_diameter_mm"]] if (row["recon_diameter_mm"] or 0) > 0 else []
+    row["field_of_view_mm"] = min(sides + circle) if sides else None
     row.update(
         orientation=first["iop"],
         pixel_spacing_row_mm=ps[0] if ps else None,

@@ -133,6 +133,20 @@ def q_contrast(contrast: str | None, cfg: QualityChecks) -> QualityCheck:
     return _gate("Q_CONTRAST", fired, cfg.contrast, contrast, "unenhanced", cfg)
 
 
+def q_contrast_unknown(contrast: str | None, cfg: QualityChecks) -> QualityCheck:
+    """No header tag says whether agent was given: enhanced bone reads higher, which the model can't allow for."""
+    fired = contrast in (None, "unknown")
+    value = "unknown" if fired else contrast
+    return _gate("Q_CONTRAST_UNKNOWN", fired, cfg.contrast_unknown, value, "stated in the header", cfg)
+
+
+def q_fov(field_of_view_mm: float | None, cfg: QualityChecks) -> QualityCheck:
+    """A reconstruction too small to hold a body, as spine and heart reconstructions are."""
+    fired = field_of_view_mm is not None and field_of_view_mm < cfg.fov_min_mm
+    value = None if field_of_view_mm is None else f"{field_of_view_mm:.0f}"
+    return _gate("Q_FOV", fired, cfg.fov, value, f">= {cfg.fov_min_mm:g} mm", cfg)
+
+
 def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     """An unknown age warns: nothing is excluded for what a header lacks."""
     if age_y is None:

@@ -8,6 +8,7 @@ from typing import Any
 from osteo_ray.catalogue.assembly import image_kind
 from osteo_ray.catalogue.checks import kernel_class
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.pixel_meaning import explanation
 from osteo_ray.outcomes import Phase, State
 
 Row = dict[str, Any]
@@ -15,10 +16,10 @@ Row = dict[str, Any]
 
 def choose(rows: list[Row], cfg: IndexConfig) -> None:
     """Set chosen, choice_* and the end of every series that lost; `rows` may be of many studies, changed in place."""
-    by_study: dict[str, list[Row]] = defaultdict(list)
+    by_study: dict[tuple[str | None, str], list[Row]] = defaultdict(list)
     for r in rows:
         if r["state"] is None:
-            by_study[r["study_uid"]].append(r)
+            by_study[r["patient_key"], r["study_uid"]].append(r)  # one study UID may hold several patients
     for study in by_study.values():
         _choose_one(study, cfg)
 
@@ -71,7 +72,7 @@ def coverage_mm(r: Row) -> float:
 def unfit(r: Row, cfg: IndexConfig) -> tuple[str, str] | None:
     """(code, message) where a series is never screened, whatever else the study holds."""
     if r["special"]:
-        return "SPECIAL_RECON", f"{r['special']} images: their HU are not those of a plain scan"
+        return "SPECIAL_RECON", explanation(r["special"], r["rescale_type"])
     if image_kind(r["image_type"]).endswith("REFORMATTED"):
         return "REFORMATTED", f"image type {r['image_type']}: made of another series"
     cover = coverage_mm(r)
@@ -87,8 +88,10 @@ def score(r: Row, cfg: IndexConfig) -> tuple[float, str]:
     kernel = kernel_class(r["convolution_kernel"], cfg.gates)
     thick = r["slice_thickness_mm"] or r["spacing_z_median_mm"]
     cover = coverage_mm(r)
+    fov = r["field_of_view_mm"]
     parts = (
         (c.weight_original, 1.0 if original else 0.0),
+        (c.weight_fov, 1.0 if fov is None or fov >= cfg.gates.fov_min_mm else 0.0),
         (c.weight_kernel, {"soft": 1.0, "unknown": 0.5, "sharp": 0.0}[kernel]),
         (c.weight_phase, c.phase_rank.get(r["contrast"] or "unknown", 0.0)),
         (c.weight_thickness, _thickness(thick, c.thickness_low_mm, c.thickness_high_mm, cfg.gates.thickness_max_mm)),
@@ -102,6 +105,7 @@ def score(r: Row, cfg: IndexConfig) -> tuple[float, str]:
     reason = (
         f"score {total:.2f}: {made}, {kernel} kernel {named}".rstrip()
         + f", {phase}, {thick:g} mm, {cover:.0f} mm coverage, {kvp}"
+        + (f", field of view {fov:.0f} mm" if fov is not None and fov < cfg.gates.fov_min_mm else "")
     )
     return total, reason
 

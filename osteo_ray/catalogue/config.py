@@ -40,7 +40,14 @@ class QualityChecks(Section):
     dup_slices: Action = "fail"
     kernel_sharp: Action = "warn"
     kvp_action: Action = "warn"
-    contrast: Action = "warn"
+    contrast: Action = Field("warn", description="what contrast agent does (Q_CONTRAST)")
+    contrast_unknown: Action = Field(
+        "warn", description="what a header does that states neither agent nor its absence (Q_CONTRAST_UNKNOWN)"
+    )
+    fov: Action = Field("warn", description="what a reconstruction too small for a body does (Q_FOV)")
+    fov_min_mm: float = Field(
+        250.0, gt=0, description="mm; smallest field of view, or reconstruction circle, that holds a body"
+    )
     age: Action = "fail"
     metal: Action = "warn"
     metal_hu: float = Field(2500.0, description="voxels above this are metal")
@@ -71,6 +78,7 @@ class Choice(Section):
     thickness_low_mm: float = Field(1.0, gt=0)
     thickness_high_mm: float = Field(3.0, gt=0)
     weight_original: float = 8.0
+    weight_fov: float = Field(6.0, description="weight of a field of view that holds a whole body (gates.fov_min_mm)")
     weight_kernel: float = 4.0
     weight_phase: float = 2.0
     weight_thickness: float = 1.0

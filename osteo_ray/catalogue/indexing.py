@@ -37,7 +37,7 @@ INDEXED = INSTANCE.append(pa.field("study_hash", pa.int64()))  # 0 .. 2^32: what
 _FLUSH = 2000
 _RUN = 10  # flushes that are sorted and written together
 _BATCH = 128  # ranges fetched together from an object store
-INDEX_VERSION = 1  # raised when header rows change their meaning: older parts are read again
+INDEX_VERSION = 2  # raised when header rows change their meaning: older parts are read again
 
 
 def parts(entries: Iterable[Entry], cfg: IndexConfig) -> Iterator[list[Entry]]:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.contrast import ContrastTags, contrast_of
+from osteo_ray.catalogue.pixel_meaning import Stated, meaning_of
 from osteo_ray.dicom.sources import Entry
-from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of
+from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of, words_of
 from osteo_ray.outcomes import Phase, Rejected, State
 from osteo_ray.patients.identity import normalised, patient_key
 
@@ -45,9 +48,12 @@ INSTANCE = pa.schema(
         ("slice_thickness_mm", pa.float64()),
         ("series_number", pa.int64()),
         ("acquisition_number", pa.int64()),
+        ("acquisition_uid", pa.string()),
         ("temporal_index", pa.string()),
         ("contrast", pa.string()),
         ("special", pa.string()),
+        ("rescale_type", pa.string()),
+        ("recon_diameter_mm", pa.float64()),
         ("manufacturer", pa.string()),
         ("model", pa.string()),
         ("ipp", pa.list_(pa.float64())),
@@ -157,8 +163,8 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
     pid = text("patient_id")
     known = pid is not None and normalised(pid, cfg.identity) != ""
     site = cfg.site or (text("issuer_of_patient_id") if cfg.identity.issuer_as_site else None)
-    image_type = text("image_type")
-    description = text("series_description") or ""
+    image_type, kernel, rescale_type = text("image_type"), text("kernel"), text("rescale_type")
+    kvp = _finite(h.number("kvp"))
     signed = ushort("signed")
     sex = text("sex")
     spacing = h.numbers("pixel_spacing", 2)
@@ -182,14 +188,17 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "modality": text("modality"),
         "image_type": image_type,
         "body_part": text("body_part"),
-        "kvp": _finite(h.number("kvp")),
-        "convolution_kernel": text("kernel"),
+        "kvp": kvp,
+        "convolution_kernel": kernel,
         "slice_thickness_mm": _finite(h.number("slice_thickness")),
         "series_number": _whole(series_number),
         "acquisition_number": _whole(acquisition),
+        "acquisition_uid": text("acquisition_uid"),
         "temporal_index": None,
-        "contrast": contrast_of(text("contrast_agent"), "contrast_agent" in h.values, description),
-        "special": special_of(image_type or "", description),
+        "contrast": contrast_of(_contrast_tags(h)),
+        "special": meaning_of(_stated(h, image_type, kernel, rescale_type, kvp)) if text("modality") == "CT" else None,
+        "rescale_type": rescale_type,
+        "recon_diameter_mm": _finite(h.number("recon_diameter")),
         "manufacturer": text("manufacturer"),
         "model": text("model"),
         "ipp": h.numbers("ipp", 3),
@@ -211,6 +220,53 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "offset": h.pixel_offset,
         "length": h.pixel_length,
     }
+
+
+def _stated(
+    h: Header, image_type: str | None, kernel: str | None, rescale_type: str | None, kvp: float | None
+) -> Stated:
+    """What the header states of its pixels' meaning; the arguments are a frame's own where it has them."""
+    return Stated(
+        image_type=image_type,
+        description=h.words("series_description"),
+        derivation=h.words("derivation"),
+        kernel=kernel,
+        rescale_type=rescale_type,
+        manufacturer=h.text("manufacturer"),
+        model=h.text("model"),
+        kvp=kvp is not None,
+    )
+
+
+def _contrast_tags(h: Header, usage: dict[str, Any] | None = None) -> ContrastTags:
+    """What the header states of contrast agent; `usage`: an item of a frame's Contrast/Bolus Usage Sequence."""
+    usage = usage or {}
+    agents = h.groups.get("agent_sequence", [])
+    routes = [*h.groups.get("route_sequence", []), *(r for a in agents for r in a.get("route_sequence", ()))]
+    return ContrastTags(
+        agent=h.words("contrast_agent") or _meanings(h, agents),
+        route=h.words("contrast_route") or _meanings(h, routes),
+        volume_ml=h.number("contrast_volume"),
+        dose_ml=h.number("contrast_dose"),
+        start_time=h.text("contrast_start"),
+        ingredient=h.text("contrast_ingredient"),
+        administered=text_of(usage.get("agent_administered")),
+        phase=text_of(usage.get("agent_phase")),
+        description=h.words("series_description"),
+        study=h.words("study_description"),
+        protocol=h.words("protocol"),
+    )
+
+
+def _meanings(h: Header, items: Iterable[dict[str, Any]]) -> str | None:
+    """The code meanings of a sequence's items, "coded" for a code without one; None where no item holds a code."""
+    out = []
+    for item in items:
+        meaning = item.get("code_meaning")
+        words = words_of(meaning, h.values.get("character_set")) if meaning else None
+        if words or item.get("code_value"):
+            out.append(words or "coded")
+    return ", ".join(out) or None
 
 
 def _check_pixels(entry: Entry, h: Header, r: dict[str, Any], cfg: IndexConfig) -> int:
@@ -262,10 +318,21 @@ def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> 
     ):
         if got is not None:
             r[key] = got
+    r["rescale_type"] = text_of(value.get("rescale_type")) or r["rescale_type"]
+    r["recon_diameter_mm"] = _finite(number_of(group("reconstruction").get("recon_diameter"))) or r["recon_diameter_mm"]
     content = group("frame_content")
-    temporal = content.get("temporal_index")
+    order: Literal["big", "little"] = "big" if h.big_endian else "little"
+    temporal, acquisition = content.get("temporal_index"), content.get("frame_acquisition")
     if temporal:
-        r["temporal_index"] = str(int.from_bytes(temporal[:4], "big" if h.big_endian else "little"))
+        r["temporal_index"] = str(int.from_bytes(temporal[:4], order))
+    if acquisition:
+        r["acquisition_number"] = int.from_bytes(acquisition[:2], order)
+    r["special"] = meaning_of(_stated(h, r["image_type"], r["convolution_kernel"], r["rescale_type"], r["kvp"]))
+    usage = own.get("contrast_usage") or shared.get("contrast_usage")
+    if usage:
+        # of several agents, one that was given counts
+        given = [u for u in usage if text_of(u.get("agent_administered")) != "NO"]
+        r["contrast"] = contrast_of(_contrast_tags(h, (given or usage)[0]))
     return r
 
 
@@ -302,42 +369,3 @@ def _date(v: str | None) -> date | None:
         return date(int(v[:4]), int(v[4:6]), int(v[6:]))
     except ValueError:
         return None
-
-
-_NONE = re.compile(r"^(no|none|n/?a|nein|without|0|w/?o)\b|unenhanced|native|non[- ]?contrast", re.I)
-_PHASES = (
-    ("none", re.compile(r"unenhanced|non[- ]?(contrast|enhanced)|\bnative?\b|without|w/o|\bnc\b|\bo[ .]?kv?m\b", re.I)),
-    ("arterial", re.compile(r"arter|\bcta\b|angio|\bart\b", re.I)),
-    ("portal", re.compile(r"portal|venous|ven[oö]s|\bpv\b|\bpvp\b", re.I)),
-    ("delayed", re.compile(r"delay|late|excret|nephro", re.I)),
-)
-
-
-@lru_cache(maxsize=4096)
-def contrast_of(agent: str | None, tag_present: bool, description: str) -> str:
-    """none | arterial | portal | delayed | contrast | unknown, from the agent tag and the series description.
-
-    The description itself is not kept: it is free text and may name a person.
-    """
-    if agent and _NONE.search(agent):
-        return "none"
-    phase = next((name for name, rx in _PHASES if rx.search(description)), None)
-    if phase and (agent is None or phase != "none"):
-        return phase
-    if agent:
-        return "contrast"
-    return "none" if tag_present else "unknown"
-
-
-_SPECIAL = (
-    ("virtual mono", re.compile(r"MONO(E|_|\d|\+| PLUS)|\bVMI\b|\d+ ?keV", re.I)),
-    ("iodine", re.compile(r"IODINE|\bVNC\b|VIRTUAL (UN|NON)|EFF_?Z|Z_?EFF|\bRHO\b|DUAL_?ENERGY_?MAP", re.I)),
-    ("metal-reduced", re.compile(r"\b(i|o-?|se)?MAR\b|METAL (ART|RED)", re.I)),
-)
-
-
-@lru_cache(maxsize=4096)
-def special_of(image_type: str, description: str) -> str | None:
-    """Names a reconstruction whose HU are not those of a plain scan."""
-    text = f"{image_type} {description}"
-    return next((name for name, rx in _SPECIAL if rx.search(text)), None)

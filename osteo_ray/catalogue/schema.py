@@ -60,10 +60,14 @@ CATALOGUE = pa.schema(
         ("z_max_mm", pa.float64()),
         ("n_missing_slices", pa.int32()),
         ("n_duplicate_positions", pa.int32()),
+        ("n_copies_dropped", pa.int32()),  # slices that were there twice with the same pixels
         ("gantry_tilt_deg", pa.float64()),
         ("image_type", pa.string()),
         ("contrast", pa.string()),
-        ("special", pa.string()),  # virtual mono | iodine | metal-reduced
+        ("special", pa.string()),  # a kind of pixels other than plain HU: catalogue/not_hu.yaml
+        ("rescale_type", pa.string()),
+        ("recon_diameter_mm", pa.float64()),  # of the reconstructed circle; null where it is not stated
+        ("field_of_view_mm", pa.float64()),  # the smaller side of the image, or of that circle
         ("manufacturer", pa.string()),
         ("model", pa.string()),
         ("orientation", pa.list_(pa.float64())),

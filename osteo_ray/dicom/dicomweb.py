@@ -17,7 +17,7 @@ from typing import Any
 
 from osteo_ray.dicom.codecs import AS_RETRIEVED
 from osteo_ray.dicom.sources import Entry
-from osteo_ray.dicom.tags import SEQUENCES, TAGS, Header
+from osteo_ray.dicom.tags import FREE_TEXT, SEQUENCES, TAGS, Header
 from osteo_ray.io.store import refuse_password
 
 _PAGE = 200
@@ -132,7 +132,8 @@ def header_of_json(item: dict[str, Any]) -> Header:
         if tag in SEQUENCES:
             h.groups[name] = [_item(x) for x in element.get("Value", [])]
         else:
-            h.values[name] = _bytes(element)
+            h.values[name] = _bytes(element, name)
+    h.values["character_set"] = b"ISO_IR 192"  # JSON is UTF-8, whatever the object was
     return h
 
 
@@ -146,15 +147,15 @@ def _item(item: dict[str, Any]) -> dict[str, Any]:
         tag = _little(key)
         name = TAGS.get(tag)
         if name is not None:
-            out[name] = [_item(x) for x in element.get("Value", [])] if tag in SEQUENCES else _bytes(element)
+            out[name] = [_item(x) for x in element.get("Value", [])] if tag in SEQUENCES else _bytes(element, name)
     return out
 
 
-def _bytes(element: dict[str, Any]) -> bytes:
+def _bytes(element: dict[str, Any], name: str) -> bytes:
     """A JSON element's value as the bytes of an explicit little-endian file."""
     values = element.get("Value") or []
     if element.get("vr") in _US:
         size = 4 if element["vr"] == "UL" else 2
         return b"".join((int(v) & (256**size - 1)).to_bytes(size, "little") for v in values)
     text = "\\".join("" if v is None else repr(v) if isinstance(v, float) else str(v) for v in values)
-    return text.encode("latin-1", "replace")
+    return text.encode("utf-8" if name in FREE_TEXT else "latin-1", "replace")

@@ -20,6 +20,7 @@ from osteo_ray.dicom.tags import (
     DEFLATED_LE,
     EXPLICIT_BE,
     EXPLICIT_LE,
+    FRAME_GROUPS,
     IMPLICIT_LE,
     ITEM,
     ITEM_END,
@@ -229,6 +230,8 @@ class _Walk:
                 self.left = left
                 keep = act == SEQUENCE
                 items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, 1, keep, total)
+                if keep and tags[tag] not in FRAME_GROUPS:
+                    span((val, pos))  # short, and the same in all slices: a layout compares it byte by byte
                 if items:
                     h.groups[tags[tag]] = items
                 continue

@@ -11,6 +11,8 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING
 
+from osteo_ray.dicom.tags import FRAME_GROUPS
+
 if TYPE_CHECKING:
     from osteo_ray.dicom.limits import Limits
     from osteo_ray.dicom.tags import Header
@@ -42,7 +44,6 @@ class _Layout:
             return None
         h = copy(self.header)
         h.values = {name: data[a:b] for name, (a, b) in self.places}
-        h.groups = {}
         h.truncated = h.pixel_length >= 0 and end + h.pixel_length > total
         return h
 
@@ -72,6 +73,7 @@ class Layouts:
             spans: start and end of every element's head, one after the other.
             places: start and end of every value that was kept.
         """
-        plain = h.has_pixels and h.pixel_offset > 0 and not h.groups and data[128:132] == b"DICM"
+        frames = any(name in h.groups for name in FRAME_GROUPS)
+        plain = h.has_pixels and h.pixel_offset > 0 and not frames and data[128:132] == b"DICM"
         if plain and "transfer_syntax" in places and h.text("modality") == "CT":
             self._known = [_Layout(data, h, spans, places, limits), *self._known[: KEPT - 1]]

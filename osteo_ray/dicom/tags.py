@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -27,23 +28,36 @@ def _t(group: int, element: int) -> int:
 TAGS: dict[int, str] = {
     _t(0x0002, 0x0002): "media_class",
     _t(0x0002, 0x0010): "transfer_syntax",
+    _t(0x0008, 0x0005): "character_set",
     _t(0x0008, 0x0008): "image_type",
     _t(0x0008, 0x0016): "sop_class",
     _t(0x0008, 0x0018): "sop_uid",
+    _t(0x0008, 0x0017): "acquisition_uid",
     _t(0x0008, 0x0020): "study_date",
     _t(0x0008, 0x0060): "modality",
     _t(0x0008, 0x0070): "manufacturer",
+    _t(0x0008, 0x1030): "study_description",
     _t(0x0008, 0x103E): "series_description",
     _t(0x0008, 0x1090): "model",
+    _t(0x0008, 0x2111): "derivation",
     _t(0x0010, 0x0020): "patient_id",
     _t(0x0010, 0x0021): "issuer_of_patient_id",
     _t(0x0010, 0x0030): "birth_date",
     _t(0x0010, 0x0040): "sex",
     _t(0x0010, 0x1010): "age",
     _t(0x0018, 0x0010): "contrast_agent",
+    _t(0x0018, 0x0012): "agent_sequence",
+    _t(0x0018, 0x0014): "route_sequence",
     _t(0x0018, 0x0015): "body_part",
     _t(0x0018, 0x0050): "slice_thickness",
     _t(0x0018, 0x0060): "kvp",
+    _t(0x0018, 0x1030): "protocol",
+    _t(0x0018, 0x1040): "contrast_route",
+    _t(0x0018, 0x1041): "contrast_volume",
+    _t(0x0018, 0x1042): "contrast_start",
+    _t(0x0018, 0x1044): "contrast_dose",
+    _t(0x0018, 0x1048): "contrast_ingredient",
+    _t(0x0018, 0x1100): "recon_diameter",
     _t(0x0018, 0x1210): "kernel",
     _t(0x0020, 0x000D): "study_uid",
     _t(0x0020, 0x000E): "series_uid",
@@ -66,25 +80,34 @@ TAGS: dict[int, str] = {
     _t(0x0028, 0x0121): "padding_limit",
     _t(0x0028, 0x1052): "intercept",
     _t(0x0028, 0x1053): "slope",
+    _t(0x0028, 0x1054): "rescale_type",
     _t(0x0028, 0x2110): "lossy",
     _t(0x5200, 0x9229): "shared_groups",
     _t(0x5200, 0x9230): "frame_groups",
-    # inside functional groups of enhanced multi-frame CT
+    # inside sequences and functional groups of enhanced multi-frame CT
+    _t(0x0008, 0x0100): "code_value",
+    _t(0x0008, 0x0104): "code_meaning",
     _t(0x0008, 0x9007): "frame_type",
     _t(0x0018, 0x9314): "reconstruction",
     _t(0x0018, 0x9325): "xray_details",
     _t(0x0018, 0x9329): "frame_type_group",
+    _t(0x0018, 0x9341): "contrast_usage",
+    _t(0x0018, 0x9342): "agent_administered",
+    _t(0x0018, 0x9344): "agent_phase",
     _t(0x0020, 0x9111): "frame_content",
     _t(0x0020, 0x9113): "plane_position",
     _t(0x0020, 0x9116): "plane_orientation",
     _t(0x0020, 0x9128): "temporal_index",
+    _t(0x0020, 0x9156): "frame_acquisition",
     _t(0x0028, 0x9110): "pixel_measures",
     _t(0x0028, 0x9145): "value_transformation",
 }
-_FUNCTIONAL_GROUPS = frozenset(
+FRAME_GROUPS = frozenset(("shared_groups", "frame_groups"))
+_KEPT_SEQUENCES = FRAME_GROUPS | frozenset(
     (
-        "shared_groups",
-        "frame_groups",
+        "agent_sequence",
+        "route_sequence",
+        "contrast_usage",
         "frame_type_group",
         "reconstruction",
         "xray_details",
@@ -95,7 +118,10 @@ _FUNCTIONAL_GROUPS = frozenset(
         "value_transformation",
     )
 )
-SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _FUNCTIONAL_GROUPS)
+FREE_TEXT = frozenset(
+    ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route")
+) | {"code_meaning"}
+SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 MODALITY = _t(0x0008, 0x0060)
 # one look-up a VR (where its value begins) and one a tag (what to do with it): the walk's inner loop
@@ -117,7 +143,7 @@ class Header:
     big_endian: bool = False
     deflated: bool = False
     values: dict[str, bytes] = field(default_factory=dict)
-    groups: dict[str, list[dict]] = field(default_factory=dict)  # functional groups of multi-frame images
+    groups: dict[str, list[dict]] = field(default_factory=dict)  # items of the sequences that are kept
     dataset_offset: int = 0  # of the data set, after the file meta group
     pixel_offset: int = -1
     inflated_offset: int = -1
@@ -129,6 +155,11 @@ class Header:
     def text(self, name: str) -> str | None:
         """The value as stripped text (Latin-1: never fails), or None where absent or empty."""
         return text_of(self.values.get(name))
+
+    def words(self, name: str) -> str | None:
+        """Free text, decoded by the character set that the file states."""
+        v = self.values.get(name)
+        return words_of(v, self.values.get("character_set")) if v else None
 
     def number(self, name: str) -> float | None:
         return number_of(self.values.get(name))
@@ -149,6 +180,22 @@ def text_of(v: bytes | None) -> str | None:
     if not v:
         return None
     return v.decode("latin-1").strip(" \x00\t\r\n") or None
+
+
+@lru_cache(maxsize=4096)
+def words_of(v: bytes, character_set: bytes | None) -> str | None:
+    """Free text in its character set; what can't be decoded is read as Latin-1, so that text never fails a file."""
+    if not character_set or (v.isascii() and b"\x1b" not in v):
+        return text_of(v)
+    from pydicom.charset import convert_encodings, decode_bytes
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            named = [c.strip() for c in character_set.decode("latin-1").strip(" \x00").split("\\")]
+            return decode_bytes(v, convert_encodings(named), set()).strip(" \x00\t\r\n") or None
+    except (LookupError, ValueError):
+        return text_of(v)
 
 
 @lru_cache(maxsize=8192)

@@ -44,7 +44,8 @@ def dataset(i: int = 0, z: float | None = None, px: np.ndarray | None = None, **
     ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = 2, 1, i + 1
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     ds.ImagePositionPatient = [-100, -120, float(2 * i if z is None else z)]
-    ds.PixelSpacing = [0.8, 0.7]
+    ds.ContrastBolusAgent = "NONE"
+    ds.PixelSpacing = [20.0, 17.5]  # a field of view of 280 mm in 16 pixels
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.Rows, ds.Columns = px.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = px.itemsize * 8, px.itemsize * 8, px.itemsize * 8 - 1

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from osteo_ray.catalogue.config import IndexConfig, Limits
-from osteo_ray.catalogue.instances import age_years, contrast_of, special_of
+from osteo_ray.catalogue.instances import age_years
 from osteo_ray.dicom import header as headers
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.layouts import Layouts
@@ -126,6 +126,7 @@ def test_no_identity_leaves_a_header():
             PatientID="MRN-4711",
             PatientBirthDate="19551224",
             SeriesDescription="Doe Jane portal",
+            ContrastBolusAgent=None,
         )
     ]
     row = header_rows(files, IndexConfig(pseudonym_key="k"))[0]
@@ -149,39 +150,6 @@ def test_patient_key_is_stable_keyed_and_indifferent_to_padding():
 def test_sex_and_patient_without_a_value_stay_null():
     row = header_rows([file_bytes(PatientSex="O", PatientID="", PatientAge=None)])[0]
     assert (row["sex"], row["patient_key"], row["age_y"]) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("agent", "present", "description", "want"),
-    [
-        (None, False, "Abdomen", "unknown"),
-        (None, True, "Abdomen", "none"),
-        ("NONE", True, "", "none"),
-        ("Without", True, "", "none"),
-        ("OMNIPAQUE", True, "Abdomen", "contrast"),
-        ("OMNIPAQUE", True, "portal venous", "portal"),
-        (None, False, "Abd arterial 1.5", "arterial"),
-        (None, False, "non-contrast", "none"),
-        ("OMNIPAQUE", True, "Abd native", "contrast"),
-    ],
-)
-def test_contrast_phase(agent, present, description, want):
-    assert contrast_of(agent, present, description) == want
-
-
-@pytest.mark.parametrize(
-    ("image_type", "description", "want"),
-    [
-        ("DERIVED\\PRIMARY\\AXIAL\\MONOENERGETIC", "", "virtual mono"),
-        ("ORIGINAL\\PRIMARY\\AXIAL", "Abd 70 keV", "virtual mono"),
-        ("DERIVED\\PRIMARY\\AXIAL", "iodine map", "iodine"),
-        ("ORIGINAL\\PRIMARY\\AXIAL", "LSPINE iMAR", "metal-reduced"),
-        ("ORIGINAL\\PRIMARY\\AXIAL", "MARY'S KNEE", None),
-        ("ORIGINAL\\PRIMARY\\AXIAL", "monitor", None),
-    ],
-)
-def test_special_reconstructions(image_type, description, want):
-    assert special_of(image_type, description) == want
 
 
 def _element(number: int, text: str) -> bytes:

@@ -67,7 +67,7 @@ def test_hostile_tags(name):
                 setattr(ds, k, v)
         files.append(to_bytes(ds))
     try:
-        rows = series_of(files)
+        rows = series_of(files, same=lambda a, b: False)
     except Rejected as r:
         got = {r.outcome.code}
     else:

@@ -1,0 +1,104 @@
+"""One series UID, several acquisitions: which images of a group are one volume. Pure.
+
+Two phases, kernels or tube voltages under one series UID overlap in z and are parted; the stations of one scan follow
+each other end to end and stay together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+# What makes acquisitions or reconstructions different, in the order in which it is asked.
+_PARTS: tuple[tuple[str, Callable[[Row], Any]], ...] = (
+    ("acquisition", lambda r: r["acquisition_number"]),
+    ("acquisition UID", lambda r: r["acquisition_uid"]),
+    ("kVp", lambda r: r["kvp"]),
+    ("kernel", lambda r: r["convolution_kernel"]),
+    ("contrast", lambda r: r["contrast"]),
+    ("time", lambda r: r["temporal_index"]),
+    ("type", lambda r: r["image_type"]),
+    ("thickness", lambda r: None if r["slice_thickness_mm"] is None else round(r["slice_thickness_mm"], 1)),
+)
+
+
+def by_acquisition(rows: Sequence[Row], z: np.ndarray, same_position_mm: float) -> list[tuple[str, list[int]]]:
+    """Split the images of one group into volumes: (name, indices), one with an empty name where they are one volume.
+
+    Args:
+        z: [n] position along the slice normal, mm.
+        same_position_mm: two images closer than this share a position.
+    """
+    out: list[tuple[str, list[int]]] = []
+    todo = [("", list(range(len(rows))))]
+    while todo:
+        name, members = todo.pop(0)
+        parts = _split(rows, z, members, same_position_mm)
+        if parts is None:
+            out.append((name, members))
+        else:
+            todo = [(", ".join(x for x in (name, n) if x), m) for n, m in parts] + todo
+    return out
+
+
+def _split(
+    rows: Sequence[Row], z: np.ndarray, members: list[int], same_mm: float
+) -> list[tuple[str, list[int]]] | None:
+    """The parts by the first property whose values overlap in z; None where there is none."""
+    for name, of in _PARTS:
+        parts: dict[Any, list[int]] = defaultdict(list)
+        for i in members:
+            parts[of(rows[i])].append(i)
+        if None in parts and len(parts) == 2:
+            continue  # some images are silent: nothing says that they are others
+        if len(parts) > 1 and _overlap([z[p] for p in parts.values()], same_mm):
+            keys = sorted(parts, key=lambda k: (str(type(k)), k) if k is not None else ("", 0))
+            return [(f"{name} {k}", parts[k]) for k in keys]
+    return None
+
+
+def _overlap(groups: list[np.ndarray], same_mm: float) -> bool:
+    """Whether any two groups share a position, or more of z than a slice."""
+    ordered = sorted(groups, key=lambda g: (g.min(), g.max()))
+    ends, widest = -np.inf, 0.0
+    for g in ordered:
+        step = _step(g)
+        if len(g) > 1 or np.isfinite(ends):
+            shared = ends - g.min()
+            slack = max(step, widest)
+            if shared > slack * (1 + 1e-3) or _collide(g, ordered, same_mm):
+                return True
+        if g.max() > ends:
+            ends, widest = float(g.max()), step
+    return False
+
+
+def _step(z: np.ndarray) -> float:
+    """Typical distance of neighbours, 0 for a single image."""
+    d = np.diff(np.unique(z))
+    return float(np.median(d)) if d.size else 0.0
+
+
+def _collide(g: np.ndarray, groups: list[np.ndarray], same_mm: float) -> bool:
+    others = np.concatenate([o for o in groups if o is not g] or [np.zeros(0)])
+    if not others.size:
+        return False
+    others = np.sort(others)
+    at = np.searchsorted(others, g - same_mm)
+    return bool(np.any((at < others.size) & (others[np.minimum(at, others.size - 1)] <= g + same_mm)))
+
+
+def frames_of_reference_apart(rows: Sequence[Row], least: int) -> bool:
+    """Whether FrameOfReferenceUID parts images; False where it differs from slice to slice, as after some
+    de-identification, and says nothing: then positions alone decide.
+
+    Args:
+        least: fewest slices of a volume; frames of reference with fewer images on average hold none.
+    """
+    counts = Counter(r["frame_of_reference_uid"] for r in rows)
+    return len(rows) >= least * len(counts)
