@@ -163,7 +163,16 @@ def _groups(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
             continue
         kind = g.no_volume_kind(r["image_type"], r["sop_class"]) or image_kind(r["image_type"])
         exact[
-            ("CT", kind, r["frame_of_reference_uid"] if frames else None, r["rows"], r["cols"], r["sop_class"], r["signed"], r["special"])
+            (
+                "CT",
+                kind,
+                r["frame_of_reference_uid"] if frames else None,
+                r["rows"],
+                r["cols"],
+                r["sop_class"],
+                r["signed"],
+                r["special"],
+            )
         ].append(r)
     names = ("modality", "type", "frame of reference", "rows", "cols", "class", "signed", "reconstruction")
     varying = [i for i in range(len(names)) if len({k[i] if i < len(k) else None for k in exact}) > 1]

@@ -76,7 +76,7 @@ def contrast_of(t: ContrastTags) -> str:
 
 
 def _of_frame(t: ContrastTags) -> str | None:
-    phase = _AGENT_PHASE.get(t.phase or "", None)
+    phase = _AGENT_PHASE.get(t.phase or "")
     if t.administered == "NO":
         return NONE if phase in (None, NONE) else UNKNOWN
     if t.administered == "YES" or phase is not None:

@@ -1,7 +1,7 @@
 """What the pixels of a series mean: plain HU, or something that must not be scored as HU (table: not_hu.yaml).
 
-    special = meaning_of(Stated(image_type="DERIVED\\\\PRIMARY\\\\AXIAL\\\\VMI", kvp=True))    # "virtual mono-energetic"
-    explanation(special)                                                                 # the sentence for a person
+special = meaning_of(Stated(image_type="DERIVED\\\\PRIMARY\\\\AXIAL\\\\VMI", kvp=True))    # "virtual mono-energetic"
+explanation(special)                                                                 # the sentence for a person
 """
 
 from __future__ import annotations
