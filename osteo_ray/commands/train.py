@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
-from osteo_ray.config import narrow, need
+from osteo_ray.config import narrow, need, validate
 from osteo_ray.io.store import Store
 from osteo_ray.patients import load_records
 from osteo_ray.training.config import TrainConfig
+
+SYNTHETIC_SEED = 4001
+"""Of the synthetic people whose slices teach an encoder: not a demo's or the reference bundle's."""
 
 
 class TrainJob(TrainConfig):
@@ -19,7 +24,13 @@ class TrainJob(TrainConfig):
     pseudonym_key: str | None = None
     targets: str | None = Field(None, description="per-slice truth, Parquet; null: none")
     extra_slices: tuple[str, ...] = Field((), description="slice sets of other archives")
-    encoder_slices: tuple[str, ...] = Field((), description="slice sets for the encoder alone; none: the patients' own")
+    encoder_slices: tuple[str, ...] = Field((), description="slice sets that teach the encoder as well, by their targets")
+    start: str | None = Field(
+        None, description="bundle whose encoder is trained on; `reference`: the one that ships; null: random weights"
+    )
+    synthetic_scans: int = Field(
+        0, ge=0, description="synthetic scans made in `out` whose slice targets teach the encoder as well; 0: none"
+    )
     heldout_slices: tuple[str, ...] = Field((), description="slice sets of people for the card's figures alone")
     heldout_records: tuple[str, ...] | str | None = Field(None, description="their records")
     out: str | None = Field(None, description="working folder, on a disk of the driver's node; the bundle is in it")
@@ -50,4 +61,24 @@ def sources(job: TrainJob):
         need(job, "catalogue")
     table = load_records(need(job, "records"), job.mapping, job.pseudonym_key)
     held = load_records(job.heldout_records, job.mapping, job.pseudonym_key) if job.heldout_records else None
-    return Sources(job.catalogue, table, job.targets, job.extra_slices, job.encoder_slices, job.heldout_slices, held)
+    mixed = (*job.encoder_slices, *synthetic_slices(job))
+    return Sources(job.catalogue, table, job.targets, job.extra_slices, mixed, job.start, job.heldout_slices, held)
+
+
+def synthetic_slices(job: TrainJob) -> list[str]:
+    """The folder of `synthetic_scans` synthetic scans in `out`, made unless it is there; []: none are wanted."""
+    if not job.synthetic_scans:
+        return []
+    from osteo_ray.commands import cohort
+
+    out = Path(need(job, "out")).absolute() / "synthetic"
+    made = {
+        "out": str(out),
+        "persons": job.synthetic_scans,
+        "seed": SYNTHETIC_SEED,
+        "missing": {"complete_share": 1, "ct_only_share": 0, "no_labs_share": 0},
+        "crop": job.crop.model_dump(),
+        "positions": job.selection.view.positions,
+    }
+    cohort.slices(validate(cohort.CohortJob, made))
+    return [str(out / "slices")]

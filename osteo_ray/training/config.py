@@ -13,17 +13,39 @@ from osteo_ray.model.config import AcquisitionConfig, CropConfig, EncoderConfig,
 from osteo_ray.patients.config import WindowConfig
 
 
-class PretrainConfig(Section):
-    """How the encoder is pre-trained, before it is frozen."""
+class AugmentConfig(Section):
+    """What is varied in the encoder's training crops, within what real scanners and patients differ by."""
 
-    supervision: Literal["slices", "patients"] = Field(
-        "slices", description="slices: region, mid-vertebra and trabecular HU per slice; patients: only the DXA label"
+    shift_px: int = Field(10, ge=0, description="largest shift, pixels")
+    rotation_deg: float = Field(8.0, ge=0, le=45, description="largest rotation, degrees")
+    zoom: float = Field(0.12, ge=0, lt=0.5, description="largest change of size: body size, field of view")
+    blur_px: float = Field(0.9, ge=0, le=4, description="largest blur (SD), pixels: thick or smoothed reconstructions")
+    sharpen: float = Field(0.8, ge=0, le=3, description="largest gain of edges: sharp kernels")
+    coarse: float = Field(1.8, ge=1, le=4, description="largest factor by which pixels are made coarser")
+    noise_hu: float = Field(14.0, ge=0, description="largest noise (SD), HU, at the crop's pixels")
+    gain: float = Field(0.02, ge=0, le=0.1, description="largest error of the HU scale; targets move with it")
+    offset_hu: float = Field(4.0, ge=0, le=20, description="largest offset, HU; targets move with it")
+    couch_share: float = Field(0.3, ge=0, le=1, description="share of crops with a couch drawn behind the back")
+
+
+class PretrainConfig(Section):
+    """How the encoder is pre-trained, before it is frozen: slice targets, and the patients' T-scores."""
+
+    steps: int = Field(500, ge=1, description="optimiser steps")
+    batch: int = Field(48, ge=2, description="slices with targets a step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate; a warm start takes a third of it")
+    patient_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the T-score loss through slices believed lumbar; above 0 the encoder sees labels, and "
+        "risks are then calibrated on validation patients alone",
     )
-    steps: int = Field(500, ge=1)
-    batch: int = Field(48, ge=2)
-    lr: float = Field(2e-3, gt=0)
-    shift_px: int = Field(10, ge=0, description="random shift of the crop, pixels")
-    noise_hu: float = Field(10.0, ge=0)
+    own_share: float = Field(
+        0.5, gt=0, lt=1, description="share of a batch from the archive's own slices with targets, where it has any"
+    )
+    slices: int = Field(40_000, ge=100, description="most slices kept in memory, drawn evenly; 18 KB each at 96 x 96")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where pre-training runs")
+    augment: AugmentConfig = AugmentConfig()
 
 
 class SplitConfig(Section):
@@ -36,7 +58,9 @@ class SplitConfig(Section):
 class PrepareConfig(Section):
     """Reading the archive's slices for training (Ray Data)."""
 
-    series_per_task: int = Field(2, ge=1)
+    series_per_task: int = Field(2, ge=1, description="series of the catalogue that one task reads")
+    embed_actors: int = Field(2, ge=1, description="actors that embed slices")
+    embed_gpus: float = Field(0.0, ge=0, le=1, description="GPU share of each; 0: on CPU")
 
 
 class CalibrationConfig(Section):

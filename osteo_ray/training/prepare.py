@@ -23,7 +23,9 @@ from osteo_ray import ray_setup
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.io.store import absolute, local_file, read_table
+from osteo_ray.model import reference
 from osteo_ray.model.acquisition import Acquisition
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.embedding import Scans
 from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.model.policy import PolicyNet
@@ -47,7 +49,8 @@ class Sources:
         catalogue: the archive's; None: slice sets alone.
         targets: per-slice truth of the catalogue's series (see `slices.write_slice_set`), if there is any.
         extra_slices: slice sets of other archives to train on as well; their patients are never held out.
-        encoder_slices: slice sets that the encoder is pre-trained on; none: the training patients' own.
+        encoder_slices: slice sets whose targets teach the encoder beside the training patients' own slices.
+        start: a bundle whose encoder pre-training goes on from; None: from random weights.
         heldout_slices: slice sets of people whom nothing is trained on, for the figures on the card.
     """
 
@@ -56,6 +59,7 @@ class Sources:
     targets: str | Path | None = None
     extra_slices: Sequence[str | Path] = ()
     encoder_slices: Sequence[str | Path] = ()
+    start: str | Path | None = None
     heldout_slices: Sequence[str | Path] = ()
     heldout_records: RecordTable | None = None
 
@@ -89,8 +93,12 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     """
     out = Path(out).absolute()
     run = StepCache(out)
-    ray_setup.start()
     extra = [Path(p).absolute() for p in src.extra_slices]
+    mixed = [Path(p).absolute() for p in src.encoder_slices]
+    _exist([*extra, *mixed, *src.heldout_slices])
+    _fit_the_view([*extra, *src.heldout_slices], cfg)
+    start = None if src.start is None else start_weights(src.start, cfg)
+    ray_setup.start()
     archive: dict[str, dict[str, float]] = {}
     records, failed, sets, key = src.records, {}, extra, digest(cfg.crop.model_dump(), cfg.selection.view.positions)
     if src.catalogue is not None:
@@ -99,7 +107,6 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
         sets = [slice_set, *extra]
     if not sets:
         raise InputError("nothing to train from: give a catalogue, slice sets, or both")
-    _exist([*extra, *src.encoder_slices, *src.heldout_slices])
     labels = _labels(records)
 
     # Split once, before anything is fitted.
@@ -108,15 +115,15 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(split, out / "split.parquet")
 
-    own = [Path(p).absolute() for p in src.encoder_slices]
-    key = digest(key, [digest(p) for p in extra], [digest(p) for p in own], split.to_pydict(), labels,
+    begun = None if start is None else {k: v.tolist() for k, v in start.items() if v.numel() < 64}
+    key = digest(key, [digest(p) for p in extra], [digest(p) for p in mixed], split.to_pydict(), labels, begun,
                  cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.seed)  # fmt: skip
 
     def fit_encoder(folder: Path) -> None:
-        data = sl.slice_data(own, cfg.crop.size) if own else sl.slice_data(sets, cfg.crop.size, people)
-        enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet)
+        data = sl.slice_data(sets, cfg.crop.size, people, mixed, cfg.pretrain.slices, cfg.seed)
+        enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet, start)
         save_file(enc.state_dict(), folder / "encoder.safetensors")
-        (folder / "losses.json").write_text(json.dumps(losses))
+        (folder / "losses.json").write_text(json.dumps({"losses": losses, "slices with targets": data.targets()}))
 
     folder = run.run("encoder", key, fit_encoder)
     encoder = SliceEncoder(cfg.encoder)
@@ -181,7 +188,9 @@ def _embedded(
 ) -> tuple[Scans, Acquisition]:
     def embed(folder: Path) -> None:
         with progress_bar("embed slices", sl.count(sets), "slice", quiet) as advance:
-            pq.write_table(sl.embed_slice_sets(sets, encoder, cfg.crop.size, 2, advance), folder / "embedded.parquet")
+            how = cfg.prepare
+            made = sl.embed_slice_sets(sets, encoder, cfg.crop.size, how.embed_actors, advance, how.embed_gpus)
+            pq.write_table(made, folder / "embedded.parquet")
 
     table = pq.read_table(run.run(name, key, embed) / "embedded.parquet")
     scans = scans_of(table, labels, cfg.selection.view.positions)
@@ -232,6 +241,35 @@ def _scan_patients(sets: list[Path]) -> list[str]:
     """The patient of each scan, in the order that `scans_of` gives scans."""
     keys = sl.load_table(sets, ["patient_key", "series_uid"]).group_by(["patient_key", "series_uid"]).aggregate([])
     return keys.sort_by("series_uid")["patient_key"].to_pylist()
+
+
+def start_weights(bundle: str | Path, cfg: TrainConfig) -> dict[str, torch.Tensor]:
+    """The encoder weights of a bundle ("reference": the one that ships), for pre-training to go on from.
+
+    Raises:
+        BundleError: where it is no bundle.
+        InputError: where its crops or its encoder are not the config's.
+    """
+    folder = reference.bundle() if str(bundle) == "reference" else bundle
+    b = Bundle.load(folder)
+    for name, theirs, ours in (("crop", b.config.crop, cfg.crop), ("encoder", b.config.encoder, cfg.encoder)):
+        if theirs != ours:
+            raise InputError(
+                f"start: the {name} of {bundle} is {theirs.model_dump()}, the config's {ours.model_dump()}; "
+                f"set {name} to the bundle's, or train without start"
+            )
+    return {k: v.clone() for k, v in b.encoder.state_dict().items()}
+
+
+def _fit_the_view(sets: Sequence[str | Path], cfg: TrainConfig) -> None:
+    positions = cfg.selection.view.positions
+    for s in sets:
+        most = sl.most_slices([Path(s)])
+        if most > positions:
+            raise InputError(
+                f"{s} has up to {most} slices a scan, selection.view.positions is {positions}: set it to {most}, or "
+                f"make the set again with positions={positions}"
+            )
 
 
 def _exist(sets: Sequence[str | Path]) -> None:

@@ -1,28 +1,33 @@
 """Pre-train the slice encoder (plain torch; in-process).
 
-With slice targets (from a synthetic cohort, or from any segmentation that a site has) it learns where
-along the spine a slice lies, how near it is to the middle of a vertebral body, and to put its first
-region of interest on the trabecular core. Without them it learns from the patients' DXA labels
-through attention over a bag of slices, the weaker signal that every site has.
+Slices with targets (a synthetic cohort's, or those of vertebra masks) teach it where along the spine a slice lies, how
+near it is to the middle of a vertebral body, and to put its first region of interest on the trabecular core. Where
+patients have a DXA T-score, their slices teach as well: through attention over the slices that the encoder itself
+believes to show the middle of a lumbar vertebra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from osteo_ray.model.config import EncoderConfig
-from osteo_ray.model.encoder import L1_NUMBER, REGIONS, SliceEncoder, height_of
-from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.config import REGIONS, EncoderConfig
+from osteo_ray.model.encoder import L1_NUMBER, LUMBAR, SliceEncoder, SliceFeatures, height_of
+from osteo_ray.model.ordinal import LatentHead
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import progress_bar
+from osteo_ray.training.augment import augment
 from osteo_ray.training.config import PretrainConfig
 
-BAG = 8  # slices of one patient that a patient-level step sees
+BAG = 8  # slices of one patient that a step sees
+PATIENTS = 3  # patients that a step sees
+WARM_LR = 1 / 3  # of the learning rate, where weights are there already
+LEAST_BELIEF = 0.3  # lumbar belief that must come together over a bag before its T-score teaches
 
 
 @dataclass
@@ -36,74 +41,128 @@ class SliceData:
     mid: np.ndarray  # float [n], 0..1, NaN unknown
     trabecular_hu: np.ndarray  # float [n], NaN unknown
     label: np.ndarray  # int [n_patients], class of the patient, -1 unknown
+    t_score: np.ndarray  # float [n_patients], NaN unknown
+    own: np.ndarray  # bool [n], of the archive that is trained on; False: of a set that is mixed in
+
+    def targets(self) -> dict[str, int]:
+        """How many slices teach what."""
+        return {
+            "region": int((self.region >= 0).sum()),
+            "vertebra": int(np.isfinite(self.vertebra).sum()),
+            "mid": int(np.isfinite(self.mid).sum()),
+            "trabecular_hu": int(np.isfinite(self.trabecular_hu).sum()),
+        }
 
 
 def pretrain(
-    data: SliceData, arch: EncoderConfig, cfg: PretrainConfig, seed: int, quiet: bool = False
+    data: SliceData,
+    arch: EncoderConfig,
+    cfg: PretrainConfig,
+    seed: int,
+    quiet: bool = False,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[SliceEncoder, dict[str, float]]:
     """Train and return the encoder in eval mode, and the mean losses of the last tenth of the steps.
 
+    Args:
+        start: weights to go on from; None: from random ones.
+
     Raises:
-        InputError: where the data lack the targets that `cfg.supervision` needs.
+        InputError: where no slice has a target, and there are no weights to start from.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     enc = SliceEncoder(arch)
-    pool = AttentionPool(arch.dim, 3) if cfg.supervision == "patients" else None
-    draw = _slice_sampler(data, cfg, rng) if pool is None else _bag_sampler(data, cfg, rng)
-    params = [*enc.parameters(), *(pool.parameters() if pool else [])]
-    opt = torch.optim.AdamW(params, lr=cfg.lr, weight_decay=1e-4)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, cfg.lr, total_steps=cfg.steps)
+    if start is not None:
+        enc.load_state_dict(dict(start))
+    slices = _slice_sampler(data, cfg, rng)
+    bags = _bag_sampler(data, rng) if cfg.patient_weight else None
+    if slices is None and (start is None or bags is None):
+        raise InputError(
+            "no slice has a target, so nothing teaches the encoder where the lumbar spine is: give targets "
+            "(`osteo-ray targets` makes them from vertebra masks), a slice set that has them (encoder_slices, "
+            "synthetic_scans), or weights to start from (start: reference)"
+        )
+    device = torch.device(cfg.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("pretrain.device: cuda, but torch sees no GPU here; use cpu")
+    head = LatentHead(arch.dim)
+    enc, head = enc.to(device), head.to(device)
+    params = [*enc.parameters(), *head.parameters()]
+    lr = cfg.lr * (WARM_LR if start is not None else 1.0)
+    opt = torch.optim.AdamW(params, lr=lr, weight_decay=1e-4)
+    sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=cfg.steps)
     log: list[dict[str, float]] = []
     enc.train()
     with progress_bar("pre-train encoder", cfg.steps, "step", quiet) as advance:
         for _ in range(cfg.steps):
-            rows = draw()
-            f = enc(_augment(torch.from_numpy(data.crops[rows]), cfg))
-            losses = _slice_losses(f, data, rows) if pool is None else _bag_losses(pool, f, data, rows)
-            total = torch.stack(list(losses.values())).sum()
-            opt.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(params, 5.0)
-            opt.step()
+            targeted = slices() if slices else np.zeros(0, int)
+            bagged = bags() if bags else np.zeros(0, int)
+            crops = torch.from_numpy(data.crops[np.concatenate([targeted, bagged])]).to(device)
+            x, gain, offset = augment(crops, cfg.augment)
+            f = enc(x)
+            k = len(targeted)
+            losses = _slice_losses(_part(f, slice(0, k)), data, targeted, gain[:k], offset[:k]) if k else {}
+            if len(bagged):
+                losses |= _patient_loss(head, _part(f, slice(k, None)), data, bagged, cfg.patient_weight)
+            if losses:
+                total = torch.stack(list(losses.values())).sum()
+                opt.zero_grad()
+                total.backward()
+                nn.utils.clip_grad_norm_(params, 5.0)
+                opt.step()
             sched.step()
-            log.append({k: float(v.detach()) for k, v in losses.items()})
+            log.append({name: float(v.detach()) for name, v in losses.items()})
             advance(1)
     tail = log[-max(1, cfg.steps // 10) :]
-    return enc.eval(), {k: float(np.mean([r[k] for r in tail if k in r])) for k in tail[-1]}
+    names = sorted({k for r in tail for k in r})
+    return enc.cpu().eval(), {k: float(np.mean([r[k] for r in tail if k in r])) for k in names}
 
 
-def _slice_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generator):
-    known = np.flatnonzero(data.region >= 0)
-    if known.size == 0:
-        raise InputError("no slice has a target: set encoder supervision to 'patients', or give slice targets")
-    # A third of each batch from slices with a measurable core, which teach the density, and a third from discs and
-    # endplates: few slices of a scan show them, and taking one for a mid-vertebra is the costly mistake.
-    core = np.flatnonzero(np.isfinite(data.trabecular_hu))
-    between = np.flatnonzero(np.isfinite(data.vertebra) & (data.mid < 1 / 3))
-    third = [rows for rows in (core, between) if rows.size]
-    n = cfg.batch // 3
-    return lambda: np.sort(
-        np.concatenate([rng.choice(known, cfg.batch - n * len(third)), *(rng.choice(rows, n) for rows in third)])
-    )
+def _slice_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generator) -> Callable[[], np.ndarray] | None:
+    """Rows of slices with targets: of the archive's own and of sets that are mixed in, by `own_share`."""
+    draws = []
+    for rows in (np.flatnonzero(data.own), np.flatnonzero(~data.own)):
+        known = rows[data.region[rows] >= 0]
+        if known.size:
+            # A third of each batch from slices with a measurable core, which teach the density, and a third from discs
+            # and endplates: few slices of a scan show them, and taking one for a mid-vertebra is the costly mistake.
+            core = rows[np.isfinite(data.trabecular_hu[rows])]
+            between = rows[np.isfinite(data.vertebra[rows]) & (data.mid[rows] < 1 / 3)]
+            draws.append((known, [r for r in (core, between) if r.size]))
+    if not draws:
+        return None
+    first = round(cfg.batch * cfg.own_share) if len(draws) == 2 else cfg.batch
+    sizes = [first, cfg.batch - first][: len(draws)]
+
+    def draw() -> np.ndarray:
+        out = []
+        for (known, thirds), size in zip(draws, sizes, strict=True):
+            n = size // 3
+            out += [rng.choice(known, size - n * len(thirds)), *(rng.choice(r, n) for r in thirds)]
+        return np.concatenate(out)
+
+    return draw
 
 
-def _bag_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generator):
-    labelled = [p for p in range(len(data.label)) if data.label[p] >= 0]
-    if len({int(data.label[p]) for p in labelled}) < 2:
-        raise InputError("the training patients with CT have fewer than two classes of DXA label")
-    rows_of = {p: np.flatnonzero(data.patient == p) for p in labelled}
-    labelled = [p for p in labelled if rows_of[p].size]
-    n = max(2, cfg.batch // BAG)
-    return lambda: np.concatenate([rng.choice(rows_of[p], BAG) for p in rng.choice(labelled, n)])
+def _bag_sampler(data: SliceData, rng: np.random.Generator) -> Callable[[], np.ndarray] | None:
+    """Rows of `PATIENTS` patients with a DXA label, `BAG` slices each; None where nobody has one."""
+    rows_of = {p: np.flatnonzero(data.patient == p) for p in np.flatnonzero(data.label >= 0)}
+    labelled = [p for p, rows in rows_of.items() if rows.size]
+    if not labelled:
+        return None
+    return lambda: np.concatenate([rng.choice(rows_of[p], BAG) for p in rng.choice(labelled, PATIENTS)])
 
 
-def _slice_losses(f, data: SliceData, rows: np.ndarray) -> dict[str, torch.Tensor]:
-    region = torch.from_numpy(data.region[rows]).long()
-    mid = torch.from_numpy(data.mid[rows]).float()
-    hu = torch.from_numpy(data.trabecular_hu[rows]).float()
+def _slice_losses(
+    f: SliceFeatures, data: SliceData, rows: np.ndarray, gain: torch.Tensor, offset: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    device = f.embedding.device
+    region = torch.from_numpy(data.region[rows]).long().to(device)
+    mid = torch.from_numpy(data.mid[rows]).float().to(device)
+    hu = torch.from_numpy(data.trabecular_hu[rows]).float().to(device) * gain + offset
     out = {"region": F.cross_entropy(f.region_logits, region, ignore_index=-1)}
-    number = torch.from_numpy(data.vertebra[rows]).float()
+    number = torch.from_numpy(data.vertebra[rows]).float().to(device)
     ok = number.isfinite()
     if ok.any():
         out["vertebra"] = F.smooth_l1_loss(height_of(f.vertebra[ok]), height_of(number[ok]), beta=0.2)
@@ -116,25 +175,25 @@ def _slice_losses(f, data: SliceData, rows: np.ndarray) -> dict[str, torch.Tenso
     return out
 
 
-def _bag_losses(pool: AttentionPool, f, data: SliceData, rows: np.ndarray) -> dict[str, torch.Tensor]:
+def _patient_loss(
+    head: LatentHead, f: SliceFeatures, data: SliceData, rows: np.ndarray, weight: float
+) -> dict[str, torch.Tensor]:
+    """The T-score's loss from each bag's mean embedding, slices weighed by the belief that they show lumbar middles."""
+    belief = (f.region_logits.softmax(-1)[:, LUMBAR] * (0.1 + f.mid_logit.sigmoid())).detach()
+    w = belief.unflatten(0, (-1, BAG))
+    seen = w.sum(1) >= LEAST_BELIEF
+    if not seen.any():
+        return {}
     bags = f.embedding.unflatten(0, (-1, BAG))
-    logits = pool(bags, torch.ones(bags.shape[:2], dtype=torch.bool)).logits
-    label = torch.from_numpy(data.label[data.patient[rows[::BAG]]]).long()
-    return {"patient": F.cross_entropy(logits, label)}
+    pooled = (w[..., None] * bags).sum(1) / w.sum(1, keepdim=True).clamp_min(1e-6)
+    patient = data.patient[rows[::BAG]]
+    label = torch.from_numpy(data.label[patient]).long().to(pooled.device)
+    t_score = torch.from_numpy(data.t_score[patient]).float().to(pooled.device)
+    return {"patient": weight * head(pooled[seen]).loss(label[seen], t_score[seen], 0.9).mean()}
 
 
-def _augment(crops: torch.Tensor, cfg: PretrainConfig) -> torch.Tensor:
-    """Shift, mirror and noise. HU is left alone: density is what is to be measured."""
-    x = crops.float()
-    if cfg.shift_px:
-        k = cfg.shift_px
-        dy, dx = (int(v) for v in torch.randint(-k, k + 1, (2,)))
-        x = torch.roll(F.pad(x, (k, k, k, k), value=-1024.0), (dy, dx), (1, 2))[:, k:-k, k:-k]
-    if torch.rand(()) < 0.5:
-        x = x.flip(2)
-    if cfg.noise_hu:
-        x = x + cfg.noise_hu * torch.rand(len(x), 1, 1) * torch.randn_like(x)
-    return x
+def _part(f: SliceFeatures, rows: slice) -> SliceFeatures:
+    return SliceFeatures(*(getattr(f, name)[rows] for name in SliceFeatures.__dataclass_fields__))
 
 
 def region_of(level: str | None) -> int:

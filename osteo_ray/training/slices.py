@@ -6,7 +6,7 @@ a site reads its archive once, and sets of several archives can be trained on to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,22 +171,24 @@ EMBEDDED = ["patient_key", "series_uid", "index", "z_mm", "kvp", "contrast"]
 class EmbedSlices:
     """Ray Data actor: crops -> embeddings. The encoder is loaded once."""
 
-    def __init__(self, weights: dict[str, torch.Tensor], arch: EncoderConfig, size: int):
+    def __init__(self, weights: dict[str, torch.Tensor], arch: EncoderConfig, size: int, device: str = "cpu"):
         self.encoder = SliceEncoder(arch)
         self.encoder.load_state_dict(weights)
-        self.encoder.eval()
-        self.size = size
+        self.encoder.eval().to(device)
+        self.size, self.device = size, device
 
     @torch.no_grad()
     def __call__(self, table: pa.Table) -> pa.Table:
         crops = decode_crops(table["crop"], self.size)
-        e = self.encoder(torch.from_numpy(crops)).embedding.numpy().astype(np.float32)
+        e = self.encoder(torch.from_numpy(crops).to(self.device)).embedding.cpu().numpy().astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(e.ravel()), e.shape[1])
         return table.select(EMBEDDED).append_column("embedding", column)
 
 
-def embed_slice_sets(sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance) -> pa.Table:
-    """Embed every slice of the sets; columns EMBEDDED and embedding."""
+def embed_slice_sets(
+    sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance, gpus: float = 0.0
+) -> pa.Table:
+    """Embed every slice of the sets; columns EMBEDDED and embedding. `gpus`: of each actor; 0: on CPU."""
     import ray.data
 
     from osteo_ray.catalogue.dataset import arrow_batches
@@ -195,10 +197,11 @@ def embed_slice_sets(sets: list[Path], encoder: SliceEncoder, size: int, actors:
     columns = [*EMBEDDED, "crop"]
     ds = ray.data.read_parquet(files, columns=columns, override_num_blocks=max(1, min(len(files), 256))).map_batches(
         EmbedSlices,
-        fn_constructor_args=(encoder.state_dict(), encoder.cfg, size),
+        fn_constructor_args=(encoder.state_dict(), encoder.cfg, size, "cuda" if gpus else "cpu"),
         batch_format="pyarrow",
         batch_size=128,
         num_cpus=0.5,
+        num_gpus=gpus or None,
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
     parts = []
@@ -226,24 +229,61 @@ def load_table(sets: list[Path], columns: list[str] | None = None) -> pa.Table:
     return pa.concat_tables([pq.read_table(f, columns=columns) for f in files], promote_options="default")
 
 
-def slice_data(sets: list[Path], size: int, people: Patients | None = None) -> SliceData:
-    """Crops and targets of the training patients; without `people` of everybody in the sets, unlabelled."""
-    table = load_table(sets)
-    keys = np.array(table["patient_key"].to_pylist(), dtype=str)
-    if people is None:
-        known, patient = np.unique(keys, return_inverse=True)
-        label, keep = np.full(len(known), -1), np.ones(len(keys), bool)
-    else:
-        of = {k: p for p, k in enumerate(people.key.tolist())}
-        patient = np.array([of[k] for k in keys])
-        label, keep = people.label, people.part[patient] == "train"
-    table = table.filter(pa.array(keep))
+def slice_data(
+    sets: list[Path], size: int, people: Patients | None = None, mixed: Sequence[Path] = (), most: int = 40_000,
+    seed: int = 0,
+) -> SliceData:  # fmt: skip
+    """Crops and targets of the training patients of `sets`, and of everybody in `mixed`, who are unlabelled.
+
+    Args:
+        people: who trains, and their labels; None: everybody in the sets, unlabelled.
+        mixed: slice sets of others (synthetic ones, say) that teach by their targets alone.
+        most: slices kept, drawn evenly from both parts.
+    """
+    rng = np.random.default_rng(seed)
+    parts, patients, own = [], [], []
+    label = np.full(0, -1) if people is None else people.label
+    t_score = np.full(0, np.nan) if people is None else people.t_score
+    total = count(list(sets)) + count(list(mixed))
+    for group, archive in ((list(sets), True), (list(mixed), False)):
+        if not group:
+            continue
+        known = people if archive else None
+        for f in (f for s in group for f in sorted(s.glob("part-*.parquet"))):
+            table = pq.read_table(f)
+            keep = rng.random(table.num_rows) < most / max(total, 1)
+            keys = np.array(table["patient_key"].to_pylist(), dtype=str)
+            if known is not None:
+                of = {k: p for p, k in enumerate(known.key.tolist())}
+                index = np.array([of[k] for k in keys])
+                keep &= known.part[index] == "train"
+            else:
+                index = np.full(len(keys), -1)
+                if not archive:
+                    keep &= table["region"].to_numpy() >= 0
+            parts.append(table.filter(pa.array(keep)))
+            patients.append(index[keep])
+            own.append(np.full(int(keep.sum()), archive))
+    # Sets of an earlier version may lack a column that came later.
+    table = pa.concat_tables(parts, promote_options="default")
     return SliceData(
         crops=decode_crops(table["crop"], size),
-        patient=patient[keep],
+        patient=np.concatenate(patients),
         region=table["region"].to_numpy().astype(np.int64),
         vertebra=table["vertebra"].to_numpy(),
         mid=table["mid"].to_numpy(),
         trabecular_hu=table["trabecular_hu"].to_numpy(),
         label=label,
+        t_score=t_score,
+        own=np.concatenate(own),
     )
+
+
+def most_slices(sets: Sequence[Path]) -> int:
+    """Slices of the scan that has most of them."""
+    most = 0
+    for f in (f for s in sets for f in sorted(s.glob("part-*.parquet"))):
+        column = pq.read_table(f, columns=["series_uid"])
+        counted = column.group_by("series_uid").aggregate([("series_uid", "count")])
+        most = max(most, max(counted["series_uid_count"].to_pylist(), default=0))
+    return most

@@ -169,7 +169,7 @@ def _search(folder: Path, name: str, p: Prepared, train_cfg: TrainConfig, cfg: T
 def _seeds(train_cfg: TrainConfig, cfg: TuneConfig) -> list[int | None]:
     n = cfg.splits
     if n is None:
-        n = 0 if train_cfg.pretrain.supervision == "patients" else 3
+        n = 0 if train_cfg.pretrain.patient_weight else 3
     return [train_cfg.seed + 1 + i for i in range(n)] if n else [None]
 
 
