@@ -24,7 +24,9 @@ class TrainJob(TrainConfig):
     pseudonym_key: str | None = None
     targets: str | None = Field(None, description="per-slice truth, Parquet; null: none")
     extra_slices: tuple[str, ...] = Field((), description="slice sets of other archives")
-    encoder_slices: tuple[str, ...] = Field((), description="slice sets that teach the encoder as well, by their targets")
+    encoder_slices: tuple[str, ...] = Field(
+        (), description="slice sets that teach the encoder as well, by their targets"
+    )
     start: str | None = Field(
         None, description="bundle whose encoder is trained on; `reference`: the one that ships; null: random weights"
     )
