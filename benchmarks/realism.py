@@ -62,7 +62,8 @@ def read_nifti(path: Path, name: str) -> Volume:
 def made(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fast.MadeStack, Volume]]:
     """Made scans as the real ones were taken: unenhanced, soft kernel, 120 kVp."""
     cfg = CohortConfig.model_validate({
-        "scan": {"kvp": {120: 1.0}, "contrast_share": 0, "chest_only_share": 0, "tilt_share": 0, "phantom_share": 0,
+        "scan": {"kvp": {120: 1.0}, "contrast_share": 0, "protocols": {"abdomen": 1.0}, "tilt_share": 0,
+                 "phantom_share": 0,
                  "size_512_share": float(size == 512), "slice_max": 150, "thickness": {thickness: 1.0}},
     })  # fmt: skip
     out = []

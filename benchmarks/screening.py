@@ -85,7 +85,13 @@ def prepare(work: Path, series: int, slices: int) -> None:
 
     work.mkdir(parents=True, exist_ok=True)
     scan = {"size_512_share": 1.0, "slice_min": slices, "slice_max": slices, "thickness": {1.25: 1.0}, "tilt_share": 0}
-    scan |= {"extra_series_share": 0, "scout_share": 0, "reformat_share": 0, "repeat_share": 0, "chest_only_share": 0}
+    scan |= {
+        "extra_series_share": 0,
+        "scout_share": 0,
+        "reformat_share": 0,
+        "repeat_share": 0,
+        "protocols": {"abdomen": 1.0},
+    }
     cfg = {"seed": 3, "persons": 12 * series, "scan": scan, "transfer_syntaxes": ["explicit-le"]}
     ray_setup.start(num_cpus=2)
     write_cohort(work / "cohort", validate(CohortConfig, cfg))

@@ -78,7 +78,7 @@ def main() -> None:
     scorer = Predictor.load(job.bundle, ScoringConfig(shap=False))
     whole = MissingnessConfig(complete_share=1.0, ct_only_share=0, no_labs_share=0)
     cfg = CohortConfig(
-        seed=job.seed, persons=job.people, missing=whole, scan=ScanConfig(chest_only_share=0, tilt_share=0)
+        seed=job.seed, persons=job.people, missing=whole, scan=ScanConfig(protocols={"abdomen": 1.0}, tilt_share=0)
     )
     specs = fast.people(cfg)
     records = fast.records_of(specs, cfg).matrix()[0]
@@ -103,7 +103,9 @@ def main() -> None:
             rows.append(row)
     t = pd.DataFrame(rows)
     lines = table(t)
-    chest = CohortConfig(seed=job.seed + 1, persons=job.chests, missing=whole, scan=ScanConfig(chest_only_share=1.0))
+    chest = CohortConfig(
+        seed=job.seed + 1, persons=job.chests, missing=whole, scan=ScanConfig(protocols={"chest": 1.0})
+    )
     people = fast.people(chest)
     values = fast.records_of(people, chest).matrix()[0]
     codes = pd.Series(

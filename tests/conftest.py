@@ -39,7 +39,7 @@ def made(ray_session, tmp_path_factory) -> Made:
     from osteo_ray.synthetic.write import write_cohort
 
     root = tmp_path_factory.mktemp("made")
-    cfg = {"seed": 5, "persons": 120, "scan": {"size_512_share": 0.0, "slice_max": 64, "chest_only_share": 0.0}}
+    cfg = {"seed": 5, "persons": 120, "scan": {"size_512_share": 0.0, "slice_max": 64, "protocols": {"abdomen": 1.0}}}
     write_cohort(root, validate(CohortConfig, cfg))
     catalogue.build(root / "archive", root / "index", IndexConfig())
     return Made(root / "archive", root / "records.csv", root / "truth", root / "index" / "catalogue.parquet")

@@ -56,8 +56,8 @@ def lines(targets: list[Target]) -> list[str]:
 
 def plain_scans(cfg: CohortConfig) -> CohortConfig:
     """The same cohort scanned as the published series were: 120 kVp, unenhanced, soft kernel, spine covered."""
-    none = dict.fromkeys(("contrast_share", "chest_only_share", "tilt_share", "sharp_share"), 0)
-    scan = {"kvp": {120: 1.0}, **none}
+    none = dict.fromkeys(("contrast_share", "oral_share", "tilt_share", "sharp_share"), 0)
+    scan = {"kvp": {120: 1.0}, "protocols": {"abdomen": 1.0}, **none}
     data = cfg.model_dump()
     return CohortConfig.model_validate({**data, "scan": {**data["scan"], **scan}})
 

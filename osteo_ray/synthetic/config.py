@@ -24,6 +24,7 @@ class PopulationConfig(Section):
     # Areal and degenerative noise of DXA as a share of the calibrated one: 1 gives r(HU, T) of about 0.75; the
     # published range of r is 0.35 to 0.79.
     dxa_noise: float = Field(1.0, ge=0.8, le=3.0)
+    extreme_share: float = Field(0.03, ge=0, le=0.2, description="people of BMI below 17 or above 36, half of each")
 
 
 class MissingnessConfig(Section):
@@ -46,7 +47,21 @@ class ScanConfig(Section):
     thickness: dict[float, float] = Field({1.25: 0.05, 2.0: 0.1, 2.5: 0.15, 3.0: 0.2, 5.0: 0.5})  # mm: share
     contrast_share: float = Field(0.25, ge=0, le=1)
     sharp_share: float = Field(0.05, ge=0, le=1)  # scans whose main series has a bone or lung kernel
-    chest_only_share: float = Field(0.06, ge=0, le=1)
+    protocols: dict[str, float] = Field(
+        {
+            "abdomen": 0.40,
+            "abdomen_pelvis": 0.24,
+            "trunk": 0.14,
+            "chest": 0.12,
+            "neck_chest": 0.04,
+            "pelvis": 0.04,
+            "neck": 0.02,
+        },
+        description="share of each protocol (its range: synthetic.tables.PROTOCOLS); they are normalised",
+    )
+    oral_share: float = Field(0.15, ge=0, le=1, description="scans of abdomen or pelvis with contrast drunk before")
+    arms_down_share: float = Field(0.15, ge=0, le=1, description="chance that an arm lies at the side, not overhead")
+    blanket_share: float = Field(0.3, ge=0, le=1, description="scans with a blanket or clothes over the patient")
     tilt_share: float = Field(0.02, ge=0, le=1)
     phantom_share: float = Field(0.03, ge=0, le=1)  # a QCT calibration phantom lies under the back
     extra_series_share: float = Field(0.3, ge=0, le=1)
@@ -63,8 +78,22 @@ class SpineConfig(Section):
     wedge_share: float = Field(0.10, ge=0, le=1)
     cement_share: float = Field(0.13, ge=0, le=1)  # of the fractured
     screws_share: float = Field(0.015, ge=0, le=1)
-    transitional_share: float = Field(0.06, ge=0, le=1)
+    sacralised_share: float = Field(0.06, ge=0, le=1, description="people whose L5 belongs to the sacrum")
+    lumbarised_share: float = Field(
+        0.02, ge=0, le=1, description="people with a sixth free lumbar vertebra, called L6 (2.3 % of 9,709, Park 2019)"
+    )
     sclerosis_share: float = Field(0.25, ge=0, le=1)
+    haemangioma_share: float = Field(
+        0.016, ge=0, le=1, description="vertebrae with a haemangioma (26 % of adults have one, Slon 2015)"
+    )
+    scoliosis_share: float = Field(0.09, ge=0, le=1, description="people with a curve (8.9 % over 40, Kebaish 2011)")
+    fused_share: float = Field(0.03, ge=0, le=1, description="people with a disc bridged by bone")
+
+
+class BodyConfig(Section):
+    """Shares of what else a body carries."""
+
+    hip_prosthesis_share: float = Field(0.02, ge=0, le=1, description="hips with a prosthesis, more with age")
 
 
 class CohortConfig(Section):
@@ -87,3 +116,4 @@ class CohortConfig(Section):
     missing: MissingnessConfig = MissingnessConfig()
     scan: ScanConfig = ScanConfig()
     spine: SpineConfig = SpineConfig()
+    body: BodyConfig = BodyConfig()

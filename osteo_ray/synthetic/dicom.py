@@ -21,6 +21,7 @@ from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.encode import SYNTAXES, encode
 from osteo_ray.synthetic.population import Person
 from osteo_ray.synthetic.scanner import Scan, slice_hu
+from osteo_ray.synthetic.tables import PROTOCOLS
 
 INTERCEPT = -1024
 _IMPLEMENTATION = "2.25.198467204215087541263950412765231940771"
@@ -41,7 +42,6 @@ class Study:
     date: dt.date
     time: dt.time
     accession: str
-    description: str
     z_offset: float  # table position: patient z of the anatomy's zero
 
 
@@ -56,7 +56,6 @@ def study_of(p: Person, cohort_seed: int, repeat: int = 0) -> Study:
         day,
         dt.time(int(rng.integers(7, 19)), int(rng.integers(60)), int(rng.integers(60))),
         f"A{int(rng.integers(10**7)):07d}",
-        "CT ABDOMEN",
         round(float(rng.uniform(-900, 200)), 1),
     )
 
@@ -79,7 +78,7 @@ def base_dataset(p: Person, scan: Scan, study: Study, kind: str) -> Dataset:
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = day
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = clock
     ds.AccessionNumber, ds.StudyID = study.accession, str(p.index)
-    ds.StudyDescription = "CT CHEST" if scan.chest_only else study.description
+    ds.StudyDescription = PROTOCOLS[scan.protocol].study
     ds.Modality = "CT"
     ds.Manufacturer, ds.ManufacturerModelName = scan.kernel.vendor, scan.kernel.model
     ds.InstitutionName, ds.StationName = "MADE HOSPITAL", f"CT{p.seed % 4 + 1}"
@@ -91,7 +90,7 @@ def base_dataset(p: Person, scan: Scan, study: Study, kind: str) -> Dataset:
     ds.PatientBirthDate, ds.PatientAge = born.strftime("%Y%m%d"), f"{int(p.age_y):03d}Y"
     ds.PatientSize, ds.PatientWeight = round(p.height_cm / 100, 3), p.weight_kg
     ds.PatientPosition = "FFS"
-    ds.BodyPartExamined = "CHEST" if scan.chest_only else "ABDOMEN"
+    ds.BodyPartExamined = PROTOCOLS[scan.protocol].body_part
     ds.SeriesNumber, ds.AcquisitionNumber = SERIES_NUMBER[kind], 1
     ds.SeriesDescription = {
         "primary": f"Body {scan.thickness:g} {scan.kernel.name}",

@@ -82,7 +82,8 @@ def _ages(rng: np.random.Generator, male: np.ndarray, cfg: PopulationConfig) -> 
 
 def t_mean(hu: np.ndarray, weight: np.ndarray, male: np.ndarray, degeneration: np.ndarray) -> np.ndarray:
     """Expected T-score given L1 HU at 120 kVp, weight (kg), sex and degeneration."""
-    return T0 + PER_HU * (hu - 150) + PER_KG * (weight - 65) + MALE * (male - 0.45) + PER_DEG * degeneration
+    load = np.clip(weight, 45, 100)  # what the skeleton answers to levels off at both ends
+    return T0 + PER_HU * (hu - 150) + PER_KG * (load - 65) + MALE * (male - 0.45) + PER_DEG * degeneration
 
 
 def draw_arrays(
@@ -94,6 +95,11 @@ def draw_arrays(
     age = drawn if age is None else np.asarray(age, float)
     height = np.where(male > 0.5, 168.6, 157.9) - 0.12 * (age - 60) + 6.0 * rng.standard_normal(n)
     bmi = np.where(male > 0.5, 25.6, 25.2) * np.exp(0.135 * rng.standard_normal(n) - 0.003 * (age - 60))
+    # From a stream of their own, so that the share changes no one else.
+    rare = rng.spawn(1)[0]
+    pick, far = rare.random(n), rare.exponential(size=n)
+    bmi = np.where(pick < 0.5 * cfg.extreme_share, np.maximum(17 - far, 14.5), bmi)
+    bmi = np.where(pick > 1 - 0.5 * cfg.extreme_share, np.minimum(36 + 4 * far, 52), bmi)
     weight = np.round(np.clip(bmi * (height / 100) ** 2, 36, 160), 1)
     height = np.round(height, 1)
     bmi = weight / (height / 100) ** 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osteo_ray.synthetic import spine
-from osteo_ray.synthetic.anatomy import Anatomy, spine_y_at
+from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.scanner import ROD_MG_CM3, rods
 from osteo_ray.synthetic.shapes import F, Grid
 from osteo_ray.synthetic.truth import levels_at
@@ -36,7 +36,7 @@ def core_roi(stack: MadeStack, i: int) -> float:
     a, s = stack.anatomy, stack.scan
     z = s.z[i]
     near = min(a.vertebrae, key=lambda v: abs(v.z - z))
-    cx, cy = near.x, float(spine_y_at(z, a.spine_y, a.lordosis)) - 0.1 * near.depth
+    cx, cy = near.x, float(a.frame.spine_y(z)) - 0.1 * near.depth
     rx, ry = 0.5 * near.width, 0.45 * near.depth
     cols = slice(*(int(np.clip((cx + d * rx - s.x0) / s.pixel + k, 0, s.size)) for d, k in ((-1, 0), (1, 2))))
     rows = slice(*(int(np.clip((cy + d * ry - s.y0) / s.pixel + k, 0, s.size)) for d, k in ((-1, 0), (1, 2))))
@@ -48,8 +48,8 @@ def core_roi(stack: MadeStack, i: int) -> float:
 
 
 def readable(v: spine.Vertebra) -> bool:
-    """Whether a reader would measure it: not fractured, cemented or screwed."""
-    return not (v.wedge > 0 or v.cement > 0 or v.screws)
+    """Whether a reader would measure it: not fractured, cemented or screwed, and without a haemangioma."""
+    return not (v.wedge > 0 or v.cement > 0 or v.screws or v.haemangioma)
 
 
 def read_scan(stack: MadeStack, every: bool = False) -> Reading:

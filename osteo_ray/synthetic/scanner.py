@@ -8,18 +8,23 @@ A slice is a pure function of (person, scan, index): any slice, or any rectangle
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from osteo_ray.synthetic import spine
-from osteo_ray.synthetic.anatomy import Anatomy, spine_y_at
+from osteo_ray.synthetic import contrast, couch, spine
+from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.config import CohortConfig
+from osteo_ray.synthetic.contrast import Enhancement
+from osteo_ray.synthetic.couch import Couch
+from osteo_ray.synthetic.frame import DOWN, RAISED
+from osteo_ray.synthetic.metal import streaks
 from osteo_ray.synthetic.population import HU_PER_VBMD, Person
 from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp
-from osteo_ray.synthetic.torso import Enhancement, girth, torso
+from osteo_ray.synthetic.tables import PROTOCOLS
+from osteo_ray.synthetic.torso import torso
 
 # Bone contrast against 120 kVp (hydroxyapatite HU per mg/cm3 relative to 1.31).
 KVP_FACTOR = {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89}
@@ -29,6 +34,7 @@ THICKEST = 5.0  # mm; to keep within slice_max, slices are spaced no wider than 
 ROD_MG_CM3 = (0.0, 50.0, 100.0, 150.0, 200.0)
 ROD_RADIUS = 9.0
 HU_MIN, HU_MAX = -1024, 3071
+PLAIN_COUCH = Couch()
 NOISE_SIZE = 640  # pixels; larger than any slice
 NOISE_BANK = 2
 
@@ -83,7 +89,10 @@ class Scan:
     bone_gain: float  # 1 + this scan's calibration error of bone
     sigma: float  # noise SD at the body's centre, HU
     transfer: str
-    chest_only: bool
+    protocol: str  # a key of tables.PROTOCOLS
+    pose: tuple[str, str] = (RAISED, RAISED)  # right and left arm
+    couch: Couch = PLAIN_COUCH
+    round_field: bool = False  # nothing is reconstructed outside the circle in the square
     phantom: bool = False  # K2HPO4 rods in the table's pad
 
     @property
@@ -93,7 +102,8 @@ class Scan:
 
     @property
     def contrast(self) -> bool:
-        return self.enhancement.aorta > 0
+        """Whether contrast was injected."""
+        return self.enhancement.intravenous
 
 
 def _pick(rng: np.random.Generator, shares: dict[Any, float]) -> Any:
@@ -111,14 +121,12 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
         kernel = SHARP[kernel.vendor]
     size = 512 if rng.random() < c.size_512_share else 256
     kvp = _pick(rng, c.kvp)
-    chest = bool(rng.random() < c.chest_only_share)
+    protocol = str(_pick(rng, c.protocols))
+    ends = PROTOCOLS[protocol]
     thickness = float(_pick(rng, c.thickness))
-    by_level = {v.level: v for v in a.vertebrae}
-    if chest:
-        top, bottom = by_level["T5"].z + 5, by_level["T12"].z - rng.uniform(-5, 30)
-    else:
-        top = by_level[str(rng.choice(["T8", "T9", "T10"]))].z + rng.uniform(0, 15)
-        bottom = a.sacrum_top - rng.uniform(5, 90)
+    at = {"sacrum": a.sacrum_top, **{v.level: v.z for v in a.vertebrae}}
+    top = at[str(rng.choice(ends.top))] + rng.uniform(*ends.top_mm)
+    bottom = at[ends.bottom] + rng.uniform(*ends.bottom_mm)
     n = int(np.ceil((top - bottom) / thickness)) + 1
     spacing = thickness
     if n > c.slice_max:
@@ -129,21 +137,18 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     n = min(int((top - bottom) / spacing) + 1, c.slice_max)  # a scan that is still too long ends lower
     start = bottom + rng.uniform(0, spacing)
     z = tuple(float(round(start + i * spacing, 3)) for i in range(n))
+    down = rng.random(2) < c.arms_down_share
+    if rng.random() < 0.7:
+        down[1] = down[0]  # mostly both arms lie alike
+    pose = (DOWN if down[0] else RAISED, DOWN if down[1] else RAISED)
     tight = float(np.clip(2 * a.half_width * 1.06 + rng.uniform(5, 45), 300, 500))
-    fov = 500.0 if rng.random() < 0.2 else tight  # the whole bore, as PET/CT and trauma scans are stored
+    # The whole bore, as PET/CT and trauma scans are stored, and most scans of people with arms at their side.
+    fov = 500.0 if rng.random() < (0.7 if down.any() else 0.2) else tight
     pixel = round(fov / size, 6)
     cx, cy = rng.normal(0, 5), rng.normal(0, 6)
     half = 0.5 * (size - 1) * pixel
-    contrast = rng.random() < c.contrast_share
-    enh = Enhancement()
-    if contrast:
-        portal = rng.random() < 0.75
-        enh = (
-            Enhancement(rng.normal(110, 15), rng.normal(110, 15), rng.normal(50, 8), rng.normal(130, 15), 11.0)
-            if portal
-            else Enhancement(rng.normal(260, 40), rng.normal(60, 15), rng.normal(18, 6), rng.normal(100, 20), 7.0)
-        )
-        enh = replace(enh, **{k: float(max(v, 1.0)) for k, v in enh.__dict__.items()})
+    upper = ends.bottom != "sacrum"
+    enh = contrast.draw(rng, rng.random() < c.contrast_share, rng.random() < c.oral_share and not upper, upper)
     wide = 2 * a.half_width
     dose = float(np.exp(rng.normal(0, 0.2)))
     sigma = (
@@ -153,6 +158,7 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
         * np.sqrt(3.0 / max(thickness, 0.6))
         * np.exp((wide - 320) / 380)
         * (1.2 if kvp < 110 else 1.0)
+        * (1.2 if down.any() else 1.0)
     )
     tilt = float(rng.choice([-1, 1]) * rng.uniform(3, 12)) if rng.random() < c.tilt_share else 0.0
     return Scan(
@@ -173,7 +179,10 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
         bone_gain=float(max(0.7, 1 + c.repeat_cv * rng.standard_normal())),
         sigma=float(np.clip(sigma, 4, 60)),
         transfer=str(cfg.transfer_syntaxes[int(rng.integers(len(cfg.transfer_syntaxes)))]),
-        chest_only=chest,
+        protocol=protocol,
+        pose=pose,
+        couch=couch.draw(rng, c.blanket_share),
+        round_field=bool(rng.random() < 0.4),
         phantom=bool(np.random.default_rng([p.seed, 21, repeat]).random() < c.phantom_share),
     )
 
@@ -198,16 +207,18 @@ def grid_of(scan: Scan, z: float, rows: slice = slice(None), cols: slice = slice
 def clean_hu(a: Anatomy, scan: Scan, z: float, rows: slice = slice(None), cols: slice = slice(None)) -> np.ndarray:
     """HU float32 of a rectangle of one slice, without noise."""
     g = grid_of(scan, z, rows, cols)
-    img = torso(g, a, scan.enhancement)
+    img, skin = torso(g, a, scan.enhancement, scan.pose)
     _paint_spine(img, g, a, scan)
     cup = hardening(a)[1]
     if cup > 0:
         depth = np.maximum(F(1) - _radius2(g, a), F(0))
         img -= F(cup) * depth * (img > -500)
-    _table(img, g, a)
+    couch.paint(img, g, a.frame, scan.couch, skin)
     if scan.phantom:
         for rod in rods(a, scan, z):
             ellipsoid(img, g, rod)
+    if any(abs(z - m.z) < m.rz for m in a.metal):
+        streaks(img, g, a.metal, scan.seed)
     return img
 
 
@@ -223,9 +234,16 @@ def _radius2(g: Grid, a: Anatomy) -> np.ndarray:
     return (g.x * F(1 / (a.half_width * 1.25))) ** 2 + (g.y * F(1 / (a.half_depth * 1.25))) ** 2
 
 
+def starvation(a: Anatomy, scan: Scan, z: float) -> float:
+    """How much the widest rays lack photons at z: 0 through an ordinary trunk, about 1 through the shoulders."""
+    f = a.frame
+    arms = sum(p == DOWN for p in scan.pose) if f.sacrum_top - 190 < z < f.t1 - 40 else 0
+    return float(np.clip((f.outline(z).w + 12 * arms - 172) / 40, 0, 1.4))
+
+
 def rods(a: Anatomy, scan: Scan, z: float) -> list[Ellipsoid]:
     """The calibration phantom's K2HPO4 rods where slice z cuts them, in order of concentration (ROD_MG_CM3)."""
-    back = girth(a, z)[1] + 4
+    back = a.frame.back + 4
     per_mg = HU_PER_VBMD * KVP_FACTOR[scan.kvp] * K2HPO4_RATIO[scan.kvp]
     return [
         Ellipsoid(x, back - (x / 240) ** 2 * 22 + 28, z, ROD_RADIUS, ROD_RADIUS, 9, per_mg * mg)
@@ -238,8 +256,8 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
     near = [v for v in a.vertebrae if v.z + v.reach > lo and v.z - v.reach < hi]
     if not near:
         return
-    y = float(spine_y_at(g.z_mid, a.spine_y, a.lordosis))
-    w = g.window(-52, 52, y - 32, y + 75)
+    x, y = float(a.frame.spine_x(g.z_mid)), float(a.frame.spine_y(g.z_mid))
+    w = g.window(x - 52, x + 52, y - 32, y + 75)
     if w is None:
         return
     g = g.sub(*w)
@@ -257,8 +275,7 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
         sample = part.copy()
         zlo, zhi = float(gz.z.min()), float(gz.z.max())
         for v in near:
-            lean = abs(np.sin(v.tilt)) * (v.depth + 4) + 2
-            if zlo - lean < v.z - 0.5 * v.height < zhi + lean + v.disc + 2:
+            if zlo - v.lean < v.z - 0.5 * v.height < zhi + v.lean + v.disc + 2:
                 cover, hu = spine.disc(v, gz)
                 paint(sample, cover, hu)
         for v in near:
@@ -267,8 +284,7 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
                 cover, hu = spine.posterior(v, gz, factor)
                 paint(sample, cover, hu)
         for v in near:
-            lean = abs(np.sin(v.tilt)) * (v.depth + 4) + 2
-            if zlo - lean < v.z + 0.5 * v.height and zhi + lean > v.z - 0.5 * v.height:
+            if zlo - v.lean < v.z + 0.5 * v.height and zhi + v.lean > v.z - 0.5 * v.height:
                 cover, hu = spine.body(v, gz, factor)
                 paint(sample, cover, hu + add)
         total += sample
@@ -276,26 +292,11 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
     img[w] = total
 
 
-def _table(img: np.ndarray, g: Grid, a: Anatomy) -> None:
-    """A carbon table and its pad, below the back."""
-    back = girth(a, g.z_mid)[1] + 4
-    yt = F(back) - (g.x * F(1 / 240)) ** 2 * F(22) + F(6)
-    box = g.window(-1e9, 1e9, back - 30, 1e9)
-    if box is None:
-        return
-    yy, part = g.y[box[0]], img[box]
-    d = yy - yt
-    np.maximum(
-        part,
-        F(-1000) + F(860) * ramp(F(1.2) - np.abs(d - 4), 1.5) + F(60) * ramp(np.minimum(d - 4, 40 - d), 2.0),
-        out=part,
-    )
-    np.maximum(part, F(-1000) + F(860) * ramp(F(1.2) - np.abs(d - 42), 1.5), out=part)
-
-
 @lru_cache(maxsize=24)
-def _noise(kernel: str, peak: float, pixel: float) -> np.ndarray:
+def _noise(kernel: str, peak: float, pixel: float, along: bool = False) -> np.ndarray:
     """Noise [bank, N, N] float32 of unit SD with the kernel's spectrum: a ramp that the kernel rolls off.
+
+    `along` keeps what varies little from left to right: the streaks of rays that few photons came through.
 
     The ramp starts above zero, as it does in real series (benchmarks/realism.py).
     """
@@ -303,18 +304,20 @@ def _noise(kernel: str, peak: float, pixel: float) -> np.ndarray:
     f = np.fft.fftfreq(NOISE_SIZE, pixel)
     fr = np.hypot(f[:, None], np.fft.rfftfreq(NOISE_SIZE, pixel)[None])
     gain = np.sqrt((fr + 0.04) * np.exp(-((fr / (peak * 1.41)) ** 2)))
+    if along:
+        gain = gain * np.exp(-((np.fft.rfftfreq(NOISE_SIZE, pixel)[None] / 0.012) ** 2))
     white = rng.standard_normal((NOISE_BANK, NOISE_SIZE, NOISE_SIZE)).astype(F)
     out = np.fft.irfft2(np.fft.rfft2(white) * gain, s=(NOISE_SIZE, NOISE_SIZE))
     return (out / out.std(axis=(1, 2), keepdims=True)).astype(F)
 
 
-def noise_field(scan: Scan, index: int) -> np.ndarray:
+def noise_field(scan: Scan, index: int, along: bool = False) -> np.ndarray:
     """Unit noise [size, size] of one slice: a piece of the kernel's bank at a place set by the slice.
 
     One bank serves pixel sizes within 0.2 mm, so that a worker keeps few of them (3 MB each).
     """
-    bank = _noise(scan.kernel.name, scan.kernel.peak, round(5 * scan.pixel) / 5)
-    rng = np.random.default_rng([scan.seed, 77, index])
+    bank = _noise(scan.kernel.name, scan.kernel.peak, round(5 * scan.pixel) / 5, along)
+    rng = np.random.default_rng([scan.seed, 78 if along else 77, index])
     r, c = (int(v) for v in rng.integers(0, NOISE_SIZE - scan.size + 1, 2))
     return bank[int(rng.integers(NOISE_BANK)), r : r + scan.size, c : c + scan.size]
 
@@ -326,6 +329,13 @@ def slice_hu(a: Anatomy, scan: Scan, index: int, rows: slice = slice(None), cols
     # Noise is highest in the middle of the body and low in air.
     sigma = F(scan.sigma) * np.maximum(F(1) - F(0.45) * _radius2(g, a), F(0.4))
     img += sigma * noise_field(scan, index)[rows, cols]
+    starved = starvation(a, scan, scan.z[index])
+    if starved > 0:
+        img += (F(0.8 * starved) * sigma) * noise_field(scan, index, along=True)[rows, cols]
+    if scan.round_field:
+        c = F(0.5 * scan.size * scan.pixel)
+        x, y = g.x - F(scan.x0) - c, g.y - F(scan.y0) - c
+        img[x * x + y * y > c * c] = HU_MIN
     np.rint(img, out=img)
     np.clip(img, HU_MIN, HU_MAX, out=img)
     return img.astype(np.int16)

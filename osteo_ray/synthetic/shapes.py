@@ -50,6 +50,34 @@ class Ellipsoid:
     hu: float
 
 
+@dataclass(frozen=True)
+class Rod:
+    """A capsule from `p` to `q` (mm): a bone with cortex and marrow, or a tube of one value (`cortex` 0)."""
+
+    p: tuple[float, float, float]
+    q: tuple[float, float, float]
+    r: float  # radius, mm
+    hu: float  # of the cortex, or of all where there is none
+    cortex: float = 0.0  # thickness, mm
+    marrow: float = 0.0  # HU inside the cortex
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A flat ellipsoid that stands upright: centre, half-axes (long, thin, height) in mm, turn about z in rad, HU."""
+
+    x: float
+    y: float
+    z: float
+    long: float
+    thin: float
+    rz: float
+    turn: float
+    hu: float
+    cortex: float = 0.0
+    marrow: float = 0.0
+
+
 def ramp(d: np.ndarray, edge: float) -> np.ndarray:
     """Coverage 0..1 at signed distance `d` (mm, positive inside) from an edge `edge` mm wide."""
     out = d * F(1.0 / edge)
@@ -83,3 +111,58 @@ def ellipsoid(img: np.ndarray, g: Grid, e: Ellipsoid, flat: float = 1.0) -> None
 def smooth(x: np.ndarray, sd: float) -> np.ndarray:
     """exp(-(x/sd)^2 / 2), float32."""
     return np.exp(F(-0.5) * (x * F(1 / sd)) ** 2)
+
+
+def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
+    """Blend a capsule's section into `img`; `hu` replaces its own value."""
+    half = 0.5 * float(g.z[-1, 0] - g.z[0, 0])
+    reach = b.r + abs(half) + g.edge
+    lo, hi = sorted((b.p[2], b.q[2]))
+    if g.z_mid < lo - reach or g.z_mid > hi + reach:
+        return
+    along = np.subtract(b.q, b.p)
+    length2 = max(float(along @ along), 1e-6)
+    # The part of the axis that this slice can meet bounds the window.
+    if abs(along[2]) > 1e-6:
+        t = sorted(((g.z_mid - reach - b.p[2]) / along[2], (g.z_mid + reach - b.p[2]) / along[2]))
+        t = [float(np.clip(v, 0, 1)) for v in t]
+    else:
+        t = [0.0, 1.0]
+    ends = [np.add(b.p, v * along) for v in t]
+    m = b.r + g.edge
+    xs, ys = sorted((ends[0][0], ends[1][0])), sorted((ends[0][1], ends[1][1]))
+    w = g.window(xs[0] - m, xs[1] + m, ys[0] - m, ys[1] + m)
+    if w is None:
+        return
+    dx, dy, dz = g.x[:, w[1]] - F(b.p[0]), g.y[w[0]] - F(b.p[1]), g.z[w[0]] - F(b.p[2])
+    ax, ay, az = (F(v) for v in along)
+    at = np.clip((dx * ax + (dy * ay + dz * az)) * F(1 / length2), 0, 1)
+    d = F(b.r) - np.sqrt((dx - at * ax) ** 2 + (dy - at * ay) ** 2 + (dz - at * az) ** 2)
+    value: np.ndarray | float = b.hu if hu is None else hu
+    if b.cortex:
+        value = F(b.hu) + ramp(d - F(b.cortex), g.edge) * F(b.marrow - b.hu)
+    paint(img[w], ramp(d, g.edge), value)
+
+
+def plate(img: np.ndarray, g: Grid, b: Plate, within: np.ndarray | None = None) -> None:
+    """Blend a plate's section into `img`, only where `within` (coverage of the whole grid) has it."""
+    dz = (g.z_mid - b.z) / b.rz
+    if abs(dz) >= 1:
+        return
+    k = float(np.sqrt(1 - dz * dz))
+    c, s = np.cos(b.turn), np.sin(b.turn)
+    rx, ry = abs(c) * b.long * k + abs(s) * b.thin, abs(s) * b.long * k + abs(c) * b.thin
+    w = g.window(b.x - rx - g.edge, b.x + rx + g.edge, b.y - ry - g.edge, b.y + ry + g.edge)
+    if w is None:
+        return
+    dx, dy = g.x[:, w[1]] - F(b.x), g.y[w[0]] - F(b.y)
+    u, v = dx * F(c) + dy * F(s), dy * F(c) - dx * F(s)
+    thin = b.thin * (0.4 + 0.6 * k)
+    d = (1 - (u * F(1 / (b.long * k))) ** 2 - (v * F(1 / thin)) ** 2) * F(0.5 * thin)
+    value: np.ndarray | float = b.hu
+    if b.cortex:
+        value = F(b.hu) + ramp(d - F(b.cortex), g.edge) * F(b.marrow - b.hu)
+    cover = ramp(d, g.edge)
+    if within is not None:
+        cover *= within[w]
+    paint(img[w], cover, value)

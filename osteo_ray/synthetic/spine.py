@@ -13,21 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from osteo_ray.synthetic.shapes import F, Grid, ramp, smooth
+from osteo_ray.synthetic.texture import sample
 
-LEVELS = ("T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
-# Body height, disc below, half width, half depth (mm) of a woman of 160 cm.
-_SIZE = {
-    "T5": (17.5, 3.6, 13.5, 11.5), "T6": (18.0, 3.8, 14.0, 12.5), "T7": (18.5, 4.0, 14.5, 13.0),
-    "T8": (19.0, 4.2, 15.0, 13.5), "T9": (19.7, 4.5, 15.6, 14.0), "T10": (21.0, 4.8, 16.6, 14.3),
-    "T11": (22.0, 5.3, 18.0, 14.6), "T12": (23.5, 6.0, 19.3, 14.9), "L1": (25.0, 7.3, 20.2, 15.2),
-    "L2": (25.8, 8.6, 21.0, 15.6), "L3": (26.0, 9.6, 22.2, 16.0), "L4": (26.0, 10.4, 23.4, 16.3),
-    "L5": (25.5, 10.0, 24.6, 16.5),
-}  # fmt: skip
-# Trabecular density of a level relative to L1 (thoracic denser, L3 lowest).
-_DENSITY = {
-    "T5": 1.30, "T6": 1.27, "T7": 1.23, "T8": 1.19, "T9": 1.15, "T10": 1.12, "T11": 1.08, "T12": 1.04,
-    "L1": 1.0, "L2": 0.97, "L3": 0.945, "L4": 0.955, "L5": 1.0,
-}  # fmt: skip
 # What an ROI in the core of a mid-body slice reads of the field's scale (vein, gradients; measured, in the log).
 _READ = 0.953
 
@@ -41,6 +28,8 @@ class Vertebra:
     y: float
     z: float
     tilt: float  # rad; positive leans the top to the back, as the spine's axis does there
+    roll: float  # rad; positive leans the top to the left (scoliosis)
+    turn: float  # rad about the spine's axis (scoliosis)
     height: float
     width: float  # half
     depth: float  # half
@@ -54,7 +43,9 @@ class Vertebra:
     cement: float  # radius in mm, 0 is none
     screws: bool
     sclerosis: tuple[tuple[float, float, float, float, float], ...]  # u, v, w, radius, extra HU
-    waves: tuple[tuple[float, ...], ...]  # trabecular texture: ku, kv, kw, phase, phase, amplitude
+    texture: float  # SD of the trabecular field, HU at 120 kVp
+    grain: tuple[int, int, int]  # where in the random field this body lies
+    haemangioma: tuple[float, float, float, float] | None  # u, v, w, radius
     disc: float  # height of the disc below, mm
     disc_hu: float
     vacuum: bool  # gas in the disc below
@@ -62,13 +53,24 @@ class Vertebra:
     @property
     def reach(self) -> float:
         """Largest |z - centre| at which anything of it or of the disc below can be met, mm."""
-        return 0.5 * self.height + self.disc + 20 + abs(np.sin(self.tilt)) * self.depth
+        return 0.5 * self.height + self.disc + 20 + self.lean
+
+    @property
+    def lean(self) -> float:
+        """How far beyond half its height a tilted body reaches along z, mm."""
+        return float(abs(np.sin(self.tilt)) * (self.depth + 4) + abs(np.sin(self.roll)) * (self.width + 4) + 2)
 
     def axes(self, g: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """u float32 [1, C], v and w [R, 1] of a grid."""
-        dy, dz = g.y - F(self.y), g.z - F(self.z)
+        """u, v and w of a grid, float32: [1, C], [R, 1] and [R, 1] in a straight spine, else [R, C] each."""
+        dx, dy, dz = g.x - F(self.x), g.y - F(self.y), g.z - F(self.z)
         c, s = F(np.cos(self.tilt)), F(np.sin(self.tilt))
-        return g.x - F(self.x), dy * c - dz * s, dz * c + dy * s
+        if self.roll or self.turn:
+            cr, sr, ct, st = (
+                F(k) for k in (np.cos(self.roll), np.sin(self.roll), np.cos(self.turn), np.sin(self.turn))
+            )
+            dx, dz = dx * cr - dz * sr, dz * cr + dx * sr
+            dx, dy = dx * ct + dy * st, dy * ct - dx * st
+        return dx, dy * c - dz * s, dz * c + dy * s
 
 
 def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np.ndarray) -> np.ndarray:
@@ -82,9 +84,14 @@ def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np
     # Basivertebral vein: from the middle of the body to the back, at mid-height.
     vein = smooth(w, 2.2) * np.clip(vv / F(0.7 * v.depth) + F(0.15), 0, 1)
     field -= (F(0.42) * vein) * smooth(u, 2.6)
-    for ku, kv, kw, p, q, amp in v.waves:
-        field += np.cos(F(ku) * u + F(p)) * (F(amp) * np.cos(F(kv) * vv + F(kw) * w + F(q)))
     field *= F(v.hu / _READ)
+    field += F(v.texture) * sample(u, vv, w, 1.2, v.grain)
+    if v.haemangioma:
+        hu_, hv, hw, r = v.haemangioma
+        away = np.sqrt((u - F(hu_)) ** 2 + (vv - F(hv)) ** 2 + ((w - F(hw)) * F(0.7)) ** 2)
+        # Fatty, with a few coarse columns that run along the spine.
+        column = np.clip(sample(u, vv, w * F(0.1), 0.9, v.grain) - F(0.8), 0, 1)
+        field += ramp(F(r) - away, 2.5) * (F(0.25 * v.hu - 10) + F(190) * column - field)
     if v.subchondral > 0:
         field += F(v.subchondral) * t**6
     for bu, bv, bw, r, hu in v.sclerosis:
@@ -181,14 +188,14 @@ def core_mean(v: Vertebra, z: np.ndarray, thickness: float) -> np.ndarray:
 
     The core is the inner 60 % of the radius, between the endplates; the slice profile is a box of `thickness` mm.
     """
-    k = np.linspace(-0.55, 0.55, 9, dtype=F)
+    k = np.linspace(-0.58, 0.58, 15, dtype=F)
     out = np.full(len(z), np.nan)
-    dz = np.linspace(-0.4, 0.4, 3) * thickness
+    dz = np.linspace(-0.4, 0.4, 3 if thickness < 3.5 else 5) * thickness
     for i, zi in enumerate(z):
         total = n = 0.0
         for d in dz:
             g = Grid(
-                k[None] * F(v.width) + F(v.x), k[:, None] * F(v.depth) + F(v.y), np.full((9, 1), zi + d, F), zi, 1, 1
+                k[None] * F(v.width) + F(v.x), k[:, None] * F(v.depth) + F(v.y), np.full((15, 1), zi + d, F), zi, 1, 1
             )
             u, vv, w = v.axes(g)
             r2 = (u / F(v.width)) ** 2 + (vv / F(v.depth)) ** 2
@@ -198,6 +205,6 @@ def core_mean(v: Vertebra, z: np.ndarray, thickness: float) -> np.ndarray:
             f = core_field(v, u, vv, w, r2) * (1 + 1.2 * v.wedge if v.wedge > 0.15 else 1.0)
             total += float((f * inside).sum())
             n += float(inside.sum())
-        if n > 40:
+        if n > 110:
             out[i] = total / n
     return out

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from osteo_ray.synthetic import spine
-from osteo_ray.synthetic.anatomy import Anatomy, spine_y_at
+from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.population import HU_PER_VBMD
 from osteo_ray.synthetic.scanner import KVP_FACTOR, Scan
 
@@ -25,7 +25,7 @@ class SliceTruth:
 def _crossing(a: Anatomy, scan: Scan) -> np.ndarray:
     """z [n] at which each slice meets the spine's axis: a tilted slice does so off its centre line."""
     z = np.array(scan.z)
-    return z + np.tan(np.deg2rad(scan.tilt)) * np.asarray(spine_y_at(z, a.spine_y, a.lordosis))
+    return z + np.tan(np.deg2rad(scan.tilt)) * a.frame.spine_y(z)
 
 
 def levels_at(a: Anatomy, scan: Scan) -> tuple[np.ndarray, np.ndarray]:

@@ -67,7 +67,7 @@ def write_reformat(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study
     rows = np.arange(top, bottom, -scan.pixel)
     out = []
     for k in range(REFORMATS):
-        y = a.spine_y - a.lordosis + REFORMAT_STEP * (k - REFORMATS // 2)
+        y = a.frame.spine_base - a.frame.lordosis + REFORMAT_STEP * (k - REFORMATS // 2)
         r = int(np.clip(round((y - scan.y0) / scan.pixel), 0, scan.size - 1))
         plane = np.concatenate([slice_hu(a, scan, i, slice(r, r + 1)) for i in range(len(scan.z))]).astype(np.float32)
         at = (rows - bottom) / scan.spacing

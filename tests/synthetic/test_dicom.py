@@ -55,7 +55,7 @@ def test_every_transfer_syntax_decodes_to_the_rendered_hu(tmp_path, person, tran
 
 @pytest.mark.parametrize("kind", ["primary", "contrast", "tilted", "sharp", "scout", "reformat"])
 def test_files_are_valid_dicom(tmp_path, person, kind):
-    from osteo_ray.synthetic.torso import Enhancement
+    from osteo_ray.synthetic.contrast import Enhancement
 
     a, scan = small(person, tilt=7.5 if kind == "tilted" else 0.0)
     if kind == "contrast":
@@ -123,7 +123,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, person):
 def test_a_patient_has_the_series_that_were_asked_for(tmp_path):
     cfg = CohortConfig.model_validate({
         "seed": 7, "scan": {"scout_share": 1, "reformat_share": 1, "extra_series_share": 1, "repeat_share": 1,
-        "tilt_share": 0, "size_512_share": 0, "slice_max": 40, "slice_min": 20, "chest_only_share": 0}
+        "tilt_share": 0, "size_512_share": 0, "slice_max": 40, "slice_min": 20, "protocols": {"abdomen": 1.0}}
     })  # fmt: skip
     p = fast.people(cfg, 3)[0]
     cols = write_patient(p, cfg, tmp_path)
@@ -173,7 +173,7 @@ def test_the_archive_room_reads_what_the_fast_path_renders(ray_session, tmp_path
     cfg = CohortConfig.model_validate({
         "seed": 8, "pseudonym_key": "k",
         "scan": {"size_512_share": 0, "slice_max": 40, "slice_min": 20, "repeat_share": 0, "extra_series_share": 0,
-                 "reformat_share": 0, "scout_share": 0, "tilt_share": 0, "chest_only_share": 0},
+                 "reformat_share": 0, "scout_share": 0, "tilt_share": 0, "protocols": {"abdomen": 1.0}},
     })  # fmt: skip
     specs = {fast.key_of(p, cfg): p for p in fast.people(cfg, 3)}
     for p in specs.values():
