@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -45,7 +44,8 @@ from osteo_ray.model.acquisition import extend
 from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
 from osteo_ray.model.config import EXTRA, AcquisitionConfig, CropConfig, EncoderConfig, ViewConfig
 from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.model.networks import MODALITIES, Batch, Student
+from osteo_ray.model.networks import Batch, Student
+from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.patients.labels import class_index
 from osteo_ray.patients.schema import FEATURES, NAMES
@@ -55,11 +55,9 @@ from osteo_ray.synthetic.missing import decide
 from osteo_ray.synthetic.truth import seen_hu
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import PretrainConfig
-from osteo_ray.training.patients import mask_modalities
 
 GROUPS = [str(f.group) for f in FEATURES]
 LABS = np.array([g == "labs" for g in GROUPS])
-PATTERNS = ["+".join(s) for n in (1, 2, 3) for s in combinations(MODALITIES, n)]
 Picks = Literal["belief", "policy", "uniform", "random", "confidence", "oracle"]
 
 
@@ -153,7 +151,7 @@ def write_population(
     out = {}
     for name, p in picks.items():
         bag, mask = controls.bags(s.scans, p)
-        out[f"bag_{name}"] = extend(bag, cfg.encoder.n_learned, s.scanned, cfg.acquisition)
+        out[f"bag_{name}"] = extend(bag, cfg.encoder.layout, s.scanned, cfg.acquisition)
         out[f"mask_{name}"] = mask
     best = np.array([seen_hu(stack.anatomy, stack.scan) for stack in (fast.stack_of(p, c) for p in specs)])
     perfect = np.stack([(best - 150) / 50, truth["degeneration"].to_numpy(), np.log(best)], axis=1)
@@ -229,7 +227,7 @@ def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudyS
             c = whole_cohort(seed, sizes(cfg)[seed])
             s = s.take(np.array([of[fast.key_of(p, c)] for p in fast.people(c)]))
             bag, mask = controls.bags(s.scans, controls.by_policy(s.scans, policy, scorers, how.view))
-            bag = extend(bag, cfg.encoder.n_learned, s.scanned, cfg.acquisition)
+            bag = extend(bag, cfg.encoder.layout, s.scanned, cfg.acquisition)
             np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask)
 
         run.run(f"policy-{seed}", digest(key, seed, sizes(cfg)[seed]), keep)
@@ -363,10 +361,9 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
         said["image teacher"] = seen["image"](t).numpy()
         said["(v) late fusion"] = np.log((np.exp(said["tabular teacher"]) + np.exp(said["image teacher"])) / 2)
         for p in PATTERNS:
-            only = {m: m in p.split("+") for m in MODALITIES}
-            hidden = mask_modalities(t, only, tuple(GROUPS))
+            hidden = show_only(t, p, tuple(GROUPS))
             patterns[f"pattern {p}"] = x = whole(hidden).numpy()
-            patterns[f"teacher {p}"] = seen["image" if only["ct"] else "tabular"](hidden).numpy()
+            patterns[f"teacher {p}"] = seen["image" if "ct" in modalities_of(p) else "tabular"](hidden).numpy()
             for name, more in (("risk", []), ("cross", apart)):
                 c = calibrator_of(p, [(val, whole), *more]) if more or name == "risk" else None
                 if c is not None:
@@ -383,13 +380,12 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
 
 def calibrator_of(pattern: str, judged: list[tuple[Rows, Student]]) -> Calibrator | None:
     """Of a pattern, from patients whom the student beside them was not trained on; what they have more is hidden."""
-    has = pattern.split("+")
     x, y = [], []
     for rows, net in judged:
-        who = present(rows.batch, GROUPS)[:, [MODALITIES.index(m) for m in has]].all(1)
-        shown = mask_modalities(rows.batch.take(torch.where(who)[0]), {m: m in has for m in MODALITIES}, tuple(GROUPS))
+        holders = members(pattern, present(rows.batch, GROUPS))
+        shown = show_only(rows.batch.take(holders), pattern, tuple(GROUPS))
         x.append(rest_log_odds(net(shown).numpy().astype(float)))
-        y.append(rows.label[who].numpy())
+        y.append(rows.label[holders].numpy())
     return fit_calibrator(pattern, np.concatenate(x), np.concatenate(y), 0, resamples=1)
 
 

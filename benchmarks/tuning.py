@@ -28,13 +28,13 @@ from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import fit_all, present
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.calibration import rest_log_odds
-from osteo_ray.model.networks import MODALITIES
+from osteo_ray.model.patterns import show_only
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import GROUPS, VIEWS
-from osteo_ray.training.patients import mask_modalities, rows_of
-from osteo_ray.training.picks import pick_bags, picked
+from osteo_ray.training.patients import rows_of
+from osteo_ray.training.picks import pick_slices, picked
 from osteo_ray.training.prepare import prepare, selection
 
 Scores = dict[str, np.ndarray]
@@ -63,11 +63,11 @@ def prepared(path: Path) -> Fitting:
     train, val = mine.rows("train", labelled=False), mine.rows("val")
     std = fit_standardiser(mine.values[train], [f.name for f in FEATURES], GROUPS)
 
-    def read(people, bags, masks):
-        return extend(bags, cfg.encoder.n_learned, people.scanned, cfg.acquisition), masks
+    def read(people, picks):
+        return extend(picks.bags, cfg.encoder.layout, people.scanned, cfg.acquisition), picks.masks
 
-    own = read(p.people, *picked(p, policy, scorers, key, cfg.selection.view))
-    other = read(p.heldout, *pick_bags(p.heldout.scans, policy, scorers, cfg.selection.view))
+    own = read(p.people, picked(p, policy, scorers, key, cfg.selection.view))
+    other = read(p.heldout, pick_slices(p.heldout.scans, policy, scorers, cfg.selection.view))
     test = rows_of(fresh, np.flatnonzero(fresh.label >= 0), std, *other)
     test = test.take(torch.where(present(test.batch, GROUPS).all(1))[0])
     return Fitting(rows_of(mine, train, std, *own), rows_of(mine, val, std, *own), test, cfg)
@@ -78,10 +78,7 @@ def scored(f: Fitting, seed: int) -> Scores:
     torch.set_num_threads(1)
     student = fit_all(f.train, f.val, GROUPS, f.cfg.kdamm, seed).student
     with torch.no_grad():
-        return {
-            "+".join(v): student(mask_modalities(f.test.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS))).numpy()
-            for v in VIEWS
-        }
+        return {v: student(show_only(f.test.batch, v, tuple(GROUPS))).numpy() for v in VIEWS}
 
 
 def figures(label: np.ndarray) -> dict[str, Any]:

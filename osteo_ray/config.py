@@ -53,7 +53,7 @@ def load(
         raise ConfigError(f"config file {path}: the top level must be keys and values, it is a {type(data).__name__}")
     data = dict(data)
     for item in overrides:
-        _set_dotted(data, item)
+        data = _override(data, item)
     data.update(given or {})
     return validate(model, data)
 
@@ -84,6 +84,26 @@ def changed(cfg: T, over: Mapping[str, Any]) -> T:
     return validate(type(cfg), _merged(cfg.model_dump(), over))
 
 
+def with_dotted(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested keys and values with those at dotted keys ("a.b") set.
+
+    Raises:
+        ConfigError: where a key's parent holds a value, not keys.
+    """
+    out: dict[str, Any] = {k: with_dotted(v, {}) if isinstance(v, Mapping) else v for k, v in data.items()}
+    for key, value in values.items():
+        node = out
+        *parents, leaf = key.split(".")
+        for p in parents:
+            if node.get(p) is None:
+                node[p] = {}
+            node = node[p]
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: {p} holds a value, not keys")
+        node[leaf] = value
+    return out
+
+
 def dump(cfg: Section, path: str | Path) -> None:
     """Write `cfg` as YAML that `load` reads back to an equal config."""
     Path(path).write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
@@ -96,17 +116,11 @@ def _merged(data: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _set_dotted(data: dict[str, Any], item: str) -> None:
+def _override(data: dict[str, Any], item: str) -> dict[str, Any]:
     key, eq, text = item.partition("=")
     if not eq or not all(key.split(".")):
         raise ConfigError(f"override {item!r}: write it as key.subkey=value")
-    node: Any = data
-    *parents, leaf = key.split(".")
-    for p in parents:
-        node = node.setdefault(p, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {item!r}: {p} holds a value, not keys")
-    node[leaf] = yaml.safe_load(text)
+    return with_dotted(data, {key: yaml.safe_load(text)})
 
 
 def _explain(model: type[BaseModel], err: Any) -> str:

@@ -38,7 +38,7 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
         standardiser=Standardiser(tuple(f.name for f in FEATURES), tuple(groups), (50.0,) * n, (20.0,) * n),
         encoder=SliceEncoder(cfg.encoder).eval(),
         policy=PolicyNet(dim, 16).eval(),
-        scorers=[AttentionPool(dim, 3).eval() for _ in range(3)],
+        reward_classifiers=[AttentionPool(dim, 3).eval() for _ in range(3)],
         tabular=TabularTeacher(n, cfg.model).eval(),
         image=ImageTeacher(cfg.features, cfg.model).eval(),
         student=student,

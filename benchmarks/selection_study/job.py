@@ -21,7 +21,8 @@ from osteo_ray.config import narrow, need
 from osteo_ray.drlis.figures import decoded_curve, learning_curves
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.model.config import CropConfig, EncoderConfig
-from osteo_ray.model.encoder import L1_NUMBER, LUMBAR, SliceEncoder
+from osteo_ray.model.embedding import L1_NUMBER, LUMBAR
+from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.patients import load_records
 from osteo_ray.progress import progress_bar
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig

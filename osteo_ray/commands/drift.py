@@ -33,8 +33,9 @@ def drift(job: DriftJob) -> Iterator[str]:
     Raises:
         Moved: after the last line, where something did.
     """
+    from osteo_ray.model.abstention import MODEL_CODES
     from osteo_ray.model.bundle import Bundle
-    from osteo_ray.model.distributions import BY_MODEL, Distributions
+    from osteo_ray.model.distributions import Distributions
     from osteo_ray.monitoring.drift import compare
     from osteo_ray.monitoring.frame import of_results
     from osteo_ray.monitoring.pairs import results_table
@@ -46,7 +47,7 @@ def drift(job: DriftJob) -> Iterator[str]:
         reference = Distributions.of(of_results(results_table(job.baseline), acquisition))
         causes = None
     elif "distributions" in bundle.metrics:
-        reference, causes = Distributions.from_dict(bundle.metrics["distributions"]), BY_MODEL
+        reference, causes = Distributions.from_dict(bundle.metrics["distributions"]), MODEL_CODES
     else:
         raise InputError(
             f"{job.bundle} holds no reference distributions (an older bundle); name an earlier run with --baseline, "

@@ -16,8 +16,7 @@ from torch import nn
 from osteo_ray.drlis.config import GumbelConfig
 from osteo_ray.drlis.reward import fold_of
 from osteo_ray.model.config import ViewConfig
-from osteo_ray.model.embedding import Scans, coarse_positions, on_target, p_lumbar, vertebra
-from osteo_ray.model.encoder import L1_NUMBER
+from osteo_ray.model.embedding import L1_NUMBER, Scans, coarse_positions, on_target, p_lumbar, vertebra
 from osteo_ray.model.look import first_positions
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool

@@ -83,4 +83,6 @@ class KdammConfig(Section):
     student: StudentFit = StudentFit()
     distill: DistillConfig = DistillConfig()
     workers: int = Field(0, ge=0, description="Ray Train workers; 0 trains in-process")
-    use_gpu: bool | None = Field(None, description="a GPU a worker; null: where this process sees one")
+    use_gpu: bool | None = Field(
+        None, description="train on GPUs, one a worker; null: where there is one (with workers: one for each of them)"
+    )

@@ -118,13 +118,19 @@ def _ray_worker(config: dict[str, Any]) -> None:
         ray.train.report(last, checkpoint=ray.train.Checkpoint.from_directory(d))
 
 
-def fit_with_ray_train(job: FitJob, workers: int, storage: str, use_gpu: bool) -> Weights:
-    """`train.fit` on several workers; the same storage carries on a run that was cut short."""
+def fit_with_ray_train(job: FitJob, workers: int, storage: str, use_gpu: bool | None) -> Weights:
+    """`train.fit` on several workers; the same storage carries on a run that was cut short.
+
+    Args:
+        use_gpu: None where the cluster has a GPU for each worker.
+    """
     import ray
     import ray.data
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    if use_gpu is None:  # the driver may sit on a node without one
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
     n = len(job.train) // workers * workers  # every worker the same number of steps
     options = DataConfig.default_ingest_options()
     options.preserve_order = True

@@ -26,9 +26,11 @@ from torch import nn
 
 from osteo_ray.kdamm.config import DistillConfig, FitConfig
 from osteo_ray.kdamm.objective import Objective, Rows, build
+from osteo_ray.model.calibration import normal_log_odds
 from osteo_ray.model.config import ModelConfig
 from osteo_ray.model.pooling import scan_scale
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.labels import OSTEOPENIA, OSTEOPOROSIS
 
 Weights = dict[str, torch.Tensor]
 
@@ -87,14 +89,13 @@ def fit(
         centre, scale = scan_scale(job.train.batch.bag, job.train.batch.bag_mask)
         job = replace(job, start=job.start | {"pool.centre": centre, "pool.scale": scale})
     if workers == 0:
-        device = torch.device("cuda" if use_gpu else "cpu")
+        device = torch.device("cuda" if (torch.cuda.is_available() if use_gpu is None else use_gpu) else "cpu")
         return train_loop(job, shuffled(job.train, job), device, FileKeeper(keep) if keep else None, on_epoch=on_epoch)
     if storage is None:
         raise InputError("training with Ray Train workers needs a storage path that every worker reaches")
-    gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
     from osteo_ray.kdamm.ray_train import fit_with_ray_train  # it builds on this module
 
-    return fit_with_ray_train(job, workers, storage, gpu)
+    return fit_with_ray_train(job, workers, storage, use_gpu)
 
 
 class Keeper(Protocol):
@@ -221,8 +222,8 @@ def validate(model: nn.Module, rows: Rows) -> dict[str, float]:
     model.eval()
     logits = model(rows.batch)
     y = rows.label.cpu().numpy()
-    ends = y != 1
+    ends = y != OSTEOPENIA
     auc = float("nan")
     if len(np.unique(y[ends])) == 2:
-        auc = float(roc_auc_score(y[ends] == 2, (logits[:, 2] - logits[:, 0]).cpu().numpy()[ends]))
+        auc = float(roc_auc_score(y[ends] == OSTEOPOROSIS, normal_log_odds(logits.cpu().numpy())[ends]))
     return {"loss": float(F.cross_entropy(logits, rows.label)), "auc": auc}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from osteo_ray.model.config import AcquisitionConfig
+from osteo_ray.model.embedding import EmbeddingLayout, hu_of, scaled_hu
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,30 @@ def contrast_given(phase: str | None) -> float:
     return float(phase != "none")
 
 
-def extend(bag: np.ndarray, density: int, scan: Acquisition, cfg: AcquisitionConfig) -> np.ndarray:
-    """Bags [n, K, D] -> [n, K, D + EXTRA].
+KVP_RANGE = (70.0, 150.0)
+"""Tube voltages, kVp, at which bone HU can be brought to 120 kVp; outside of them nothing is scored."""
 
-    Args:
-        density: the embedding dimension of the trabecular HU, as (HU - 150) / 50: the first region's mean,
-            at `EncoderConfig.n_learned`.
-    """
-    n, k = bag.shape[:2]
+
+def bone_factor(kvp: np.ndarray, cfg: AcquisitionConfig) -> np.ndarray:
+    """HU of bone at a tube voltage against 120 kVp, [n]; NaN where `kvp` is unknown or outside `KVP_RANGE`."""
+    kvp = np.asarray(kvp, float)
     volts = sorted(cfg.bone_contrast)
-    factor = np.interp(scan.kvp, volts, [cfg.bone_contrast[v] for v in volts])
-    known = np.isfinite(scan.kvp)
-    hu = bag[..., density] * 50.0 + 150.0
-    at_120 = (hu / np.where(known, factor, 1.0)[:, None] - 150.0) / 50.0
+    factors = [cfg.bone_contrast[v] for v in volts]
+    out = np.interp(kvp, volts, factors)
+    if len(volts) > 1:  # beyond the table its outermost segments go on
+        for edge, inner, outside in ((0, 1, kvp < volts[0]), (-1, -2, kvp > volts[-1])):
+            slope = (factors[inner] - factors[edge]) / (volts[inner] - volts[edge])
+            out = np.where(outside, factors[edge] + slope * (kvp - volts[edge]), out)
+    return np.where((kvp >= KVP_RANGE[0]) & (kvp <= KVP_RANGE[1]), out, np.nan)
+
+
+def extend(bag: np.ndarray, layout: EmbeddingLayout, scan: Acquisition, cfg: AcquisitionConfig) -> np.ndarray:
+    """Bags [n, K, D] -> [n, K, D + EXTRA]; a tube voltage outside `KVP_RANGE` counts as unknown."""
+    n, k = bag.shape[:2]
+    factor = bone_factor(scan.kvp, cfg)
+    known = np.isfinite(factor)
+    hu = hu_of(bag[..., layout.trabecular])
+    at_120 = scaled_hu(hu / np.where(known, factor, 1.0)[:, None])
     given = np.isfinite(scan.contrast)
     per_scan = np.stack(
         [

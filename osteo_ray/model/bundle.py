@@ -14,16 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osteo_ray.config import ConfigError, validate
-from osteo_ray.model.calibration import Calibrator
+from osteo_ray.model.calibration import Calibrator, class_probabilities, rest_log_odds
 from osteo_ray.model.config import BundleConfig
 from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.model.networks import ImageTeacher, Student, TabularTeacher
+from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularTeacher
 from osteo_ray.model.novelty import Novelty
+from osteo_ray.model.patterns import show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import Standardiser
@@ -38,6 +40,23 @@ class BundleError(ValueError):
     """A bundle that can't be used: a file missing, changed, or of another format."""
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Scores of n patients under one pattern of modalities."""
+
+    logits: np.ndarray  # float32 [n, 3], class log-probabilities before calibration
+    risk: np.ndarray  # float [n], calibrated P(osteoporosis)
+    low: np.ndarray  # float [n], lower end of the calibrator's interval
+    high: np.ndarray  # float [n], upper end
+    probabilities: np.ndarray  # float [n, 3], calibrated, in the order of CLASSES
+
+    @classmethod
+    def of(cls, logits: np.ndarray, calibrator: Calibrator) -> Prediction:
+        """Calibrate class logits [n, 3]."""
+        risk, low, high = calibrator(rest_log_odds(logits))
+        return cls(logits, risk, low, high, class_probabilities(logits, risk))
+
+
 @dataclass
 class Bundle:
     """Networks in eval mode plus what turns their output into a risk."""
@@ -48,7 +67,7 @@ class Bundle:
     standardiser: Standardiser
     encoder: SliceEncoder
     policy: PolicyNet
-    scorers: list[AttentionPool]
+    reward_classifiers: list[AttentionPool]
     tabular: TabularTeacher
     image: ImageTeacher
     student: Student
@@ -65,6 +84,17 @@ class Bundle:
     card: str = ""
     sha256: str = ""
 
+    @torch.no_grad()
+    def predict(self, batch: Batch, pattern: str) -> Prediction:
+        """Score patients under a pattern of modalities; what they have beyond it is hidden.
+
+        Raises:
+            KeyError: the bundle has no calibrator for the pattern; see `abstention.decide`.
+        """
+        net = self.networks()[self.scored_by[pattern]]
+        shown = show_only(batch, pattern, tuple(self.standardiser.groups))
+        return Prediction.of(net(shown).numpy(), self.calibrators[pattern])
+
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the name it has in the weights file."""
         nets: dict[str, nn.Module] = {
@@ -74,7 +104,7 @@ class Bundle:
             "image": self.image,
             "student": self.student,
         }
-        return nets | {f"scorer{i}": s for i, s in enumerate(self.scorers)}
+        return nets | {f"scorer{i}": s for i, s in enumerate(self.reward_classifiers)}
 
     def save(self, folder: str | Path) -> str:
         """Write the bundle and return its sha256 (of SHA256SUMS)."""
@@ -141,7 +171,7 @@ class Bundle:
             standardiser=std,
             encoder=SliceEncoder(cfg.encoder),
             policy=PolicyNet(cfg.encoder.dim, cfg.policy_hidden),
-            scorers=[AttentionPool(cfg.encoder.dim, len(CLASSES)) for _ in range(cfg.n_scorers)],
+            reward_classifiers=[AttentionPool(cfg.encoder.dim, len(CLASSES)) for _ in range(cfg.n_scorers)],
             tabular=TabularTeacher(len(groups), cfg.model),
             image=ImageTeacher(cfg.features, cfg.model),
             student=Student(groups, cfg.features, cfg.model),

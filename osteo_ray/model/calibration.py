@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.labels import NORMAL, OSTEOPENIA, OSTEOPOROSIS
 
 MIN_EVENTS = 5
 """Fewest patients of each class a pattern's own calibrator is fitted on (fewer: scores abstain)."""
@@ -52,7 +53,12 @@ class Calibrator:
 
 def rest_log_odds(logits: np.ndarray) -> np.ndarray:
     """Class logits [n, 3] -> log-odds of osteoporosis against the other two together [n]."""
-    return logits[:, 2] - np.logaddexp(logits[:, 0], logits[:, 1])
+    return logits[:, OSTEOPOROSIS] - np.logaddexp(logits[:, NORMAL], logits[:, OSTEOPENIA])
+
+
+def normal_log_odds(logits: np.ndarray) -> np.ndarray:
+    """Class logits [n, 3] -> log-odds of osteoporosis against normal [n]."""
+    return logits[:, OSTEOPOROSIS] - logits[:, NORMAL]
 
 
 def class_probabilities(logits: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -60,7 +66,7 @@ def class_probabilities(logits: np.ndarray, p: np.ndarray) -> np.ndarray:
 
     The other classes share what calibration leaves as the network splits it.
     """
-    first = 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
+    first = 1 / (1 + np.exp(logits[:, OSTEOPENIA] - logits[:, NORMAL]))
     return np.stack([(1 - p) * first, (1 - p) * (1 - first), p], axis=1)
 
 
@@ -68,7 +74,7 @@ def fit_calibrator(
     pattern: str, log_odds: np.ndarray, label: np.ndarray, seed: int, level: float = 0.9, resamples: int = 200
 ) -> Calibrator | None:
     """Fit on log-odds [n] and class indices [n]; None where fewer than MIN_EVENTS patients of a side exist."""
-    y = np.asarray(label) == 2
+    y = np.asarray(label) == OSTEOPOROSIS
     x = np.asarray(log_odds, float)
     if min(y.sum(), (~y).sum()) < MIN_EVENTS:
         return None
@@ -89,15 +95,10 @@ def operating_threshold(prob: np.ndarray, label: np.ndarray, sensitivity: float)
     Raises:
         InputError: where no patient has osteoporosis.
     """
-    cases = np.sort(prob[np.asarray(label) == 2])[::-1]
+    cases = np.sort(prob[np.asarray(label) == OSTEOPOROSIS])[::-1]
     if cases.size == 0:
         raise InputError("no validation patient with osteoporosis: an operating point can't be set")
     return float(cases[min(int(np.ceil(sensitivity * cases.size)), cases.size) - 1])
-
-
-def pattern_of(present: np.ndarray, names: tuple[str, ...]) -> str:
-    """'demographics+ct' for a row of a presence mask."""
-    return "+".join(n for n, known in zip(names, present, strict=True) if known)
 
 
 def _platt(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -7,9 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from osteo_ray.config import Section
+from osteo_ray.model.embedding import EmbeddingLayout
 
-REGIONS = ("thoracic", "lumbar", "pelvic", "none")
-"""Where along the spine a slice lies; `none` is neck, head or legs."""
 EXTRA = 5
 """Columns that `acquisition.extend` appends: density at 120 kVp, kVp and whether known, contrast and whether known."""
 
@@ -44,7 +43,7 @@ class AcquisitionConfig(Section):
 
     bone_contrast: dict[int, float] = Field(
         {80: 1.44, 100: 1.17, 120: 1.0, 140: 0.89},
-        description="HU of hydroxyapatite at a tube voltage (kVp) against 120 kVp; between them linear",
+        description="HU of bone at a tube voltage (kVp) against 120 kVp; linear between and beyond, from 70 to 150",
     )
 
 
@@ -56,9 +55,14 @@ class EncoderConfig(Section):
     n_learned: int = Field(20, ge=1, le=512, description="free dimensions of the embedding")
 
     @property
+    def layout(self) -> EmbeddingLayout:
+        """Which column of the embedding means what."""
+        return EmbeddingLayout(self.n_learned, self.n_rois)
+
+    @property
     def dim(self) -> int:
         """Length of the embedding."""
-        return self.n_learned + 2 * self.n_rois + 1 + len(REGIONS) + 1
+        return self.layout.dim
 
 
 class ModelConfig(Section):

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 SCORED = "scored"
-BY_MODEL = ("NO_LUMBAR_SEEN", "OOD_IMAGE", "OOD_RECORD")
-"""Abstentions that a bundle's training knows; those by gates stand in a run's results alone."""
+"""Stands in `abstained` where a patient is scored."""
 LEAST = 5
 """Fewest patients behind a count or between two quantiles."""
 GRID = 101

@@ -18,11 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from osteo_ray.model.config import REGIONS, EncoderConfig
-
-LUMBAR = REGIONS.index("lumbar")
-L1_NUMBER = 13
-"""Vertebrae are counted from the first thoracic one: T1 = 1, L1 = 13, L5 = 17, sacrum = 18."""
+from osteo_ray.model.config import EncoderConfig
+from osteo_ray.model.embedding import REGIONS, number_of, scaled_hu
 
 
 @dataclass
@@ -94,8 +91,7 @@ class SliceEncoder(nn.Module):
         embedding = torch.cat(
             [
                 torch.tanh(self.learned(pooled)),
-                # About unit spread over patients, so that the density is not drowned by the free dimensions.
-                (mean - 150.0) / 50.0,
+                scaled_hu(mean),
                 spread / 25.0 - 2.0,
                 height,
                 region.softmax(-1),
@@ -112,16 +108,6 @@ class SliceEncoder(nn.Module):
             trabecular_hu=mean[:, 0],
             roi=roi.unflatten(-1, (side, side)),
         )
-
-
-def height_of(number):
-    """Vertebra number -> height along the column, of about unit spread; the inverse of `number_of`."""
-    return (number - 15.0) / 3.0
-
-
-def number_of(height):
-    """Height along the column -> vertebra number."""
-    return height * 3.0 + 15.0
 
 
 def _window(hu: torch.Tensor, low: float, high: float) -> torch.Tensor:

@@ -25,6 +25,7 @@ from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.conformal import fit_conformal
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.labels import OSTEOPOROSIS
 
 EDGE = 1e-6
 FIXED = 1e9
@@ -43,7 +44,7 @@ class Pairs:
     @property
     def y(self) -> np.ndarray:
         """Osteoporosis or not."""
-        return self.label == 2
+        return self.label == OSTEOPOROSIS
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def recalibrate(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", site):
         raise InputError(f"site {site!r}: use letters, digits, dot, dash and underscore, 64 at most")
-    y, x = pairs.y, logit(np.clip(pairs.probs[:, 2], EDGE, 1 - EDGE))
+    y, x = pairs.y, logit(np.clip(pairs.probs[:, OSTEOPOROSIS], EDGE, 1 - EDGE))
     n, events = len(y), int(y.sum())
     if min(events, n - events) < cfg.min_per_class:
         raise InputError(

@@ -6,6 +6,7 @@ import math
 
 CLASSES = ("normal", "osteopenia", "osteoporosis")
 """In the order of every class axis in this project."""
+NORMAL, OSTEOPENIA, OSTEOPOROSIS = range(len(CLASSES))
 
 OSTEOPOROSIS_T = -2.5
 NORMAL_T = -1.0

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import torch
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.io.store import local_folder
@@ -168,6 +169,7 @@ def serve(fd: int) -> None:
         try:
             with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
                 scorer = Predictor.load(folder, cfg, index)
+            torch.set_num_threads(cfg.threads)
         except Exception as e:
             conn.send(("failed", e))
             return

@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.io.store import Store, local_folder, open_parquet
 from osteo_ray.model.bundle import FILES, verify
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.window import WindowConfig
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.patient_records import Records
+from osteo_ray.screening.predictor import ScoringConfig
 from osteo_ray.screening.schema import RESULT_VERSION, RESULTS
 
 KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "state", "code"]
@@ -93,9 +96,9 @@ def row_key(series_uid: str, content_hash: str, record: int, salt: str, closed: 
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def salt_of(model: str, cfg: ScreenConfig) -> str:
-    """Hash of everything but series and record that a result depends on."""
-    parts: list[Any] = [model, cfg.scoring, cfg.index.gates, cfg.window, RESULT_VERSION, RESULTS.to_string()]
+def salt_of(model: str, scoring: ScoringConfig, index: IndexConfig, window: WindowConfig) -> str:
+    """Hash of everything but series and record that a result depends on; `model`: the bundle's sha256."""
+    parts: list[Any] = [model, scoring, index.gates, window, RESULT_VERSION, RESULTS.to_string()]
     text = json.dumps([p if isinstance(p, str) else p.model_dump(mode="json") for p in parts], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -120,7 +123,7 @@ def make_plan(
         only_patients: patient keys to score; None: all.
     """
     model = model_of(bundle)
-    salt = salt_of(model, cfg)
+    salt = salt_of(model, cfg.scoring, cfg.index, cfg.window)
     keys, is_open = _keys(catalogue, records, salt, only_patients)
     finished: dict[str, int] = {}
     for n in out.names(SHARDS):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from osteo_ray import ray_setup
 from osteo_ray.io.store import Store, StoreError, absolute, local_folder, retry_for
@@ -207,9 +208,14 @@ def dry_run(
         rows = pa.concat_tables(batches).to_pylist()
         with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
             scorer = Predictor.load(folder, cfg.scoring, cfg.index)
-        t = time.perf_counter()
-        scorer.score_rows(rows, book.take(rows))
-        each = (time.perf_counter() - t) / len(tried)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(cfg.scoring.threads)
+        try:
+            t = time.perf_counter()
+            scorer.score_rows(rows, book.take(rows))
+            each = (time.perf_counter() - t) / len(tried)
+        finally:
+            torch.set_num_threads(threads)
         total = each * len(plan.pending) / cfg.pipeline.actors
         lines.append(
             f"about {total:.0f} s with {cfg.pipeline.actors} scorers ({each:.2f} s a series, from {len(tried)})"

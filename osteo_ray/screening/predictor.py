@@ -17,23 +17,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_coverage, q_metal, q_modality_missing
+from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_metal
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
+from osteo_ray.model.abstention import ScanView, decide, model_checks
 from osteo_ray.model.acquisition import Acquisition, extend
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.model.calibration import class_probabilities, pattern_of, rest_log_odds
+from osteo_ray.model.calibration import normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import class_set
 from osteo_ray.model.crops import grid_positions, spine_crop
 from osteo_ray.model.density import trabecular_hu
-from osteo_ray.model.embedding import p_lumbar, p_thoracic
-from osteo_ray.model.networks import MODALITIES, Batch
-from osteo_ray.model.novelty import picks_summary
+from osteo_ray.model.embedding import p_lumbar
+from osteo_ray.model.networks import Batch
+from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import fill_from_header, header_demographics
-from osteo_ray.patients.labels import CLASSES
+from osteo_ray.patients.labels import NORMAL, OSTEOPENIA
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.table import from_mapping_dict
 from osteo_ray.screening.config import ScoringConfig
@@ -76,12 +77,6 @@ def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[s
     return out
 
 
-SURE = 0.5
-"""Belief from which a slice is taken to show a region."""
-LEVEL_MM = 35.0
-"""Height of a lumbar level with its disc, about: the levels seen are counted by the heights of lumbar slices."""
-
-
 class PolicyTrace:
     """What the policy saw of one series: the picks, where they came from, and what their pixels say."""
 
@@ -98,25 +93,9 @@ class PolicyTrace:
         self.bytes_read = stack.bytes_read
         self.sop_uids = getattr(stack, "sop_uids", None)
 
-    def lumbar_levels(self, threshold: float) -> int:
-        """Lumbar levels among the slices looked at: heights of lumbar slices, counted in steps of a level."""
-        lumbar = self.selection.looked[: len(self.z_mm)] & (
-            p_lumbar(self.selection.embedding[: len(self.z_mm)]) >= threshold
-        )
-        z = self.z_mm[lumbar]
-        return len(set(((z - z.min()) // LEVEL_MM).tolist())) if z.size else 0
-
-    def chest_inside_mm(self) -> float:
-        """How deep inside the stretch of kept slices believed lumbar a slice lies that is believed to show the chest.
-
-        A body has one lumbar spine: with the chest in the middle of it, something else (often a neck) passed for it.
-        """
-        e, z, kept = self.selection.embedding[: len(self.z_mm)], self.z_mm, self.selection.kept
-        lumbar = z[kept][p_lumbar(e[kept]) >= SURE]
-        chest = z[self.selection.looked[: len(z)] & (p_thoracic(e) >= SURE)]
-        if not lumbar.size or not chest.size:
-            return 0.0
-        return max(0.0, float(np.minimum(chest - lumbar.min(), lumbar.max() - chest).max()))
+    def view(self, kvp: float | None) -> ScanView:
+        """What `abstention` asks of it; `kvp`: the tube voltage that the header states."""
+        return ScanView(self.selection, self.z_mm, kvp)
 
 
 class Predictor:
@@ -136,9 +115,7 @@ class Predictor:
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
         """Load and verify the bundle in `folder`; `index` holds limits and gates."""
-        scorer = cls(Bundle.load(folder), cfg, index)
-        torch.set_num_threads(scorer.cfg.threads)
-        return scorer
+        return cls(Bundle.load(folder), cfg, index)
 
     # ---- one study, from Python
 
@@ -241,7 +218,7 @@ class Predictor:
                 crops.append(spine_crop(hu, stack.axial_spacing_mm, b.config.crop))
             return b.encoder(torch.from_numpy(np.stack(crops)).to(self.cfg.device)).embedding.cpu().numpy()
 
-        selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.scorers, b.config.view)
+        selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.reward_classifiers, b.config.view)
         # Of the kept slices the worst counts: what the score rests on must be sound.
         kept = [pixels[k] for k in selection.kept.tolist()]
         gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*kept, strict=True)]
@@ -254,25 +231,26 @@ class Predictor:
         t = time.perf_counter()
         batch = self._batch(rows, traces, records)
         present = self.bundle.student.present(batch).numpy()
-        logits = {"student": self.bundle.student(batch).numpy(), "image": self.bundle.image(batch).numpy()}
         weights = self.bundle.student.attention(batch).numpy()
         share = (time.perf_counter() - t) / len(traces)
         out = []
         for i, (row, s) in enumerate(zip(rows, traces, strict=True)):
             t = time.perf_counter()
-            pattern = pattern_of(present[i], MODALITIES)
-            gates = [*(row.get("gates") or []), *self._gates(s, pattern)]
-            result = self.closed(row, self._outcome(s, gates, pattern, records[i])) | {"gates": gates}
+            pattern = pattern_of(present[i])
+            scan = s.view(row.get("kvp"))
+            checks = [QualityCheck(**c) for c in row.get("gates") or []]
+            checks += [*s.pixel_gates, *model_checks(self.bundle, scan, pattern, self.index.gates)]
+            outcome = decide(self.bundle, scan, records[i], pattern, checks)
+            result = self.closed(row, outcome) | {"gates": [c.row() for c in checks]}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
-            density = trabecular_hu(s.selection.embedding[s.selection.kept], self.bundle.config.encoder.n_learned)
+            density = trabecular_hu(s.selection.embedding[s.selection.kept], self.bundle.config.encoder.layout)
             result["trabecular_hu"] = density if np.isfinite(density) else None
             if result["state"] in (State.SCORED, State.SCORED_WARN):
-                model = self.bundle.scored_by[pattern]
-                result.update(self._risk(logits[model][i], pattern))
-                result["modalities"] = pattern.split("+")
+                result.update(self._risk(batch.take(torch.tensor([i])), pattern))
+                result["modalities"] = list(modalities_of(pattern))
                 if self.cfg.shap:
-                    result.update(self._shap(batch, i, model, records[i]))
+                    result.update(self._shap(batch, i, self.bundle.scored_by[pattern], records[i]))
             result["score_s"] = share + time.perf_counter() - t
             out.append(result)
         return out
@@ -287,77 +265,24 @@ class Predictor:
             bag[i, :n] = s.selection.embedding[s.selection.kept]
             mask[i, :n] = True
         cfg = self.bundle.config
-        bag = extend(bag, cfg.encoder.n_learned, Acquisition.of_rows(list(rows)), cfg.acquisition)
+        bag = extend(bag, cfg.encoder.layout, Acquisition.of_rows(list(rows)), cfg.acquisition)
         return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
 
-    def _gates(self, s: PolicyTrace, pattern: str) -> list[dict[str, str]]:
-        """The gates that need pixels, the model or the record, as rows."""
-        missing = [m for m in MODALITIES if m not in pattern.split("+")]
-        coverage = q_coverage(s.lumbar_levels(self.bundle.lumbar_threshold), self.index.gates)
-        return [g.row() for g in (*s.pixel_gates, coverage, q_modality_missing(missing, self.index.gates))]
-
-    def _outcome(self, s: PolicyTrace, gates: Sequence[Mapping[str, str]], pattern: str, record: np.ndarray) -> Outcome:
-        looked = s.selection.embedding[s.selection.looked]
-        best = float(p_lumbar(looked).max())
-        if best < self.bundle.lumbar_threshold:
-            return Outcome(
-                State.ABSTAINED,
-                "NO_LUMBAR_SEEN",
-                Phase.SELECT,
-                f"no slice looked at shows the lumbar spine (best {best:.2f})",
-            )
-        inside = s.chest_inside_mm()
-        if inside > LEVEL_MM:
-            return Outcome(
-                State.ABSTAINED,
-                "LEVELS_OUT_OF_ORDER",
-                Phase.SELECT,
-                f"a slice that seems to show the chest lies {inside:.0f} mm inside what was taken for the lumbar spine",
-            )
-        failed = [g for g in gates if g["verdict"] == "fail"]
-        if failed:
-            message = "; ".join(f"{g['gate']} {g['value']}, {g['threshold']} is asked for" for g in failed)
-            return Outcome(State.ABSTAINED, failed[0]["gate"], Phase.GATE, message)
-        unlike = self._unlike(s, record)
-        if unlike:
-            return unlike
-        if pattern not in self.bundle.calibrators:
-            return Outcome(
-                State.ABSTAINED, "NO_CALIBRATOR", Phase.SCORE, f"the bundle has no calibrator for the pattern {pattern}"
-            )
-        warned = [g["gate"] for g in gates if g["verdict"] == "warn"]
-        if warned:
-            return Outcome(State.SCORED_WARN, "GATE_WARN", Phase.SCORE, ", ".join(warned))
-        return Outcome(State.SCORED, "OK", Phase.SCORE)
-
-    def _unlike(self, s: PolicyTrace, record: np.ndarray) -> Outcome | None:
-        """An abstention where picks or record lie further from the training patients than the bundle accepts."""
-        kept = s.selection.embedding[s.selection.kept][None]
-        picks = picks_summary(kept, np.ones(kept.shape[:2], bool))
-        found = {"image": picks, "record": self.bundle.standardiser.spreads(record[None])}
-        for name, x in found.items():
-            limit = self.bundle.novelty[name].threshold
-            distance = float(self.bundle.novelty[name](x)[0])
-            if distance > limit:
-                what = "the picked slices are" if name == "image" else "the record is"
-                text = f"{what} unlike the training data (distance {distance:.2f}, accepted up to {limit:.2f})"
-                return Outcome(State.ABSTAINED, f"OOD_{name.upper()}", Phase.SCORE, text)
-        return None
-
-    def _risk(self, logits: np.ndarray, pattern: str) -> dict[str, Any]:
+    def _risk(self, one: Batch, pattern: str) -> dict[str, Any]:
+        """The score columns of one patient, a batch of one."""
         b = self.bundle
-        p, low, high = (float(v[0]) for v in b.calibrators[pattern](rest_log_odds(logits[None])))
-        probs = class_probabilities(logits[None], np.array([p]))[0]
+        p = b.predict(one, pattern)
+        risk, probs = float(p.risk[0]), p.probabilities[0]
         return {
-            "risk_prob": p,
-            "risk_low": low,
-            "risk_high": high,
-            "risk_class": "high" if p >= b.threshold else "low",
-            "p_normal": float(probs[0]),
-            "p_osteopenia": float(probs[1]),
-            "p_osteoporosis": p,
+            "risk_prob": risk,
+            "risk_low": float(p.low[0]),
+            "risk_high": float(p.high[0]),
+            "risk_class": "high" if risk >= b.threshold else "low",
+            "p_normal": float(probs[NORMAL]),
+            "p_osteopenia": float(probs[OSTEOPENIA]),
+            "p_osteoporosis": risk,
             "conformal_set": class_set(probs, b.conformal[pattern]),
-            "log_odds": float(logits[CLASSES.index("osteoporosis")] - logits[CLASSES.index("normal")]),
+            "log_odds": float(normal_log_odds(p.logits)[0]),
             "operating_point": b.operating_point,
             "threshold": b.threshold,
             "calibrator": pattern,

@@ -45,6 +45,7 @@ from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.patients.window import join
 from osteo_ray.reports.package import write_package
+from osteo_ray.screening.ledger import row_key, salt_of
 from osteo_ray.screening.predictor import closed_row
 from osteo_ray.service.listen_config import ListenConfig
 
@@ -322,7 +323,10 @@ class Listener:
             result = closed_row(row, outcome, **self.model)
         else:
             result = self.scorer.score_rows([row], values[None])[0]
-        result["row_key"] = _row_key(row, values, self.model["model_sha256"], self.cfg)
+        # The same study sent twice gives the same reports; a record that has changed since gives others.
+        record = int.from_bytes(hashlib.blake2b(values.astype(np.float32).tobytes(), digest_size=8).digest())
+        salt = salt_of(self.model["model_sha256"], self.cfg.scoring, self.cfg.index, self.cfg.window)
+        result["row_key"] = row_key(row["series_uid"], row["content_hash"], record, salt, row.get("code") or "")
         result["run_id"] = "listen"
         return result, row
 
@@ -360,16 +364,6 @@ class Listener:
         if code is None or (code != SUCCESS and code & 0xF000 != 0xB000):
             raise ConnectionError(f"the destination answered {'nothing' if code is None else hex(code)}")
         return str(ds.SOPInstanceUID)
-
-
-def _row_key(row: Mapping[str, Any], values: np.ndarray, model: str, cfg: ListenConfig) -> str:
-    """What a result depends on: content, record, model, gates. The same study sent twice gives the same reports."""
-    h = hashlib.blake2b(digest_size=16)
-    gates = json.dumps(cfg.index.gates.model_dump(mode="json"), sort_keys=True)
-    for part in ("listen", row["series_uid"], row["content_hash"], model, gates):
-        h.update(str(part).encode() + b"\0")
-    h.update(np.ascontiguousarray(values, np.float32).tobytes())
-    return h.hexdigest()
 
 
 def _hash(uid: str) -> str:

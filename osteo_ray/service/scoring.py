@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from osteo_ray.catalogue.study import index_study
 from osteo_ray.config import ConfigError
@@ -124,6 +125,7 @@ class ModelHost:
             if wanted == self._loaded:
                 return False
             self._scorer = Predictor.load(wanted, self.cfg.scoring, self.cfg.index)
+            torch.set_num_threads(self.cfg.scoring.threads)  # this process does nothing else
             self._loaded = wanted
             return True
 

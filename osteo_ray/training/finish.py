@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +16,31 @@ from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
 from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.model.acquisition import extend
-from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.bundle import Bundle, Prediction
 from osteo_ray.model.calibration import (
     MIN_EVENTS,
-    class_probabilities,
     fit_calibrator,
+    normal_log_odds,
     operating_threshold,
     rest_log_odds,
 )
 from osteo_ray.model.config import BundleConfig, NoveltyConfig
 from osteo_ray.model.conformal import fit_conformal
-from osteo_ray.model.networks import MODALITIES, Batch, Student
+from osteo_ray.model.networks import Batch, Student
 from osteo_ray.model.novelty import Novelty, fit_novelty, picks_summary
+from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.labels import OSTEOPENIA, OSTEOPOROSIS
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.progress import progress_bar
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.heldout import judge
-from osteo_ray.training.patients import Patients, mask_modalities, rows_of
+from osteo_ray.training.patients import Patients, rows_of
+from osteo_ray.training.picks import Picks
 from osteo_ray.training.prepare import Prepared
 from osteo_ray.training.reference_distributions import reference_of
 
@@ -49,8 +51,7 @@ MIN_CLUSTER = 5
 def finish(
     out: Path,
     prepared: Prepared,
-    bags: np.ndarray,
-    masks: np.ndarray,
+    picks: Picks,
     policy: PolicyNet,
     scorers: list[AttentionPool],
     cfg: TrainConfig,
@@ -58,10 +59,11 @@ def finish(
     quiet: bool,
     headers: pd.DataFrame | None = None,
 ) -> None:
-    """Fit what stands on the selection (`picks.picked`: bags [S, K, D], masks [S, K]) and write the bundle to `out`."""
+    """Fit what stands on the selection and write the bundle to `out`."""
     people = prepared.people.patients
     names, groups = [f.name for f in FEATURES], [str(f.group) for f in FEATURES]
-    bags = extend(bags, cfg.encoder.n_learned, prepared.people.scanned, cfg.acquisition)
+    masks = picks.masks
+    bags = extend(picks.bags, cfg.encoder.layout, prepared.people.scanned, cfg.acquisition)
     # Patients without a label teach as well: the student learns from what the teachers say of them.
     train, val = people.rows("train", labelled=False), people.rows("val")
     std = fit_standardiser(people.values[train], names, groups)
@@ -106,7 +108,7 @@ def finish(
         standardiser=std,
         encoder=prepared.encoder,
         policy=policy,
-        scorers=scorers,
+        reward_classifiers=scorers,
         tabular=models.tabular,
         image=models.image,
         student=student,
@@ -115,7 +117,7 @@ def finish(
         scored_by=scored_by,
         conformal=conformal,
         conformal_level=cfg.calibration.conformal,
-        novelty=_novelty(people, train, val, std, bags[..., : cfg.encoder.dim], masks, cfg.novelty),
+        novelty=_novelty(people, train, val, std, picks, cfg.novelty),
         threshold=threshold,
         operating_point=f"sensitivity {cfg.calibration.sensitivity:.0%} for osteoporosis on validation patients",
         lumbar_threshold=cfg.calibration.lumbar_threshold,
@@ -123,8 +125,8 @@ def finish(
     )
     if prepared.heldout is not None:
         metrics |= judge(bundle, prepared.heldout, quiet)
-    seen = reference_of(bundle, prepared.people, bags, masks, headers)
-    bundle.metrics["distributions"] = seen.to_dict()
+    reference = reference_of(bundle, prepared.people, picks, headers)
+    bundle.metrics["distributions"] = reference.to_dict()
     bundle.card = model_card(bundle, cfg)
     bundle.save(out)
     for state in out.glob("*.state"):  # what a run that was cut short would have gone on from
@@ -136,13 +138,12 @@ def _novelty(
     train: np.ndarray,
     val: np.ndarray,
     std: Standardiser,
-    bags: np.ndarray,
-    masks: np.ndarray,
+    picked: Picks,
     cfg: NoveltyConfig,
 ) -> dict[str, Novelty]:
     """What is unlike the training patients: by the picks' embeddings, and by the record."""
-    picks = picks_summary(bags, masks)
-    scanned = [picks[people.scan[r][people.scan[r] >= 0]] for r in (train, val)]
+    summary = picks_summary(picked.bags, picked.masks)
+    scanned = [summary[people.scan[r][people.scan[r] >= 0]] for r in (train, val)]
     records = [std.spreads(people.values[r]) for r in (train, val)]
     return {
         "image": fit_novelty(scanned[0], scanned[1], cfg),
@@ -172,37 +173,30 @@ def _calibrate(
     calibrators, scored_by, conformal = {}, {}, {}
     metrics: dict[str, float | int | None] = {}
     available = nets["student"].present(b_val)  # type: ignore[operator]
-    for size in range(1, len(MODALITIES) + 1):
-        for subset in combinations(MODALITIES, size):
-            pattern = "+".join(subset)
-            columns = [MODALITIES.index(m) for m in subset]
-            rows = torch.where(available[:, columns].all(1))[0]
-            b = mask_modalities(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
-            label = y[rows.numpy()]
-            rivals = ["student"]
-            if "ct" not in subset:
-                rivals.append("tabular")
-            elif subset == ("ct",):
-                rivals.append("image")
-            loss = {n: _loss(nets[n], b, label) for n in rivals} if len(rows) else {"student": 0.0}
-            best = min(loss, key=loss.__getitem__)
-            c = None
-            if len(rows):
-                x, cases = [_rest(nets[best], b)], [label]
-                for more, models in apart:
-                    members = torch.where(models.student.present(more.batch)[:, columns].all(1))[0]
-                    shown = mask_modalities(
-                        more.batch.take(members), {m: m in subset for m in MODALITIES}, tuple(groups)
-                    )
-                    x.append(_rest(getattr(models, best), shown))
-                    cases.append(more.label[members].numpy())
-                c = fit_calibrator(pattern, np.concatenate(x), np.concatenate(cases), cfg.seed, cfg.calibration.level)
-            if c is not None:
-                calibrators[pattern], scored_by[pattern] = c, best
-                logits = _logits(nets[best], b)
-                probs = class_probabilities(logits, c(rest_log_odds(logits))[0])
-                conformal[pattern] = fit_conformal(probs, label, cfg.calibration.conformal)
-                metrics[f"val_auc {pattern}"] = _auc(nets[best], b, label)
+    for pattern in PATTERNS:
+        rows = members(pattern, available)
+        if not len(rows):
+            continue
+        b, label = show_only(b_val.take(rows), pattern, tuple(groups)), y[rows.numpy()]
+        rivals = ["student"]
+        if "ct" not in modalities_of(pattern):
+            rivals.append("tabular")
+        elif pattern == "ct":
+            rivals.append("image")
+        loss = {n: _loss(nets[n], b, label) for n in rivals}
+        best = min(loss, key=loss.__getitem__)
+        x, cases = [_rest(nets[best], b)], [label]
+        for more, models in apart:
+            holders = members(pattern, models.student.present(more.batch))
+            x.append(_rest(getattr(models, best), show_only(more.batch.take(holders), pattern, tuple(groups))))
+            cases.append(more.label[holders].numpy())
+        c = fit_calibrator(pattern, np.concatenate(x), np.concatenate(cases), cfg.seed, cfg.calibration.level)
+        if c is None:
+            continue
+        calibrators[pattern], scored_by[pattern] = c, best
+        probs = Prediction.of(_logits(nets[best], b), c).probabilities
+        conformal[pattern] = fit_conformal(probs, label, cfg.calibration.conformal)
+        metrics[f"val_auc {pattern}"] = _auc(nets[best], b, label)
     return calibrators, scored_by, conformal, metrics
 
 
@@ -214,12 +208,11 @@ def _loss(net: nn.Module, b: Batch, label: np.ndarray) -> float:
 @torch.no_grad()
 def _auc(net: nn.Module, b: Batch, label: np.ndarray) -> float | None:
     """AUC of osteoporosis against normal; None where a class is absent."""
-    ends = label != 1
-    y = label[ends] == 2
+    ends = label != OSTEOPENIA
+    y = label[ends] == OSTEOPOROSIS
     if y.all() or not y.any():
         return None
-    logits = net(b).numpy()[ends]
-    return float(roc_auc_score(y, logits[:, 2] - logits[:, 0]))
+    return float(roc_auc_score(y, normal_log_odds(net(b).numpy()[ends])))
 
 
 def _threshold(nets, calibrators, scored_by, b_val: Batch, y: np.ndarray, groups: list[str], cfg: TrainConfig) -> float:
@@ -229,10 +222,8 @@ def _threshold(nets, calibrators, scored_by, b_val: Batch, y: np.ndarray, groups
         raise InputError(
             f"no calibrator could be fitted: fewer than {MIN_EVENTS} validation patients with, or without, osteoporosis"
         )
-    subset = pattern.split("+")
-    available = nets["student"].present(b_val)
-    rows = torch.where(available[:, [MODALITIES.index(m) for m in subset]].all(1))[0]
-    b = mask_modalities(b_val.take(rows), {m: m in subset for m in MODALITIES}, tuple(groups))
+    rows = members(pattern, nets["student"].present(b_val))
+    b = show_only(b_val.take(rows), pattern, tuple(groups))
     p = calibrators[pattern](_rest(nets[scored_by[pattern]], b))[0]
     return operating_threshold(p, y[rows.numpy()], cfg.calibration.sensitivity)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from osteo_ray.config import validate as checked
+from osteo_ray.config import with_dotted
 from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.reward import posteriors
 from osteo_ray.kdamm.objective import Rows
@@ -24,20 +25,20 @@ from osteo_ray.kdamm.teach import Teachers, fit_student, fit_teachers, has, pres
 from osteo_ray.kdamm.train import FitJob, Weights, fit, validate
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.networks import MODALITIES
+from osteo_ray.model.patterns import PATTERNS, show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig
-from osteo_ray.training.patients import mask_modalities, part_of, rows_of
+from osteo_ray.training.patients import part_of, rows_of
 from osteo_ray.training.prepare import People
 from osteo_ray.training.search import Report
 from osteo_ray.training.search_space import Params
 
 GROUPS = [str(f.group) for f in FEATURES]
-VIEWS = (("ct",), ("demographics", "labs"), MODALITIES)
+VIEWS = ("ct", "demographics+labs", PATTERNS[-1])
 """What a student is judged on: complete patients with these modalities shown."""
 
 
@@ -75,21 +76,7 @@ class PolicyData:
 
 def with_params(cfg: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
     """The config with some settings changed, by dotted key; `ConfigError` names a key that is not there."""
-    return checked(type(cfg), overlay(cfg.model_dump(mode="json"), params))
-
-
-def overlay(data: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested keys and values with those at dotted keys replaced or added."""
-    out = {k: overlay(v, {}) if isinstance(v, Mapping) else v for k, v in data.items()}
-    for key, value in params.items():
-        node = out
-        *parents, leaf = key.split(".")
-        for p in parents:
-            if not isinstance(node.get(p), dict):
-                node[p] = {}
-            node = node[p]
-        node[leaf] = value
-    return out
+    return checked(type(cfg), with_dotted(cfg.model_dump(mode="json"), params))
 
 
 def splits_of(
@@ -98,10 +85,10 @@ def splits_of(
     """Training and validation patients split anew by each seed (None: as the run split them), without test patients.
 
     Args:
-        bags: the policy's picks of each scan [S, K, D], and masks [S, K], see `picks.pick_bags`.
+        bags: the policy's picks of each scan [S, K, D], and masks [S, K], see `picks.Picks`.
     """
     p = people.patients
-    bags = extend(bags, cfg.encoder.n_learned, people.scanned, cfg.acquisition)
+    bags = extend(bags, cfg.encoder.layout, people.scanned, cfg.acquisition)
     names = [f.name for f in FEATURES]
     develop = p.part != "test"
     out = []
@@ -126,7 +113,7 @@ def judged_on(what: str, val: Rows, metric: str) -> Rows:
         rows = val.take(torch.where(has(what, val.batch, GROUPS))[0])
     else:
         complete = val.take(torch.where(present(val.batch, GROUPS).all(1))[0])
-        views = VIEWS if metric == "log_likelihood" else (MODALITIES,)
+        views = VIEWS if metric == "log_likelihood" else PATTERNS[-1:]
         rows = _shown(complete, views)
     if len(rows) == 0:
         need = "CT and records" if what == "student" else "that modality"
@@ -134,9 +121,9 @@ def judged_on(what: str, val: Rows, metric: str) -> Rows:
     return rows
 
 
-def _shown(rows: Rows, views: tuple[tuple[str, ...], ...]) -> Rows:
+def _shown(rows: Rows, views: tuple[str, ...]) -> Rows:
     """Each patient once a view, with the other modalities hidden."""
-    parts = [mask_modalities(rows.batch, {m: m in v for m in MODALITIES}, tuple(GROUPS)) for v in views]
+    parts = [show_only(rows.batch, v, tuple(GROUPS)) for v in views]
     batch = type(rows.batch)(*(torch.cat([getattr(b, f) for b in parts]) for f in parts[0].__dataclass_fields__))
     return Rows(batch, rows.label.repeat(len(views)), rows.t_score.repeat(len(views)))
 

@@ -149,12 +149,3 @@ def acquisition_of(embedded: pa.Table, series: np.ndarray) -> Acquisition:
     first = dict(zip(embedded["series_uid"].to_pylist(), range(embedded.num_rows), strict=True))
     rows = [first[s] for s in series.tolist()]
     return Acquisition(*(embedded[c].to_numpy().astype(float)[rows] for c in ("kvp", "contrast")))
-
-
-def mask_modalities(b: Batch, present: dict[str, bool], groups: tuple[str, ...]) -> Batch:
-    """The batch with some modalities hidden: `present` by modality name."""
-    keep = torch.tensor([present[g] for g in groups])
-    known = b.known & keep
-    return Batch(
-        torch.where(known, b.values, 0.0), known, b.bag * float(present["ct"]), b.bag_mask & bool(present["ct"])
-    )

@@ -1,13 +1,15 @@
-"""The policy's picks of embedded scans, as the models read them (plain torch)."""
+"""The policy's picks of embedded scans: what it looked at, what it kept, and the bags that the models read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from osteo_ray.model.abstention import ScanView
+from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans
 from osteo_ray.model.policy import PolicyNet
@@ -17,36 +19,51 @@ from osteo_ray.progress import progress_bar
 from osteo_ray.training.prepare import Prepared
 
 
+@dataclass(frozen=True)
+class Picks:
+    """Of S scans, at most `keep` slices each."""
+
+    bags: np.ndarray  # float32 [S, keep, D], embeddings of the kept slices in the order they were taken
+    masks: np.ndarray  # bool [S, keep]
+    kept: np.ndarray  # int32 [S, keep], grid positions, -1 where there is none
+    looked: np.ndarray  # bool [S, T], grid positions that were decoded
+
+    def views(self, scans: Scans, scanned: Acquisition) -> list[ScanView]:
+        """What the policy saw of each of the scans that these picks are of, as `abstention` asks for it."""
+        out = []
+        for i in range(len(scans)):
+            embedding = np.where(self.looked[i][:, None], scans.embedding[i], 0.0)
+            kept = self.kept[i][self.masks[i]].astype(int)
+            kvp = float(scanned.kvp[i])
+            view = Selection(kept, self.looked[i], embedding)
+            out.append(ScanView(view, scans.z_mm[i][scans.valid[i]], kvp if np.isfinite(kvp) else None))
+        return out
+
+
 def picked(
     p: Prepared, policy: PolicyNet, scorers: list[AttentionPool], key: str, view: ViewConfig, quiet: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """`pick_bags` of the run's scans as a stage; `key` is the selection stage's."""
+) -> Picks:
+    """`pick_slices` of the run's scans as a stage; `key` is the selection stage's."""
 
     def work(folder: Path) -> None:
-        bags, masks = pick_bags(p.people.scans, policy, scorers, view, quiet)
-        save_file({"bags": bags, "masks": masks}, folder / "picks.safetensors")
+        found = pick_slices(p.people.scans, policy, scorers, view, quiet)
+        save_file({k: getattr(found, k) for k in Picks.__dataclass_fields__}, folder / "picks.safetensors")
 
-    got = load_file(p.stages.run("picks", key, work) / "picks.safetensors")
-    return got["bags"], got["masks"]
+    return Picks(**load_file(p.stages.run("picks", key, work) / "picks.safetensors"))
 
 
-def selections(
+def pick_slices(
     scans: Scans, policy: PolicyNet, scorers: list[AttentionPool], view: ViewConfig, quiet: bool = False
-) -> Iterator[Selection]:
-    """What the policy looks at and keeps, scan by scan."""
-    with progress_bar("select slices", len(scans), "scan", quiet) as advance:
-        for s in select_each(scans, policy, scorers, view):
-            yield s
+) -> Picks:
+    """Run the policy over every scan."""
+    n, t, dim = scans.embedding.shape
+    bags = np.zeros((n, view.keep, dim), np.float32)
+    masks = np.zeros((n, view.keep), bool)
+    kept = np.full((n, view.keep), -1, np.int32)
+    looked = np.zeros((n, t), bool)
+    with progress_bar("select slices", n, "scan", quiet) as advance:
+        for i, s in enumerate(select_each(scans, policy, scorers, view)):
+            k = len(s.kept)
+            bags[i, :k], masks[i, :k], kept[i, :k], looked[i] = s.embedding[s.kept], True, s.kept, s.looked
             advance(1)
-
-
-def pick_bags(
-    scans: Scans, policy: PolicyNet, scorers: list[AttentionPool], view: ViewConfig, quiet: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """The policy's picks of every scan: embeddings float32 [S, keep, D] and mask bool [S, keep]."""
-    bags = np.zeros((len(scans), view.keep, scans.embedding.shape[-1]), np.float32)
-    masks = np.zeros(bags.shape[:2], bool)
-    for i, s in enumerate(selections(scans, policy, scorers, view, quiet)):
-        bags[i, : len(s.kept)] = s.embedding[s.kept]
-        masks[i, : len(s.kept)] = True
-    return bags, masks
+    return Picks(bags, masks, kept, looked)

@@ -171,8 +171,8 @@ def _read_archive(
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
     archive = {r["patient_key"]: header_demographics(r) for r in cat.take(pa.array(open_rows, pa.int64())).to_pylist()}
     positions = cfg.selection.view.positions
-    with local_file(catalogue) as run_on_local_copies:
-        key = digest(run_on_local_copies, cfg.crop.model_dump(), positions, targets or "")
+    with local_file(catalogue) as local:
+        key = digest(local, cfg.crop.model_dump(), positions, targets or "")
 
     def read_slices(folder: Path) -> None:
         per_task = cfg.prepare.series_per_task

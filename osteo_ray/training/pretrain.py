@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from osteo_ray.model.config import REGIONS, EncoderConfig
-from osteo_ray.model.encoder import L1_NUMBER, LUMBAR, SliceEncoder, SliceFeatures, height_of
+from osteo_ray.model.config import EncoderConfig
+from osteo_ray.model.embedding import L1_NUMBER, LUMBAR, REGIONS, height_of
+from osteo_ray.model.encoder import SliceEncoder, SliceFeatures
 from osteo_ray.model.ordinal import LatentHead
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import progress_bar

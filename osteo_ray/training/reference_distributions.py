@@ -9,16 +9,18 @@ import pandas as pd
 import torch
 from scipy.special import logit
 
+from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.io.store import read_table
+from osteo_ray.model.abstention import decide, model_checks
+from osteo_ray.model.acquisition import extend
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.model.calibration import pattern_of, rest_log_odds
 from osteo_ray.model.density import at_120_kvp, trabecular_hu
 from osteo_ray.model.distributions import SCORED, Distributions, quantities
-from osteo_ray.model.embedding import p_lumbar
-from osteo_ray.model.networks import MODALITIES
-from osteo_ray.model.novelty import picks_summary
+from osteo_ray.model.patterns import pattern_of
+from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import LABS, NAMES
 from osteo_ray.training.patients import Patients, batch_of
+from osteo_ray.training.picks import Picks
 from osteo_ray.training.prepare import People
 
 HEADERS = ("manufacturer", "convolution_kernel", "slice_thickness_mm")
@@ -29,24 +31,21 @@ def headers_of(catalogue: str | Path) -> pd.DataFrame:
     return read_table(catalogue, columns=["series_uid", *HEADERS]).to_pandas().drop_duplicates("series_uid")
 
 
-def reference_of(
-    bundle: Bundle, known: People, bags: np.ndarray, masks: np.ndarray, headers: pd.DataFrame | None
-) -> Distributions:
+def reference_of(bundle: Bundle, known: People, picks: Picks, headers: pd.DataFrame | None) -> Distributions:
     """Distributions over the training and validation patients with a CT.
 
-    Scores and abstentions are those of the validation patients alone: the others' were trained on.
+    Scores and abstentions are those of the validation patients alone: the others' were trained on. Abstentions are
+    those that need no pixels beyond the slices' crops (`abstention.MODEL_CODES`).
 
     Args:
-        bags: float32 [S, K, features] and masks [S, K]: the picks of each scan, as the models read them.
         headers: `headers_of` the catalogue; scans of slice sets are not in it, and their headers not known.
     """
     people, scans, scanned = known.patients, known.scans, known.scanned
     rows = np.flatnonzero((people.scan >= 0) & (people.part != "test"))
     at = people.scan[rows]
-    dim, cfg = bundle.config.encoder.dim, bundle.config
-    cause = _abstained(bundle, people.values[rows], bags[at][..., :dim], masks[at])
-    hu = np.array([trabecular_hu(bags[i, masks[i], :dim], cfg.encoder.n_learned) for i in at])
-    score, pattern = _scores(bundle, people, rows, bags, masks)
+    layout, cfg = bundle.config.encoder.layout, bundle.config
+    hu = np.array([trabecular_hu(picks.bags[i, picks.masks[i]], layout) for i in at])
+    score, pattern, cause = _scores(bundle, known, picks, rows)
     values = pd.DataFrame(people.values[rows], columns=list(NAMES))
     columns: dict[str, object] = {
         "age_y": values["age_y"],
@@ -70,31 +69,27 @@ def reference_of(
     return Distributions.of(frame)
 
 
-def _abstained(bundle: Bundle, values: np.ndarray, bags: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Why each patient would not be scored, as far as the model has a say; `SCORED` else. object [n]."""
-    cause = np.full(len(values), SCORED, object)
-    novel = {"record": bundle.standardiser.spreads(values), "image": picks_summary(bags, masks)}
-    for name, x in novel.items():
-        cause[bundle.novelty[name](x) > bundle.novelty[name].threshold] = f"OOD_{name.upper()}"
-    lumbar = np.where(masks, p_lumbar(bags), 0.0).max(axis=1)
-    cause[lumbar < bundle.lumbar_threshold] = "NO_LUMBAR_SEEN"
-    return cause
-
-
-@torch.no_grad()
-def _scores(
-    bundle: Bundle, people: Patients, rows: np.ndarray, bags: np.ndarray, masks: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of the calibrated risk, and pattern, of each patient; NaN and None where there is no calibrator."""
-    batch = batch_of(people, rows, bundle.standardiser, bags, masks)
-    present = bundle.student.present(batch).numpy()
-    pattern = np.array([pattern_of(p, MODALITIES) for p in present], object)
+def _scores(bundle: Bundle, known: People, picks: Picks, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each patient: log-odds of the calibrated risk (NaN: none), pattern (None: no calibrator), and why the patient
+    would not be scored, `SCORED` else.
+    """
+    people: Patients = known.patients
+    bags = extend(picks.bags, bundle.config.encoder.layout, known.scanned, bundle.config.acquisition)
+    batch = batch_of(people, rows, bundle.standardiser, bags, picks.masks)
+    patterns = np.array([pattern_of(p) for p in bundle.student.present(batch).numpy()], object)
+    views = picks.views(known.scans, known.scanned)
+    cause = np.full(len(rows), SCORED, object)
+    for i, row in enumerate(rows):
+        view = views[people.scan[row]]
+        checks = model_checks(bundle, view, patterns[i], QualityChecks())
+        outcome = decide(bundle, view, people.values[row], patterns[i], checks)
+        if outcome.state is State.ABSTAINED and outcome.code != "NO_CALIBRATOR":
+            cause[i] = outcome.code
     score = np.full(len(rows), np.nan)
-    nets = {"student": bundle.student, "image": bundle.image, "tabular": bundle.tabular}
-    for name, calibrator in bundle.calibrators.items():
-        members = np.flatnonzero(pattern == name)
-        if len(members):
-            logits = nets[bundle.scored_by[name]](batch.take(torch.from_numpy(members))).numpy().astype(float)
-            score[members] = logit(np.clip(calibrator(rest_log_odds(logits))[0], 1e-6, 1 - 1e-6))
-    pattern[np.isnan(score)] = None
-    return score, pattern
+    for name in bundle.calibrators:
+        holders = np.flatnonzero(patterns == name)
+        if len(holders):
+            risk = bundle.predict(batch.take(torch.from_numpy(holders)), name).risk
+            score[holders] = logit(np.clip(risk, 1e-6, 1 - 1e-6))
+    patterns[np.isnan(score)] = None
+    return score, patterns, cause

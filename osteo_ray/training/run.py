@@ -61,7 +61,7 @@ def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) 
     key = digest(key, [s.model_dump() for s in parts], cfg.background, cfg.name, cfg.version, cfg.origin,
                  people.values.tolist(), people.t_score.tolist(), judged)  # fmt: skip
     headers = None if src.catalogue is None else headers_of(src.catalogue)
-    folder = p.stages.run("bundle", key, lambda f: finish(f, p, *picks, policy, scorers, cfg, storage, quiet, headers))
+    folder = p.stages.run("bundle", key, lambda f: finish(f, p, picks, policy, scorers, cfg, storage, quiet, headers))
     manifest = json.loads((folder / "bundle.json").read_text())
     complete = (people.scan >= 0) & np.isfinite(people.values).any(1)
     counts = {

@@ -34,7 +34,7 @@ SLICES = pa.schema(
         ("index", pa.int32()),  # in the z-ordered stack
         ("z_mm", pa.float64()),
         ("crop", pa.binary()),  # int16 HU, little-endian, [size, size]
-        ("region", pa.int8()),  # kdamm.encoder.REGIONS, -1 unknown
+        ("region", pa.int8()),  # model.embedding.REGIONS, -1 unknown
         ("vertebra", pa.float32()),  # kdamm.pretrain.vertebrae_of, NaN unknown
         ("mid", pa.float32()),  # 0..1, NaN unknown
         ("trabecular_hu", pa.float32()),  # NaN unknown

@@ -19,7 +19,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from osteo_ray import ray_setup
-from osteo_ray.config import ConfigError
+from osteo_ray.config import ConfigError, with_dotted
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.kdamm.objective import build
@@ -33,7 +33,6 @@ from osteo_ray.training.objectives import (
     Split,
     fit_model,
     fit_policy,
-    overlay,
     splits_of,
     with_params,
 )
@@ -140,7 +139,7 @@ def value_at(cfg: TrainConfig, key: str) -> Any:
 
 def best_config(given: dict[str, Any], params: Params) -> dict[str, Any]:
     """A training config as it was written, with the best settings in it."""
-    return overlay(given, params)
+    return with_dotted(given, params)
 
 
 def _search(folder: Path, name: str, p: Prepared, train_cfg: TrainConfig, cfg: TuneConfig, quiet: bool) -> None:
@@ -177,7 +176,8 @@ def _model_data(
     folder: Path, name: Any, p: Prepared, train_cfg: TrainConfig, cfg: TuneConfig, seeds: list[int | None], quiet: bool
 ) -> ModelData:
     policy, scorers, key = selection(p, train_cfg, quiet)
-    bags, masks = picked(p, policy, scorers, key, train_cfg.selection.view, quiet)
+    found = picked(p, policy, scorers, key, train_cfg.selection.view, quiet)
+    bags, masks = found.bags, found.masks
     splits = splits_of(p.people, bags, masks, train_cfg, seeds)
     touched = any(not k.startswith(("kdamm.student.", "kdamm.distill.")) for k in getattr(cfg, name))
     if name == "student" and not touched:

@@ -7,8 +7,7 @@ from osteo_ray.drlis.config import RewardConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.reward import class_target, decision, dr_dsn, fit_scorers, fold_of, information_gain, posteriors
 from osteo_ray.model.config import ViewConfig
-from osteo_ray.model.embedding import Scans, coarse_positions
-from osteo_ray.model.encoder import height_of
+from osteo_ray.model.embedding import EmbeddingLayout, Scans, coarse_positions, height_of
 from osteo_ray.model.look import Look, class_probs, observe
 from osteo_ray.model.pooling import AttentionPool, Pooled
 
@@ -102,9 +101,10 @@ def test_a_slice_of_a_middle_lumbar_vertebra_is_worth_more():
     e, _ = env(level=0.5, look_cost=0, gain=0, terminal=0)
     look = e.look.embedding
     look[3] = look[4] = look[5] = 0.0
-    look[3, -4], look[3, -1], look[3, -6] = 1.0, 1.0, height_of(14.5)  # L2-L3, certain
-    look[4, -4], look[4, -1], look[4, -6] = 1.0, 0.2, height_of(14.5)  # the same, at an endplate
-    look[5, -4], look[5, -1], look[5, -6] = 1.0, 1.0, height_of(18.0)  # the sacrum
+    columns = [EmbeddingLayout.lumbar, EmbeddingLayout.mid, EmbeddingLayout.height]
+    look[3, columns] = 1.0, 1.0, height_of(14.5)  # L2-L3, certain
+    look[4, columns] = 1.0, 0.2, height_of(14.5)  # the same, at an endplate
+    look[5, columns] = 1.0, 1.0, height_of(18.0)  # the sacrum
     middle, edge, sacrum = (e.step(i)[1] for i in (3, 4, 5))
     assert middle == pytest.approx(0.5, abs=0.02)
     assert edge == pytest.approx(0.1, abs=0.01)
@@ -236,9 +236,9 @@ def test_class_probs_average_the_scorers_and_observe_is_pure():
 def test_spare_slices_by_hand():
     """Two kept of three taken: what shows least of L1-L4 falls out and its level reward is taken back."""
     s = synthetic_scans(1, 8)
-    s.embedding[0, :, -6] = height_of(np.full(8, 14.0))  # all L2 ...
-    s.embedding[0, :, -4] = 1.0  # ... all lumbar, by belief
-    s.embedding[0, :, -1] = [0.0, 0.2, 0.5, 0.9, 0.1, 0.3, 0.0, 0.0]
+    s.embedding[0, :, EmbeddingLayout.height] = height_of(np.full(8, 14.0))  # all L2 ...
+    s.embedding[0, :, EmbeddingLayout.lumbar] = 1.0  # ... all lumbar, by belief
+    s.embedding[0, :, EmbeddingLayout.mid] = [0.0, 0.2, 0.5, 0.9, 0.1, 0.3, 0.0, 0.0]
     inside = float((1 / (1 + np.exp(-6.0))) * (1 / (1 + np.exp(-10.0))))  # how surely number 14 is one of L1-L4
     scans = Scans(s.embedding, s.valid, s.z_mm, np.array([2]), s.patient, s.series)
     cfg = {

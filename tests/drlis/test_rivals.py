@@ -12,8 +12,7 @@ from osteo_ray.drlis.config import GumbelConfig
 from osteo_ray.drlis.rivals import Picks
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import EncoderConfig, ViewConfig
-from osteo_ray.model.embedding import Scans
-from osteo_ray.model.encoder import height_of
+from osteo_ray.model.embedding import EmbeddingLayout, Scans, height_of
 from osteo_ray.model.look import first_positions
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
@@ -24,7 +23,7 @@ K = 3
 def spine(n=40, t=24, seed=0) -> Scans:
     """`synthetic_scans` with a vertebra number that rises by a half a position, and scans of several lengths."""
     s = synthetic_scans(n, t, seed)
-    s.embedding[..., -6] = height_of(
+    s.embedding[..., EmbeddingLayout.height] = height_of(
         4.0 + 0.5 * np.arange(t)[None] + np.random.default_rng(seed).normal(0, 0.02, (n, t))
     )
     for i in range(0, n, 5):

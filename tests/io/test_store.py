@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from osteo_ray.io.store import Store, StoreError, local_file, local_folder, open_parquet, patient, read_table
+from osteo_ray.io.store import Store, StoreError, local_file, local_folder, open_parquet, read_table, retry_for
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -78,11 +78,11 @@ def test_patience():
             raise OSError(28, "No space left on device")
         return "done"
 
-    assert patient(work, "out", 60) == "done"
+    assert retry_for(work, "out", 60) == "done"
     with pytest.raises(StoreError, match=r"out: No space left on device \(tried for 0 s\)"):
-        patient(lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), "out", 0)
+        retry_for(lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), "out", 0)
     with pytest.raises(KeyError):  # a mistake of the caller's: trying again mends nothing
-        patient(lambda: {}["x"], "out", 60)
+        retry_for(lambda: {}["x"], "out", 60)
 
 
 def test_a_password_in_the_uri_is_refused():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from osteo_ray.model.calibration import Calibrator, fit_calibrator, operating_threshold, pattern_of, rest_log_odds
+from osteo_ray.model.calibration import Calibrator, fit_calibrator, operating_threshold, rest_log_odds
+from osteo_ray.model.patterns import pattern_of
 
 
 def drawn(n=4000, seed=0, slope=2.0, intercept=-1.0):
@@ -68,4 +69,4 @@ def test_operating_threshold_keeps_the_sensitivity_asked_for():
 
 
 def test_pattern_names():
-    assert pattern_of(np.array([True, False, True]), ("demographics", "labs", "ct")) == "demographics+ct"
+    assert pattern_of(np.array([True, False, True])) == "demographics+ct"

@@ -3,28 +3,28 @@ import pytest
 
 from osteo_ray.model.config import AcquisitionConfig, EncoderConfig
 from osteo_ray.model.density import at_120_kvp, trabecular_hu
-from osteo_ray.model.encoder import height_of
+from osteo_ray.model.embedding import EmbeddingLayout, height_of, scaled_hu
 
 CFG = EncoderConfig()
 
 
 def pick(hu: float, vertebra: float, lumbar: float, mid: float) -> np.ndarray:
     e = np.zeros(CFG.dim, np.float32)
-    e[CFG.n_learned] = (hu - 150) / 50
-    e[-6] = height_of(vertebra)
-    e[-4], e[-1] = lumbar, mid
+    e[CFG.layout.trabecular] = scaled_hu(hu)
+    e[EmbeddingLayout.height] = height_of(vertebra)
+    e[EmbeddingLayout.lumbar], e[EmbeddingLayout.mid] = lumbar, mid
     return e
 
 
 def test_a_disc_among_the_picks_hardly_moves_the_density():
     body = [pick(120, 14, 1, 1), pick(130, 15, 1, 1)]
-    assert trabecular_hu(np.stack(body), CFG.n_learned) == pytest.approx(125, abs=0.5)
-    assert trabecular_hu(np.stack([*body, pick(300, 14.5, 1, 0.02)]), CFG.n_learned) == pytest.approx(125, abs=3)
+    assert trabecular_hu(np.stack(body), CFG.layout) == pytest.approx(125, abs=0.5)
+    assert trabecular_hu(np.stack([*body, pick(300, 14.5, 1, 0.02)]), CFG.layout) == pytest.approx(125, abs=3)
 
 
 def test_without_mid_vertebra_lumbar_slices_count_and_without_those_there_is_none():
-    assert trabecular_hu(np.stack([pick(180, 17.9, 1, 0)]), CFG.n_learned) == pytest.approx(180)
-    assert np.isnan(trabecular_hu(np.stack([pick(180, 8, 0, 1)]), CFG.n_learned))
+    assert trabecular_hu(np.stack([pick(180, 17.9, 1, 0)]), CFG.layout) == pytest.approx(180)
+    assert np.isnan(trabecular_hu(np.stack([pick(180, 8, 0, 1)]), CFG.layout))
 
 
 def test_density_is_brought_to_120_kvp_and_unknown_tube_voltages_give_none():

@@ -4,10 +4,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from osteo_ray.model.patterns import show_only
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.schema import FEATURES, NAMES
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.training.patients import batch_of, gather, mask_modalities, part_of, scans_of
+from osteo_ray.training.patients import batch_of, gather, part_of, scans_of
 
 
 def embedded(series, n, patient="p", seed=0):
@@ -81,7 +82,7 @@ def test_batches_say_what_is_missing_and_hiding_hides():
     assert b.bag_mask.any(1).tolist() == [False, True, False]
     assert torch.equal(b.known, torch.from_numpy(np.isfinite(p.values)))
     assert (b.values[~b.known] == 0).all()
-    h = mask_modalities(b, {"demographics": True, "labs": False, "ct": False}, tuple(groups))
+    h = show_only(b, "demographics", tuple(groups))
     labs = torch.tensor([g == "labs" for g in groups])
     assert not h.known[:, labs].any()
     assert not h.bag_mask.any()

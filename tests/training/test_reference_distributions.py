@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 from synthetic_bundle import synthetic_bundle
 
-from osteo_ray.model.acquisition import Acquisition, extend
+from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.distributions import Distributions
-from osteo_ray.model.embedding import Scans
-from osteo_ray.model.encoder import height_of
+from osteo_ray.model.embedding import Scans, height_of, scaled_hu
 from osteo_ray.patients.schema import LABS, NAMES
 from osteo_ray.training.patients import Patients
+from osteo_ray.training.picks import Picks
 from osteo_ray.training.prepare import People
 from osteo_ray.training.reference_distributions import reference_of
 
@@ -21,12 +21,14 @@ def test_training_patients_become_quantiles_and_counts_and_test_patients_do_not(
     n, k, dim = 120, 3, cfg.encoder.dim
     picks = np.zeros((n, k, dim), np.float32)
     hu = rng.normal(130, 30, n)
-    picks[:, :, cfg.encoder.n_learned] = (hu[:, None] - 150) / 50
-    picks[:, :, -6], picks[:, :, -4], picks[:, :, -1] = height_of(15), 1, 1
+    layout = cfg.encoder.layout
+    picks[:, :, layout.trabecular] = scaled_hu(hu)[:, None]
+    picks[:, :, layout.lumbar], picks[:, :, layout.height], picks[:, :, layout.mid] = 1, height_of(15), 1
     scanned = Acquisition(np.where(np.arange(n) % 4 == 0, 100.0, 120.0), (np.arange(n) % 3 == 0).astype(float))
     series = np.array([f"s{i}" for i in range(n)])
     keys = np.array([f"p{i}" for i in range(n)])
-    scans = Scans(picks, np.ones((n, k), bool), np.zeros((n, k), np.float32), np.zeros(n, int), keys, series)
+    z_mm = np.tile(np.float32([0, 40, 80]), (n, 1))
+    scans = Scans(picks, np.ones((n, k), bool), z_mm, np.zeros(n, int), keys, series)
     values = np.full((n, len(NAMES)), np.nan)
     values[:, NAMES.index("age_y")] = 60
     values[: n // 2, [NAMES.index(c) for c in LABS]] = 50.0
@@ -34,9 +36,9 @@ def test_training_patients_become_quantiles_and_counts_and_test_patients_do_not(
     people = Patients(keys, part, np.zeros(n, int), np.zeros(n, np.float32), values, np.arange(n))
     headers = pd.DataFrame({"series_uid": series, "manufacturer": "M", "convolution_kernel": "B30f"})
     headers["slice_thickness_mm"] = 5.0
-    bags = extend(picks, cfg.encoder.n_learned, scanned, cfg.acquisition)
-    masks = np.ones((n, k), bool)
-    seen = reference_of(bundle, People(scans, scanned, people), bags, masks, headers)
+    every = np.tile(np.arange(k, dtype=np.int32), (n, 1))
+    found = Picks(picks, np.ones((n, k), bool), every, np.ones((n, k), bool))
+    seen = reference_of(bundle, People(scans, scanned, people), found, headers)
     assert seen.patients == 90
     assert seen.categories["manufacturer"] == {"M": 90}, "the test part is not in it"
     assert seen.categories["kvp"] == {"100 kVp": 30, "120 kVp": 60}
@@ -49,5 +51,5 @@ def test_training_patients_become_quantiles_and_counts_and_test_patients_do_not(
     assert Distributions.from_dict(json.loads(json.dumps(seen.to_dict()))) == seen
     held = [q for v in seen.numbers.values() for q in v.quantiles]
     assert not set(np.round(held, 9)) & set(np.round(expected, 9)), "nobody's own value is kept"
-    without = reference_of(bundle, People(scans, scanned, people), bags, masks, None)
+    without = reference_of(bundle, People(scans, scanned, people), found, None)
     assert "manufacturer" not in without.categories

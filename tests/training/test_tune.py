@@ -12,10 +12,10 @@ from small_training import TRAIN
 from osteo_ray.cli import main
 from osteo_ray.commands.train import TrainJob
 from osteo_ray.commands.tune import TuneJob
-from osteo_ray.config import ConfigError, load, narrow
+from osteo_ray.config import ConfigError, load, narrow, with_dotted
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.training.config import TrainConfig
-from osteo_ray.training.objectives import overlay, with_params
+from osteo_ray.training.objectives import with_params
 from osteo_ray.training.tune import check_space
 from osteo_ray.training.tune_config import TuneConfig
 
@@ -107,7 +107,7 @@ def test_a_space_that_the_training_does_not_take_is_refused(space, words):
 
 def test_settings_go_to_their_keys_and_nowhere_else():
     given = {"kdamm": {"student": {"lr": 0.1, "epochs": 3}}, "out": "x"}
-    assert overlay(given, {"kdamm.student.lr": 0.2, "seed": 4}) == {
+    assert with_dotted(given, {"kdamm.student.lr": 0.2, "seed": 4}) == {
         "kdamm": {"student": {"lr": 0.2, "epochs": 3}},
         "out": "x",
         "seed": 4,
