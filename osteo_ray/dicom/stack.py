@@ -82,18 +82,32 @@ class SliceStack:
 
     @classmethod
     def from_row(
-        cls, row: Mapping[str, Any], limits: Limits | None = None, guard: DecodeGuard | None = None
+        cls,
+        row: Mapping[str, Any],
+        limits: Limits | None = None,
+        guard: DecodeGuard | None = None,
+        geometry: bool = True,
     ) -> SliceStack:
         """Open a catalogue row (a mapping as `Table.to_pylist()` gives it). No pixel is touched.
 
         With `guard`, compressed frames are decoded in its child process, bounded in memory and time.
 
+        Args:
+            geometry: False also opens a series whose headers give no positions or spacing; these are NaN then, and
+                `axial` is not known.
+
         Raises:
-            ValueError: the row has no usable geometry (it ended in assembly; see its code).
+            ValueError: the row has no usable geometry (it ended in assembly; see its code), or no slices at all.
         """
-        items = list(row["instances"])
+        items = list(row["instances"] or ())
         need = ("orientation", "pixel_spacing_row_mm", "pixel_spacing_col_mm", "rows", "cols")
         absent = [k for k in need if row[k] is None]
+        if items and not geometry and row["rows"] and row["cols"]:
+            items = [{**i, "z_mm": np.nan if i["z_mm"] is None else i["z_mm"]} for i in items]
+            spacings = [np.nan if row[k] is None else float(row[k]) for k in need[1:3]]
+            turn = np.full(6, np.nan) if row["orientation"] is None else np.array(row["orientation"], float)
+            shape = (int(row["rows"]), int(row["cols"]))
+            return cls(items, shape, (spacings[0], spacings[1]), turn, limits, guard)
         if absent or not items or any(i["z_mm"] is None for i in items):
             what = ", ".join(absent) or ("slice positions" if items else "instances")
             raise ValueError(f"series {row['series_uid']} can't be opened: no {what} (code {row.get('code')})")
@@ -106,7 +120,13 @@ class SliceStack:
         return len(self._items)
 
     def axial(self, i: int) -> np.ndarray:
-        """HU of slice i as [rows, cols] with rows growing to the patient's posterior and columns to the left."""
+        """HU of slice i as [rows, cols] with rows growing to the patient's posterior and columns to the left.
+
+        Raises:
+            ValueError: the orientation is not known.
+        """
+        if not np.isfinite(self.orientation).all():
+            raise ValueError("the headers give no orientation: which way the slices lie is not known")
         return np.ascontiguousarray(self._axial(self.hu(i)))
 
     def hu(self, i: int) -> np.ndarray:

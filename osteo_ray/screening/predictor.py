@@ -1,8 +1,8 @@
 """One study -> one result, without Ray: select slices, score, calibrate, explain.
 
-    scorer = Scorer.load("bundle/")
-    result = scorer.score("study_folder/", record={"age_y": 67, "sex": "F"})
-    result["risk_prob"], result["state"]
+    predictor = Predictor.load("bundle/")
+    result = predictor.score("study_folder/", record={"age_y": 67, "sex": "F"})
+    result.risk, result.state
 
 The screening pipeline runs the same `score_rows` inside its actors.
 """
@@ -39,6 +39,7 @@ from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.table import from_mapping_dict
 from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.explain import explain
+from osteo_ray.screening.result import StudyResult
 from osteo_ray.screening.schema import RESULTS
 
 VERDICTS = ("pass", "warn", "fail")
@@ -119,14 +120,14 @@ class Predictor:
 
     # ---- one study, from Python
 
-    def score(self, study: str | Path, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def score(self, study: str | Path, record: Mapping[str, Any] | None = None) -> StudyResult:
         """Score the best series of the study that lies in `study` (folder, zip or any archive URI).
 
         Args:
             record: demographics and labs by feature name, e.g. `{"age_y": 67, "sex": "F"}`; None: CT alone.
 
         Returns:
-            A row of `screening.schema.RESULTS` as a dict. A study that can't be scored has a state and a code.
+            Never an exception for what the study is: one that can't be scored has a state and a code.
 
         Raises:
             RecordsError: naming the value that can't be.
@@ -139,8 +140,9 @@ class Predictor:
         if record is not None:
             values = from_mapping_dict(record).matrix()[0][0]
         if row.get("state"):
-            return self.closed(row, Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"]))
-        return self.score_rows([row], values[None])[0]
+            outcome = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"])
+            return StudyResult.of(self.closed(row, outcome), row)
+        return StudyResult.of(self.score_rows([row], values[None])[0], row)
 
     # ---- many series
 

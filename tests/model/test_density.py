@@ -28,6 +28,6 @@ def test_without_mid_vertebra_lumbar_slices_count_and_without_those_there_is_non
 
 
 def test_density_is_brought_to_120_kvp_and_unknown_tube_voltages_give_none():
-    hu = at_120_kvp(np.array([117.0, 100.0, 90.0, 100.0]), np.array([100.0, 120.0, 70.0, np.nan]), AcquisitionConfig())
+    hu = at_120_kvp(np.array([117.0, 100.0, 90.0, 100.0]), np.array([100.0, 120.0, 60.0, np.nan]), AcquisitionConfig())
     assert hu[:2] == pytest.approx([100, 100])
     assert np.isnan(hu[2:]).all()

@@ -65,6 +65,7 @@ def test_screen_without_a_bundle_uses_it_and_says_so(made, tmp_path, capsys):
 
 def test_one_study_from_python(made):
     study = next(p for p in sorted(Path(made.archive).iterdir()) if any(p.rglob("*.dcm")))
-    r = load_bundle().score(next(d for d in sorted(study.iterdir()) if d.is_dir()), record={"age_y": 70, "sex": "F"})
+    folder = next(d for d in sorted(study.iterdir()) if d.is_dir())
+    r = load_bundle().score(folder, record={"age_y": 70, "sex": "F"}).to_dict()
     assert r["model_name"] == reference.NAME
     assert r["code"]

@@ -82,7 +82,7 @@ def test_the_risk_falls_as_the_hu_of_labelled_vertebral_bodies_rise(volume, scor
     risk, density = {}, []
     for change in (-60, -40, -20, 0, 20, 40, 60):
         folder = write_dicom(np.where(body, hu + change, hu), spacing, tmp_path / f"{change:+d}")
-        r = scorer.score(folder, record=RECORD)
+        r = scorer.score(folder, record=RECORD).to_dict()
         assert r["state"] in (State.SCORED, State.SCORED_WARN), (change, r["code"], r["message"])
         risk[change] = r["log_odds"]
         density.append(r["trabecular_hu"])
@@ -99,7 +99,7 @@ def test_only_the_vertebrae_count(volume, scorer, tmp_path):
     got = {}
     for name, mask in (("as it is", np.zeros_like(body)), ("bodies", body), ("other bone", other)):
         folder = write_dicom(np.where(mask, hu - 60, hu), spacing, tmp_path / name)
-        got[name] = scorer.score(folder, record=RECORD)["log_odds"]
+        got[name] = scorer.score(folder, record=RECORD).to_dict()["log_odds"]
     assert abs(got["bodies"] - got["as it is"]) > abs(got["other bone"] - got["as it is"]), got
 
 
@@ -113,7 +113,7 @@ def test_the_risk_of_a_diagnostic_scan_follows_its_spine(real_data, tmp_path):
     scorer, risk, density = load_bundle(), {}, []
     for change in (-60, -30, 0, 30, 60):
         folder = write_dicom(np.where(bone, hu + change, hu), spacing, tmp_path / f"{change:+d}", age="049Y", sex="F")
-        r = scorer.score(folder)
+        r = scorer.score(folder).to_dict()
         density.append(r["trabecular_hu"])
         if r["state"] in (State.SCORED, State.SCORED_WARN):
             risk[change] = r["risk_prob"]

@@ -31,7 +31,7 @@ def test_everything_is_accounted_for(where, fit, real_data, ray_session, bundle_
 
 def test_one_real_study_from_python(real_data, bundle_dir):
     zipped = real_data / "ct" / "acrin_flt_breast_001_lower_thorax_to_pelvis_dicom.zip"
-    r = load_bundle(bundle_dir).score(zipped, record={"age_y": 49, "sex": "F"})
+    r = load_bundle(bundle_dir).score(zipped, record={"age_y": 49, "sex": "F"}).to_dict()
     assert r["state"] in ("SCORED", "SCORED_WARN")
     assert r["slices_total"] == 99
     assert r["slices_decoded"] <= 4 + 3 + 4  # coarse, kept, spare

@@ -31,7 +31,7 @@ def study(made):
 
 def test_two_lines_from_python(study, bundle_dir):
     folder, row = study
-    result = load_bundle(bundle_dir).score(folder, record={"age_y": 67, "sex": "F", "alp_u_l": 90})
+    result = load_bundle(bundle_dir).score(folder, record={"age_y": 67, "sex": "F", "alp_u_l": 90}).to_dict()
     assert result["state"] in ("SCORED", "SCORED_WARN")
     assert result["series_uid"] == row["series_uid"]
     assert 0 < result["risk_prob"] < 1
@@ -44,7 +44,7 @@ def test_two_lines_from_python(study, bundle_dir):
 def test_shap_adds_up_to_the_score(study, bundle_dir):
     folder, _ = study
     scorer = load_bundle(bundle_dir)
-    r = scorer.score(folder, record={"age_y": 50, "sex": "M"})
+    r = scorer.score(folder, record={"age_y": 50, "sex": "M"}).to_dict()
     c = scorer.bundle.calibrators[r["calibrator"]]
     logit = np.log(r["risk_prob"] / (1 - r["risk_prob"]))
     total = r["shap_base"] + sum(s["shap"] for s in r["shap"])
@@ -53,7 +53,7 @@ def test_shap_adds_up_to_the_score(study, bundle_dir):
 
 def test_without_a_record_age_and_sex_come_from_the_header_or_not_at_all(study, bundle_dir):
     folder, row = study
-    r = load_bundle(bundle_dir).score(folder)
+    r = load_bundle(bundle_dir).score(folder).to_dict()
     known = row["age_y"] is not None or row["sex"] in ("M", "F")
     assert r["modalities"] == (["demographics", "ct"] if known else ["ct"])
 
@@ -73,7 +73,7 @@ def test_scoring_alone_and_in_a_batch_agree(made, bundle_dir):
 
 def test_no_lumbar_slice_means_no_score(study):
     folder, _ = study
-    r = Predictor(synthetic_bundle(lumbar_threshold=1.1)).score(folder)
+    r = Predictor(synthetic_bundle(lumbar_threshold=1.1)).score(folder).to_dict()
     assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", "NO_LUMBAR_SEEN", "select")
     assert r["risk_prob"] is None
     assert r["selected"], "where it looked is kept, for a person to judge"
@@ -81,7 +81,7 @@ def test_no_lumbar_slice_means_no_score(study):
 
 def test_a_pattern_without_a_calibrator_abstains(study):
     folder, _ = study
-    r = Predictor(synthetic_bundle(patterns=("demographics+labs+ct",))).score(folder)
+    r = Predictor(synthetic_bundle(patterns=("demographics+labs+ct",))).score(folder).to_dict()
     assert (r["state"], r["code"]) == ("ABSTAINED", "NO_CALIBRATOR")
 
 
@@ -103,7 +103,7 @@ def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
 
 def gates_of(folder, gates, record=None):
     index = validate(IndexConfig, {"gates": gates})
-    r = Predictor(synthetic_bundle(), index=index).score(folder, record=record)
+    r = Predictor(synthetic_bundle(), index=index).score(folder, record=record).to_dict()
     return r, {g["gate"]: g["verdict"] for g in r["gates"]}
 
 
@@ -145,9 +145,9 @@ def test_a_missing_modality_warns(study):
 def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(study, what):
     folder, _ = study
     bundle = synthetic_bundle()
-    assert Predictor(bundle).score(folder, record=WHOLE)["code"] not in ("OOD_IMAGE", "OOD_RECORD")
+    assert Predictor(bundle).score(folder, record=WHOLE).code not in ("OOD_IMAGE", "OOD_RECORD")
     bundle.novelty[what] = replace(bundle.novelty[what], threshold=1e-4)
-    r = Predictor(bundle).score(folder, record=WHOLE)
+    r = Predictor(bundle).score(folder, record=WHOLE).to_dict()
     assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", f"OOD_{what.upper()}", "score")
     assert r["risk_prob"] is None
     assert "accepted up to" in r["message"]
@@ -156,7 +156,7 @@ def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(stu
 def test_a_class_set_comes_with_the_score(study):
     folder, _ = study
     bundle = synthetic_bundle()
-    r = Predictor(bundle).score(folder, record=WHOLE)
+    r = Predictor(bundle).score(folder, record=WHOLE).to_dict()
     wanted = [c for c in ("normal", "osteopenia", "osteoporosis") if r[f"p_{c}"] >= 1 - 0.9]
     assert r["conformal_set"] == wanted
     assert r["p_normal"] + r["p_osteopenia"] + r["p_osteoporosis"] == pytest.approx(1)
@@ -175,7 +175,7 @@ def test_a_series_filed_the_other_way_round_is_scored_the_same(study, bundle_dir
         for i, d in enumerate(sorted(files, key=lambda d: way * d.ImagePositionPatient[2])):
             d.InstanceNumber = i + 1
             d.save_as(to / f"{i:04d}.dcm")
-        r = scorer.score(to)
+        r = scorer.score(to).to_dict()
         risks.append((r["risk_prob"], [s["sop_uid"] for s in r["selected"]]))
     assert risks[0] == risks[1]
     assert risks[0][1]
