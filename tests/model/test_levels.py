@@ -1,0 +1,82 @@
+"""Level names on spines with known levels, seen by an encoder that errs."""
+
+import numpy as np
+import pytest
+
+from osteo_ray.model.config import REGIONS
+from osteo_ray.model.levels import BODY_AND_DISC_MM, BODY_SHARE, _chain, _moved, _moved_back, name_levels
+
+ORDER = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
+
+
+def spine(rng, top="T10", bottom="S", size=1.0, flat=0.5, n=40):
+    """z, beliefs and true levels of slices from the middle of `top` to `bottom`; numbers shrink towards 15 by `flat`."""
+    z, spans = 0.0, []
+    for name in ORDER[ORDER.index(top) :]:
+        h = BODY_AND_DISC_MM[name] * size * rng.normal(1, 0.04)
+        spans.append((name, z, z + BODY_SHARE * h, z + h))
+        z += h
+    spans.append(("S", z, z + 100, z + 100))
+    end = next(s[2] for s in spans if s[0] == bottom) - (50 if bottom == "S" else 0)
+    down = np.linspace(4, end, n)
+    region, number, mid, truth = np.zeros((n, 4)), np.zeros(n), np.zeros(n), []
+    for i, d in enumerate(down):
+        name, low, high, _ = next(s for s in spans if s[1] <= d < s[3])
+        truth.append(name if d < high or name == "S" else "disc")
+        true = 18 if name == "S" else ORDER.index(name) + 1
+        number[i] = 15 + (true - 15) * flat + rng.normal(0, 0.6)
+        mid[i] = 0 if name == "S" else np.clip(1 - abs(2 * (d - low) / (high - low) - 1), 0, 1) * (d < high)
+        mid[i] = np.clip(mid[i] + rng.normal(0, 0.15), 0, 1)
+        r = {"T": 0, "L": 1, "S": 2}[name[0]]
+        p = np.full(4, 0.05)
+        p[r] = 0.85
+        if rng.random() < 0.06:  # now and then it is quite wrong
+            p = np.roll(p, 1)
+        region[i] = p
+    return -down, region, number, mid, np.array(truth)
+
+
+def share_right(**kw):
+    right = count = named = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        z, region, number, mid, truth = spine(rng, size=rng.uniform(0.9, 1.15), **kw)
+        found = name_levels(z, region, number, mid)
+        body = np.array([t[0] in "LT" for t in truth]) & (mid > 0.5)
+        for t, level in zip(truth[body], np.array(found.level, object)[body], strict=True):
+            count += 1
+            named += level is not None
+            right += level == t
+    return right / max(named, 1), named / count
+
+
+@pytest.mark.parametrize("kw", [{}, {"top": "L1"}, {"bottom": "L4"}, {"flat": 0.2}])
+def test_levels_are_right_where_chest_or_sacrum_is_seen(kw):
+    right, named = share_right(**kw)
+    assert right >= 0.95
+    assert named >= 0.8
+
+
+def test_without_an_anchor_less_is_named_and_confidence_says_so():
+    rng = np.random.default_rng(0)
+    z, region, number, mid, _ = spine(rng, top="L2", bottom="L4", flat=0.0, n=12)
+    region[:] = np.eye(4)[REGIONS.index("lumbar")] * 0.9 + 0.025
+    found = name_levels(z, region, number, mid)
+    assert max(found.confidence) < 0.9
+    assert sum(level is None for level in found.level) >= 3
+
+
+def test_nothing_of_the_spine_has_no_name():
+    region = np.tile(np.eye(4)[REGIONS.index("none")], (10, 1))
+    found = name_levels(np.arange(10) * 20.0, region, np.full(10, 15.0), np.zeros(10))
+    assert set(found.level) == {None}
+    assert found.lumbar.max() < 0.2
+    assert name_levels(np.zeros(0), np.zeros((0, 4)), np.zeros(0), np.zeros(0)).level == ()
+
+
+def test_a_step_keeps_probability_and_back_is_its_transpose():
+    n = len(_chain(5, 1.04).level)
+    forward = np.stack([_moved(e) for e in np.eye(n)])  # row: from, column: to
+    assert np.allclose(forward.sum(1), 1)
+    back = np.stack([_moved_back(e) for e in np.eye(n)], 1)
+    assert np.allclose(forward, back)
