@@ -22,8 +22,8 @@ from osteo_ray.model.embedding import L1_NUMBER, p_mid, vertebra
 
 STEP_MM = 3.0
 BODY_AND_DISC_MM = {
-    **dict(zip((f"T{i}" for i in range(1, 13)), (19.0, 19.5, 20.0, 20.5, 21.1, 21.8, 22.5, 23.2, 24.2, 25.8, 27.3, 29.5),
-               strict=True)),
+    "T1": 19.0, "T2": 19.5, "T3": 20.0, "T4": 20.5, "T5": 21.1, "T6": 21.8,
+    "T7": 22.5, "T8": 23.2, "T9": 24.2, "T10": 25.8, "T11": 27.3, "T12": 29.5,
     "L1": 32.3, "L2": 34.4, "L3": 35.6, "L4": 36.4, "L5": 35.5, "L6": 35.5,
 }  # fmt: skip
 """Height of a level, body and the disc below, of a woman of 160 cm."""
@@ -63,14 +63,19 @@ class Levels:
 
 
 @dataclass(frozen=True)
-class _Chain:
-    """States from the neck to below the sacrum."""
+class _Chains:
+    """Each hypothesis [H] of size and lumbar count as states [S] from neck to below the sacrum, padded."""
 
-    level: tuple[str, ...]  # of each state
-    region: np.ndarray  # int [S], index into REGIONS
-    number: np.ndarray  # float [S], vertebra number; NaN where there is none
-    mid: np.ndarray  # float [S], what `mid` is expected to be
-    body: np.ndarray  # bool [S]
+    names: tuple[str, ...]  # of the levels that states belong to
+    level: np.ndarray  # int [H, S], index into names; -1: padding
+    region: np.ndarray  # int [H, S], index into REGIONS
+    number: np.ndarray  # float [H, S], vertebra number; NaN where there is none
+    mid: np.ndarray  # float [H, S], what `mid` is expected to be
+    target: np.ndarray  # bool [H, S], body of one of L1-L4
+    stay: np.ndarray  # float [H, S], chance to stay in a state for a step, and to move on by one and by two
+    one: np.ndarray
+    two: np.ndarray
+    prior: np.ndarray  # float [H]
 
 
 def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> Levels:
@@ -88,32 +93,20 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
     z = np.asarray(z_mm, float)
     down = z.max() - z  # the model runs from head to foot
     at = np.rint(down / STEP_MM).astype(int)
-    weight = _weights(down)
-    total: dict[str, np.ndarray] = {}
-    body = np.zeros(k)
-    scores, parts = [], []
-    for count, p_count in LUMBAR_PRIOR.items():
-        for size, p_size in zip(SIZES, SIZE_PRIOR, strict=True):
-            chain = _chain(count, size)
-            evidence = _evidence(chain, np.asarray(region, float), np.asarray(number, float), np.asarray(mid, float))
-            posterior, log_likelihood = _posterior(evidence * weight[:, None], at)
-            scores.append(log_likelihood + np.log(p_count * p_size))
-            parts.append((chain, posterior))
-    share = np.exp(np.array(scores) - np.max(scores))
-    share /= share.sum()
-    for w, (chain, posterior) in zip(share, parts, strict=True):
-        names = np.array(chain.level)
-        for name in dict.fromkeys(chain.level):
-            total[name] = total.get(name, np.zeros(k)) + w * posterior[:, names == name].sum(1)
-        body += w * posterior[:, np.isin(names, ("L1", "L2", "L3", "L4")) & chain.body].sum(1)
-    names = list(total)
-    p = np.stack([total[n] for n in names], 1)
+    chains = _chains()
+    evidence = _evidence(chains, np.asarray(region, float), np.asarray(number, float), np.asarray(mid, float))
+    posterior, log_likelihood = _posterior(chains, evidence * _weights(down)[:, None, None], at)
+    score = log_likelihood + np.log(chains.prior)
+    share = np.exp(score - score.max())
+    posterior *= (share / share.sum())[None, :, None]
+    p = np.stack([posterior[:, chains.level == i].sum(1) for i in range(len(chains.names))], 1)
     best = p.argmax(1)
     confidence = p[np.arange(k), best]
+    unnamed = [chains.names.index(n) for n in (ABOVE, BELOW)]
     level = tuple(
-        names[b] if c >= SURE and names[b] not in (ABOVE, BELOW) else None for b, c in zip(best, confidence, strict=True)
+        chains.names[b] if c >= SURE and b not in unnamed else None for b, c in zip(best, confidence, strict=True)
     )
-    return Levels(level, confidence, body)
+    return Levels(level, confidence, posterior[:, chains.target].sum(1))
 
 
 def levels_of(z_mm: np.ndarray, embedding: np.ndarray) -> Levels:
@@ -122,27 +115,44 @@ def levels_of(z_mm: np.ndarray, embedding: np.ndarray) -> Levels:
     return name_levels(z_mm, region, vertebra(embedding), p_mid(embedding))
 
 
-@lru_cache(maxsize=64)
-def _chain(lumbar: int, size: float) -> _Chain:
-    level, region, number, mid, body = [ABOVE], [REGIONS.index("none")], [np.nan], [0.0], [False]
+@lru_cache(maxsize=1)
+def _chains() -> _Chains:
+    made = [
+        (_chain(lumbar, size), p * q)
+        for lumbar, p in LUMBAR_PRIOR.items()
+        for size, q in zip(SIZES, SIZE_PRIOR, strict=True)
+    ]
+    names = (ABOVE, *BODY_AND_DISC_MM, SACRUM, BELOW)
+    shape = (len(made), max(len(c) for c, _ in made))
+    level, region = np.full(shape, -1), np.zeros(shape, int)
+    number, mid = np.full(shape, np.nan), np.zeros(shape)
+    target = np.zeros(shape, bool)
+    stay, one, two = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for h, (chain, _) in enumerate(made):
+        n = len(chain)
+        for s, (name, r, value, middle, body) in enumerate(chain):
+            level[h, s], region[h, s], number[h, s], mid[h, s] = names.index(name), REGIONS.index(r), value, middle
+            target[h, s] = body and name in ("L1", "L2", "L3", "L4")
+        stay[h, :n], one[h, :n], two[h, :n] = STAY, ONE, TWO
+        stay[h, 0], one[h, 0], two[h, 0] = 0.9, 0.1, 0.0
+        one[h, n - 2], two[h, n - 2] = ONE + TWO, 0.0
+        stay[h, n - 1], one[h, n - 1], two[h, n - 1] = 1.0, 0.0, 0.0
+    return _Chains(names, level, region, number, mid, target, stay, one, two, np.array([w for _, w in made]))
+
+
+def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]]:
+    """(level, region, vertebra number, expected mid, whether it is body) of each state."""
+    out = [(ABOVE, "none", np.nan, 0.0, False)]
     names = [f"T{i}" for i in range(1, 13)] + [f"L{i}" for i in range(1, lumbar + 1)]
-    for i, name in enumerate(names):
+    for i, name in enumerate(names, 1):
         n = max(3, round(BODY_AND_DISC_MM[name] * size / STEP_MM))
-        place = (np.arange(n) + 0.5) / n
-        inside = place < BODY_SHARE
-        level += [name] * n
-        region += [REGIONS.index("thoracic" if name[0] == "T" else "lumbar")] * n
-        # A sacralised L5 leaves no number out: what lies below the last lumbar vertebra is the sacrum.
-        number += list(i + 1 + np.where(inside, 0.0, (place - BODY_SHARE) / (1 - BODY_SHARE)))
-        mid += list(np.where(inside, 1 - np.abs(2 * place / BODY_SHARE - 1), 0.0))
-        body += list(inside)
+        for place in (np.arange(n) + 0.5) / n:
+            body = bool(place < BODY_SHARE)
+            number = i if body else i + (place - BODY_SHARE) / (1 - BODY_SHARE)
+            middle = 1 - abs(2 * place / BODY_SHARE - 1) if body else 0.0
+            out.append((name, "thoracic" if name[0] == "T" else "lumbar", number, middle, body))
     n = round(SACRUM_MM * size / STEP_MM)
-    level += [SACRUM] * n + [BELOW]
-    region += [REGIONS.index("pelvic")] * n + [REGIONS.index("none")]
-    number += [L1_NUMBER + 5.0] * n + [np.nan]
-    mid += [0.0] * (n + 1)
-    body += [False] * (n + 1)
-    return _Chain(tuple(level), np.array(region), np.array(number), np.array(mid), np.array(body))
+    return [*out, *[(SACRUM, "pelvic", L1_NUMBER + 5.0, 0.0, False)] * n, (BELOW, "none", np.nan, 0.0, False)]
 
 
 def _weights(down: np.ndarray) -> np.ndarray:
@@ -158,63 +168,58 @@ def _weights(down: np.ndarray) -> np.ndarray:
     return out
 
 
-def _evidence(chain: _Chain, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> np.ndarray:
-    """Log-likelihood of each slice in each state [k, S]."""
-    p = region[:, chain.region] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
-    off = (number[:, None] - chain.number[None]) / NUMBER_SD
+def _evidence(chains: _Chains, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> np.ndarray:
+    """Log-likelihood of each slice in each state [k, H, S]."""
+    p = region[:, chains.region] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
+    off = (number[:, None, None] - chains.number[None]) / NUMBER_SD
     near = np.exp(-0.5 * off**2) * (1 - NUMBER_FLOOR) + NUMBER_FLOOR
     # Where there is no vertebra the number says nothing: as if it were one and a half off.
     near = np.where(np.isfinite(near), near, np.exp(-0.5 * (1.5 / NUMBER_SD) ** 2))
-    middle = -0.5 * ((mid[:, None] - chain.mid[None]) / MID_SD) ** 2
+    middle = -0.5 * ((mid[:, None, None] - chains.mid[None]) / MID_SD) ** 2
     return np.log(p) + np.log(near) + middle
 
 
-def _posterior(evidence: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, float]:
-    """State probabilities of each slice [k, S], and the log-likelihood; `at`: the grid step of each slice."""
-    steps, states = int(at.max()) + 1, evidence.shape[1]
-    log = np.zeros((steps, states))
+def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """State probabilities of each slice [k, H, S], and each hypothesis' log-likelihood [H].
+
+    Args:
+        at: the step of each slice, from the head.
+    """
+    steps = int(at.max()) + 1
+    real = chains.level >= 0
+    log = np.zeros((steps, *real.shape))
     np.add.at(log, at, evidence)
-    top = log.max(1, keepdims=True)
-    emission = np.exp(log - top)
-    forward = np.zeros((steps, states))
-    scale = np.zeros(steps)
-    f = np.full(states, 1.0 / states)
-    f[0] = f[-1] = 0.1
-    f = f / f.sum() * emission[0]
+    top = np.where(real, log, -np.inf).max(2)
+    emission = np.where(real, np.exp(log - top[..., None]), 0.0)
+    forward = np.zeros_like(emission)
+    scale = np.zeros((steps, len(real)))
+    f = np.where(real, 1.0, 0.0)
+    f = f / f.sum(1, keepdims=True)
     for t in range(steps):
-        if t:
-            f = _moved(f) * emission[t]
-        scale[t] = f.sum()
-        f = f / max(scale[t], 1e-300)
+        f = (_moved(chains, f) if t else f) * emission[t]
+        scale[t] = np.maximum(f.sum(1), 1e-300)
+        f = f / scale[t][:, None]
         forward[t] = f
-    b = np.ones(states)
-    posterior = np.zeros_like(forward)
-    posterior[-1] = forward[-1]
+    posterior = forward.copy()
+    b = np.ones_like(f)
     for t in range(steps - 2, -1, -1):
-        b = _moved_back(b * emission[t + 1]) / max(scale[t + 1], 1e-300)
-        posterior[t] = forward[t] * b
-    posterior /= np.maximum(posterior.sum(1, keepdims=True), 1e-300)
-    return posterior[at], float(np.log(np.maximum(scale, 1e-300)).sum() + top.sum())
+        b = _moved_back(chains, b * emission[t + 1]) / scale[t + 1][:, None]
+        posterior[t] *= b
+    posterior /= np.maximum(posterior.sum(2, keepdims=True), 1e-300)
+    return posterior[at], np.log(scale).sum(0) + top.sum(0)
 
 
-def _moved(f: np.ndarray) -> np.ndarray:
-    """One step down: states above and below the spine keep what they have, but for what enters and leaves it."""
-    out = STAY * f
-    out[1:] += ONE * f[:-1]
-    out[2:] += TWO * f[:-2]
-    out[0] = 0.9 * f[0]
-    out[1] += (1 - 0.9 - ONE) * f[0] if len(f) > 1 else 0.0
-    out[2] -= TWO * f[0]
-    out[-1] += (1 - STAY) * f[-1] + TWO * f[-2]
+def _moved(chains: _Chains, f: np.ndarray) -> np.ndarray:
+    """State probabilities [H, S] one step further down."""
+    out = chains.stay * f
+    out[:, 1:] += (chains.one * f)[:, :-1]
+    out[:, 2:] += (chains.two * f)[:, :-2]
     return out
 
 
-def _moved_back(b: np.ndarray) -> np.ndarray:
+def _moved_back(chains: _Chains, b: np.ndarray) -> np.ndarray:
     """The transpose of `_moved`."""
-    out = STAY * b
-    out[:-1] += ONE * b[1:]
-    out[:-2] += TWO * b[2:]
-    out[0] = 0.9 * b[0] + 0.1 * b[1]
-    out[-1] = b[-1]
-    out[-2] = STAY * b[-2] + (ONE + TWO) * b[-1]
+    out = chains.stay * b
+    out[:, :-1] += chains.one[:, :-1] * b[:, 1:]
+    out[:, :-2] += chains.two[:, :-2] * b[:, 2:]
     return out
