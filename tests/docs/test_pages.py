@@ -41,6 +41,12 @@ def test_no_line_is_longer_than_120_columns(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_no_line_begins_with_a_figure(page: Path) -> None:
+    """A comment at the start of a line makes the whole line HTML, and its Markdown is shown as it is."""
+    assert not re.findall(r"^<!-- figure.*$", page.read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_no_relative_link_is_dead(page: Path) -> None:
     for target in LINK.findall(prose(page)):
         if re.match(r"[a-z]+:", target):
