@@ -14,8 +14,6 @@ import json
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy as np
 
 from osteo_ray.dicom.codecs import decode_error, decode_frame
 from osteo_ray.dicom.limits import Limits
+from osteo_ray.io.child_process import ChildProcess
 from osteo_ray.outcomes import Rejected
 
 _HEAD = struct.Struct("<II")
@@ -34,8 +33,7 @@ class DecodeGuard:
     def __init__(self, limits: Limits | None = None):
         self._limits = limits or Limits()
         self._lock = threading.Lock()
-        self._child: subprocess.Popen | None = None
-        self._sock: socket.socket | None = None
+        self._child: ChildProcess | None = None
         self.deaths = 0
 
     def decode(self, data: bytes, transfer_syntax: str, shape: tuple[int, int], bits_allocated: int) -> np.ndarray:
@@ -48,9 +46,10 @@ class DecodeGuard:
         with self._lock:
             if self._child is None:
                 self._start()
+            assert self._child is not None
             try:
-                _send(self._sock, ask, data)
-                answer, body = _receive(self._sock)
+                _send(self._child.socket, ask, data)
+                answer, body = _receive(self._child.socket)
             except TimeoutError:
                 self._end()
                 message = f"no answer within {self._limits.decode_timeout_s:g} s"
@@ -63,38 +62,19 @@ class DecodeGuard:
         return np.frombuffer(body, answer["dtype"]).reshape(answer["shape"])
 
     def _start(self) -> None:
-        parent_end, child_end = socket.socketpair()
-        code = "from osteo_ray.dicom.decode_guard import serve; import sys; serve(int(sys.argv[1]), int(sys.argv[2]))"
-        args = [sys.executable, "-c", code, str(child_end.fileno()), str(self._limits.decode_memory_mb)]
-        with child_end:
-            self._child = subprocess.Popen(
-                args,
-                pass_fds=[child_end.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        parent_end.settimeout(60.0)  # an interpreter's start on a loaded machine is not the frame's fault
-        self._sock = parent_end
+        self._child = ChildProcess("osteo_ray.dicom.decode_guard", "serve", self._limits.decode_memory_mb)
+        sock = self._child.socket
+        sock.settimeout(60.0)  # an interpreter's start on a loaded machine is not the frame's fault
         try:
-            _receive(parent_end)
+            _receive(sock)
         except (OSError, EOFError):
             raise decode_error(f"the decoder process could not start ({self._end()})", "DECODER_DIED") from None
-        parent_end.settimeout(self._limits.decode_timeout_s)
+        sock.settimeout(self._limits.decode_timeout_s)
 
     def _end(self) -> str:
-        child, sock, self._child, self._sock = self._child, self._sock, None, None
+        child, self._child = self._child, None
         self.deaths += 1
-        if sock is not None:
-            sock.close()
-        if child is None:
-            return "not running"
-        try:
-            rc = child.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            rc = child.wait()
-        return f"signal {-rc}" if rc < 0 else f"exit {rc}"
+        return "not running" if child is None else child.end()
 
     def close(self) -> None:
         with self._lock:

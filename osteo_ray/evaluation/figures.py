@@ -23,11 +23,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from osteo_ray.evaluation.evaluate import Evaluation, Subgroup
+from osteo_ray.evaluation.palette import ACCENT, INK, LINE, MUTED, PAPER, RAISE
 
 Format = Literal["png", "svg"]
 
 # Six distinct colours and no others: the HTML report swaps each for a CSS variable, so figures follow dark mode.
-INK, MUTED, LINE, ACCENT, RAISE, PAPER = "#1b2127", "#5a646e", "#d9dee2", "#0e5f73", "#a4441d", "#ffffff"
 
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",

@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from osteo_ray.io.files import replaced
+
 T = TypeVar("T")
 _NOT_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError)
 
@@ -110,7 +112,7 @@ class Store:
         if self.remote:
             self._fs.pipe_file(self._at(name), data)
             return
-        with self._moved_into_place(name) as tmp:
+        with replaced(self._at(name)) as tmp:
             tmp.write_bytes(data)
 
     def get(self, name: str) -> bytes:
@@ -143,21 +145,8 @@ class Store:
                 yield tmp
                 self._fs.put_file(str(tmp), self._at(name))
         else:
-            with self._moved_into_place(name) as tmp:
+            with replaced(self._at(name)) as tmp:
                 yield tmp
-
-    @contextmanager
-    def _moved_into_place(self, name: str) -> Iterator[Path]:
-        path = Path(self._at(name))
-        tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield tmp
-            os.replace(tmp, path)
-        except BaseException:
-            with suppress(OSError):
-                tmp.unlink(missing_ok=True)
-            raise
 
     @contextmanager
     def folder(self, read: Sequence[str] = ()) -> Iterator[Path]:

@@ -11,7 +11,6 @@ on from there after a kill, to the same weights.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from osteo_ray.io.files import replaced
 from osteo_ray.kdamm.config import DistillConfig, FitConfig
 from osteo_ray.kdamm.objective import Objective, Rows, build
 from osteo_ray.model.calibration import normal_log_odds
@@ -116,9 +116,8 @@ class FileKeeper:
         return torch.load(self.path, weights_only=True) if self.path.exists() else None
 
     def save(self, state: dict[str, Any]) -> None:
-        tmp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        torch.save(state, tmp)
-        os.replace(tmp, self.path)
+        with replaced(self.path) as tmp:
+            torch.save(state, tmp)
 
 
 Feed = Callable[[int], Iterator[Rows]]

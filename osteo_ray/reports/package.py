@@ -10,7 +10,6 @@ has the same UIDs, and a second copy with another creation time would be another
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import Any
 
 from pydicom import dcmread
 
+from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError
 from osteo_ray.reports.capture import write_capture
 from osteo_ray.reports.config import PackageConfig
@@ -99,12 +99,8 @@ def write_package(
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(path) as tmp:
         write(tmp)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def _is(path: Path, sop_uid: str) -> bool:

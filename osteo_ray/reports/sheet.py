@@ -22,14 +22,13 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from osteo_ray.evaluation.palette import ACCENT, FAIL, INK, LINE, MARK, MUTED, NOTICE, PASS, RAISE, WARN, WASH
 from osteo_ray.reports.pictures import WINDOW_LEVEL, WINDOW_WIDTH, encode
 from osteo_ray.reports.study_view import DISCLAIMER, BarGroup, Page, Risk, StudyView, page
 from osteo_ray.reports.wording import SPACE, shorten
 
 WIDTH, HEIGHT = 1024, 1448  # pixels; A4's proportions
 DPI = 124
-INK, MUTED, LINE, WASH, ACCENT, RAISE = "#1b2127", "#5a646e", "#d9dee2", "#f1f3f4", "#0e5f73", "#a4441d"
-NOTICE = "#f6e6de"
 LEFT, RIGHT = 0.055, 0.945
 MOST_SLICES, MOST_ROWS, MOST_GATES = 8, 15, 16
 _STYLE: Any = {"font.family": "DejaVu Sans", "pdf.fonttype": 42, "text.color": INK, "svg.hashsalt": "osteo-ray"}
@@ -138,7 +137,7 @@ def _slices(figure: Figure, text: _Text, view: StudyView, p: Page) -> None:
         for s in p.slices:
             if s.at is not None and s.label_at is not None:
                 y, label = (v / 100 * picture.shape[0] for v in (s.at, s.label_at))
-                box.axhline(y, color="#6fd0e6", lw=0.9)
+                box.axhline(y, color=MARK, lw=0.9)
                 box.annotate(
                     str(s.number),
                     (picture.shape[1], y),
@@ -204,7 +203,7 @@ def _gates(text: _Text, p: Page, y: float) -> None:
     _heading(text.figure, text, y, "Quality gates", "found, and what is allowed")
     first = sorted(p.gates, key=lambda g: g[1] == "Pass")[:MOST_GATES]
     per = (len(first) + 1) // 2
-    colors = {"ok": "#2a6a47", "warn": "#805300", "bad": "#a02525"}
+    colors = {"ok": PASS, "warn": WARN, "bad": FAIL}
     for i, (_, word, tone, gate, value, threshold) in enumerate(first):
         x, at = LEFT + 0.45 * (i // per), y - 0.016 - 0.0112 * (i % per)
         text(x, at, word, 6.6, colors.get(tone, MUTED), weight="bold")

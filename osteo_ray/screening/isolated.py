@@ -12,10 +12,6 @@ OUT_OF_MEMORY. Then the batch goes on in a new child, without it.
 from __future__ import annotations
 
 import faulthandler
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -27,6 +23,7 @@ import numpy as np
 import torch
 
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.io.child_process import ChildProcess
 from osteo_ray.io.store import local_folder
 from osteo_ray.model.bundle import FILES
 from osteo_ray.outcomes import Outcome, Phase, State
@@ -50,7 +47,7 @@ class IsolatedPredictor:
 
     def __init__(self, bundle: str, cfg: ScoringConfig, index: IndexConfig, limits: SeriesLimits):
         self._bundle, self._cfg, self._index, self._limits = bundle, cfg, index, limits
-        self._child: subprocess.Popen | None = None
+        self._child: ChildProcess | None = None
         self._conn: Connection | None = None
         self._model: dict[str, str] = {}
         self.ended = 0  # children that died or were ended at a series
@@ -107,18 +104,8 @@ class IsolatedPredictor:
             return None, at, "WORKER_DIED", f"the scorer's process ended ({how}) {self._limits.deaths} times"
 
     def _start(self) -> None:
-        parent_end, child_end = socket.socketpair()
-        code = "from osteo_ray.screening.isolated import serve; import sys; serve(int(sys.argv[1]))"
-        with child_end:
-            self._child = subprocess.Popen(
-                [sys.executable, "-c", code, str(child_end.fileno())],
-                pass_fds=[child_end.fileno()],
-                env=MALLOC | os.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # its decoder's process is ended with it
-            )
-        self._conn = conn = Connection(parent_end.detach())
+        self._child = ChildProcess("osteo_ray.screening.isolated", "serve", env=MALLOC)
+        self._conn = conn = Connection(self._child.socket.detach())
         try:
             conn.send((self._bundle, self._cfg, self._index, self._limits))
             if not conn.poll(START_S):
@@ -136,18 +123,7 @@ class IsolatedPredictor:
         self.ended += 1
         if conn is not None:
             conn.close()
-        if child is None:
-            return "not running"
-        try:
-            rc = child.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            rc = None
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            child.kill()
-        rc = child.wait() if rc is None else rc
-        return f"signal {-rc}" if rc < 0 else f"exit {rc}"
+        return "not running" if child is None else child.end()
 
     def close(self) -> None:
         """End the child."""

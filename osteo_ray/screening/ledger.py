@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.io.store import Store, local_folder, open_parquet
+from osteo_ray.io.tables import rows_by_number
 from osteo_ray.model.bundle import FILES, verify
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.window import WindowConfig
@@ -281,13 +282,11 @@ def batches(catalogue: str, rows: np.ndarray, keys: np.ndarray, attempt: np.ndar
     """Catalogue rows with `row_key` and `attempt`, at most `size` at a time, reading only the row groups that hold
     them, one after the other. rows: int64 [n], ascending."""
     with open_parquet(catalogue) as f:
-        ends = np.cumsum([f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)])
-        group = np.searchsorted(ends, rows, side="right")
-        for g in np.unique(group).tolist():
-            owned = np.flatnonzero(group == g)
-            first = int(ends[g - 1]) if g else 0
-            table = f.read_row_group(g).take(pa.array(rows[owned] - first))
+        at = 0
+        for table in rows_by_number(f, rows):
+            owned = slice(at, at + table.num_rows)
+            at = owned.stop
             table = table.append_column("row_key", pa.array([k.decode() for k in keys[owned].tolist()], pa.string()))
             table = table.append_column("attempt", pa.array(attempt[owned], pa.int32()))
-            for a in range(0, len(owned), size):
+            for a in range(0, table.num_rows, size):
                 yield table.slice(a, size)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import State
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.config import PatientConfig
@@ -115,14 +116,12 @@ def write_patients(
     out.parent.mkdir(parents=True, exist_ok=True)
     held = _from_records(records)
     light = []
-    tmp = out.with_name(f".{out.name}.tmp")
-    with pq.ParquetWriter(tmp, PATIENTS, compression="zstd") as writer:
+    with replaced(out) as tmp, pq.ParquetWriter(tmp, PATIENTS, compression="zstd") as writer:
         for part in _buckets(pads.dataset(results, schema=RESULTS), rows_at_once, out.parent):
             table = patients_of(part, held, cfg)
             writer.write_table(table)
             light.append(table.select(["patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict",
                                        "known", "known_text", "suppressed"]))  # fmt: skip
-    tmp.replace(out)
     return pa.concat_tables(light)
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteo_ray.io.store import Store, open_parquet
+from osteo_ray.io.tables import row_range
 from osteo_ray.outcomes import Phase, State
 from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
 from osteo_ray.screening.predictor import COPIED
@@ -187,16 +188,9 @@ def _closed_rows(catalogue: str, shard: Shard, keys: np.ndarray, is_open: np.nda
 
 
 def read_rows(catalogue: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Successive rows of a Parquet file, reading only the row groups that hold them."""
+    """Successive rows of a Parquet file, by path or URI."""
     with open_parquet(catalogue) as f:
-        first, tables = 0, []
-        for g in range(f.metadata.num_row_groups):
-            n = f.metadata.row_group(g).num_rows
-            if first < stop and first + n > start:
-                a, b = max(start - first, 0), min(stop - first, n)
-                tables.append(f.read_row_group(g, columns=columns).slice(a, b - a))
-            first += n
-    return pa.concat_tables(tables)
+        return row_range(f, start, stop, columns)
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

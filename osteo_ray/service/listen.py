@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.events import Event
 
 from osteo_ray.catalogue.study import index_study
+from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
@@ -106,15 +106,11 @@ class Spool:
             if self.used + len(data) > self.max_bytes:
                 return False
             self.used += len(data)
-        tmp = path.with_name(f".{path.name}.{threading.get_ident()}.tmp")
         try:
             path.parent.mkdir(exist_ok=True, mode=0o700)
-            with tmp.open("wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
+            with replaced(path, durable=True) as tmp:
+                tmp.write_bytes(data)
             with self.lock:
-                os.replace(tmp, path)
                 self.last[name] = time.time()
                 state = self.load(name)
                 # What comes while reports are on their way opens the study again.
@@ -123,7 +119,6 @@ class Spool:
                 state.attempt, state.next_try = 0, 0.0
                 self.save(name, state)
         except OSError:
-            tmp.unlink(missing_ok=True)
             with self.lock:
                 self.used -= len(data)
             return False
@@ -136,10 +131,8 @@ class Spool:
             return None
 
     def save(self, name: str, state: StudyState) -> None:
-        with self.lock:
-            tmp = self.states / f".{name}.tmp"
+        with self.lock, replaced(self.states / f"{name}.json") as tmp:
             tmp.write_text(json.dumps(asdict(state), indent=1) + "\n")
-            os.replace(tmp, self.states / f"{name}.json")
 
     def due(self, quiet_s: float) -> list[tuple[str, StudyState]]:
         """Studies that are complete or wait for another attempt, and whose time has come."""

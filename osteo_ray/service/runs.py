@@ -28,6 +28,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from osteo_ray.io.files import replaced
+from osteo_ray.io.store import open_parquet
+from osteo_ray.io.tables import row_range
 from osteo_ray.screening.schema import FOOTER, RESULTS
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -176,16 +179,9 @@ class Run:
             keys = self.table(["row_key"])["row_key"].to_pylist()
             found = (self.row(k) for k in keys[offset : offset + limit])
             return len(keys), [r for r in found if r]
-        f = pq.ParquetFile(whole)
-        rows: list[dict[str, Any]] = []
-        start = 0
-        for g in range(f.num_row_groups):
-            n = f.metadata.row_group(g).num_rows
-            low, high = max(offset - start, 0), min(offset + limit - start, n)
-            if low < high:
-                rows += f.read_row_group(g).slice(low, high - low).to_pylist()
-            start += n
-        return start, rows
+        with open_parquet(whole) as f:
+            total = f.metadata.num_rows
+            return total, row_range(f, offset, min(offset + limit, total)).to_pylist()
 
     def row(self, row_key: str) -> dict[str, Any] | None:
         """One result row by its key."""
@@ -304,9 +300,8 @@ class Runs:
 
 def write_json(path: Path, value: Any) -> None:
     """The file appears whole or not at all."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    tmp.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(tmp, path)
+    with replaced(path) as tmp:
+        tmp.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def _parts(out: Path) -> list[tuple[Path, int]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import threading
 import time
@@ -21,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from osteo_ray.config import ConfigError
+from osteo_ray.io.files import replaced
 
 PREFIX = "osr_"
 
@@ -116,12 +116,9 @@ class Tokens:
             raise ConfigError(f"tokens: {self.path} can't be read: {e}") from None
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as f:
-            json.dump(rows, f, indent=1)
-        os.replace(tmp, self.path)
+        with replaced(self.path) as tmp:
+            tmp.touch(mode=0o600)  # before anything is in it
+            tmp.write_text(json.dumps(rows, indent=1))
 
 
 def _hash(secret: str) -> str:

@@ -1,0 +1,10 @@
+"""Colours of figures and report pages, once. The page's style sheet uses the same values."""
+
+INK, PAPER = "#1b2127", "#ffffff"
+MUTED, LINE, WASH = "#5a646e", "#d9dee2", "#f1f3f4"
+ACCENT, RAISE = "#0e5f73", "#a4441d"
+"""What lowers a risk, and what raises it."""
+NOTICE = "#f6e6de"
+MARK = "#6fd0e6"
+"""Lines over a CT picture."""
+PASS, WARN, FAIL = "#2a6a47", "#805300", "#a02525"
