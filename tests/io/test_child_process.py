@@ -9,7 +9,9 @@ from osteo_ray.io.child_process import ChildProcess
 
 
 def child(tmp_path, monkeypatch, body: str, *args: int) -> ChildProcess:
-    (tmp_path / "planted.py").write_text(f"import os, socket, subprocess, sys, time\n\n\ndef serve(fd, *args):\n{body}\n")
+    (tmp_path / "planted.py").write_text(
+        f"import os, socket, subprocess, sys, time\n\n\ndef serve(fd, *args):\n{body}\n"
+    )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     return ChildProcess("planted", "serve", *args)
 

@@ -6,7 +6,7 @@ import pytest
 from osteo_ray.io.tables import row_range, rows_by_number
 
 
-@pytest.fixture()
+@pytest.fixture
 def parquet(tmp_path):
     pq.write_table(pa.table({"a": range(10), "b": [str(i) for i in range(10)]}), tmp_path / "t", row_group_size=3)
     with pq.ParquetFile(tmp_path / "t") as f:
