@@ -127,7 +127,9 @@ def _without_copies(rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels) 
         return rows, []
     z = got[1]
     order = sorted(range(len(rows)), key=lambda i: (z[i], rows[i]["sop_uid"], rows[i]["frame"]))
-    kept, copies, differ = [], [], 0
+    kept: list[dict[str, Any]] = []
+    copies: list[dict[str, Any]] = []
+    differ = 0
     at: list[int] = []  # kept images of the position in hand
     for i in order:
         if at and z[i] - z[at[0]] > tolerance:

@@ -17,8 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from osteo_ray.model.config import REGIONS
-from osteo_ray.model.embedding import L1_NUMBER, p_mid, vertebra
+
+from osteo_ray.model.embedding import L1_NUMBER, REGIONS, p_mid, vertebra
 
 STEP_MM = 3.0
 BODY_AND_DISC_MM = {
