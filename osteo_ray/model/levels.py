@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import numpy as np
 
-
 from osteo_ray.model.embedding import L1_NUMBER, REGIONS, p_mid, vertebra
 
 STEP_MM = 3.0
