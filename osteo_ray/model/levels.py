@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from osteo_ray.model.embedding import L1_NUMBER, REGIONS, p_mid, vertebra
+from osteo_ray.model.embedding import L1_NUMBER, REGIONS, EmbeddingLayout, p_mid, vertebra
 
 STEP_MM = 3.0
 BODY_AND_DISC_MM = {
@@ -110,7 +110,7 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
 
 def levels_of(z_mm: np.ndarray, embedding: np.ndarray) -> Levels:
     """`name_levels` from embeddings [k, D]."""
-    region = np.asarray(embedding)[..., -1 - len(REGIONS) : -1]
+    region = np.asarray(embedding)[..., EmbeddingLayout.region]
     return name_levels(z_mm, region, vertebra(embedding), p_mid(embedding))
 
 

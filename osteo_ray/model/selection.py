@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from osteo_ray.model.config import ViewConfig
-from osteo_ray.model.embedding import Scans
+from osteo_ray.model.embedding import Scans, p_mid
+from osteo_ray.model.levels import levels_of
 from osteo_ray.model.look import Look, class_probs, first_positions, observe
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 
+ON_LEVEL = 0.5
+"""Least probability, by the column of slices, that a pick shows the body of one of L1-L4."""
 Embed = Callable[[np.ndarray], np.ndarray]
 """Grid positions [k] -> embeddings float32 [k, D]; called once for the first look, then per slice."""
 
@@ -58,7 +61,27 @@ def select(
             look.embedding[action] = embed(np.array([action]))[0]
             look.looked[action] = True
         look.take(action)
-    return Selection(np.array(look.kept, int), look.looked.copy(), look.embedding)
+    kept = on_levels(np.array(look.kept, int), look.looked[:n], look.embedding[:n], z[:n])
+    return Selection(kept, look.looked.copy(), look.embedding)
+
+
+def on_levels(kept: np.ndarray, looked: np.ndarray, embedding: np.ndarray, z_mm: np.ndarray) -> np.ndarray:
+    """The policy's picks, less those that the column of slices places outside the bodies of L1-L4.
+
+    What falls out is replaced by the looked-at slices that most surely show the middle of one of these bodies. Where
+    none is known to, the picks stay: whether such a scan is scored is for abstention to say.
+
+    Args:
+        kept: int [K], grid positions; looked: bool [n]; embedding: [n, D]; z_mm: [n].
+    """
+    at = np.flatnonzero(looked)
+    lumbar = np.zeros(len(looked))
+    lumbar[at] = levels_of(z_mm[at], embedding[at]).lumbar
+    good = [int(k) for k in kept if lumbar[k] >= ON_LEVEL]
+    worth = lumbar * (p_mid(embedding) + 0.1)
+    spare = [int(k) for k in np.argsort(-worth, kind="stable") if lumbar[k] >= ON_LEVEL and k not in good]
+    chosen = (good + spare)[: len(kept)]
+    return np.array(chosen, int) if chosen else kept
 
 
 def select_each(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from osteo_ray.model.config import REGIONS
+from osteo_ray.model.embedding import REGIONS
 from osteo_ray.model.levels import BODY_AND_DISC_MM, BODY_SHARE, _chains, _moved, _moved_back, name_levels
 
 ORDER = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
