@@ -34,7 +34,12 @@ class ViewConfig(Section):
         ge=0,
         le=64,
         description="slices taken beyond `keep`; those that the encoder believes least to show the middle of one of "
-        "L1-L4 fall out. 0 where the encoder was pre-trained without slice targets",
+        "L1-L4 fall out",
+    )
+    by_level: bool = Field(
+        True,
+        description="picks that the column of looked-at slices places outside the bodies of L1-L4 fall out "
+        "(model.levels), and the surest slices inside take their place",
     )
 
 

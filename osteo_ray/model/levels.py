@@ -169,12 +169,12 @@ def _weights(down: np.ndarray) -> np.ndarray:
 
 def _evidence(chains: _Chains, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> np.ndarray:
     """Log-likelihood of each slice in each state [k, H, S]."""
-    p = region[:, chains.region] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
+    p = np.clip(region, 0, 1)[:, chains.region] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
     off = (number[:, None, None] - chains.number[None]) / NUMBER_SD
     near = np.exp(-0.5 * off**2) * (1 - NUMBER_FLOOR) + NUMBER_FLOOR
     # Where there is no vertebra the number says nothing: as if it were one and a half off.
     near = np.where(np.isfinite(near), near, np.exp(-0.5 * (1.5 / NUMBER_SD) ** 2))
-    middle = -0.5 * ((mid[:, None, None] - chains.mid[None]) / MID_SD) ** 2
+    middle = -0.5 * ((np.clip(mid, 0, 1)[:, None, None] - chains.mid[None]) / MID_SD) ** 2
     return np.log(p) + np.log(near) + middle
 
 

@@ -61,7 +61,9 @@ def select(
             look.embedding[action] = embed(np.array([action]))[0]
             look.looked[action] = True
         look.take(action)
-    kept = on_levels(np.array(look.kept, int), look.looked[:n], look.embedding[:n], z[:n])
+    kept = np.array(look.kept, int)
+    if view.by_level:
+        kept = on_levels(kept, look.looked[:n], look.embedding[:n], z[:n])
     return Selection(kept, look.looked.copy(), look.embedding)
 
 

@@ -14,7 +14,7 @@ from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select
 
-VIEW = ViewConfig(positions=24, coarse=4, keep=3, spare=0)
+VIEW = ViewConfig(by_level=False, positions=24, coarse=4, keep=3, spare=0)
 
 
 def net(seed=0):
