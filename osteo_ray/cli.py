@@ -15,7 +15,7 @@ from typing import Any
 OPTIONS = {
     "index": ["archive", "out"],
     "cohort": ["out"],
-    "records": ["source", "mapping", "on_bad", "out"],
+    "records": ["source", "mapping", "on_bad", "out", "catalogue", "draft"],
     "targets": ["catalogue", "masks", "numbering", "out"],
     "train": ["catalogue", "records", "mapping", "targets", "extra_slices", "out"],
     "tune": ["train", "out"],
@@ -71,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
             s.add_argument("action", nargs="?", choices=["run", "token", "revoke", "tokens"], default="run")
         for key in OPTIONS[name]:
             flag = "--" + key.replace("_", "-")
-            if key == "archive":
+            if (name, key) == ("records", "source"):
+                s.add_argument(key, nargs="*", metavar="SOURCE", help="one or more files, URIs or folders")
+            elif key == "archive":
                 s.add_argument(
                     key, nargs="*", metavar="ARCHIVE", help="one or more; screen also takes a catalogue.parquet"
                 )

@@ -1,4 +1,4 @@
-"""`osteo-ray records`: map a hospital's table of demographics and labs to the schema."""
+"""`osteo-ray records`: map a hospital's records of demographics, labs and DXA to the schema; propose a mapping."""
 
 from __future__ import annotations
 
@@ -7,30 +7,49 @@ from typing import Literal
 from pydantic import Field
 
 from osteo_ray.config import Section, need
-from osteo_ray.io.store import absolute, new_file
+from osteo_ray.patients.config import IdentityConfig
 
 
 class RecordsJob(Section):
     """`osteo-ray records`."""
 
-    source: str | None = None
+    source: tuple[str, ...] | str | None = Field(
+        None, description="files, URIs or folders: .csv, .tsv, .xlsx, .parquet, FHIR .ndjson or Bundle .json"
+    )
     mapping: str | None = Field(None, description="shipped name, or path to YAML; null: the default mapping")
-    out: str | None = Field(None, description="Parquet file in the schema's columns and units")
+    out: str | None = Field(None, description="Parquet file in the schema's columns and units; null: report alone")
     on_bad: Literal["raise", "missing"] = Field(
         "raise", description="missing: refused values become missing, and are listed"
     )
-    pseudonym_key: str | None = None
+    catalogue: str | None = Field(None, description="catalogue.parquet of an index: say how many records met a CT")
+    draft: str | None = Field(None, description="a table: print a proposal of its mapping, to be corrected, and end")
+    pseudonym_key: str | None = Field(None, description="secret that keys patient pseudonyms; that of the index")
+    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
 
 
 def records(job: RecordsJob) -> list[str]:
-    """Map a table of records to the schema."""
-    from osteo_ray.patients import load
+    """Map records to the schema."""
+    if job.draft is not None:
+        from osteo_ray.patients.draft import draft
 
-    table = load(need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad)
-    out = absolute(need(job, "out"))
-    with new_file(out) as path:
-        table.to_parquet(path)
+        return draft(job.draft)
+    from osteo_ray.io.store import absolute, new_file
+    from osteo_ray.patients import load
+    from osteo_ray.patients.match import match_catalogue
+
+    table = load(need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad, job.identity)
+    assert table.report is not None
     labels = table.frame["label"].value_counts(dropna=False).to_dict()
     counts = ", ".join(f"{'unlabelled' if k != k or k is None else k} {n}" for k, n in labels.items())
-    refused = [f"refused  {i}" for i in table.issues]
-    return [f"{len(table)} records: {counts}", *refused, f"written  {out}"]
+    patients = table.frame["patient_key"].nunique()
+    lines = [f"refused  {i}" for i in table.issues]
+    lines += table.report.lines()
+    lines.append(f"{len(table)} records of {patients} patients: {counts}")
+    if job.catalogue:
+        lines += match_catalogue(table, job.catalogue, job.pseudonym_key, job.identity).lines()
+    if job.out:
+        out = absolute(job.out)
+        with new_file(out) as path:
+            table.to_parquet(path)
+        lines.append(f"written  {out}")
+    return lines

@@ -83,6 +83,16 @@ def match(
     )
 
 
+def match_catalogue(
+    table: RecordTable, catalogue: str, pseudonym_key: str | None = None, identity: IdentityConfig = DEFAULT_IDENTITY
+) -> Match:
+    """The same against the patients of a catalogue (path or URI)."""
+    from osteo_ray.io.store import read_table
+
+    keys = read_table(catalogue, columns=["patient_key"])["patient_key"].unique().to_pylist()
+    return match(table, keys, pseudonym_key, identity)
+
+
 def form_of(patient_id: str) -> str:
     """The pattern of a number, which names nobody: digits as 9, letters as a or A."""
     text = re.sub(r"\d", "9", patient_id)

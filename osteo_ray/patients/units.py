@@ -190,9 +190,14 @@ def fitting_units(median: float, used: float, f: Feature) -> list[str]:
         median: of the values in the feature's own unit, as they were converted.
         used: factor that they were converted by.
     """
-    if f.typical is None or f.typical[0] <= median <= f.typical[1]:
+    return [] if f.typical is None or f.typical[0] <= median <= f.typical[1] else units_that_fit(median / used, f)
+
+
+def units_that_fit(raw: float, f: Feature) -> list[str]:
+    """Units in which a column whose written values have this median would lie where a hospital's medians do."""
+    if f.typical is None:
         return []
-    raw, out = median / used, []
+    out = []
     substances = [(f.molar_mass, "")] + [(m, f" of {a}") for a, (name, m) in ANALYTES.items() if name == f.name]
     for molar_mass, suffix in substances:
         for unit in _CANDIDATES:
