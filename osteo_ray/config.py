@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class ConfigError(ValueError):
     """A config that can't be used; the text names each bad key, what it was and what it may be."""
 
+    exit_code = 2
+
 
 class Section(BaseModel):
     """Base of every config node: frozen, and unknown keys are errors."""
@@ -54,8 +56,7 @@ def load(
     data = dict(data)
     for item in overrides:
         data = _override(data, item)
-    data.update(given or {})
-    return validate(model, data)
+    return validate(model, _merged(data, given or {}))
 
 
 def validate(model: type[T], data: Mapping[str, Any]) -> T:

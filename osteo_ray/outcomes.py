@@ -48,6 +48,8 @@ class Outcome:
 class Rejected(Exception):
     """Raised inside a stage to end one file or series with an outcome."""
 
+    exit_code = 3
+
     def __init__(self, state: State, code: str, stage: Phase, message: str = ""):
         super().__init__(f"{code}: {message}" if message else code)
         self.outcome = Outcome(state, code, stage, message)
@@ -60,3 +62,5 @@ class Rejected(Exception):
 
 class InputError(ValueError):
     """Input that can't be used; the text names it and says what to do."""
+
+    exit_code = 3

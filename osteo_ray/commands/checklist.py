@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import Section, need
 from osteo_ray.outcomes import InputError
 
@@ -47,3 +48,6 @@ def bundle_manifest(bundle: str | None) -> dict[str, Any] | None:
     if not path.exists():
         raise InputError(f"{path}: no such file; give a bundle's folder, or leave it out")
     return json.loads(path.read_text())
+
+
+COMMAND = Command(ChecklistJob, checklist, positional="results")

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from osteo_ray import progress
+from osteo_ray.commands import Action, Command
 from osteo_ray.config import narrow, need
 from osteo_ray.model.config import CropConfig
 from osteo_ray.synthetic.config import CohortConfig
@@ -59,3 +60,14 @@ def _once(job: CohortJob, what: str, write: Callable[[Path], list[str]]) -> list
     run = StepCache(out.parent)
     run.run(out.name, digest(what, __version__, job.model_dump(mode="json", exclude={"out"})), work)
     return (out / "made.txt").read_text().splitlines() + (["  (as made before)"] if run.reused else [])
+
+
+COMMAND = Command(
+    CohortJob,
+    actions={
+        "write": Action("a DICOM archive, records and truth", write),
+        "slices": Action("a slice set for training, without DICOM", slices),
+        "check": Action("the cohort's figures beside the published ones", checked),
+    },
+    default_action="write",
+)

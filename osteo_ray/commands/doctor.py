@@ -7,10 +7,17 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 
+from osteo_ray.commands import Command
+from osteo_ray.config import Section
+
 PACKAGES = ("ray", "torch", "numpy", "pandas", "pyarrow", "pydicom", "imagecodecs", "scikit-learn", "shap", "tabm")
 
 
-def lines() -> list[str]:
+class DoctorJob(Section):
+    """`osteo-ray doctor` takes no keys."""
+
+
+def doctor(job: DoctorJob) -> list[str]:
     """A report for a terminal; imports only what it reports on."""
     import torch
 
@@ -41,3 +48,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "missing: pip install osteo-ray brings it"
+
+
+COMMAND = Command(DoctorJob, doctor)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.monitoring.config import DriftConfig
 from osteo_ray.outcomes import InputError
@@ -15,6 +16,8 @@ from osteo_ray.outcomes import InputError
 
 class Moved(Exception):
     """Raised when all is told: the run's patients are not those that the reference knew."""
+
+    exit_code = 6
 
 
 class DriftJob(DriftConfig):
@@ -63,3 +66,6 @@ def drift(job: DriftJob) -> Iterator[str]:
     yield f"figures  {out}"
     if report.moved:
         raise Moved("moved: " + ", ".join(f.words for f in report.moved))
+
+
+COMMAND = Command(DriftJob, drift)

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.commands.checklist import bundle_manifest
 from osteo_ray.config import Section, need
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients import load_records
-from osteo_ray.reports.run import write_report
 
 
 class EvaluateJob(Section):
@@ -41,6 +39,7 @@ def evaluate(job: EvaluateJob) -> list[str]:
     from osteo_ray.evaluation.compare import compare
     from osteo_ray.evaluation.evaluate import evaluate as judge
     from osteo_ray.reports.evaluation_page import pictures, write_evaluation
+    from osteo_ray.reports.run import write_report
 
     results = Path(need(job, "results"))
     folder = results if results.is_dir() else results.parent
@@ -76,7 +75,10 @@ def evaluate(job: EvaluateJob) -> list[str]:
 
 def _labels(job: EvaluateJob) -> Any:
     """Labels as a frame: a plain table as it is, anything else through the records' mapping."""
+    import pyarrow.parquet as pq
+
     from osteo_ray.evaluation.tables import is_plain_labels, read_labels
+    from osteo_ray.patients import load_records
 
     path = need(job, "labels")
     if not Path(path).exists():
@@ -90,3 +92,6 @@ def _labels(job: EvaluateJob) -> Any:
         extra = [c for c in truth.columns if c == "patient_key" or c.startswith("p_bayes")]
         frame = frame.merge(truth[extra], on="patient_key", how="left")
     return frame
+
+
+COMMAND = Command(EvaluateJob, evaluate, positional="results")

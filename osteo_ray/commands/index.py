@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from osteo_ray import progress
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 
 
@@ -18,8 +18,12 @@ class IndexJob(IndexConfig):
 
 def index(job: IndexJob) -> list[str]:
     """Build a catalogue of an archive."""
+    from osteo_ray import progress
     from osteo_ray.catalogue import build
 
     with progress.counted("it") as say:
         summary = build.build(need(job, "archive"), need(job, "out"), narrow(job, IndexConfig), say)
     return summary.lines()
+
+
+COMMAND = Command(IndexJob, index, positional="archive")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
@@ -53,3 +54,6 @@ def listen(job: ListenJob) -> Iterator[str]:
         yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
         listener.serve_forever()
     yield "ended; what is unfinished is taken up at the next start"
+
+
+COMMAND = Command(ListenJob, listen)

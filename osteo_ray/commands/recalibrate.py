@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients import load_records
 
 
 class RecalibrateJob(SiteConfig):
@@ -30,11 +29,14 @@ class RecalibrateJob(SiteConfig):
 
 def recalibrate(job: RecalibrateJob) -> list[str]:
     """Write a bundle whose risks fit a site."""
+    import pyarrow.parquet as pq
+
     from osteo_ray.evaluation.tables import is_plain_labels, read_labels
     from osteo_ray.model.bundle import Bundle
     from osteo_ray.monitoring.pairs import load_pairs
     from osteo_ray.monitoring.recalibrate import apply
     from osteo_ray.monitoring.recalibrate import recalibrate as fit
+    from osteo_ray.patients import load_records
 
     site, folder, out = need(job, "site"), Path(need(job, "bundle")), Path(need(job, "out"))
     if out.exists() and any(out.iterdir()):
@@ -54,3 +56,6 @@ def recalibrate(job: RecalibrateJob) -> list[str]:
     found = fit(pairs, site, narrow(job, SiteConfig), job.seed, bundle.conformal_level)
     sha256 = apply(bundle, found).save(out)
     return [*notes, *found.lines(), f"bundle   {out} (sha256 {sha256[:12]}...): screening scores anew with it"]
+
+
+COMMAND = Command(RecalibrateJob, recalibrate)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import Section, need
 from osteo_ray.patients.config import IdentityConfig
 
@@ -53,3 +54,6 @@ def records(job: RecordsJob) -> list[str]:
             table.to_parquet(path)
         lines.append(f"written  {out}")
     return lines
+
+
+COMMAND = Command(RecordsJob, records, positional="source")

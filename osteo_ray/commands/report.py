@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.dataset as pads
 from pydantic import Field
 
 from osteo_ray import progress
+from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
-from osteo_ray.io.store import Store, absolute, read_table
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.reports.config import PackageConfig
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 
 class ReportJob(PackageConfig):
@@ -33,6 +35,8 @@ class ReportJob(PackageConfig):
 
 def report(job: ReportJob) -> list[str]:
     """Write the reports of chosen results; store their DICOM objects where a PACS is named."""
+    import pyarrow.dataset as pads
+
     try:
         from osteo_ray.reports.package import write_package
         from osteo_ray.reports.stow import store
@@ -83,12 +87,14 @@ def report(job: ReportJob) -> list[str]:
     return [*lines, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
 
 
-def chosen(results: pads.Dataset, job: ReportJob) -> list[dict[str, Any]]:
+def chosen(results: Dataset, job: ReportJob) -> list[dict[str, Any]]:
     """The result rows that a job asks for, of highest risk first; only these are read whole.
 
     Raises:
         InputError: a series that the results do not hold, or nothing chosen at all.
     """
+    import pyarrow.dataset as pads
+
     asked = pads.field("series_uid").isin(job.series)
     if not job.series:
         asked = pads.field("state").isin([str(s) for s in job.states])
@@ -104,6 +110,8 @@ def chosen(results: pads.Dataset, job: ReportJob) -> list[dict[str, Any]]:
 
 
 def _catalogue(job: ReportJob, folder: Path) -> str:
+    from osteo_ray.io.store import Store, absolute
+
     if job.catalogue:
         return job.catalogue
     summary = folder / "summary.json"
@@ -117,6 +125,10 @@ def _catalogue(job: ReportJob, folder: Path) -> str:
 
 def _series(catalogue: str, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The catalogue rows of these results' series; a split series has several."""
+    import pyarrow.dataset as pads
+
+    from osteo_ray.io.store import read_table
+
     wanted = pads.field("series_uid").isin([r["series_uid"] for r in rows])
     out: dict[str, list[dict[str, Any]]] = {}
     for row in read_table(catalogue, filters=wanted).to_pylist():
@@ -129,3 +141,6 @@ def _match(row: Mapping[str, Any], by_uid: Mapping[str, list[dict[str, Any]]]) -
     found = by_uid.get(row["series_uid"], [])
     closed = [r for r in found if r["state"] == row["state"] and r["code"] == row["code"]]
     return next((r for r in found if r["state"] is None and not closed), closed[0] if closed else None)
+
+
+COMMAND = Command(ReportJob, report, positional="results")

@@ -6,10 +6,9 @@ import json
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import ConfigError, need
-from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError, State
-from osteo_ray.reports.run import screen_archive
 from osteo_ray.screening.config import ScreenJob
 
 
@@ -27,6 +26,9 @@ def retry(job: RetryJob) -> list[str]:
         ConfigError: neither code nor state is given.
         InputError: the run isn't finished, or no series ended so.
     """
+    from osteo_ray.io.store import Store
+    from osteo_ray.reports.run import screen_archive
+
     if not job.code and not job.state:
         raise ConfigError("code, state: give at least one code or state to score again")
     store = Store(need(job, "out"))
@@ -34,3 +36,6 @@ def retry(job: RetryJob) -> list[str]:
         raise InputError(f"{store.uri} holds no finished run: `osteo-ray screen` with the same config finishes it")
     run = json.loads(store.get("summary.json"))["run_id"]
     return screen_archive(job, codes=frozenset(job.code), states=frozenset(map(str, job.state)), run_id=run)
+
+
+COMMAND = Command(RetryJob, retry, positional="archive")

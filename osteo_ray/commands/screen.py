@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from osteo_ray.commands import Command
 from osteo_ray.screening.config import ScreenJob
 
 
@@ -10,3 +11,6 @@ def screen(job: ScreenJob) -> list[str]:
     from osteo_ray.reports.run import screen_archive
 
     return screen_archive(job)
+
+
+COMMAND = Command(ScreenJob, screen, positional="archive")

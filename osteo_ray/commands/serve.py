@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from osteo_ray import ray_setup
+from osteo_ray.commands import Action, Command
 from osteo_ray.config import narrow, need
 from osteo_ray.service.config import ServeConfig, check
 from osteo_ray.service.tokens import Role, Tokens
@@ -64,3 +65,15 @@ def revoke(job: ServeJob) -> list[str]:
 def tokens(job: ServeJob) -> list[str]:
     """Who has a token."""
     return [f"{role:8s} {made}  {name}" for name, role, made in Tokens(need(job, "tokens")).names()] or ["no tokens"]
+
+
+COMMAND = Command(
+    ServeJob,
+    actions={
+        "run": Action("serve until interrupted", run),
+        "token": Action("make a token and show it, once", token),
+        "revoke": Action("remove a token", revoke),
+        "tokens": Action("list who has a token", tokens),
+    },
+    default_action="run",
+)

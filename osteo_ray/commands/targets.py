@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import Section, need
 
 
@@ -29,3 +30,6 @@ def targets(job: TargetsJob) -> list[str]:
     masks = need(job, "masks")
     roots = [masks] if isinstance(masks, str) else list(masks)
     return write_targets(need(job, "catalogue"), roots, need(job, "out"), job.numbering).lines()
+
+
+COMMAND = Command(TargetsJob, targets)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need, validate
-from osteo_ray.io.store import Store
-from osteo_ray.patients import load_records
 from osteo_ray.training.config import TrainConfig
 
 SYNTHETIC_SEED = 4001
@@ -46,6 +45,7 @@ def train(job: TrainJob) -> list[str]:
     made = run(sources(job), need(job, "out"), narrow(job, TrainConfig))
     lines = made.lines()
     if job.publish:
+        from osteo_ray.io.store import Store
         from osteo_ray.model.bundle import FILES
 
         store = Store(job.publish)
@@ -57,6 +57,7 @@ def train(job: TrainJob) -> list[str]:
 
 def sources(job: TrainJob):
     """What a training job reads."""
+    from osteo_ray.patients import load_records
     from osteo_ray.training.prepare import Sources
 
     if job.catalogue is None and not job.extra_slices:
@@ -84,3 +85,6 @@ def synthetic_slices(job: TrainJob) -> list[str]:
     }
     cohort.slices(validate(cohort.CohortJob, made))
     return [str(out / "slices")]
+
+
+COMMAND = Command(TrainJob, train)

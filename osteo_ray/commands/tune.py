@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import yaml
 from pydantic import Field
 
+from osteo_ray.commands import Action, Command
 from osteo_ray.commands.train import TrainJob, sources
 from osteo_ray.config import load, narrow, need
 from osteo_ray.training.config import TrainConfig
-from osteo_ray.training.tune_config import SEARCHES, TuneConfig
+from osteo_ray.training.tune_config import TuneConfig
 
 
 class TuneJob(TuneConfig):
@@ -43,4 +43,11 @@ def tune(target: str, job: TuneJob) -> list[str]:
     return [*summary.lines(), f"best       {found}"]
 
 
-TARGETS: dict[str, Callable[[TuneJob], list[str]]] = {t: partial(tune, t) for t in SEARCHES}
+COMMAND = Command(
+    TuneJob,
+    actions={
+        "teachers": Action("the tabular and the image teacher, each by itself", partial(tune, "teachers")),
+        "student": Action("the student and its distillation", partial(tune, "student")),
+        "selection": Action("the slice policy and its reward", partial(tune, "selection")),
+    },
+)

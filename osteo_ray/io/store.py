@@ -32,6 +32,8 @@ _NOT_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, RuntimeErr
 class StoreError(OSError):
     """A store that could not be written or read for as long as one was ready to wait; the text says where and why."""
 
+    exit_code = 5
+
 
 def is_remote(uri: str | os.PathLike[str]) -> bool:
     """Whether `uri` names an object store, not a path of this machine."""

@@ -39,6 +39,8 @@ FILES = ("bundle.json", "weights.safetensors", "card.md")
 class BundleError(ValueError):
     """A bundle that can't be used: a file missing, changed, or of another format."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True)
 class Prediction:

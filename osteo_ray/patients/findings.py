@@ -22,6 +22,8 @@ _SAMPLE_PER_CHUNK, _SAMPLE = 5_000, 200_000
 class RecordsError(ValueError):
     """Records that can't be used. The text names each file, row, column, value and unit, and what would mend it."""
 
+    exit_code = 3
+
     def __init__(self, problems: Iterable[str], shown: int = 20, total: int | None = None):
         self.problems = tuple(problems)
         more = (len(self.problems) if total is None else total) - min(shown, len(self.problems))

@@ -28,6 +28,8 @@ RESULTS_FILE = "results.parquet"
 class LedgerError(RuntimeError):
     """The results do not account for every indexed series exactly once."""
 
+    exit_code = 4
+
 
 @dataclass(frozen=True)
 class Counts:
