@@ -18,7 +18,7 @@ import numpy as np
 from osteo_ray.synthetic import fast, labs
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.population import Person, draw_arrays
-from osteo_ray.synthetic.read import Reading, core_roi, halves, read_scan, rod_slope
+from osteo_ray.synthetic.read import Reading, core_roi, halves, mid_readings, read_scan, rod_slope
 
 __all__ = ["Target", "check", "core_roi", "lines"]
 
@@ -81,6 +81,8 @@ def check(cfg: CohortConfig | None = None, n: int = 800, seed: int = 1_000) -> l
         *_headroom(people, readings, plain, "unenhanced 120 kVp"),
         *_headroom(people, mixed, cfg, "archive as configured"),
         *_missing(table),
+        *_bodies(cfg, people),
+        *_regions(people[: min(n, 60)], plain),
     ]
 
 
@@ -279,4 +281,53 @@ def _missing(people: list[Person]) -> list[Target]:
         Target("share tabular-only", "most", 0.6, 0.95, float((~ct & lab).mean()), n, src),
         Target("share CT-only", "some", 0.01, 0.1, float((ct & ~demo & ~lab).mean()), n, src),
         Target("T-score, labs missing minus present", "healthier", 0.2, 2.0, gap, n, "METHOD.md"),
+    ]
+
+
+def _bodies(cfg: CohortConfig, people: list[Person]) -> list[Target]:
+    """How common are what bodies carry: variants of the column, curves, haemangiomas, extremes of weight."""
+    bodies = [fast.body_of(p, cfg) for p in people]
+    n = len(bodies)
+    levels = [{v.level for v in a.vertebrae} for a in bodies]
+    six, four = float(np.mean(["L6" in x for x in levels])), float(np.mean(["L5" not in x for x in levels]))
+    spots = float(np.mean([any(v.haemangioma for v in a.vertebrae) for a in bodies]))
+    bent = float(np.mean([abs(a.frame.curve) >= 6 for a in bodies]))
+    bmi = np.array([p.bmi for p in people])
+    lean, heavy = float((bmi < 17).mean()), float((bmi > 36).mean())
+    return [
+        Target("share with a lumbarised S1", "1.7-2.3 %", 0.008, 0.04, six, n, "Park 2019; Ucar 2013"),
+        Target("share with a sacralised L5", "1.5-17 %", 0.015, 0.17, four, n, "Park 2019; Ucar 2013"),
+        Target("share with a vertebral haemangioma", "26 %", 0.18, 0.34, spots, n, "Slon 2015"),
+        Target("share with scoliosis", "8.9 % over 40 y", 0.06, 0.12, bent, n, "Kebaish 2011"),
+        Target("share with BMI below 17", "some", 0.008, 0.04, lean, n, "config"),
+        Target("share with BMI above 36", "some", 0.008, 0.05, heavy, n, "config"),
+    ]
+
+
+def _regions(people: list[Person], plain: CohortConfig) -> list[Target]:
+    """HU of neck and chest, read from rendered slices of unenhanced scans from C3 to T12."""
+    data = plain.model_dump()
+    neck = CohortConfig.model_validate({**data, "scan": {**data["scan"], "protocols": {"neck_chest": 1.0}}})
+    ratio, t1, texture, lung = [], [], [], []
+    for p in people:
+        upper, lower = fast.stack_of(p, neck), fast.stack_of(p, plain)
+        top, low = mid_readings(upper), mid_readings(lower)
+        lumbar = [low[k] for k in ("L2", "L3", "L4") if k in low]
+        cervical = [top[k] for k in ("C3", "C4", "C5", "C6", "C7") if k in top]
+        if lumbar and cervical:
+            ratio.append(np.mean([v for v, _ in cervical]) / np.mean([v for v, _ in lumbar]))
+        if lumbar and "T1" in top:
+            t1.append(top["T1"][0] / np.mean([v for v, _ in lumbar]))
+        texture += [sd for _, sd in lumbar]
+        i = int(np.argmin(np.abs(upper.z_mm - upper.anatomy.frame.arch + 30)))
+        hu = upper.axial(i)
+        lung.append(float(np.median(hu[(hu > -980) & (hu < -500)])))
+    n, src = len(people), "Yoganandan 2006"
+    return [
+        Target("HU of C3-C7 over L2-L4", "1.49", 1.35, 1.65, float(np.mean(ratio)), len(ratio), src),
+        Target("HU of T1 over L2-L4", "1.13", 1.0, 1.3, float(np.mean(t1)), len(t1), src),
+        Target(
+            "SD in a mid-vertebral ROI, HU", "25-50", 25, 60, float(np.median(texture)), len(texture), "masks of CT"
+        ),
+        Target("median HU of the lungs", "-900 to -800", -900, -800, float(np.median(lung)), n, "any text"),
     ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from osteo_ray.config import Section
+from osteo_ray.synthetic.tables import PROTOCOLS
 
 
 class PopulationConfig(Section):
@@ -71,6 +72,14 @@ class ScanConfig(Section):
     # Scan-to-scan error of bone HU (calibration, beam hardening, position): repeat CV 5-8 %.
     repeat_cv: float = Field(0.055, ge=0.0, le=0.12)
 
+    @field_validator("protocols")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(value) - set(PROTOCOLS))
+        if unknown or not sum(value.values()) > 0 or min(value.values()) < 0:
+            raise ValueError(f"{', '.join(unknown) or value}: give shares of {', '.join(PROTOCOLS)}")
+        return value
+
 
 class SpineConfig(Section):
     """Shares of what makes a spine hard to read, at age 65 (each grows or shrinks with age where it does in life)."""
@@ -84,7 +93,7 @@ class SpineConfig(Section):
     )
     sclerosis_share: float = Field(0.25, ge=0, le=1)
     haemangioma_share: float = Field(
-        0.016, ge=0, le=1, description="vertebrae with a haemangioma (26 % of adults have one, Slon 2015)"
+        0.013, ge=0, le=1, description="vertebrae with a haemangioma (26 % of adults have one, Slon 2015)"
     )
     scoliosis_share: float = Field(0.09, ge=0, le=1, description="people with a curve (8.9 % over 40, Kebaish 2011)")
     fused_share: float = Field(0.03, ge=0, le=1, description="people with a disc bridged by bone")

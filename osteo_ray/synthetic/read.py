@@ -33,6 +33,11 @@ def core_roi(stack: MadeStack, i: int) -> float:
 
     The same ellipse is drawn whatever the slice shows, so that a disc slice gives the disc's HU.
     """
+    return float(_core(stack, i).mean())
+
+
+def _core(stack: MadeStack, i: int) -> np.ndarray:
+    """HU inside the ellipse of `core_roi`."""
     a, s = stack.anatomy, stack.scan
     z = s.z[i]
     near = min(a.vertebrae, key=lambda v: abs(v.z - z))
@@ -44,7 +49,19 @@ def core_roi(stack: MadeStack, i: int) -> float:
     x = s.x0 + s.pixel * np.arange(cols.start, cols.stop, dtype=F)
     y = s.y0 + s.pixel * np.arange(rows.start, rows.stop, dtype=F)
     inside = ((x[None] - cx) / rx) ** 2 + ((y[:, None] - cy) / ry) ** 2 <= 1
-    return float(hu[inside].mean())
+    return hu[inside]
+
+
+def mid_readings(stack: MadeStack) -> dict[str, tuple[float, float]]:
+    """Mean and SD of HU in the core's ellipse of every readable vertebra that a slice cuts near its middle."""
+    level, mid = levels_at(stack.anatomy, stack.scan)
+    out = {}
+    for v in stack.anatomy.vertebrae:
+        rows = np.flatnonzero(level == v.level)
+        if readable(v) and len(rows) and mid[rows].max() > 0.5:
+            hu = _core(stack, int(rows[mid[rows].argmax()]))
+            out[v.level] = (float(hu.mean()), float(hu.std()))
+    return out
 
 
 def readable(v: spine.Vertebra) -> bool:

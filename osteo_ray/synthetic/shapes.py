@@ -115,8 +115,8 @@ def smooth(x: np.ndarray, sd: float) -> np.ndarray:
 
 def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
     """Blend a capsule's section into `img`; `hu` replaces its own value."""
-    half = 0.5 * float(g.z[-1, 0] - g.z[0, 0])
-    reach = b.r + abs(half) + g.edge
+    shear = max(abs(float(g.z[0, 0]) - g.z_mid), abs(float(g.z[-1, 0]) - g.z_mid))  # of a tilted gantry
+    reach = b.r + shear + g.edge
     lo, hi = sorted((b.p[2], b.q[2]))
     if g.z_mid < lo - reach or g.z_mid > hi + reach:
         return
