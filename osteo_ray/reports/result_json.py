@@ -20,7 +20,7 @@ from osteo_ray.outcomes import State
 from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.screening.schema import RESULT_VERSION
 
-_SELECTED = ("sop_uid", "index", "z_mm", "weight", "p_lumbar")
+_SELECTED = ("sop_uid", "index", "z_mm", "weight", "p_lumbar", "level", "level_confidence")
 _SHAP = ("feature", "value", "unit", "shap")
 _GATE = ("gate", "verdict", "value", "threshold")
 

@@ -158,7 +158,7 @@ def _slices(figure: Figure, text: _Text, view: StudyView, p: Page) -> None:
         if shot is not None:
             box.imshow(_pixels(shot.png, shot.spacing), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         text(x, y - 0.0125, f"{words.number}  z {words.z}  weight {words.weight}", 5.9)
-        text(x, y - 0.0225, f"{words.place}  lumbar {words.p_lumbar}", 5.9, MUTED)
+        text(x, y - 0.0225, f"{words.place}  {words.level}", 5.9, MUTED)
     more = len(p.slices) - MOST_SLICES
     if more > 0:
         text(RIGHT, 0.714, f"and {more} more", 7, MUTED, ha="right")

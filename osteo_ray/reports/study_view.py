@@ -76,6 +76,7 @@ class Slice:
     weight: str
     weight_at: float
     p_lumbar: str
+    level: str
     uid_tail: str
     place: str
     at: float | None
@@ -230,6 +231,7 @@ def _slices(view: StudyView) -> tuple[Slice, ...]:
                 weight=percent(s["weight"]),
                 weight_at=100 * (s["weight"] or 0.0) / top_weight if top_weight else 0.0,
                 p_lumbar=percent(s.get("p_lumbar")),
+                level=s.get("level") or "level not known",
                 uid_tail=tail(s["sop_uid"]),
                 place=f"{s['index'] + 1} of {total}" if total else str(s["index"] + 1),
                 at=at[i],

@@ -30,6 +30,10 @@ class SelectedSlice:
     """Attention weight in the score; the weights of a study sum to 1."""
     p_lumbar: float
     """The encoder's belief that the slice shows L1-L5, 0..1."""
+    level: str | None = None
+    """Vertebral level (L3), by the column of slices looked at; None: not known."""
+    level_confidence: float | None = None
+    """Probability of the most probable level, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class StudyResult:
             modalities=tuple(row["modalities"] or ()),
             trabecular_hu=row["trabecular_hu"],
             selected=tuple(
-                SelectedSlice(**{k: s[k] for k in SelectedSlice.__dataclass_fields__}) for s in row["selected"] or ()
+                SelectedSlice(**{k: s.get(k) for k in SelectedSlice.__dataclass_fields__})
+                for s in row["selected"] or ()
             ),
             checks=tuple(QualityCheck(**c) for c in row["gates"] or ()),
             slices_total=row["slices_total"],

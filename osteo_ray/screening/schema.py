@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.schema import GATE
 
-RESULT_VERSION = "1.1"
+RESULT_VERSION = "1.2"
 
 SELECTED = pa.struct(
     [
@@ -19,6 +19,8 @@ SELECTED = pa.struct(
         ("z_mm", pa.float64()),
         ("weight", pa.float32()),  # attention weight in the score, sums to 1 over the picks
         ("p_lumbar", pa.float32()),  # the encoder's belief that the slice shows L1-L5
+        ("level", pa.string()),  # 'L3', by the column of slices looked at; null: not known
+        ("level_confidence", pa.float32()),  # probability of the most probable level
     ]
 )
 SHAP = pa.struct(

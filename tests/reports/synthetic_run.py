@@ -61,7 +61,15 @@ def scored_row(i: int, risk: float, modalities: tuple[str, ...] = ("demographics
         calibrator="+".join(modalities),
         modalities=list(modalities),
         selected=[
-            dict(sop_uid=f"{UID}.{i}.7.{j}", index=int(j), z_mm=-412.5 + 3.0 * int(j), weight=float(w), p_lumbar=0.9)
+            dict(
+                sop_uid=f"{UID}.{i}.7.{j}",
+                index=int(j),
+                z_mm=-412.5 + 3.0 * int(j),
+                weight=float(w),
+                p_lumbar=0.9,
+                level="L2",
+                level_confidence=0.97,
+            )
             for j, w in zip(index, weight, strict=True)
         ],
         slices_total=n,
