@@ -155,7 +155,7 @@ def figure(ct: Path, out: Path) -> None:
     labels = read_nifti(ct / "totalseg_example_ct_vertebrae_labels.nii.gz", "labels")
     body = read_nifti(ct / "totalseg_example_ct_vertebral_body_label.nii.gz", "bodies")
     acrin = read_dicom_zip(ct / "acrin_flt_breast_001_lower_thorax_to_pelvis_dicom.zip", "ACRIN-FLT-Breast, F 49")
-    thick, fine = made(8, 21, 5.0), made(8, 22, 3.0)
+    thick, fine = made(4, 21, 5.0), made(3, 22, 3.0)
     fig, ax = plt.subplots(1, 4, figsize=(19, 4.3))
     real = bodies_real(small, labels, body)
     ours = [bodies_made(s, v) for s, v in fine]
