@@ -55,7 +55,7 @@ def test_refused_values_can_be_made_missing_and_are_listed(tmp_path, capsys):
     assert main(args) == 0
     out = capsys.readouterr().out
     assert "612" in out
-    assert "row 2" in out
+    assert "line 3" in out
 
 
 def test_several_archives_are_one_index(made, tmp_path, capsys):

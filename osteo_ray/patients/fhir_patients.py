@@ -120,8 +120,6 @@ class Subjects:
     def _append(self, pid: str | None, sex: float, born: int, why: str, subject: int) -> int:
         k = len(self._keys)
         m = self._reading.mapping
-        if pid is not None:
-            self._reading.found.remember_ids([pid])
         self._keys.append(0 if pid is None else int(self._reading.key(pid, m.site), 16))
         self._known.append(pid is not None)
         self._sex.append(sex)

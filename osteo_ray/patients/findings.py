@@ -101,7 +101,7 @@ class Findings:
         self.problems: list[str] = []
         self.total_problems = 0
         self.rows = 0
-        self.ids: dict[str, None] = {}
+        self.ids: dict[str, tuple[str, str | None]] = {}  # key -> number as written, site
         self._features: dict[str, _Counts] = {}
         self._unused: dict[str, None] = {}
         self._notes: dict[str, None] = {}
@@ -150,12 +150,10 @@ class Findings:
         """Columns that nothing uses."""
         self._unused.update(dict.fromkeys(unused))
 
-    def remember_ids(self, ids: Iterable[str], limit: int = 200_000) -> None:
-        """Numbers as written, for the match report alone; never printed or stored."""
-        for i in ids:
-            if len(self.ids) >= limit:
-                return
-            self.ids[i] = None
+    def remember(self, key: str, patient_id: str, site: str | None, limit: int = 200_000) -> None:
+        """A number as written, for the match report alone; never printed or stored."""
+        if len(self.ids) < limit:
+            self.ids[key] = (patient_id, site)
 
     def check(self) -> None:
         """Raise RecordsError where anything was refused."""

@@ -16,6 +16,7 @@ from osteo_ray.patients.table import RecordTable
 
 _FEW = 0.05
 _WIDTHS = range(4, 17)
+_BLANKS = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ def match(
     ct_keys: Iterable[str | None],
     pseudonym_key: str | None = None,
     identity: IdentityConfig = DEFAULT_IDENTITY,
-    site: str | None = None,
 ) -> Match:
     """Hold the patients of records against those of CTs, both by key.
 
@@ -69,18 +69,10 @@ def match(
     records = {k for k in table.frame["patient_key"] if isinstance(k, str)}
     cts = {k for k in ct_keys if k}
     both = len(records & cts)
-    lost = [
-        i for i in table.ids if normalised(i, identity) and patient_key(i, pseudonym_key, identity, site) not in cts
-    ]
-    forms = Counter(form_of(i) for i in lost)
-    return Match(
-        len(records),
-        both,
-        len(cts),
-        both,
-        tuple(forms.most_common()),
-        _would_meet(lost, cts, pseudonym_key, identity, site),
-    )
+    lost = [written for key, written in table.ids.items() if key not in cts]
+    forms = Counter(form_of(pid) for pid, _ in lost)
+    would = _would_meet(lost, cts, pseudonym_key, identity)
+    return Match(len(records), both, len(cts), both, tuple(forms.most_common()), would)
 
 
 def match_catalogue(
@@ -101,7 +93,7 @@ def form_of(patient_id: str) -> str:
 
 
 def _would_meet(
-    lost: list[str], cts: set[str], key: str | None, identity: IdentityConfig, site: str | None
+    lost: list[tuple[str, str | None]], cts: set[str], key: str | None, identity: IdentityConfig
 ) -> tuple[tuple[str, int], ...]:
     """Of numbers that met no CT, how many would if the rule were looser in one respect.
 
@@ -109,26 +101,19 @@ def _would_meet(
     with them, in upper and lower case, without blanks.
     """
     counts: Counter[str] = Counter()
-    for i in lost[:50_000]:
-        text = normalised(i, identity)
+    for pid, site in lost[:50_000]:
+        text = normalised(pid, identity)
+        bare = _BLANKS.sub("", text)
         tries = {
             "identity.leading_zeros: drop": [text.lstrip("0"), *(text.zfill(w) for w in _WIDTHS if text.isdigit())],
             "identity.case: upper": [text.upper(), text.lower()],
-            "identity.blanks: remove": [re.sub(r"\s+", "", text)],
+            "identity.blanks: remove": [bare],
+            "several of these": [bare.lstrip("0").upper()],
         }
-        tries["several of these"] = [re.sub(r"\s+", "", text).lstrip("0").upper()]
-        hit = next(
-            (
-                rule
-                for rule, texts in tries.items()
-                if any(t and patient_key(t, key, identity, site) in cts for t in texts)
-            ),
-            None,
-        )
+        keys = {rule: {patient_key(t, key, identity, site) for t in texts if t} for rule, texts in tries.items()}
+        if site:
+            keys["the site left out, as the index has none"] = {patient_key(text, key, identity)}
+        hit = next((rule for rule, made in keys.items() if made & cts), None)
         if hit is not None:
             counts[hit] += 1
-        elif site is None or not identity.site_in_key:
-            continue
-        elif patient_key(text, key, identity) in cts:
-            counts["the site left out, as the index has none"] += 1
     return tuple(counts.most_common())

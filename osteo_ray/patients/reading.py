@@ -47,12 +47,13 @@ class Reading:
         if bad:
             for row in np.flatnonzero(np.isin(codes, list(bad))):
                 self.found.problem(f"{chunk.at(row, column)}: {bad[codes[row]]}")
-        self.found.remember_ids(str(t).partition("\x1f")[0] for k, t in enumerate(uniques) if k not in bad)
         return np.array(made, object)[codes] if len(made) else np.empty(0, object)
 
     def key(self, pid: str, site: str | None) -> str:
         """A patient's key."""
-        return patient_key(pid, self.pseudonym_key, self.identity, site or None)
+        key = patient_key(pid, self.pseudonym_key, self.identity, site or None)
+        self.found.remember(key, pid, site or None)
+        return key
 
     def quantity(
         self,

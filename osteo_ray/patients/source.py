@@ -57,7 +57,7 @@ def load(
     issues = found.problems + ([f"... and {n} more"] if (n := found.total_problems - len(found.problems)) else [])
     whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
     table = RecordTable.of(whole, issues)
-    return RecordTable(table.frame, table.issues, found.report(), tuple(found.ids))
+    return RecordTable(table.frame, table.issues, found.report(), found.ids)
 
 
 def load_records(

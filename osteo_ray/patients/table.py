@@ -31,13 +31,13 @@ class RecordTable:
     (None where it is not given).
 
     `issues` lists values that were refused and made missing (only where loading was told to do so); `report` says what
-    was read, and `ids` are the patients' numbers as written, for the match report alone: neither is ever stored.
+    was read, and `ids` are numbers as written and sites by key, for the match report alone: neither is ever stored.
     """
 
     frame: pd.DataFrame
     issues: tuple[str, ...] = field(default=())
     report: ReadReport | None = field(default=None, compare=False)
-    ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    ids: Mapping[str, tuple[str, str | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, frame: pd.DataFrame, issues: Iterable[str] = ()) -> RecordTable:

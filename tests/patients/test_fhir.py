@@ -73,3 +73,223 @@ def test_a_broken_line_does_not_hide_the_rest(tmp_path):
     t = records.load(path, on_bad="missing")
     assert t.frame["alp_u_l"].tolist() == [85]
     assert "line 3: not JSON" in t.issues[0]
+
+
+def patient(pid="p1", mrn="7", **more):
+    return PATIENT | {"id": pid, "identifier": [{"type": {"coding": [{"code": "MR"}]}, "value": mrn}]} | more
+
+
+def crea(value=61, who="p1", **more):
+    return observation("14682-9", value, "umol/L", who=who) | more
+
+
+def load_lines(tmp_path, *resources, **kw):
+    return records.load(write(tmp_path, *resources), **kw)
+
+
+def keys(table):
+    return table.frame["patient_key"].tolist()
+
+
+SSN = {"type": {"coding": [{"code": "SS"}]}, "system": "http://ssn", "value": "999"}
+OLD = {"use": "old", "type": {"coding": [{"code": "MR"}]}, "system": "http://mrn", "value": "1"}
+MR = {"type": {"coding": [{"code": "MR"}]}, "system": "http://mrn", "value": "7"}
+MR2 = {"type": {"coding": [{"code": "MR"}]}, "system": "http://other", "value": "8"}
+
+
+def test_the_identifier_is_that_of_its_type_or_system_never_the_first(tmp_path):
+    t = load_lines(tmp_path, patient(identifier=[SSN, OLD, MR]), crea())
+    assert keys(t) == [patient_key("7", None)]
+    by_system = records.Mapping.model_validate({"format": "fhir", "fhir": {"identifier_system": "http://ssn"}})
+    t = load_lines(tmp_path, patient(identifier=[MR, SSN]), crea(), mapping=by_system)
+    assert keys(t) == [patient_key("999", None)]
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "error"),
+    [
+        ([SSN], "no identifier of type MR.*http://ssn"),
+        ([OLD], "no identifier of type MR.*none at all"),
+        ([MR, MR2], "several identifiers of type MR.*http://mrn, http://other"),
+    ],
+)
+def test_a_patient_without_one_clear_number_is_refused(tmp_path, identifiers, error):
+    with pytest.raises(records.RecordsError, match=error):
+        load_lines(tmp_path, patient(identifier=identifiers), crea())
+
+
+def test_final_and_amended_values_come_before_preliminary_ones(tmp_path):
+    t = load_lines(tmp_path, patient(), crea(61), crea(300, status="preliminary"), crea(400, status="cancelled"))
+    assert t.frame["creatinine_umol_l"].tolist() == [61]
+    assert dict(t.report.dropped) == {"Observation cancelled": 1}
+    t = load_lines(tmp_path, patient(), crea(70, status="amended"), crea(61))
+    assert t.frame["creatinine_umol_l"].tolist() == [70]
+    assert load_lines(tmp_path, patient(), crea(90, status="preliminary")).frame["creatinine_umol_l"].tolist() == [90]
+
+
+@pytest.mark.parametrize(
+    ("when", "day"),
+    [
+        ({"effectiveInstant": "2024-03-10T23:30:00-05:00"}, "2024-03-10"),
+        ({"effectivePeriod": {"start": "2024-03-10", "end": "2024-03-12"}}, "2024-03-10"),
+        ({"effectiveTiming": {"event": ["2024-03-10T08:00:00Z"]}}, "2024-03-10"),
+        ({"issued": "2024-03-10T08:00:00Z"}, "2024-03-10"),
+    ],
+)
+def test_every_form_of_the_effective_time(tmp_path, when, day):
+    o = crea()
+    del o["effectiveDateTime"]
+    t = load_lines(tmp_path, patient(), o | when)
+    assert [str(d.date()) for d in t.frame["record_date"]] == [day]
+
+
+def test_a_month_alone_is_no_day(tmp_path):
+    with pytest.raises(records.RecordsError, match="'2024-03' names no day"):
+        load_lines(tmp_path, patient(), crea(effectiveDateTime="2024-03"))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["Patient/p1", "Patient/p1/_history/3", "http://ehr/fhir/Patient/p1", "http://ehr/fhir/Patient/p1/_history/1"],
+)
+def test_versioned_and_absolute_references_of_a_bulk_export(tmp_path, reference):
+    assert len(load_lines(tmp_path, patient(), crea(subject={"reference": reference}))) == 1
+
+
+def bundle(tmp_path, kind, *entries, **more):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({"resourceType": "Bundle", "type": kind, "entry": list(entries)} | more))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["collection", "searchset", "transaction"])
+def test_bundles_with_urn_references(tmp_path, kind):
+    p = {"fullUrl": "urn:uuid:1", "resource": patient()}
+    o = {"fullUrl": "urn:uuid:2", "resource": crea(subject={"reference": "urn:uuid:1"})}
+    gone = {"request": {"method": "DELETE"}, "resource": crea(400)}
+    t = records.load(bundle(tmp_path, kind, o, p, gone))
+    assert t.frame["creatinine_umol_l"].tolist() == [61]
+    assert keys(t) == [patient_key("7", None)]
+
+
+def test_equal_ids_of_two_servers_are_two_patients(tmp_path):
+    entries = []
+    for server, mrn, value in (("http://a", "1", 60), ("http://b", "2", 90)):
+        entries.append({"fullUrl": f"{server}/Patient/p1", "resource": patient(mrn=mrn)})
+        entries.append({"fullUrl": f"{server}/Observation/o", "resource": crea(value)})
+    t = records.load(bundle(tmp_path, "collection", *entries))
+    got = dict(zip(keys(t), t.frame["creatinine_umol_l"], strict=True))
+    assert got == {patient_key("1", None): 60, patient_key("2", None): 90}
+
+
+def test_one_page_of_a_search_is_said(tmp_path):
+    p, o = {"resource": patient()}, {"resource": crea()}
+    t = records.load(bundle(tmp_path, "searchset", p, o, link=[{"relation": "next", "url": "http://x"}]))
+    assert "the pages after it are not here" in t.report.notes[0]
+
+
+def test_a_bulk_export_is_several_files_or_a_folder(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    files = {
+        "Observation.1": [crea(61)],
+        "Observation.2": [crea(80, who="p2")],
+        "Patient": [patient(), patient("p2", "8")],
+    }
+    for name, resources in files.items():
+        (folder / f"{name}.ndjson").write_text("\n".join(json.dumps(r) for r in resources))
+    (folder / "Condition.ndjson").write_text(json.dumps({"resourceType": "Condition"}))
+    t = records.load(folder)
+    assert sorted(t.frame["creatinine_umol_l"]) == [61, 80]
+    assert dict(t.report.dropped) == {"Condition": 1}
+    one = records.load([folder / f"{n}.ndjson" for n in files])
+    assert sorted(keys(one)) == sorted(keys(t))
+
+
+def test_observations_without_their_patients_are_refused(tmp_path):
+    with pytest.raises(records.RecordsError, match=r"1 Observations of 1 patients.*Patient/p1.*give the Patient file"):
+        load_lines(tmp_path, crea())
+
+
+def test_patients_alone_are_undated_records(tmp_path):
+    t = load_lines(tmp_path, patient(), patient("p2", "8"))
+    assert len(t) == 2
+    assert t.frame["sex_male"].tolist() == [0, 0]
+    assert t.frame["record_date"].isna().all()
+
+
+def test_subjects_by_identifier_contained_or_merged(tmp_path):
+    inside = patient("x", "9")
+    merged = patient("old", "1", link=[{"type": "replaced-by", "other": {"reference": "Patient/p1"}}])
+    t = load_lines(
+        tmp_path,
+        patient(),
+        merged,
+        crea(60, subject={"identifier": MR | {"value": "5"}}),
+        crea(70, subject={"reference": "#x"}, contained=[inside]),
+        crea(80, subject={"reference": "Patient/old"}),
+    )
+    got = dict(zip(keys(t), t.frame["creatinine_umol_l"], strict=True))
+    assert got == {patient_key("5", None): 60, patient_key("9", None): 70, patient_key("7", None): 80}
+
+
+def test_a_subject_that_is_no_patient_is_refused(tmp_path):
+    with pytest.raises(records.RecordsError, match="no patient as subject"):
+        load_lines(tmp_path, patient(), crea(subject={"reference": "Group/1"}))
+
+
+def test_t_scores_of_hip_and_neck_count_and_the_lowest_is_the_label(tmp_path):
+    scores = [observation(c, v, "{T-score}") for c, v in (("38267-1", -1.2), ("38264-8", -2.6), ("80948-3", -2.0))]
+    f = load_lines(tmp_path, patient(), *scores).frame
+    assert f["t_score"].tolist() == [-2.6]
+    assert f["label"].tolist() == ["osteoporosis"]
+
+
+def test_bounds_components_urea_nitrogen_and_unknown_codes(tmp_path):
+    bound = crea()
+    bound["valueQuantity"] = {"value": 20, "comparator": "<", "code": "umol/L"}
+    panel = observation("24321-2", 0, "1")
+    del panel["valueQuantity"]
+    panel["component"] = [
+        {
+            "code": {"coding": [{"system": "http://loinc.org", "code": "3094-0"}]},
+            "valueQuantity": {"value": 14, "unit": "mg/dL"},
+        }
+    ]
+    t = load_lines(
+        tmp_path, patient(), bound, panel, observation("2951-2", 140, "mmol/L"), observation("2951-2", 139, "mmol/L")
+    )
+    assert t.frame["urea_mmol_l"].tolist() == [pytest.approx(5.0, abs=0.05)]
+    assert t.frame["creatinine_umol_l"].isna().all()
+    assert next(f.bounds for f in t.report.features if f.name == "creatinine_umol_l") == 1
+    assert [n for code, n in t.report.unknown if code.startswith("2951-2")] == [2]
+    half = records.Mapping.model_validate({"format": "fhir", "numbers": {"bounds": "half"}})
+    assert load_lines(tmp_path, patient(), bound, mapping=half).frame["creatinine_umol_l"].tolist() == [10]
+
+
+def test_local_codes_are_named_by_the_mapping(tmp_path):
+    o = crea()
+    o["code"] = {"coding": [{"system": "http://lab", "code": "CREA"}], "text": "Kreatinin"}
+    m = records.Mapping.model_validate({"format": "fhir", "tests": {"creatinine_umol_l": ["http://lab|CREA"]}})
+    assert load_lines(tmp_path, patient(), o, mapping=m).frame["creatinine_umol_l"].tolist() == [61]
+    by_text = records.Mapping.model_validate({"format": "fhir", "tests": {"creatinine_umol_l": ["kreatinin"]}})
+    assert load_lines(tmp_path, patient(), o, mapping=by_text).frame["creatinine_umol_l"].tolist() == [61]
+
+
+def test_smoking_and_values_that_are_no_quantity(tmp_path):
+    smokes = crea()
+    smokes["code"] = {"coding": [{"system": "http://loinc.org", "code": "72166-2"}]}
+    del smokes["valueQuantity"]
+    smokes["valueCodeableConcept"] = {"coding": [{"code": "LA18976-3"}]}
+    assert load_lines(tmp_path, patient(), smokes).frame["smoker"].tolist() == [1]
+    text = crea()
+    del text["valueQuantity"]
+    with pytest.raises(records.RecordsError, match="valueString 'high' is no quantity"):
+        load_lines(tmp_path, patient(), text | {"valueString": "high"})
+
+
+@pytest.mark.parametrize(("name", "text"), [("r.ndjson", ""), ("r.json", "[1]"), ("r.json", "{"), ("r.json", "")])
+def test_files_that_are_no_fhir_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(records.RecordsError, match=r"empty|not JSON|no FHIR resource"):
+        records.load(tmp_path / name)

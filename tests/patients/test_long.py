@@ -1,0 +1,125 @@
+"""Long tables, a row a test: by name or LOINC, converted, gathered by patient and day."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from osteo_ray.patients import Mapping, RecordsError, load
+from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.observations import BLOCK, NO_DAY, T_SCORE, Observations, gather
+from osteo_ray.patients.schema import NAMES
+
+LONG = {
+    "format": "long",
+    "patient_id": "pid",
+    "date": "at",
+    "test": "test",
+    "value": "result",
+    "unit": "unit",
+    "tests": {"creatinine_umol_l": ["Crea", "肌酐"], "t_score": {"names": ["T hip", "T spine"]}},
+}
+
+
+def read(tmp_path, rows, name="r.csv", **more):
+    path = tmp_path / name
+    path.write_text("pid,at,test,result,unit\n" + "\n".join(rows) + "\n")
+    return load(path, Mapping.model_validate(LONG | more))
+
+
+def test_tests_by_name_and_loinc_become_records_of_a_day(tmp_path):
+    t = read(
+        tmp_path,
+        [
+            "A,2024-02-01 08:00,crea,0.9,mg/dL",
+            "A,2024-02-01 15:00,Crea,1.1,mg/dL",
+            "A,2024-02-01 08:00,6768-6,92,U/L",
+            "A,2024-02-03 09:30,肌酐,88.4,umol/L",
+            "B,2024-02-03,3094-0,14,mg/dL",
+            "B,2024-02-03,Sodium,140,mmol/L",
+            "B,2024-02-03,T hip,-1.0,",
+            "B,2024-02-03,T spine,-2.7,",
+        ],
+    )
+    f = t.frame.set_index(["patient_key", t.frame["record_date"].dt.strftime("%m-%d")])
+    a, b = patient_key("A", None), patient_key("B", None)
+    assert len(f) == 3
+    assert f.loc[(a, "02-01"), "creatinine_umol_l"] == pytest.approx(97.2, abs=0.1)  # the later of the day
+    assert f.loc[(a, "02-01"), "alp_u_l"] == 92
+    assert f.loc[(a, "02-03"), "creatinine_umol_l"] == pytest.approx(88.4)
+    assert f.loc[(b, "02-03"), "urea_mmol_l"] == pytest.approx(5.0, abs=0.05)
+    assert f.loc[(b, "02-03"), "label"] == "osteoporosis"
+    assert str(f.loc[(b, "02-03"), "dxa_date"].date()) == "2024-02-03"
+    assert t.report.unknown == (("Sodium", 1),)
+
+
+def test_what_can_not_be_used_is_named_by_line(tmp_path):
+    rows = ["A,2024-02-01,Crea,1,", "A,2024-02-01,Crea,1,U/L", "A,x,Crea,80,umol/L", ",2024-02-01,Crea,80,umol/L"]
+    with pytest.raises(RecordsError) as e:
+        read(tmp_path, rows)
+    text = str(e.value)
+    assert "r.csv, line 2, column 'result': 1: no unit; creatinine_umol_l is measured in umol/L" in text
+    assert "line 3, column 'result': 1: unit 'U/L' cannot be turned into" in text
+    assert "line 4, column 'at': 'x' is no date" in text
+    assert "line 5, column 'pid': no patient id" in text
+
+
+def test_sex_and_birth_date_may_be_columns_of_every_row(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("pid,at,test,result,unit,sex,born\nA,2024-02-01,Crea,80,umol/L,F,1954-02-01\n")
+    more = {"features": {"sex_male": {"column": "sex", "codes": {"M": 1, "F": 0}}}, "birth_date": "born"}
+    f = load(path, Mapping.model_validate(LONG | more)).frame
+    assert f.loc[0, ["sex_male", "creatinine_umol_l"]].tolist() == [0, 80]
+    assert f["age_y"][0] == pytest.approx(70, abs=0.1)
+
+
+def test_equal_numbers_of_two_sites_are_two_patients(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,result,unit,site\n1,2024-02-01,Crea,80,umol/L,north\n1,2024-02-01,Crea,90,umol/L,south\n"
+    )
+    f = load(path, Mapping.model_validate(LONG | {"site_column": "site"})).frame
+    assert f["patient_key"].nunique() == 2
+    assert dict(zip(f["site"], f["creatinine_umol_l"], strict=True)) == {"north": 80, "south": 90}
+
+
+def test_a_day_with_nothing_but_bounds_is_still_a_record(tmp_path):
+    t = read(tmp_path, ["A,2024-02-01,Crea,<20,umol/L"])
+    assert len(t) == 1
+    assert t.frame["creatinine_umol_l"].isna().all()
+
+
+def observations(rng, n):
+    block = np.zeros(n, BLOCK)
+    block["patient"] = rng.integers(1, 1 << 63, 40, dtype=np.uint64)[rng.integers(0, 40, n)]
+    block["what"] = rng.integers(0, len(NAMES), n)
+    block["day"], block["second"] = rng.integers(19000, 19020, n), rng.integers(0, 86400, n)
+    block["rank"], block["value"], block["order"], block["site"] = 1, rng.normal(size=n), np.arange(n), -1
+    return block
+
+
+def test_spilled_to_disk_the_records_are_the_same():
+    block = observations(np.random.default_rng(0), 5000)
+    with Observations() as memory, Observations(spill_rows=700, partitions=7) as disk:
+        for k in range(0, 5000, 300):
+            memory.add(block[k : k + 300])
+            disk.add(block[k : k + 300])
+        one, many = (pd.concat(list(s.records())) for s in (memory, disk))
+    order = ["patient_key", "record_date"]
+    assert len(one) > 500
+    pd.testing.assert_frame_equal(
+        one.sort_values(order, ignore_index=True),
+        many[one.columns].sort_values(order, ignore_index=True),
+    )
+
+
+def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_the_lowest():
+    block = np.zeros(6, BLOCK)
+    block["patient"], block["day"], block["site"] = 7, NO_DAY, -1
+    block["what"] = [6, 6, 6, T_SCORE, T_SCORE, T_SCORE]
+    block["rank"] = [1, 1, 0, 1, 1, 0]
+    block["second"] = [10, 20, 30, 10, 20, 30]
+    block["value"] = [60, 70, 300, -2.6, -1.0, -4.0]
+    f = gather(block, [])
+    assert f["creatinine_umol_l"].tolist() == [70]
+    assert f["t_score"].tolist() == [-2.6]
+    assert f["record_date"].isna().all()

@@ -1,0 +1,162 @@
+"""Files as hospitals export them: read, or refused by name, line and remedy; never shifted by a column."""
+
+import gzip
+
+import openpyxl
+import pandas as pd
+import pytest
+
+from osteo_ray.patients import Mapping, RecordsError, load
+from osteo_ray.patients.identity import patient_key
+
+CREA = {"patient_id": "id", "date": "day", "features": {"creatinine_umol_l": {"column": "crea"}}}
+
+
+def mapping(**more):
+    return Mapping.model_validate(CREA | more)
+
+
+def write(tmp_path, data, name="r.csv"):
+    path = tmp_path / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def test_a_delimiter_at_the_end_of_every_row_shifts_nothing(tmp_path):
+    path = write(tmp_path, "id,day,crea\nA,2024-01-05,61,\nB,2024-01-06,62,\n")
+    assert load(path, mapping()).frame["creatinine_umol_l"].tolist() == [61, 62]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("id,day,crea\nA,2024-01-05,61\nB,2024-01-06,62,\n", "line 3: 4 fields, but the header .line 1. has 3 columns"),
+        ("id,day,crea\nA,2024-01-05,6,1\n", "line 2: 4 fields.*needs quotes"),
+        ("id,day,crea\nA,2024-01-05\n", "line 2: 2 fields.*cut short"),
+        ("id,day,crea\nA,2024-01-05,61,\nB,2024-01-06,62\n", "line 3: 3 fields.*the first row 4 fields"),
+        ('id,day,crea\nA,2024-01-05,61\nB,"2024-01-06,62\nC,x,1\n', "line 3: a quote is opened and never closed"),
+        ('id,day,crea\nA,"2024"-01,61\n', "line 2: text follows a closing quote"),
+        ("id,crea,day,crea\nA,1,2024-01-05,61\n", "'crea' stands more than once"),
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        ("id,day,crea\n", "a header, but no rows"),
+        ("Id;Day\nA;2024-01-05\n", "column 'id' .* did you mean 'Id'"),
+    ],
+)
+def test_what_can_not_be_read_is_named_with_its_line(tmp_path, text, error):
+    with pytest.raises(RecordsError, match=error):
+        load(write(tmp_path, text), mapping())
+
+
+def test_a_repeated_column_that_nothing_uses_is_listed(tmp_path):
+    t = load(write(tmp_path, "id,day,crea,x,x,y\nA,2024-01-05,61,1,2,3\n"), mapping())
+    assert set(t.report.unused_columns) == {"x", "y", "x (twice)"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_that_of_the_header(tmp_path, delimiter):
+    text = "id,day,crea\nA,2024-01-05,61\n".replace(",", delimiter)
+    assert load(write(tmp_path, text), mapping()).frame["creatinine_umol_l"].tolist() == [61]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_marked_and_plain_unicode_is_read(tmp_path, encoding):
+    path = write(tmp_path, "id,day,crea,名\nA,2024-01-05,61,王\n".encode(encoding))
+    assert load(path, mapping()).frame["creatinine_umol_l"].tolist() == [61]
+
+
+def test_another_encoding_has_to_be_named_and_is_proposed(tmp_path):
+    path = write(tmp_path, "id,day,crea,性别\nA,2024-01-05,61,女\n".encode("gb18030"))
+    sex = {"sex_male": {"column": "性别", "codes": {"男": 1, "女": 0}}}
+    with pytest.raises(RecordsError, match=r"not utf-8.*`encoding: gb18030`"):
+        load(path, mapping(features=sex))
+    assert load(path, mapping(features=sex, encoding="gb18030")).frame["sex_male"].tolist() == [0]
+    with pytest.raises(RecordsError, match="no such encoding"):
+        load(path, mapping(features=sex, encoding="gb-18030-x"))
+
+
+def test_rows_above_the_header_gzip_and_quoted_line_ends(tmp_path):
+    text = 'exported on monday\nid,day,crea,note\nA,2024-01-05,61,"two\nlines"\nB,2024-13-05,61,x\n'
+    path = write(tmp_path, gzip.compress(text.encode()), "r.csv.gz")
+    with pytest.raises(RecordsError, match=r"r.csv.gz, line 5, column 'day': '2024-13-05' is no date"):
+        load(path, mapping(header_row=2))
+
+
+def test_nothing_that_a_mapping_reads_is_an_error(tmp_path):
+    with pytest.raises(RecordsError, match="no column that the mapping reads"):
+        load(write(tmp_path, "patient_id,Sex,Age\n1,F,67\n"))
+
+
+def test_other_kinds_of_files_are_refused_by_name(tmp_path):
+    for name, error in (("r.xls", "save it as .xlsx"), ("r.docx", "not .docx"), ("absent.csv", "no such file")):
+        if name != "absent.csv":
+            write(tmp_path, "x", name)
+        with pytest.raises(RecordsError, match=error):
+            load(tmp_path / name)
+    with pytest.raises(RecordsError, match="a workbook or zip"):
+        load(write(tmp_path, b"PK\x03\x04rest", "r.csv"), mapping())
+    with pytest.raises(RecordsError, match="no workbook that can be read"):
+        load(write(tmp_path, b"not a zip", "r.xlsx"), mapping())
+    with pytest.raises(RecordsError, match="no Parquet that can be read"):
+        load(write(tmp_path, b"not parquet at all", "r.parquet"), mapping())
+
+
+def workbook(tmp_path, sheets):
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+        if title == "padded":
+            sheet["A2"].number_format = "0000000"
+    book.save(tmp_path / "r.xlsx")
+    return tmp_path / "r.xlsx"
+
+
+def test_a_workbook_keeps_zeros_numbers_and_dates(tmp_path):
+    rows = [["id", "day", "crea"], ["0012345", pd.Timestamp("2024-01-05 08:30"), 61], [12345.0, "2024-01-06", "62"]]
+    f = load(workbook(tmp_path, {"labs": rows}), mapping()).frame
+    assert f["patient_key"].tolist() == [patient_key("0012345", None), patient_key("12345", None)]
+    assert f["creatinine_umol_l"].tolist() == [61, 62]
+    assert [str(d.date()) for d in f["record_date"]] == ["2024-01-05", "2024-01-06"]
+
+
+def test_a_number_that_a_sheet_shows_with_zeros_is_that_text(tmp_path):
+    rows = [["id", "day", "crea"], [12345, None, 61]]
+    f = load(workbook(tmp_path, {"padded": rows}), mapping()).frame
+    assert f["patient_key"].tolist() == [patient_key("0012345", None)]
+
+
+def test_of_several_sheets_one_has_to_be_named(tmp_path):
+    rows = [["id", "day", "crea"], ["A", None, 61]]
+    path = workbook(tmp_path, {"one": rows, "two": rows, "empty": []})
+    with pytest.raises(RecordsError, match=r"several sheets.*`sheet: one`"):
+        load(path, mapping())
+    assert len(load(path, mapping(sheet="two"))) == len(load(path, mapping(sheet=1))) == 1
+    with pytest.raises(RecordsError, match="no sheet 'three'"):
+        load(path, mapping(sheet="three"))
+
+
+def test_a_bad_cell_of_a_workbook_is_named_by_sheet_and_row(tmp_path):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, "#N/A"]]})
+    with pytest.raises(RecordsError, match=r"r.xlsx, sheet 'labs', row 2, column 'crea': '#N/A' is not a number"):
+        load(path, mapping())
+
+
+def test_parquet_with_missing_dates_zones_and_categories(tmp_path):
+    frame = pd.DataFrame({
+        "id": pd.Categorical(["A", "B", "C"]),
+        "day": pd.to_datetime(["2024-03-10T23:30", None, "2024-03-11T01:00"]).tz_localize("Asia/Shanghai"),
+        "crea": pd.array([61, None, 63], dtype="Int64"),
+    })  # fmt: skip
+    frame.to_parquet(tmp_path / "r.parquet")
+    f = load(tmp_path / "r.parquet", mapping()).frame
+    assert [str(d.date()) if d == d else "" for d in f["record_date"]] == ["2024-03-10", "", "2024-03-11"]
+    assert f["creatinine_umol_l"].isna().tolist() == [False, True, False]
+
+
+def test_a_folder_of_tables_is_one_source(tmp_path):
+    for k in range(2):
+        write(tmp_path, f"id,day,crea\nP{k},2024-01-05,6{k}\n", f"r{k}.csv")
+    assert len(load(tmp_path, mapping())) == 2

@@ -1,0 +1,178 @@
+"""What is written in a cell: numbers, bounds, codes, days and ages, by stated rules."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from osteo_ray.config import ConfigError, validate
+from osteo_ray.patients import Mapping, RecordsError, load
+from osteo_ray.patients.mapping import Numbers
+from osteo_ray.patients.values import BAD, BOUND, MISSING, OK, days, number
+
+MISSES = frozenset({"", "na"})
+
+
+@pytest.mark.parametrize(
+    ("cell", "rule", "value", "state"),
+    [
+        ("5.2", {}, 5.2, OK),
+        (" ５．２ ", {}, 5.2, OK),
+        ("−2.5", {}, -2.5, OK),
+        ("1e3", {}, 1000, OK),
+        (7, {}, 7, OK),
+        ("na", {}, np.nan, MISSING),
+        (None, {}, np.nan, MISSING),
+        ("5,2", {}, np.nan, BAD),
+        ("5,2", {"decimal": ","}, 5.2, OK),
+        ("1.234,5", {"decimal": ",", "thousands": "."}, 1234.5, OK),
+        ("1,234.5", {"thousands": ","}, 1234.5, OK),
+        ("12,34", {"thousands": ","}, np.nan, BAD),
+        ("1 234", {"thousands": " "}, 1234, OK),
+        ("<5", {}, np.nan, BOUND),
+        ("＜5", {}, np.nan, BOUND),
+        ("<= 5", {"bounds": "half"}, 2.5, BOUND),
+        (">5", {"bounds": "half"}, np.nan, BOUND),
+        ("<5,0", {"bounds": "half", "decimal": ","}, 2.5, BOUND),
+        ("89+", {}, np.nan, BAD),
+        ("89+", {"rules": ["top_coded"]}, 89, OK),
+        ("067Y", {"rules": ["age_units"]}, 67, OK),
+        ("804M", {"rules": ["age_units"]}, 67, OK),
+        ("67岁", {"rules": ["age_units"]}, 67, OK),
+        ("5.2 H", {}, np.nan, BAD),
+        ("5.2 H", {"rules": ["flags"]}, 5.2, OK),
+        ("5.2↑", {"rules": ["flags"]}, 5.2, OK),
+        ("inf", {}, np.nan, BAD),
+        ("1_000", {}, np.nan, BAD),
+        (True, {}, np.nan, BAD),
+    ],
+)
+def test_a_number_is_read_by_the_rules_that_are_named(cell, rule, value, state):
+    got = number(cell, MISSES, validate(Numbers, rule))
+    assert got[1] == state
+    assert got[0] == pytest.approx(value, nan_ok=True, abs=0.01)
+
+
+def crea(tmp_path, text, **more):
+    path = tmp_path / "r.csv"
+    path.write_text(text)
+    base = {"patient_id": "id", "features": {"creatinine_umol_l": {"column": "crea"}}}
+    return load(path, Mapping.model_validate(base | more), on_bad=more.pop("on_bad", "raise"))
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("60,5", r"numbers: \{decimal: ','\}"),
+        ("1,234", r"numbers: \{thousands: ','\}"),
+        ("89+", r"rules: \[top_coded\]"),
+        ("61 H", r"rules: \[flags\]"),
+        ("haemolytic", "add it to `missing:`"),
+    ],
+)
+def test_what_is_no_number_names_what_would_mend_it(tmp_path, value, remedy):
+    with pytest.raises(RecordsError, match=remedy):
+        crea(tmp_path, f'id,crea\nA,"{value}"\n')
+
+
+def test_bounds_are_missing_and_counted_or_half_the_limit(tmp_path):
+    text = "id,crea\nA,<30\nB,60\n"
+    t = crea(tmp_path, text)
+    assert np.isnan(t.frame["creatinine_umol_l"][0])
+    assert next(f.bounds for f in t.report.features if f.name == "creatinine_umol_l") == 1
+    assert any("bounds" in line and "creatinine_umol_l 1" in line for line in t.report.lines())
+    assert crea(tmp_path, text, numbers={"bounds": "half"}).frame["creatinine_umol_l"].tolist() == [15, 60]
+
+
+def test_codes_may_be_what_yaml_makes_of_them(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("id,sex,smokes\nA,1,yes\nB,2,no\nC,1.0,no\n")
+    yaml = tmp_path / "m.yaml"
+    yaml.write_text(
+        "patient_id: id\nfeatures:\n"
+        "  sex_male: {column: sex, codes: {1: 1, 2: 0}}\n  smoker: {column: smokes, codes: {yes: true, no: false}}\n"
+    )
+    f = load(path, yaml).frame
+    assert f["sex_male"].tolist() == [1, 0, 1]
+    assert f["smoker"].tolist() == [1, 0, 0]
+
+
+def test_a_text_where_codes_are_needed_names_them(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("id,sex\nA,F\nB,M\n")
+    m = Mapping.model_validate({"patient_id": "id", "features": {"sex_male": {"column": "sex"}}})
+    with pytest.raises(RecordsError, match=r"'F' is not a number.*`codes: \{M: 1, F: 0\}`"):
+        load(path, m)
+
+
+def test_missing_texts_may_be_numbers(tmp_path):
+    assert crea(tmp_path, "id,crea\nA,-999\nB,n/a\n", missing=[-999, "N/A"]).frame["creatinine_umol_l"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2024-03-10T20:30:00-05:00", "2024-03-10"),
+        ("2024-03-11T07:30:00+08:00", "2024-03-11"),
+        ("2024-03-10T23:59:59.123Z", "2024-03-10"),
+        ("2024-03-10 08:00", "2024-03-10"),
+        ("20240310", "2024-03-10"),
+        ("20240310083000", "2024-03-10"),
+        ("2024/3/5", "2024-03-05"),
+        ("2024年3月5日", "2024-03-05"),
+        ("05/03/2024", None),
+        ("2024-02-30", None),
+        ("9999-12-31", None),
+        ("2024-03", None),
+        ("45356", None),
+    ],
+)
+def test_a_date_is_its_local_day_and_never_guessed(text, day):
+    parsed = days(pd.Series([text]), MISSES)
+    assert str(parsed.values[0]) == (day or "NaT")
+    assert parsed.state[0] == (OK if day else BAD)
+
+
+def test_dates_of_another_form_or_zone_are_named_by_the_mapping(tmp_path):
+    assert str(days(pd.Series(["05/03/2024 08:00"]), MISSES, ("%d/%m/%Y",)).values[0]) == "2024-03-05"
+    assert str(days(pd.Series(["2024-03-10T20:30:00Z"]), MISSES, (), "Asia/Shanghai").values[0]) == "2024-03-11"
+    text = "id,day,crea\nA,05/03/2024,61\n"
+    with pytest.raises(RecordsError, match=r"day or month first.*'%d/%m/%Y'. or '%m/%d/%Y'"):
+        crea(tmp_path, text, date="day")
+    f = crea(tmp_path, text, date="day", date_format="%d/%m/%Y").frame
+    assert str(f["record_date"][0].date()) == "2024-03-05"
+
+
+def test_a_birth_date_gives_the_age_at_the_record(tmp_path):
+    f = crea(
+        tmp_path, "id,day,crea,born\nA,2024-03-01,61,1954-03-01\nB,,61,1954-03-01\n", date="day", birth_date="born"
+    )
+    assert f.frame["age_y"][0] == pytest.approx(70, abs=0.1)
+    assert np.isnan(f.frame["age_y"][1])
+    assert str(f.frame["birth_month"][1].date()) == "1954-03-01"
+    with pytest.raises(RecordsError, match="an age of -30 at the record's date"):
+        crea(tmp_path, "id,day,crea,born\nA,2024-03-01,61,2054-03-01\n", date="day", birth_date="born")
+
+
+def test_the_lowest_of_several_t_scores_counts(tmp_path):
+    f = crea(tmp_path, "id,crea,hip,spine\nA,61,-1.0,-2.6\nB,61,,-0.5\nC,61,,\n", t_score=["hip", "spine"]).frame
+    assert f["label"].tolist()[:2] == ["osteoporosis", "normal"]
+    assert np.isnan(f["t_score"][2])
+
+
+def test_an_id_that_a_spreadsheet_rounded_is_refused(tmp_path):
+    with pytest.raises(RecordsError, match="lost its last digits"):
+        crea(tmp_path, "id,crea\n1.23457E+11,61\n")
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"format": "long", "patient_id": "id"}, "a long mapping needs test, value"),
+        ({"patient_id": "id"}, "a wide mapping needs features"),
+        ({"patient_id": "id", "features": {"alt_u_l": {"column": "a", "analyte": "urea_nitrogen"}}}, "no analyte"),
+        ({"patient_id": "id", "site": "A", "site_column": "s", "features": {"bmi": {"column": "b"}}}, "not both"),
+    ],
+)
+def test_a_mapping_that_can_not_work_is_refused(bad, error):
+    with pytest.raises(ConfigError, match=error):
+        validate(Mapping, bad)
