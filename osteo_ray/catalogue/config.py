@@ -18,29 +18,57 @@ class Geometry(Section):
 
     iop_tolerance: float = Field(1e-4, gt=0, description="unit length and orthogonality of ImageOrientation")
     spacing_rel: float = Field(0.01, gt=0, description="spacing is uniform within max(rel * median, abs)")
-    spacing_abs_mm: float = Field(0.02, gt=0)
+    spacing_abs_mm: float = Field(
+        0.02, gt=0, description="deviation of one slice spacing from the median that still counts as uniform, mm"
+    )
     same_position_mm: float = Field(1e-3, gt=0, description="two slices closer than this share a position")
     drift_mm: float = Field(0.5, gt=0, description="in-plane position off a straight line: not one volume")
     axial_max_deg: float = Field(45.0, gt=0, lt=90, description="slice normal against the patient's long axis")
-    min_slices: int = Field(3, ge=3)
-    variable_spacing: Literal["use", "reject"] = "use"
+    min_slices: int = Field(3, ge=3, description="slice positions that a series needs to be a volume")
+    variable_spacing: Literal["use", "reject"] = Field(
+        "use",
+        description="series whose slice spacing is not uniform: use them with their true positions, or reject them",
+    )
 
 
 class QualityChecks(Section):
     """Quality gates: thresholds, and what a gate that fires does."""
 
     policy: Literal["strict", "lenient"] = Field("lenient", description="strict: every warning is a failure")
-    tilt_ignore_deg: float = Field(0.1, ge=0)
-    tilt_max_deg: float = Field(5.0, ge=0)
-    thickness_max_mm: float = Field(5.0, gt=0)
-    kvp: float = Field(120.0, gt=0)
-    kvp_tolerance: float = Field(5.0, ge=0)
-    age_min_y: float = Field(40.0, ge=0)
-    missing_slices: Action = "warn"
-    dup_slices: Action = "fail"
-    kernel_sharp: Action = "warn"
-    kvp_action: Action = "warn"
-    contrast: Action = Field("warn", description="what contrast agent does (Q_CONTRAST)")
+    tilt_ignore_deg: float = Field(0.1, ge=0, description="gantry tilt up to this is none, degrees")
+    tilt_max_deg: float = Field(
+        5.0, ge=0, description="gantry tilt beyond this fails the series (Q_TILT); between the two it warns, degrees"
+    )
+    thickness_max_mm: float = Field(
+        5.0, gt=0, description="slices thicker or farther apart than this fail the series (Q_THICKNESS), mm"
+    )
+    kvp: float = Field(120.0, gt=0, description="tube voltage that the published HU thresholds belong to, kVp")
+    kvp_tolerance: float = Field(5.0, ge=0, description="deviation from `kvp` without Q_KVP, kVp")
+    age_min_y: float = Field(
+        40.0, ge=0, description="patients younger than this are no case for screening (Q_AGE), years"
+    )
+    missing_slices: Action = Field(
+        "warn",
+        description="Q_MISSING_SLICES: positions are missing within the series; off, warn, or fail: the "
+        "series is not screened",
+    )
+    dup_slices: Action = Field(
+        "fail",
+        description="Q_DUP_SLICES: two different slices share a position; off, warn, or fail: the series "
+        "is not screened",
+    )
+    kernel_sharp: Action = Field(
+        "warn",
+        description="Q_KERNEL_SHARP: reconstruction kernel for bone or lung; off, warn, or fail: the "
+        "series is not screened",
+    )
+    kvp_action: Action = Field(
+        "warn",
+        description="Q_KVP: tube voltage off `kvp`, or not known; off, warn, or fail: the series is not screened",
+    )
+    contrast: Action = Field(
+        "warn", description="Q_CONTRAST: contrast agent was given; off, warn, or fail: the series is not screened"
+    )
     contrast_unknown: Action = Field(
         "warn", description="what a header does that states neither agent nor its absence (Q_CONTRAST_UNKNOWN)"
     )
@@ -48,16 +76,35 @@ class QualityChecks(Section):
     fov_min_mm: float = Field(
         250.0, gt=0, description="mm; smallest field of view, or reconstruction circle, that holds a body"
     )
-    age: Action = "fail"
-    metal: Action = "warn"
+    age: Action = Field(
+        "fail",
+        description="Q_AGE: the patient is younger than `age_min_y`; off, warn, or fail: the series is not screened",
+    )
+    metal: Action = Field(
+        "warn",
+        description="Q_METAL: more metal in the slices than `metal_fraction`; off, warn, or fail: the "
+        "series is not screened",
+    )
     metal_hu: float = Field(2500.0, description="voxels above this are metal")
     metal_fraction: float = Field(0.002, ge=0, description="share of body voxels above metal_hu that fires Q_METAL")
     coverage_levels: int = Field(2, ge=0, description="lumbar levels that have to be seen")
-    coverage: Action = "fail"
-    air_hu: float = Field(-1000.0)
-    air_tolerance_hu: float = Field(60.0, gt=0)
-    air_calib: Action = "warn"
-    modality_missing: Action = "warn"
+    coverage: Action = Field(
+        "fail",
+        description="Q_COVERAGE: fewer lumbar levels seen than `coverage_levels`; off, warn, or fail: the "
+        "series is not screened",
+    )
+    air_hu: float = Field(-1000.0, description="HU that air around the patient should have")
+    air_tolerance_hu: float = Field(60.0, gt=0, description="deviation from `air_hu` without Q_AIR_CALIB, HU")
+    air_calib: Action = Field(
+        "warn",
+        description="Q_AIR_CALIB: air around the patient is off, or none is seen; off, warn, or fail: the "
+        "series is not screened",
+    )
+    modality_missing: Action = Field(
+        "warn",
+        description="Q_MODALITY_MISSING: the patient has no demographics or no labs; off, warn, or fail: "
+        "the series is not screened",
+    )
     sharp_kernels: tuple[str, ...] = Field(
         (
             r"^(LUNG|BONE|BONEPLUS|EDGE|ULTRA|CHST)\b",  # GE
@@ -73,17 +120,21 @@ class QualityChecks(Section):
 class Choice(Section):
     """Which fit series of a study is screened: hard limits, then a weighted score in 0..1 parts."""
 
-    min_coverage_mm: float = Field(150.0, ge=0)
+    min_coverage_mm: float = Field(
+        150.0, ge=0, description="series that cover less of the body from head to foot are not screened, mm"
+    )
     coverage_full_mm: float = Field(350.0, gt=0, description="more coverage than this earns no more")
-    thickness_low_mm: float = Field(1.0, gt=0)
-    thickness_high_mm: float = Field(3.0, gt=0)
-    weight_original: float = 8.0
+    thickness_low_mm: float = Field(1.0, gt=0, description="thinner slices than this score less: noise, mm")
+    thickness_high_mm: float = Field(3.0, gt=0, description="thicker slices than this score less: partial volume, mm")
+    weight_original: float = Field(8.0, description="weight of ImageType ORIGINAL, against derived images")
     weight_fov: float = Field(6.0, description="weight of a field of view that holds a whole body (gates.fov_min_mm)")
-    weight_kernel: float = 4.0
-    weight_phase: float = 2.0
-    weight_thickness: float = 1.0
-    weight_coverage: float = 1.0
-    weight_kvp: float = 0.5
+    weight_kernel: float = Field(4.0, description="weight of the kernel: soft 1, unknown 0.5, sharp 0")
+    weight_phase: float = Field(2.0, description="weight of the contrast phase's rank (`phase_rank`)")
+    weight_thickness: float = Field(
+        1.0, description="weight of a slice thickness between `thickness_low_mm` and `thickness_high_mm`"
+    )
+    weight_coverage: float = Field(1.0, description="weight of coverage, as a share of `coverage_full_mm`")
+    weight_kvp: float = Field(0.5, description="weight of a tube voltage within `gates.kvp_tolerance` of `gates.kvp`")
     phase_rank: dict[str, float] = Field(
         default_factory=lambda: {
             "none": 1.0,
@@ -92,14 +143,19 @@ class Choice(Section):
             "portal": 0.5,
             "contrast": 0.4,
             "arterial": 0.0,
-        }
+        },
+        description="score of each contrast phase, 0 to 1; a phase that is not listed scores 0",
     )
 
 
 class IndexConfig(Section):
     """`osteo-ray index`."""
 
-    pseudonym_key: str | None = Field(None, description="secret that keys patient pseudonyms")
+    pseudonym_key: str | None = Field(
+        None,
+        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
+        "no key, so that pseudonyms can be recomputed from patient numbers",
+    )
     site: str | None = Field(None, description="hospital that this archive is from; part of each patient's key")
     identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one patient")
     num_cpus: int | None = Field(None, ge=1, description="cores Ray may use; null: all")

@@ -17,9 +17,9 @@ from osteo_ray.synthetic.config import CohortConfig
 class CohortJob(CohortConfig):
     """`osteo-ray cohort`."""
 
-    out: str | None = None
+    out: str | None = Field(None, description="folder for archive, records and truth, or for the slice set")
     crop: CropConfig = CropConfig()
-    positions: int = Field(64, ge=8, description="z-grid of `cohort slices`")
+    positions: int = Field(64, ge=8, description="length of the z-grid of `cohort slices`")
 
 
 def write(job: CohortJob) -> list[str]:

@@ -27,7 +27,7 @@ class DriftJob(DriftConfig):
     bundle: str | None = Field(None, description="the bundle that scored the run")
     baseline: str | None = Field(None, description="an earlier run to compare with; null: the bundle's own patients")
     out: str | None = Field(None, description="JSON file; null: drift.json beside the results")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the bootstrap's draws and simulated tables")
 
 
 def drift(job: DriftJob) -> Iterator[str]:

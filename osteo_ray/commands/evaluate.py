@@ -21,16 +21,24 @@ class EvaluateJob(Section):
         None, description="results.parquet, the folder that holds it, or any system's scores as CSV or Parquet"
     )
     labels: str | None = Field(None, description="records with a T-score, or a table of patient_key and label")
-    mapping: str | None = None
-    pseudonym_key: str | None = None
+    mapping: str | None = Field(
+        None,
+        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
+        "to the schema; null: default; for labels that are records",
+    )
+    pseudonym_key: str | None = Field(
+        None,
+        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
+        "no key, so that pseudonyms can be recomputed from patient numbers",
+    )
     truth: str | None = Field(None, description="synthetic cohort's truth/patients.parquet: Bayes-optimal AUC beside")
     against: str | None = Field(None, description="other results of the same patients, compared pair by pair")
     bundle: str | None = Field(None, description="the bundle that scored, for the reporting checklists")
     answers: str | None = Field(None, description="YAML with the site's own answers to the checklists")
     out: str | None = Field(None, description="folder for what is written; null: beside the results")
-    level: float = Field(0.95, gt=0, lt=1, description="of every interval")
+    level: float = Field(0.95, gt=0, lt=1, description="confidence level of every interval")
     resamples: int = Field(1000, ge=100, description="draws of the bootstrap over patients")
-    seed: int = Field(0, ge=0, description="of the bootstrap")
+    seed: int = Field(0, ge=0, description="of the bootstrap's draws")
 
 
 def evaluate(job: EvaluateJob) -> list[str]:

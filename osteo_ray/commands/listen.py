@@ -21,8 +21,12 @@ class ListenJob(ListenConfig):
 
     bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
     spool: str | None = Field(None, description="folder for what arrives, where it stands, and reports")
-    records: str | None = Field(None, description="null: CT alone")
-    mapping: str | None = None
+    records: str | None = Field(None, description="table of demographics and labs; null: CT alone")
+    mapping: str | None = Field(
+        None,
+        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
+        "to the schema; null: default",
+    )
 
 
 def listen(job: ListenJob) -> Iterator[str]:

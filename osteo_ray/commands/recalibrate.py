@@ -19,12 +19,20 @@ class RecalibrateJob(SiteConfig):
     bundle: str | None = Field(None, description="the bundle that scored the results")
     results: str | None = Field(None, description="folder of a run, or its results.parquet")
     labels: str | None = Field(None, description="records with the DXA T-score, or a table of patient_key and label")
-    mapping: str | None = None
-    pseudonym_key: str | None = None
+    mapping: str | None = Field(
+        None,
+        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
+        "to the schema; null: default; for labels that are records",
+    )
+    pseudonym_key: str | None = Field(
+        None,
+        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
+        "no key, so that pseudonyms can be recomputed from patient numbers",
+    )
     split: str | None = Field(None, description="split.parquet of the training run; null: beside the bundle, if there")
     out: str | None = Field(None, description="folder for the new bundle")
     dxa_days: int = Field(365, ge=0, description="a dated DXA counts so many days before or after the CT")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the bootstrap's draws and folds")
 
 
 def recalibrate(job: RecalibrateJob) -> list[str]:

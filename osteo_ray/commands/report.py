@@ -25,11 +25,17 @@ class ReportJob(PackageConfig):
     """`osteo-ray report`."""
 
     results: str | None = Field(None, description="folder of a run, or its results.parquet")
-    catalogue: str | None = Field(None, description="null: the one that the run was made from")
-    out: str | None = Field(None, description="null: studies/ in the run's folder")
+    catalogue: str | None = Field(
+        None, description="catalogue.parquet of the run; null: the one that the run was made from"
+    )
+    out: str | None = Field(None, description="folder for the reports; null: studies/ in the run's folder")
     series: tuple[str, ...] = Field((), description="series UIDs; empty: by state and risk")
-    states: tuple[State, ...] = Field((State.SCORED, State.SCORED_WARN, State.ABSTAINED), min_length=1)
-    top: int | None = Field(None, ge=1, description="the N of highest risk; null: all")
+    states: tuple[State, ...] = Field(
+        (State.SCORED, State.SCORED_WARN, State.ABSTAINED),
+        min_length=1,
+        description="results in these states are reported where no series is named",
+    )
+    top: int | None = Field(None, ge=1, description="only so many results, those of highest risk; null: all")
     stow: str | None = Field(None, description="DICOMweb address that SR and secondary captures are stored to")
 
 

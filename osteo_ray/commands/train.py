@@ -17,11 +17,25 @@ SYNTHETIC_SEED = 4001
 class TrainJob(TrainConfig):
     """`osteo-ray train`."""
 
-    catalogue: str | None = Field(None, description="null: slice sets alone")
-    records: tuple[str, ...] | str | None = None
-    mapping: str | None = None
-    pseudonym_key: str | None = None
-    targets: str | None = Field(None, description="per-slice truth, Parquet; null: none")
+    catalogue: str | None = Field(
+        None, description="catalogue.parquet of the archive to train on; null: slice sets alone"
+    )
+    records: tuple[str, ...] | str | None = Field(
+        None, description="tables of demographics, labs and T-scores: files, URIs or folders"
+    )
+    mapping: str | None = Field(
+        None,
+        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
+        "to the schema; null: default",
+    )
+    pseudonym_key: str | None = Field(
+        None,
+        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
+        "no key, so that pseudonyms can be recomputed from patient numbers",
+    )
+    targets: str | None = Field(
+        None, description="Parquet of per-slice targets, as `osteo-ray targets` writes them; null: none"
+    )
     extra_slices: tuple[str, ...] = Field((), description="slice sets of other archives")
     encoder_slices: tuple[str, ...] = Field(
         (), description="slice sets that teach the encoder as well, by their targets"
@@ -33,7 +47,7 @@ class TrainJob(TrainConfig):
         0, ge=0, description="synthetic scans made in `out` whose slice targets teach the encoder as well; 0: none"
     )
     heldout_slices: tuple[str, ...] = Field((), description="slice sets of people for the card's figures alone")
-    heldout_records: tuple[str, ...] | str | None = Field(None, description="their records")
+    heldout_records: tuple[str, ...] | str | None = Field(None, description="records of the people in `heldout_slices`")
     out: str | None = Field(None, description="working folder, on a disk of the driver's node; the bundle is in it")
     publish: str | None = Field(None, description="folder or URI that the finished bundle is copied to")
 

@@ -13,9 +13,13 @@ from osteo_ray.model.config import ModelConfig
 class DistillConfig(Section):
     """The KDD 2020 loss (alpha, temperature) and its named extensions."""
 
-    alpha_tabular: float = Field(1.0, ge=0)
-    alpha_image: float = Field(1.0, ge=0)
-    temperature: float = Field(2.0, gt=0)
+    alpha_tabular: float = Field(
+        1.0, ge=0, description="weight of the tabular teacher's divergence from the student's full prediction"
+    )
+    alpha_image: float = Field(
+        1.0, ge=0, description="weight of the image teacher's divergence from the student's full prediction"
+    )
+    temperature: float = Field(2.0, gt=0, description="softmax temperature of both sides of the distillation")
     view: float = Field(
         1.0, ge=0, description="weight of each teacher's KL to the student that sees that teacher's modalities alone"
     )
@@ -36,42 +40,50 @@ class DistillConfig(Section):
 class FitConfig(Section):
     """One model's optimisation."""
 
-    epochs: int = Field(40, ge=1)
-    batch: int = Field(64, ge=2)
-    lr: float = Field(2e-3, gt=0, description="highest; it rises over the first tenth and falls to 0 as a cosine")
-    weight_decay: float = Field(1e-2, ge=0)
+    epochs: int = Field(40, ge=1, description="passes over the training patients")
+    batch: int = Field(64, ge=2, description="patients of one gradient step")
+    lr: float = Field(
+        2e-3, gt=0, description="highest learning rate; it rises over the first tenth and falls to 0 as a cosine"
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
     t_score: float = Field(
         0.8, ge=0, le=1, description="share of the label's loss that is the T-score's, where it is known; 0: classes"
     )
     patience: int | None = Field(
         None, ge=1, description="epochs without a better validation loss before stopping; null: train to the end"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    checkpoint_every: int = Field(10, ge=1, description="epochs")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="number format of the forward pass; anything but fp32 is for a GPU"
+    )
+    checkpoint_every: int = Field(10, ge=1, description="epochs between saved states of a fit")
 
 
 class TabularFit(FitConfig):
     """The tabular teacher's: many records."""
 
-    epochs: int = Field(15, ge=1)
-    batch: int = Field(128, ge=2)
+    epochs: int = Field(15, ge=1, description="passes over the training patients")
+    batch: int = Field(128, ge=2, description="patients of one gradient step")
 
 
 class ImageFit(FitConfig):
     """The image teacher's: few scans, so a strong decay."""
 
-    epochs: int = Field(30, ge=1)
-    lr: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(1.0, ge=0)
+    epochs: int = Field(30, ge=1, description="passes over the training patients")
+    lr: float = Field(
+        5e-3, gt=0, description="highest learning rate; it rises over the first tenth and falls to 0 as a cosine"
+    )
+    weight_decay: float = Field(1.0, ge=0, description="AdamW's weight decay")
 
 
 class StudentFit(FitConfig):
     """The student's: with `distill.ct_repeat` a scan is seen 40 times, and at 150 times it was learned by heart."""
 
-    epochs: int = Field(8, ge=1)
-    batch: int = Field(128, ge=2)
-    lr: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(1.0, ge=0)
+    epochs: int = Field(8, ge=1, description="passes over the training patients")
+    batch: int = Field(128, ge=2, description="patients of one gradient step")
+    lr: float = Field(
+        5e-3, gt=0, description="highest learning rate; it rises over the first tenth and falls to 0 as a cosine"
+    )
+    weight_decay: float = Field(1.0, ge=0, description="AdamW's weight decay")
 
 
 class KdammConfig(Section):

@@ -17,15 +17,18 @@ class CropConfig(Section):
     """Geometry of the crop; ships in the bundle."""
 
     size: int = Field(96, ge=32, le=512, description="pixels a side")
-    pixel_mm: float = Field(2.0, gt=0.2, le=5.0)
-    body_hu: float = Field(-300.0, description="above: body, below: air")
-    skin_margin_mm: float = Field(8.0, description="air kept behind the skin of the back")
+    pixel_mm: float = Field(2.0, gt=0.2, le=5.0, description="side of a crop's pixel, mm")
+    body_hu: float = Field(-300.0, description="above this a voxel is body, below it air, HU")
+    skin_margin_mm: float = Field(8.0, description="air kept behind the skin of the back, mm")
 
 
 class ViewConfig(Section):
     """What the policy sees and how much it may take; ships in the bundle."""
 
-    view: Literal["all", "coarse"] = "coarse"
+    view: Literal["all", "coarse"] = Field(
+        "coarse",
+        description="all: every grid position is decoded before the first action; coarse: `coarse` evenly spaced ones",
+    )
     positions: int = Field(64, ge=8, le=512, description="length T of the z-grid")
     coarse: int = Field(12, ge=1, description="slices seen at the start of the coarse view")
     keep: int = Field(6, ge=1, le=64, description="most slices kept")
@@ -55,8 +58,16 @@ class AcquisitionConfig(Section):
 class EncoderConfig(Section):
     """Architecture of the slice encoder; ships in the bundle."""
 
-    width: int = Field(16, ge=4, le=128)
-    n_rois: int = Field(4, ge=1, le=32)
+    width: int = Field(
+        16, ge=4, le=128, description="channels of the first convolution; deeper ones have two and four times as many"
+    )
+    n_rois: int = Field(
+        4,
+        ge=1,
+        le=32,
+        description="regions of interest whose mean and spread of HU are in the embedding; the first is "
+        "the trabecular core",
+    )
     n_learned: int = Field(20, ge=1, le=512, description="free dimensions of the embedding")
 
     @property
@@ -73,19 +84,23 @@ class EncoderConfig(Section):
 class ModelConfig(Section):
     """Architecture of teachers and student; ships in the bundle."""
 
-    tabular_width: int = Field(64, ge=8)
-    tabular_blocks: int = Field(2, ge=1)
-    tabular_k: int = Field(16, ge=1, description="TabM's implicit ensemble")
-    embedding: int = Field(8, ge=1, description="numerical embedding per feature")
+    tabular_width: int = Field(64, ge=8, description="width of the tabular teacher's layers")
+    tabular_blocks: int = Field(2, ge=1, description="hidden layers of the tabular teacher")
+    tabular_k: int = Field(16, ge=1, description="members of the tabular teacher's implicit ensemble (TabM)")
+    embedding: int = Field(8, ge=1, description="length of the tabular teacher's embedding of one value")
     hidden: int = Field(48, ge=8, description="width of each branch")
-    dropout: float = Field(0.15, ge=0, lt=1)
+    dropout: float = Field(
+        0.15, ge=0, lt=1, description="share of hidden units dropped in training, teachers and student"
+    )
     pattern_heads: bool = Field(True, description="the student's head differs by pattern of modalities")
 
 
 class NoveltyConfig(Section):
     """When input counts as unlike the training data."""
 
-    quantile: float = Field(0.99, gt=0.5, le=1, description="of validation patients' distances")
+    quantile: float = Field(
+        0.99, gt=0.5, le=1, description="quantile of validation patients' distances that sets the limit"
+    )
     slack: float = Field(1.25, ge=1, description="factor on that distance: few validation patients see few odd inputs")
 
 
@@ -97,8 +112,8 @@ class BundleConfig(Section):
     view: ViewConfig = ViewConfig()
     acquisition: AcquisitionConfig = AcquisitionConfig()
     model: ModelConfig = ModelConfig()
-    policy_hidden: int = 48
-    n_scorers: int = 3
+    policy_hidden: int = Field(48, description="width of the slice policy's layers")
+    n_scorers: int = Field(3, description="cross-fitted reward classifiers")
 
     @property
     def features(self) -> int:

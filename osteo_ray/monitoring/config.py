@@ -24,7 +24,7 @@ class SiteConfig(Section):
     intercept_sd: float = Field(
         1.5, gt=0, description="how far from 0 the intercept is expected, in log-odds (penalty)"
     )
-    folds: int = Field(10, ge=2, description="of the judgement, beyond `leave_one_out` patients")
+    folds: int = Field(10, ge=2, description="parts that the gain is judged on, beyond `leave_one_out` patients")
     leave_one_out: int = Field(300, ge=0, description="up to so many patients each is judged by a fit on all others")
-    resamples: int = Field(500, ge=100, description="bootstrap draws")
-    level: float = Field(0.95, gt=0, lt=1, description="of the judgement's intervals")
+    resamples: int = Field(500, ge=100, description="draws of the bootstrap over patients")
+    level: float = Field(0.95, gt=0, lt=1, description="confidence level of the judgement's intervals")

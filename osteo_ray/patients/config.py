@@ -36,7 +36,9 @@ DEFAULT_IDENTITY = IdentityConfig()
 class WindowConfig(Section):
     """Which records count for a CT: the nearest values within these days, none from after it."""
 
-    days: int = Field(90, ge=0, description="labs")
-    days_demographics: int = Field(365, ge=0, description="age, height, weight, smoking; sex has no window")
+    days: int = Field(90, ge=0, description="days between a lab value and the scan, at most")
+    days_demographics: int = Field(
+        365, ge=0, description="days between age, height, weight or smoking and the scan, at most; sex has no window"
+    )
     after: bool = Field(False, description="also take values dated after the CT")
     undated: bool = Field(True, description="take values of records without a date where no dated one fits")

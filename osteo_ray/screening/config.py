@@ -55,7 +55,12 @@ class PipelineConfig(Section):
     shard_rows: int = Field(2000, ge=1, description="catalogue rows to a finished file; changing it costs a rewrite")
     series_per_task: int = Field(8, ge=1, description="series scored together, and in one part file")
     actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
-    actor_cpus: float = Field(0.9, gt=0)
+    actor_cpus: float = Field(
+        0.9,
+        gt=0,
+        description="processor share that Ray reserves for each scorer; just below 1 leaves room for "
+        "reading and writing",
+    )
     actor_gpus: float = Field(0.0, ge=0, description="share of a GPU for each scorer, for `scoring.device: cuda`")
     max_retries: int = Field(20, ge=0, description="of a batch whose actor was killed or whose node was lost")
     store_patience_s: float = Field(
@@ -80,10 +85,16 @@ class ScreenJob(ScreenConfig):
     """`osteo-ray screen`."""
 
     archive: tuple[str, ...] | str | None = Field(None, description="archive, or a catalogue.parquet made by index")
-    records: str | None = Field(None, description="null: CT alone")
-    mapping: str | None = None
-    bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
-    out: str | None = None
+    records: str | None = Field(None, description="table of demographics and labs; null: CT alone")
+    mapping: str | None = Field(
+        None,
+        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
+        "to the schema; null: default",
+    )
+    bundle: str | None = Field(
+        None, description="folder of a trained bundle; null: the reference bundle, which is not validated on patients"
+    )
+    out: str | None = Field(None, description="folder or URI for results, worklist and report")
     patients: str | None = Field(None, description="Parquet with patient_key and part: screen only `part`'s patients")
-    part: str = "test"
-    dry_run: bool = False
+    part: str = Field("test", description="with `patients`: the part whose patients are screened")
+    dry_run: bool = Field(False, description="count series, estimate time and memory, score nothing")

@@ -15,8 +15,8 @@ from osteo_ray.screening.config import ScreenConfig
 class Tls(Section):
     """PEM files; both, or neither for plain HTTP."""
 
-    certificate: str | None = None
-    key: str | None = None
+    certificate: str | None = Field(None, description="PEM file of the certificate chain; null: plain HTTP")
+    key: str | None = Field(None, description="PEM file of the private key; null: plain HTTP")
 
     @model_validator(mode="after")
     def _both(self) -> Tls:
@@ -38,12 +38,12 @@ class Archives(Section):
 class ServiceLimits(Section):
     """Bounds on what one request may cost; beyond them it is refused with a code."""
 
-    upload_mb: int = Field(2048, ge=1, description="one study's zip as it is sent")
-    unzipped_mb: int = Field(8192, ge=1, description="what its members may come to")
-    members: int = Field(20_000, ge=1, description="files in it")
+    upload_mb: int = Field(2048, ge=1, description="size of one study's zip as it is sent, MiB")
+    unzipped_mb: int = Field(8192, ge=1, description="size that its members may come to, MiB")
+    members: int = Field(20_000, ge=1, description="files in one study's zip")
     ratio: int = Field(200, ge=2, description="unzipped against zipped bytes of one member; CT reaches 3")
-    body_kb: int = Field(256, ge=1, description="any other request")
-    score_timeout_s: float = Field(120.0, gt=0)
+    body_kb: int = Field(256, ge=1, description="size of any other request, KiB")
+    score_timeout_s: float = Field(120.0, gt=0, description="wall time of scoring one uploaded study, s")
     uploads: int = Field(16, ge=1, description="studies being received or scored at once, in one replica")
     running: int = Field(1, ge=1, description="screenings at once; more wait")
     waiting: int = Field(100, ge=1, description="screenings that may wait")
@@ -55,11 +55,11 @@ class ServiceLimits(Section):
 class Deployment(Section):
     """How Ray Serve runs it. Processor shares of 0 leave the machine to the screenings."""
 
-    api_replicas: int = Field(1, ge=1)
+    api_replicas: int = Field(1, ge=1, description="replicas of the HTTP interface")
     scorers: int = Field(1, ge=1, description="replicas that hold the bundle, for single studies")
-    scorer_cpus: float = Field(0.0, ge=0)
-    batch: int = Field(8, ge=1, description="studies scored together")
-    batch_wait_s: float = Field(0.02, ge=0)
+    scorer_cpus: float = Field(0.0, ge=0, description="processor share that Ray reserves for each scorer")
+    batch: int = Field(8, ge=1, description="studies scored together by one scorer")
+    batch_wait_s: float = Field(0.02, ge=0, description="how long a scorer waits for a batch to fill, s")
     max_ongoing: int = Field(64, ge=1, description="requests in one replica at once")
     graceful_s: float = Field(20.0, ge=0, description="time for a replica that is replaced to finish its requests")
     haproxy: bool = Field(
@@ -70,9 +70,9 @@ class Deployment(Section):
 class ServeConfig(Section):
     """Everything `osteo-ray serve` does."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    names: tuple[str, ...] = Field((), description="host names by which browsers reach it, beside host and localhost")
+    host: str = Field("127.0.0.1", description="address to listen at; anything beyond loopback needs tokens")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0: any free one")
+    names: tuple[str, ...] = Field((), description="host names by which browsers reach it, beside `host` and localhost")
     tls: Tls = Tls()
     tokens: str | None = Field(None, description="file that `osteo-ray serve token` writes; required beyond loopback")
     runs: str | None = Field(None, description="folder of screenings, one folder each; shared by all nodes")

@@ -14,26 +14,28 @@ from osteo_ray.screening.config import ScoringConfig, SeriesLimits
 class Destination(Section):
     """Where reports are sent to by C-STORE."""
 
-    host: str
-    port: int = Field(ge=1, le=65535)
-    ae_title: str = Field(min_length=1, max_length=16)
+    host: str = Field(description="name or address of the PACS")
+    port: int = Field(ge=1, le=65535, description="its DICOM port")
+    ae_title: str = Field(min_length=1, max_length=16, description="its AE title")
 
 
 class ListenConfig(Section):
     """How studies are taken, when they are complete, and where reports go."""
 
-    ae_title: str = Field("OSTEORAY", min_length=1, max_length=16)
+    ae_title: str = Field("OSTEORAY", min_length=1, max_length=16, description="AE title that senders call")
     host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0 for all of the machine's")
     port: int = Field(11112, ge=0, le=65535, description="0: any free one")
     callers: tuple[str, ...] = Field((), description="AE titles that may send; any other is refused")
-    max_associations: int = Field(8, ge=1)
-    max_pdu: int = Field(65536, ge=4096)
-    timeout_s: float = Field(60.0, gt=0, description="of a network that says nothing")
-    max_instance_bytes: int = Field(2 << 30, ge=1)
-    max_spool_bytes: int = Field(50 << 30, ge=1, description="beyond it senders are told: out of resources")
-    quiet_s: float = Field(30.0, gt=0, description="a study is complete when nothing has come for so long")
-    attempts: int = Field(5, ge=1, description="of screening and of each sending")
-    backoff_s: float = Field(10.0, gt=0, description="pause before the second attempt; each further one doubles it")
+    max_associations: int = Field(8, ge=1, description="senders at once; more are refused")
+    max_pdu: int = Field(65536, ge=4096, description="largest network message accepted, bytes")
+    timeout_s: float = Field(60.0, gt=0, description="silence after which a sender's connection is closed, s")
+    max_instance_bytes: int = Field(2 << 30, ge=1, description="largest instance accepted, bytes")
+    max_spool_bytes: int = Field(
+        50 << 30, ge=1, description="size of the spool beyond which senders are told: out of resources, bytes"
+    )
+    quiet_s: float = Field(30.0, gt=0, description="a study is complete when nothing has come for so long, s")
+    attempts: int = Field(5, ge=1, description="tries of screening a study, and of each sending")
+    backoff_s: float = Field(10.0, gt=0, description="pause before the second attempt; each further one doubles it, s")
     destination: Destination | None = Field(None, description="null: reports stay in the spool's reports/")
     reports: PackageConfig = PackageConfig()
     index: IndexConfig = IndexConfig()

@@ -17,37 +17,55 @@ from osteo_ray.synthetic.tables import PROTOCOLS
 class PopulationConfig(Section):
     """People, their latent bone density, their DXA."""
 
-    source: Literal["published", "nhanes"] = "published"
-    nhanes_path: str | None = None  # nhanes_bmd.parquet, for source: nhanes
-    female_share: float = Field(0.55, gt=0, lt=1)
-    age_min: float = Field(40, ge=20, le=90)
-    age_max: float = Field(92, ge=40, le=100)
-    # Areal and degenerative noise of DXA as a share of the calibrated one: 1 gives r(HU, T) of about 0.75; the
-    # published range of r is 0.35 to 0.79.
-    dxa_noise: float = Field(1.0, ge=0.8, le=3.0)
+    source: Literal["published", "nhanes"] = Field(
+        "published", description="people from published distributions, or resampled from NHANES' measured ones"
+    )
+    nhanes_path: str | None = Field(None, description="nhanes_bmd.parquet, for `source: nhanes`")
+    female_share: float = Field(0.55, gt=0, lt=1, description="share of women")
+    age_min: float = Field(40, ge=20, le=90, description="youngest age, years")
+    age_max: float = Field(92, ge=40, le=100, description="oldest age, years")
+    dxa_noise: float = Field(
+        1.0,
+        ge=0.8,
+        le=3.0,
+        description="noise of DXA against the calibrated one; 1: correlation of HU and T-score of about "
+        "0.75 (published: 0.35 to 0.79)",
+    )
     extreme_share: float = Field(0.03, ge=0, le=0.2, description="people of BMI below 17 or above 36, half of each")
 
 
 class MissingnessConfig(Section):
     """Who has what. Shares are expected values over the population."""
 
-    complete_share: float = Field(0.11, gt=0, le=1)  # CT and labs: 246 of 2,210 in the source cohort
-    ct_only_share: float = Field(0.03, ge=0, le=0.5)
-    no_labs_share: float = Field(0.06, ge=0, le=0.5)  # demographics alone, no CT
-    healthy_odds: float = Field(2.0, ge=1, le=5)  # odds ratio per SD of T-score for labs being missing
-    single_lab: float = Field(0.03, ge=0, le=0.3)  # chance that one ordered value is absent
+    complete_share: float = Field(
+        0.11, gt=0, le=1, description="expected share of people with CT and labs (246 of 2,210 in the source cohort)"
+    )
+    ct_only_share: float = Field(0.03, ge=0, le=0.5, description="expected share with a CT alone")
+    no_labs_share: float = Field(0.06, ge=0, le=0.5, description="expected share with demographics alone, no CT")
+    healthy_odds: float = Field(
+        2.0, ge=1, le=5, description="odds ratio, per standard deviation of the T-score, that labs are missing"
+    )
+    single_lab: float = Field(0.03, ge=0, le=0.3, description="chance that one ordered lab value is absent")
 
 
 class ScanConfig(Section):
     """Shares of scan properties in the archive."""
 
-    size_512_share: float = Field(0.2, ge=0, le=1)
-    slice_max: int = Field(120, ge=20, le=800)
-    slice_min: int = Field(40, ge=10, le=400)
-    kvp: dict[int, float] = Field({120: 0.76, 100: 0.13, 140: 0.07, 80: 0.04})
-    thickness: dict[float, float] = Field({1.25: 0.05, 2.0: 0.1, 2.5: 0.15, 3.0: 0.2, 5.0: 0.5})  # mm: share
-    contrast_share: float = Field(0.25, ge=0, le=1)
-    sharp_share: float = Field(0.05, ge=0, le=1)  # scans whose main series has a bone or lung kernel
+    size_512_share: float = Field(
+        0.2, ge=0, le=1, description="share of scans of 512 x 512 pixels; the others have 256 x 256"
+    )
+    slice_max: int = Field(120, ge=20, le=800, description="most slices of a series")
+    slice_min: int = Field(40, ge=10, le=400, description="fewest slices of a series")
+    kvp: dict[int, float] = Field(
+        {120: 0.76, 100: 0.13, 140: 0.07, 80: 0.04}, description="tube voltage (kVp): share of scans"
+    )
+    thickness: dict[float, float] = Field(
+        {1.25: 0.05, 2.0: 0.1, 2.5: 0.15, 3.0: 0.2, 5.0: 0.5}, description="slice thickness (mm): share of scans"
+    )
+    contrast_share: float = Field(0.25, ge=0, le=1, description="share of scans with intravenous contrast agent")
+    sharp_share: float = Field(
+        0.05, ge=0, le=1, description="share of scans whose main series has a bone or lung kernel"
+    )
     protocols: dict[str, float] = Field(
         {
             "abdomen": 0.40,
@@ -63,14 +81,22 @@ class ScanConfig(Section):
     oral_share: float = Field(0.15, ge=0, le=1, description="scans of abdomen or pelvis with contrast drunk before")
     arms_down_share: float = Field(0.15, ge=0, le=1, description="chance that an arm lies at the side, not overhead")
     blanket_share: float = Field(0.3, ge=0, le=1, description="scans with a blanket or clothes over the patient")
-    tilt_share: float = Field(0.02, ge=0, le=1)
-    phantom_share: float = Field(0.03, ge=0, le=1)  # a QCT calibration phantom lies under the back
-    extra_series_share: float = Field(0.3, ge=0, le=1)
-    scout_share: float = Field(0.7, ge=0, le=1)
-    reformat_share: float = Field(0.15, ge=0, le=1)
-    repeat_share: float = Field(0.05, ge=0, le=1)
-    # Scan-to-scan error of bone HU (calibration, beam hardening, position): repeat CV 5-8 %.
-    repeat_cv: float = Field(0.055, ge=0.0, le=0.12)
+    tilt_share: float = Field(0.02, ge=0, le=1, description="share of scans with a gantry tilt of 3 to 12 degrees")
+    phantom_share: float = Field(
+        0.03, ge=0, le=1, description="share of scans with a QCT calibration phantom under the back"
+    )
+    extra_series_share: float = Field(
+        0.3, ge=0, le=1, description="share of studies with a second series of another kernel or thickness"
+    )
+    scout_share: float = Field(0.7, ge=0, le=1, description="share of studies with a localiser")
+    reformat_share: float = Field(0.15, ge=0, le=1, description="share of studies with a sagittal or coronal reformat")
+    repeat_share: float = Field(0.05, ge=0, le=1, description="share of people scanned a second time")
+    repeat_cv: float = Field(
+        0.055,
+        ge=0.0,
+        le=0.12,
+        description="scan-to-scan error of bone HU as a coefficient of variation (published: 0.05 to 0.08)",
+    )
 
     @field_validator("protocols")
     @classmethod
@@ -84,14 +110,18 @@ class ScanConfig(Section):
 class SpineConfig(Section):
     """Shares of what makes a spine hard to read, at age 65 (each grows or shrinks with age where it does in life)."""
 
-    wedge_share: float = Field(0.10, ge=0, le=1)
-    cement_share: float = Field(0.13, ge=0, le=1)  # of the fractured
-    screws_share: float = Field(0.015, ge=0, le=1)
+    wedge_share: float = Field(
+        0.10, ge=0, le=1, description="people with a wedge fracture at age 65; more with age and low density"
+    )
+    cement_share: float = Field(0.13, ge=0, le=1, description="share of fractured vertebrae filled with cement")
+    screws_share: float = Field(0.015, ge=0, le=1, description="people with pedicle screws; more with degeneration")
     sacralised_share: float = Field(0.06, ge=0, le=1, description="people whose L5 belongs to the sacrum")
     lumbarised_share: float = Field(
         0.02, ge=0, le=1, description="people with a sixth free lumbar vertebra, called L6 (2.3 % of 9,709, Park 2019)"
     )
-    sclerosis_share: float = Field(0.25, ge=0, le=1)
+    sclerosis_share: float = Field(
+        0.25, ge=0, le=1, description="chance of sclerotic endplates of a vertebra; more with degeneration"
+    )
     haemangioma_share: float = Field(
         0.013, ge=0, le=1, description="vertebrae with a haemangioma (26 % of adults have one, Slon 2015)"
     )
@@ -108,19 +138,26 @@ class BodyConfig(Section):
 class CohortConfig(Section):
     """The tree behind `osteo-ray cohort`."""
 
-    seed: int = Field(0, ge=0)
-    persons: int = Field(440, ge=1)  # about 14 % of them have a CT
-    pseudonym_key: str | None = None  # the same key as for the catalogue and the records
-    transfer_syntaxes: tuple[str, ...] = (
-        "explicit-le",
-        "explicit-le",
-        "implicit-le",
-        "deflated",
-        "rle",
-        "jpeg-ls",
-        "j2k",
+    seed: int = Field(0, ge=0, description="of everybody and everything in the cohort")
+    persons: int = Field(440, ge=1, description="people; about 14 % of them have a CT by the defaults")
+    pseudonym_key: str | None = Field(
+        None,
+        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
+        "no key, so that pseudonyms can be recomputed from patient numbers",
     )
-    concurrency: int | None = Field(None, ge=1)  # Ray tasks at once; null: Ray decides
+    transfer_syntaxes: tuple[str, ...] = Field(
+        (
+            "explicit-le",
+            "explicit-le",
+            "implicit-le",
+            "deflated",
+            "rle",
+            "jpeg-ls",
+            "j2k",
+        ),
+        description="one is drawn for each scan; named twice it is drawn twice as often",
+    )
+    concurrency: int | None = Field(None, ge=1, description="Ray tasks at once; null: Ray decides")
     population: PopulationConfig = PopulationConfig()
     missing: MissingnessConfig = MissingnessConfig()
     scan: ScanConfig = ScanConfig()

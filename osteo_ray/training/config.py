@@ -31,9 +31,9 @@ class AugmentConfig(Section):
 class PretrainConfig(Section):
     """How the encoder is pre-trained, before it is frozen: slice targets, and the patients' T-scores."""
 
-    steps: int = Field(500, ge=1, description="optimiser steps")
-    batch: int = Field(48, ge=2, description="slices with targets a step")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate; a warm start takes a third of it")
+    steps: int = Field(500, ge=1, description="gradient steps")
+    batch: int = Field(48, ge=2, description="slices of one gradient step")
+    lr: float = Field(2e-3, gt=0, description="highest learning rate of the schedule")
     patient_weight: float = Field(
         0.0,
         ge=0,
@@ -58,7 +58,7 @@ class SplitConfig(Section):
 class PrepareConfig(Section):
     """Reading the archive's slices for training (Ray Data)."""
 
-    series_per_task: int = Field(2, ge=1, description="series of the catalogue that one task reads")
+    series_per_task: int = Field(2, ge=1, description="series that one Ray task reads and crops")
     embed_actors: int = Field(2, ge=1, description="actors that embed slices")
     embed_gpus: float = Field(0.0, ge=0, le=1, description="GPU share of each; 0: on CPU")
 
@@ -80,10 +80,10 @@ class CalibrationConfig(Section):
 class TrainConfig(Section):
     """Everything `osteo-ray train` does to a catalogue and records."""
 
-    name: str = "osteo-ray"
-    version: str = "0.1"
+    name: str = Field("osteo-ray", description="the bundle's name, in results and reports")
+    version: str = Field("0.1", description="the bundle's version, in results and reports")
     origin: str | None = Field(None, description="where the patients come from, in the card's words")
-    seed: int = 0
+    seed: int = Field(0, description="of the patients' split and of every training")
     split: SplitConfig = SplitConfig()
     window: WindowConfig = WindowConfig()
     prepare: PrepareConfig = PrepareConfig()

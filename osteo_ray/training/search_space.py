@@ -77,4 +77,4 @@ class SearchConfig(Section):
     grace: int = Field(15, ge=1, le=100, description="percent of a trial's work before it may be stopped")
     reduction: float = Field(3.0, gt=1, description="of the trials that reach a rung, one in so many goes on")
     startup: int = Field(8, ge=1, description="random trials before Optuna's model (TPE) proposes")
-    seed: int = 0
+    seed: int = Field(0, description="of the search's draws")
