@@ -1,4 +1,4 @@
-# make demo    an archive, made; indexed, trained on, screened; a report to open
+# make demo    a synthetic archive, indexed, trained on, screened; a report to open
 # make test    everything that is checked
 # Both install what they need into .venv first.
 
@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/osteo-ray screen --config configs/demo/screen.yaml
 	$(BIN)/osteo-ray evaluate --config configs/demo/evaluate.yaml
 
-# The bundle that ships with the package, from made patients. Run again, it does what is missing.
+# The bundle that ships with the package, from synthetic patients. Run again, it does what is missing.
 REFERENCE := --config configs/reference_cohort.yaml --set
 COMPLETE := missing.complete_share=1 missing.ct_only_share=0 missing.no_labs_share=0
 reference: $(VENV)/.installed

@@ -2,10 +2,10 @@
 
     python benchmarks/ablation.py --config configs/ablation.yaml
 
-Renders its made cohorts once (stages, shared with `osteo-ray evaluate selection`; a rerun goes on), embeds them with
-one encoder that saw none of them, fits every arm for every setting, cohort seed and repeat, and writes ablation.md,
-ablation.parquet and ablation.png. Arms differ in who and what teaches; architecture, picks and patients are the same,
-and nothing was tuned on the test patients.
+Renders its synthetic cohorts once (steps, shared with `osteo-ray evaluate selection`; a rerun goes on), embeds them
+with one encoder that saw none of them, fits every arm for every setting, cohort seed and repeat, and writes
+ablation.md, ablation.parquet and ablation.png. Arms differ in who and what teaches; architecture, picks and patients
+are the same, and nothing was tuned on the test patients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The archive room against other readers: headers indexed, slices decoded, DICOMweb against files. One table, ratios.
+"""The index against other readers: headers indexed, slices decoded, DICOMweb against files. One table, ratios.
 
     python benchmarks/archive.py [--instances 10000] [--repeats 5] [--ct SERIES.zip]
 

@@ -1,4 +1,4 @@
-"""Fuzz the header walker and series assembly: mutated headers must end as rows or as codes, quickly, in flat memory.
+"""Fuzz the header parser and series assembly: mutated headers must end as rows or as codes, quickly, in flat memory.
 
     python benchmarks/archive_fuzz.py --cases 200000 [--zoo dicom_zoo.zip] [--seed 0]
 

@@ -1,4 +1,4 @@
-"""Made CT beside real CT: vertebral bodies, noise spectrum, tissue histogram, and a look at both.
+"""Synthetic CT beside real CT: vertebral bodies, noise spectrum, tissue histogram, and a look at both.
 
     python benchmarks/realism.py ../shared/data/ct docs/img
 
@@ -52,7 +52,7 @@ def read_dicom_zip(path: Path, name: str) -> Volume:
 
 
 def read_nifti(path: Path, name: str) -> Volume:
-    """A NIfTI in RAS turned to the house's axes."""
+    """A NIfTI in RAS turned to the project's axes."""
     image = nib.as_closest_canonical(nib.load(path))
     hu = np.asarray(image.dataobj)[::-1, ::-1].transpose(2, 1, 0)
     px, _, pz = image.header.get_zooms()
@@ -60,7 +60,7 @@ def read_nifti(path: Path, name: str) -> Volume:
 
 
 def made(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fast.MadeStack, Volume]]:
-    """Made scans as the real ones were taken: unenhanced, soft kernel, 120 kVp."""
+    """Synthetic scans as the real ones were taken: unenhanced, soft kernel, 120 kVp."""
     cfg = CohortConfig.model_validate({
         "scan": {"kvp": {120: 1.0}, "contrast_share": 0, "protocols": {"abdomen": 1.0}, "tilt_share": 0,
                  "phantom_share": 0,
@@ -70,7 +70,7 @@ def made(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fas
     for p in fast.people(cfg, n, seed):
         s = fast.stack_of(p, cfg)
         hu = np.stack([s.axial(i) for i in range(s.n)]).astype(np.float32)
-        out.append((s, Volume(hu, s.scan.pixel, s.scan.spacing, f"made {p.patient_id}")))
+        out.append((s, Volume(hu, s.scan.pixel, s.scan.spacing, f"synthetic {p.patient_id}")))
     return out
 
 
@@ -165,15 +165,15 @@ def figure(ct: Path, out: Path) -> None:
     ax[0].set(xlabel="mean HU in a vertebral body", ylabel="SD within it, HU", title="vertebral bodies, 3 mm voxels")
     print("real bodies  ", {k: (round(m), round(s)) for k, (m, s) in real.items()})
     sds = [sd for b in ours for _, sd in b.values()]
-    print(f"made bodies   SD {np.mean(sds):.0f} (range {min(sds):.0f}-{max(sds):.0f}) over {len(sds)} bodies")
+    print(f"synthetic bodies   SD {np.mean(sds):.0f} (range {min(sds):.0f}-{max(sds):.0f}) over {len(sds)} bodies")
     f, p, sd = noise_spectrum(acrin)
     ax[1].plot(f, p, color="tab:red", label=f"real (SD {sd:.0f} HU)")
     print(f"real noise    SD {sd:.1f} HU, spectrum peak {f[p.argmax()]:.2f}/mm, mean {(f * p).sum() / p.sum():.2f}/mm")
     for k, (s, v) in enumerate(thick[:4]):
         f, p, sd = noise_spectrum(v)
-        ax[1].plot(f, p, color="tab:blue", alpha=0.6, label="made" if k == 0 else None)
+        ax[1].plot(f, p, color="tab:blue", alpha=0.6, label="synthetic" if k == 0 else None)
         mean = (f * p).sum() / p.sum()
-        print(f"made noise    SD {sd:.1f} HU, peak {f[p.argmax()]:.2f}/mm, mean {mean:.2f}/mm, {s.scan.kernel.name}")
+        print(f"synthetic noise SD {sd:.1f} HU, peak {f[p.argmax()]:.2f}/mm, mean {mean:.2f}/mm, {s.scan.kernel.name}")
     ax[1].set(xlabel="1/mm", ylabel="noise power, area 1", title="noise spectrum", xlim=(0, 0.7))
     bins = np.arange(-1050, 800, 10)
     for v, colour in ((acrin, "tab:red"), *((v, "tab:blue") for _, v in thick[:5])):
@@ -184,7 +184,7 @@ def figure(ct: Path, out: Path) -> None:
     rows = [
         ("real F 49", shares(acrin)),
         ("real M 55", shares(small)),
-        *((f"made {i}", shares(v)) for i, (_, v) in enumerate(thick[:5])),
+        *((f"synthetic {i}", shares(v)) for i, (_, v) in enumerate(thick[:5])),
     ]
     for name, r in rows:
         print(f"{name:<12}", {k: round(x, 3) for k, x in r.items()})
@@ -200,7 +200,7 @@ def figure(ct: Path, out: Path) -> None:
     ax[3].set_xticks(np.arange(4) + 0.35, list(TISSUES))
     ax[3].set(title="share of the body's volume")
     ax[1].legend()
-    fig.suptitle("real (red) and made (blue)")
+    fig.suptitle("real (red) and synthetic (blue)")
     fig.tight_layout()
     out.mkdir(parents=True, exist_ok=True)
     fig.savefig(out / "realism.png", dpi=70)
@@ -209,7 +209,7 @@ def figure(ct: Path, out: Path) -> None:
 
 
 def _slices(real: Volume, ours: list[tuple[fast.MadeStack, Volume]], out: Path) -> None:
-    """Upper row real, lower row made: four axial levels and a sagittal cut through the spine."""
+    """Upper row real, lower row synthetic: four axial levels and a sagittal cut through the spine."""
     stack, v = ours[2]
     level, mid = fast.slice_truth(stack.anatomy, stack.scan).level, fast.slice_truth(stack.anatomy, stack.scan).mid
     pick = [max(np.flatnonzero(level == k), key=lambda i: mid[i]) for k in ("L4", "L2", "T12", "T10")]
@@ -225,7 +225,7 @@ def _slices(real: Volume, ours: list[tuple[fast.MadeStack, Volume]], out: Path) 
     for a in ax.ravel():
         a.axis("off")
     ax[0, 0].set_title(f"real: {real.name}", fontsize=9, loc="left")
-    ax[1, 0].set_title("made", fontsize=9, loc="left")
+    ax[1, 0].set_title("synthetic", fontsize=9, loc="left")
     fig.tight_layout(pad=0.3)
     fig.savefig(out / "synthetic_beside_real.png", dpi=60)
     plt.close(fig)

@@ -2,7 +2,7 @@
 
     python benchmarks/selection.py --set rounds=5
 
-Made-up scans of the production shape (the speed does not depend on what they show). Sampling alone and sampling with
+Synthetic scans of the production shape (the speed does not depend on what they show). Sampling alone and sampling with
 PPO's updates are timed in turns, one core each; the bare loop makes the same forward passes, draws from the same masked
 distribution, and for updates takes the same number of gradient steps on minibatches of the same size.
 """

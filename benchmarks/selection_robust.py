@@ -2,8 +2,8 @@
 
     python benchmarks/selection_robust.py --bundle runs/reference/bundle
 
-Made people whose body is known; each is scanned again (another protocol, another calibration error, another start of
-the grid) and the first scan is made anew with other spacings, gantry tilts and coverage. A pick's distance is to the
+Synthetic people whose body is known; each is scanned again (another protocol, another calibration error, another start
+of the grid) and the first scan is made anew with other spacings, gantry tilts and coverage. A pick's distance is to the
 nearest pick of the person's first scan, in the body. A change of score is set beside what rescanning alone does.
 """
 
@@ -52,7 +52,7 @@ def part(scan: Scan, low: float, high: float) -> Scan:
 
 
 def variants(s: MadeStack, again: Callable[[int], MadeStack]) -> Iterator[tuple[str, MadeStack]]:
-    """Other scans of one body, the first being the one at hand."""
+    """Other scans of one body, the first being the given one."""
     scan = s.scan
     at = {v.level: v.z for v in s.anatomy.vertebrae}
     yield "first scan", s

@@ -2,7 +2,7 @@
 
     python benchmarks/tabular.py ../shared/data/nhanes/nhanes_bmd.parquet            # real people, leave-one-cycle-out
     python benchmarks/tabular.py ../shared/data/nhanes/nhanes_bmd.parquet --without  # and each lab hidden in turn
-    python benchmarks/tabular.py --made 6000 --without                          # synthetic people, scored on fresh ones
+    python benchmarks/tabular.py --synthetic 6000 --without  # synthetic people, scored on fresh ones
 
 NHANES: people of 50 and over with a femoral-neck DXA; osteoporosis is T <= -2.5 there. Each survey cycle is predicted
 by models fitted to the others; mean over cycles of the out-of-cycle AUC with a bootstrap interval, and of each cycle.
@@ -84,7 +84,7 @@ def ground(path: str, features: tuple[str, ...], task: str = "rest") -> list[tup
 
 
 def made_ground(n: int, features: tuple[str, ...], task: str = "rest") -> list[tuple[People, People]]:
-    """Made people with their records' missing values, by seed: one pair, as many to judge as to learn from."""
+    """Synthetic people with their records' missing values, by seed: one pair, as many to judge as to learn from."""
     from osteo_ray.synthetic import fast
     from osteo_ray.synthetic.config import CohortConfig
 
@@ -228,16 +228,20 @@ def print_without(folds: list[tuple[People, People]], fitted: Scores) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("nhanes", nargs="?", help="nhanes_bmd.parquet")
-    p.add_argument("--made", type=int, help="synthetic people to learn from, instead of NHANES")
+    p.add_argument("--synthetic", type=int, help="synthetic people to learn from, instead of NHANES")
     p.add_argument("--task", choices=("rest", "normal"), default="rest")
     p.add_argument("--without", action="store_true", help="also hide each lab in turn")
     args = p.parse_args()
-    if (args.nhanes is None) == (args.made is None):
-        p.error("give NHANES's file, or --made N")
-    labs = tuple(n for n in LABS if args.made or n != "ldl_mmol_l")  # LDL is not in the extract
+    if (args.nhanes is None) == (args.synthetic is None):
+        p.error("give NHANES's file, or --synthetic N")
+    labs = tuple(n for n in LABS if args.synthetic or n != "ldl_mmol_l")  # LDL is not in the extract
     shown = False
     for name, features in (("age, sex, height, weight", BODY), ("+ labs", BODY + labs)):
-        folds = made_ground(args.made, features, args.task) if args.made else ground(args.nhanes, features, args.task)
+        folds = (
+            made_ground(args.synthetic, features, args.task)
+            if args.synthetic
+            else ground(args.nhanes, features, args.task)
+        )
         truth = [t.y for _, t in folds]
         if not shown:
             n, cases = sum(map(len, truth)), sum(int(y.sum()) for y in truth)

@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where on the road an outcome was reached."""
+    """The phase in which an outcome was reached."""
 
     LIST = "list"
     HEADER = "header"

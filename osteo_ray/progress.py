@@ -1,4 +1,4 @@
-"""Progress for people: one bar a stage, with done/total and time left, on stderr."""
+"""Progress for people: one bar a step, with done/total and time left, on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Advance = Callable[[int], object]
 
 @contextmanager
 def counted(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Bars for work that reports (stage, done, total) itself; a new stage opens a new bar."""
+    """Bars for work that reports (step, done, total) itself; a new step opens a new bar."""
     bars: dict[str, tqdm] = {}
 
     def say(name: str, done: int, total: int | None) -> None:

@@ -50,7 +50,7 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
 
 
 def tune_data_context() -> None:
-    """Ray Data settings that were measured to matter (docs/log): call in the driver before a pipeline."""
+    """Ray Data settings that were measured to matter (docs/decisions): call in the driver before a pipeline."""
     import logging
     import warnings
 

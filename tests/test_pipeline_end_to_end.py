@@ -1,4 +1,4 @@
-"""The whole road once, very small: archive -> catalogue -> bundle -> worklist -> evaluation, by the command line."""
+"""The whole pipeline, very small: archive -> catalogue -> bundle -> worklist -> evaluation, by the command line."""
 
 import json
 
@@ -32,7 +32,7 @@ def run(capsys, *argv: object) -> str:
 
 @pytest.fixture(scope="module")
 def root(ray_session, tmp_path_factory):
-    return tmp_path_factory.mktemp("road")
+    return tmp_path_factory.mktemp("pipeline")
 
 
 def test_the_road(root, made, capsys):

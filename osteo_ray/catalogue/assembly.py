@@ -2,7 +2,7 @@
 
     rows, files = assemble(header_rows_of_one_series, cfg, same_pixels)
 
-Grouping, duplicates, order, spacing, gaps, tilt, rescale and gates, in that order; the choice between the series of a
+Grouping, duplicates, order, spacing, gaps, tilt, rescale and checks, in that order; the choice between the series of a
 study is in choice.py. Every header row ends in exactly one place: a catalogue row's instances, or `files`.
 """
 
@@ -453,7 +453,7 @@ def _end(row: Row, state: State, code: str, stage: Phase, message: str) -> None:
 
 
 def _close_row(row: Row, cfg: IndexConfig) -> Row:
-    """Turn failed gates into the row's end, unless it has ended already, and the gates into rows."""
+    """Turn failed checks into the row's end, unless it has ended already, and the checks into rows."""
     gates = row["gates"]
     failed = [x for x in gates if x.verdict == "fail"]
     if row["state"] is None and failed:

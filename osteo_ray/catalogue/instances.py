@@ -144,7 +144,7 @@ def _broken(code: str, message: str, state: State = State.QUARANTINED) -> Reject
 
 def _uids(h: Header) -> tuple[str, str, str]:
     if _DICOMDIR in (h.text("media_class"), h.text("sop_class")):
-        raise _broken("DICOMDIR", "a directory of files; the files are walked themselves", State.EXCLUDED)
+        raise _broken("DICOMDIR", "a directory of files; the files are read themselves", State.EXCLUDED)
     out = []
     for name in ("study_uid", "series_uid", "sop_uid"):
         v = h.text(name)

@@ -36,7 +36,7 @@ def tune(target: str, job: TuneJob) -> list[str]:
     found = out / f"{target}.yaml"
     head = (
         f"# osteo-ray train --config {found}\n# {path} with the best of `osteo-ray tune {target}`. It trains into the "
-        "same folder, where the stages before the tuned ones are reused.\n"
+        "same folder, where the steps before the tuned ones are reused.\n"
     )
     found.write_text(head + yaml.safe_dump(best_config(given, summary.params), sort_keys=False, allow_unicode=True))
     load(TrainJob, found)  # what was written can be read

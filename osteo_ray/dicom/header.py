@@ -2,7 +2,7 @@
 
     h = read_header(lambda n: data[:n], len(data), Limits())     # Header, or raises Rejected
 
-A small walker for explicit and implicit VR, little and big endian, with or without preamble, plain or deflated.
+A small parser for explicit and implicit VR, little and big endian, with or without preamble, plain or deflated.
 It bounds what hostile input can cost (elements, depth, lengths against what is left of the file), never decodes a
 person's name, and knows where PixelData begins, so that a slice is later read by one positioned read.
 """
@@ -40,7 +40,7 @@ from osteo_ray.outcomes import Phase, Rejected, State
 
 
 class _NeedMore(Exception):
-    """The walk ran past the bytes at hand; the argument is how many it needs."""
+    """The parser ran past the bytes given; the argument is how many it needs."""
 
 
 def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: bytes | None = None) -> Header:
@@ -49,7 +49,7 @@ def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: 
     Args:
         read: gives the first n bytes of the file (fewer at its end).
         total: the file's size in bytes.
-        head: the first bytes, where they are at hand.
+        head: the first bytes, where they are known.
 
     Raises:
         Rejected: NOT_DICOM, TRUNCATED_HEADER, BROKEN_HEADER, HEADER_TOO_LARGE, TOO_MANY_ELEMENTS, TOO_DEEP,
@@ -156,7 +156,7 @@ def _inflate(raw: bytes, cap: int) -> tuple[bytes, bool]:
 
 
 class _Walk:
-    """One walk over one header; counts elements over all levels."""
+    """One pass over one header; counts elements over all levels."""
 
     def __init__(self, limits: Limits, complete: bool):
         self.left = limits.max_elements
@@ -197,7 +197,7 @@ class _Walk:
         u32 = struct.Struct(order + "I").unpack_from
         values, tags, size_of, acts = h.values, TAGS, VR_HEAD.get, ACTS.get
         span = self.spans.extend
-        stop_group = 0xFFFF  # walked up to; lowered where the object is no CT image
+        stop_group = 0xFFFF  # read up to; lowered where the object is no CT image
         for left in range(self.left, -1, -1):
             if pos + 12 > n and not self._short_end(buf, pos, h):
                 break
@@ -274,7 +274,7 @@ class _Walk:
     def items(
         self, buf: bytes, pos: int, length: int, explicit: bool, big: bool, depth: int, keep: bool, total: int
     ) -> tuple[list[dict], int]:
-        """Items of one sequence, kept as nested dicts or only walked over; returns them and the position after."""
+        """Items of one sequence, kept as nested dicts or only passed over; returns them and the position after."""
         if depth > self.max_depth:
             raise _bad("TOO_DEEP", f"sequences nested deeper than {self.max_depth}")
         if length != UNDEFINED and (not keep or pos + length > total):

@@ -1,7 +1,7 @@
 """Header layouts seen before: neighbouring slices write the same elements at the same places.
 
-A walk from element to element depends only on the elements' heads (tag, VR, length) and on two values (transfer
-syntax, modality). Where all those bytes equal the ones of a header that was walked, the walk would go the same way, so
+A pass from element to element depends only on the elements' heads (tag, VR, length) and on two values (transfer
+syntax, modality). Where all those bytes equal the ones of a header parsed before, the pass would go the same way, so
 its places are taken over: the same result, by one masked comparison. On real series 97 of 100 headers match one of the
 last few.
 """
@@ -67,7 +67,7 @@ class Layouts:
     def learn(
         self, data: bytes, h: Header, spans: list[int], places: dict[str, tuple[int, int]], limits: Limits
     ) -> None:
-        """Keep the layout of a plain CT image that was walked from its preamble to its pixels.
+        """Keep the layout of a plain CT image that was parsed from its preamble to its pixels.
 
         Args:
             spans: start and end of every element's head, one after the other.

@@ -124,7 +124,7 @@ FREE_TEXT = frozenset(
 SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 MODALITY = _t(0x0008, 0x0060)
-# one look-up a VR (where its value begins) and one a tag (what to do with it): the walk's inner loop
+# one look-up a VR (where its value begins) and one a tag (what to do with it): the parser's inner loop
 VR_HEAD = dict.fromkeys(LONG_VR, 12) | dict.fromkeys(SHORT_VR, 8)
 KEEP, SEQUENCE, PIXEL = 1, 2, 3
 ACTS = dict.fromkeys(TAGS, KEEP) | dict.fromkeys(SEQUENCES, SEQUENCE) | dict.fromkeys(PIXELS, PIXEL)

@@ -83,7 +83,7 @@ def top_confidence(scans: Scans, scorers: Sequence[AttentionPool], keep: int, fi
     """The slices from which alone the reward's scorer is surest of the class; every slice is looked at.
 
     Args:
-        fitted_on: the scorers' training scans: one of their patients is judged by the scorer that left him out.
+        fitted_on: the scorers' training scans: one of their patients is judged by the scorer that left the patient out.
     """
     n, t, d = scans.embedding.shape
     bag = torch.from_numpy(scans.embedding.reshape(n * t, 1, d))

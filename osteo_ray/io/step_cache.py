@@ -1,4 +1,4 @@
-"""Stages of a run that are done once: a stage whose inputs have not changed is not run again."""
+"""Steps of a run that are done once: a step whose inputs have not changed is not run again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digest(*parts: Any) -> str:
 
 
 class StepCache:
-    """Runs stages into `<out>/<name>/` and remembers in `done.json` what each was made from."""
+    """Runs steps into `<out>/<name>/` and remembers in `done.json` what each was made from."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -44,7 +44,7 @@ class StepCache:
         what another key left is removed.
 
         Raises:
-            InputError: where the folder holds something that no stage made.
+            InputError: where the folder holds something that no step wrote.
         """
         folder = self.out / name
         mark = folder / "done.json"
@@ -57,7 +57,7 @@ class StepCache:
             mark.unlink()
         started = folder / "started.json"
         if not started.exists() and folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder} holds files that no stage made; give a new or an empty folder")
+            raise InputError(f"{folder} holds files that no step wrote; give a new or an empty folder")
         if started.exists() and json.loads(started.read_text())["key"] != key:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ What it gains is judged on patients that a fit did not see (leave-one-out, or fo
 hold the curve's fits fixed.
 
 The order of patients does not change, and the threshold moves along: who is called stays the same; what the number says
-of him changes.
+of the patient changes.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _counts(patterns: dict[str, int]) -> str:
 
 
 def _unseen(x: np.ndarray, y: np.ndarray, cfg: SiteConfig, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Each patient's risk by a fit that did not see him."""
+    """Each patient's risk by a fit that did not see that patient."""
     n = len(x)
     alone = n <= cfg.leave_one_out
     fold = np.arange(n)
@@ -233,7 +233,7 @@ def _unseen(x: np.ndarray, y: np.ndarray, cfg: SiteConfig, rng: np.random.Genera
     w = fit_curves(x, y, others.astype(float), _penalty(cfg))[fold]
     return expit(
         w[:, 0] * x + w[:, 1]
-    ), "each patient by a fit on the others" if alone else f"{cfg.folds}-fold, each by a fit without him"
+    ), "each patient by a fit on the others" if alone else f"{cfg.folds}-fold, each by a fit without that patient"
 
 
 def _figures(

@@ -1,4 +1,4 @@
-"""One HTML file for an evaluation: tables, figures with spoken descriptions, the comparison, the reporting checklists.
+"""One HTML file for an evaluation: tables, figures with text descriptions, the comparison, the reporting checklists.
 
     write_evaluation("evaluation.html", ev, "runs/screen", comparison, checklists)
 

@@ -242,12 +242,12 @@ class _Writer:
         if not gates:
             return None
         return self._base("Observation", "gates") | _drop(
-            code=_concept(_own(("GATES", "Quality gates of the series"))),
+            code=_concept(_own(("GATES", "Quality checks of the series"))),
             effectiveDateTime=self.day,
             device=self._ref("device"),
             component=[
                 {
-                    "code": _concept(_own((g["gate"], f"Quality gate {g['gate']}"))),
+                    "code": _concept(_own((g["gate"], f"Quality check {g['gate']}"))),
                     "valueCodeableConcept": _concept(
                         _own(c.VERDICTS.get(g["verdict"]) or (g["verdict"], g["verdict"])),
                         f"found {g['value']}; allowed {g['threshold']}",

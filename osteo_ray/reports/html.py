@@ -131,7 +131,7 @@ def _charts(ev: Evaluation) -> list[dict[str, Any]]:
 
 
 def inline_svg(svg: bytes, prefix: str, label: str) -> Markup:
-    """A figure of ours as inline SVG: page colours for ours, ids that can't meet another figure's, a spoken label."""
+    """A figure of ours as inline SVG: page colours for ours, ids that can't meet another figure's, alt text."""
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
     for colour, variable in _CSS.items():

@@ -200,7 +200,7 @@ def _shap(figure: Figure, text: _Text, groups: Sequence[BarGroup], y: float) -> 
 def _gates(text: _Text, p: Page, y: float) -> None:
     if not p.gates:
         return
-    _heading(text.figure, text, y, "Quality gates", "found, and what is allowed")
+    _heading(text.figure, text, y, "Quality checks", "found, and what is allowed")
     first = sorted(p.gates, key=lambda g: g[1] == "Pass")[:MOST_GATES]
     per = (len(first) + 1) // 2
     colors = {"ok": PASS, "warn": WARN, "bad": FAIL}

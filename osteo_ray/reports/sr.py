@@ -2,7 +2,7 @@
 
     write_sr("a.sr.dcm", row, read_source(catalogue_row, row), made=datetime.now())
 
-A series that was not scored has a report too, which says why and holds no number. Gates are coded evaluations; what
+A series that was not scored has a report too, which says why and holds no number. Checks are coded evaluations; what
 has no code (messages, the research-use statement) is a comment. highdicom builds and checks the tree.
 """
 
@@ -120,7 +120,7 @@ def _group(row: Mapping[str, Any], source: Source) -> MeasurementsAndQualitative
             one_line(gate["verdict"], LONG),
         )
         evaluations.append(
-            _says((c.short(one_line(gate["gate"])), one_line(f"Quality gate {gate['gate']}", LONG)), verdict)
+            _says((c.short(one_line(gate["gate"])), one_line(f"Quality check {gate['gate']}", LONG)), verdict)
         )
     pictures = [
         SourceImageForMeasurementGroup(e.SOPClassUID, e.SOPInstanceUID, None if f is None else [f])

@@ -253,7 +253,7 @@ def _at(s: Mapping[str, Any], overview: Overview | None, total: int | None) -> f
 
 
 def spread(at: Sequence[float], gap: float) -> list[float]:
-    """Label places for ascending marks in [0, 100]: at least `gap` apart where there is room, near their marks."""
+    """Label places for ascending marks in [0, 100]: at least `gap` apart where there is space, near their marks."""
     if not at:
         return []
     gap = min(gap, 100 / len(at))

@@ -77,7 +77,7 @@ class Worklist:
 
 
 def scored(results: pa.Table) -> pa.Table:
-    """The scored rows, with the columns a worklist and a run report need; slices, SHAP and gates stay behind."""
+    """The scored rows, with the columns a worklist and a run report need; slices, SHAP and checks stay behind."""
     states = pc.is_in(results["state"], pa.array([State.SCORED.value, State.SCORED_WARN.value]))
     light = results.select([*NEEDED, "threshold", "slices_total", "slices_decoded"])
     return light.filter(pc.and_(states, results["risk_prob"].is_valid()))
@@ -181,7 +181,7 @@ def write_worklist(
 
 
 def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pd.DataFrame | None:
-    """Each row's patient, as the worklist shows him; a row without a patient is nobody's."""
+    """Each row's patient, as the worklist shows the patient; a row without a patient is nobody's."""
     if patients is None:
         return None
     frame = patients.to_pandas().rename(columns={"n_studies": "studies"}).set_index("patient_key")

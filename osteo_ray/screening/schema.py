@@ -90,7 +90,7 @@ RESULTS = pa.schema(
 )
 
 VOLATILE = ("run_id", "open_s", "select_s", "score_s")
-"""Columns in which two runs over the same input differ; in all others they are the same to the bit."""
+"""Columns in which two runs over the same input differ; all others are bit-identical."""
 
 FOOTER = b"osteo_ray"
 """Key in the footer of finished files: JSON with `rows`, `states`, `codes`, `scored` (the states of scored rows)."""

@@ -1,4 +1,4 @@
-"""The calibration gate: every published figure beside what the cohort gives, with pass or miss.
+"""The calibration check: every published figure beside what the cohort gives, with pass or miss.
 
     for line in lines(check(CohortConfig(), n=1000)):
         print(line)

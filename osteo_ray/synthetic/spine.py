@@ -120,7 +120,7 @@ def body(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
     core = ramp(np.minimum(side - F(v.shell), ends - F(0.9)), g.edge + 0.3)
     trab = core_field(v, u, vv, w, r2)
     if v.wedge > 0.15:
-        trab *= F(1 + 1.2 * v.wedge)  # crushed trabeculae fill less room
+        trab *= F(1 + 1.2 * v.wedge)  # crushed trabeculae take less space
     shell_hu = F(360 + 1.1 * v.hu)
     hu = shell_hu + core * (trab - shell_hu)
     if v.cement > 0:

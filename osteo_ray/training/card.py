@@ -22,7 +22,7 @@ def model_card(bundle: Bundle, cfg: TrainConfig) -> str:
 **Use.** Opportunistic screening for osteoporosis on CT taken for other reasons, with demographics and routine labs
 where there are any. Research use only; an aid, not a diagnosis; it cannot rule out low bone density.
 
-**Not for.** Diagnosis, treatment decisions, monitoring, people under the minimum age of the gates, or scans that
+**Not for.** Diagnosis, treatment decisions, monitoring, people under the minimum age of the checks, or scans that
 show no lumbar vertebra (it abstains).
 
 **Trained on.** {m["n_train"]} patients, {m["n_train_complete"]} of them with demographics, labs and CT; chosen and

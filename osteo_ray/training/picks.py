@@ -43,7 +43,7 @@ class Picks:
 def picked(
     p: Prepared, policy: PolicyNet, scorers: list[AttentionPool], key: str, view: ViewConfig, quiet: bool = False
 ) -> Picks:
-    """`pick_slices` of the run's scans as a stage; `key` is the selection stage's."""
+    """`pick_slices` of the run's scans as a step; `key` is the selection step's."""
 
     def work(folder: Path) -> None:
         found = pick_slices(p.people.scans, policy, scorers, view, quiet)

@@ -1,4 +1,4 @@
-"""CT files made by code, for the tests of the archive room: nothing is stored."""
+"""CT files made by code, for the tests of the catalogue package: nothing is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header walker against pydicom, and what it refuses."""
+"""The header parser against pydicom, and what it refuses."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ OTHERS = [file_bytes(i, ImageComments="x" * i, PatientWeight="70" * i) for i in 
     cut=st.one_of(st.none(), st.integers(140, len(WHOLE))),
 )
 def test_a_known_layout_gives_what_the_walk_gives(which, edits, cut):
-    """Mutated headers, read with layouts of intact ones at hand and without: always the same."""
+    """Mutated headers, read with layouts of intact ones known and without: always the same."""
     data = [WHOLE, *OTHERS][which]
     for at, junk in edits:
         data = data[:at] + junk + data[at + len(junk) :]

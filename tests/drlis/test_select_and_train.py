@@ -39,7 +39,7 @@ def test_only_what_is_asked_for_is_decoded():
 
 
 def test_select_walks_as_the_environment_does():
-    """The greedy walk of `select` and of the environment with the same policy take the same slices."""
+    """The greedy rollout of `select` and of the environment with the same policy take the same slices."""
     policy, scorers = net(1)
     s = synthetic_scans(6)
     env = SliceSelectionEnv({"scans": s, "scorers": scorers, "view": VIEW, "reward": RewardConfig(posterior=0)})

@@ -115,7 +115,7 @@ def test_evaluate_and_checklist_commands_write_everything(files, capsys):
 
 
 class Reader(HTMLParser):
-    """What a page would fetch, its scripts, ids and spoken labels of its pictures."""
+    """What a page would fetch, its scripts, ids and text alternatives of its pictures."""
 
     def __init__(self, page: str):
         super().__init__()

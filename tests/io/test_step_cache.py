@@ -40,7 +40,7 @@ def test_a_stage_cut_short_is_run_again_and_finds_what_it_left(tmp_path):
 def test_a_strangers_folder_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="no stage made"):
+    with pytest.raises(InputError, match="no step wrote"):
         StepCache(tmp_path).run("a", "k", lambda f: None)
     assert (tmp_path / "a" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "b").mkdir()

@@ -1,4 +1,4 @@
-"""Kill the driver, kill an actor: the results are the same to the bit, and only what is missing is done."""
+"""Kill the driver, kill an actor: the results are bit-identical, and only what is missing is done."""
 
 import os
 import signal

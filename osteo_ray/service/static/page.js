@@ -74,7 +74,7 @@ async function home() {
       location.hash = "#/s/" + s.id;
     } catch (x) { say(x.message); }
   }}, field("Archive: folder, zip, bucket or DICOMweb", archive, "wide"), field("Records (may be left empty)", records, "wide"),
-    field("Quality gates", strict), el("datalist", {id: "places"}, ...known.map(k => el("option", {value: k}))), el("button", {class: "main"}, "Screen"));
+    field("Quality checks", strict), el("datalist", {id: "places"}, ...known.map(k => el("option", {value: k}))), el("button", {class: "main"}, "Screen"));
   const rows = list.items.map(s => el("tr", {}, el("td", {class: "nowrap"}, el("a", {href: "#/s/" + s.id}, s.created.replace("T", " ").slice(0, 16))),
     el("td", {}, s.state.toLowerCase()), el("td", {class: "mono"}, s.archive), el("td", {class: "r"}, s.total === null ? "" : `${s.done} of ${s.total}`), el("td", {class: "opt"}, s.by)));
   show("Screenings",
@@ -176,7 +176,7 @@ async function studyPage(id, key) {
     r ? el("div", {class: "two"}, el("div", {}, el("div", {class: "risk"}, r.value), el("p", {}, "interval " + r.interval), el("p", {class: r.high ? "hi" : ""}, (r.high ? "▲ " : "▽ ") + r.verdict), el("p", {class: "small muted"}, r.operating_point)), scale(r)) : ""));
   if (s.readable && s.slices_total) parts.push(viewer(at, s));
   if (p.groups.length) parts.push(el("section", {}, el("h2", {}, "What moved the score ", el("span", {class: "muted small"}, `SHAP in log-odds; base ${p.shap_base}; left lowers, right raises`)), shap(p)));
-  if (p.gates.length) parts.push(el("section", {}, el("h2", {}, "Quality gates"), table([["Verdict"], ["Gate"], ["Found"], ["Allowed"]],
+  if (p.gates.length) parts.push(el("section", {}, el("h2", {}, "Quality checks"), table([["Verdict"], ["Check"], ["Found"], ["Allowed"]],
     p.gates.map(([mark, word, tone, gate, value, threshold]) => el("tr", {}, el("td", {class: tone}, mark + " " + word), el("th", {scope: "row", class: "mono"}, gate), el("td", {}, value), el("td", {}, threshold))))));
   parts.push(feedbackForm(at, s));
   parts.push(el("section", {}, el("h2", {}, "Provenance"), el("dl", {}, ...p.provenance.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {class: "mono"}, v)]))));
