@@ -12,6 +12,7 @@ from osteo_ray.commands import Command
 from osteo_ray.commands.checklist import bundle_manifest
 from osteo_ray.config import Section, need
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.config import IdentityConfig
 
 
 class EvaluateJob(Section):
@@ -31,6 +32,7 @@ class EvaluateJob(Section):
         description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
         "no key, so that pseudonyms can be recomputed from patient numbers",
     )
+    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     truth: str | None = Field(None, description="synthetic cohort's truth/patients.parquet: Bayes-optimal AUC beside")
     against: str | None = Field(None, description="other results of the same patients, compared pair by pair")
     bundle: str | None = Field(None, description="the bundle that scored, for the reporting checklists")
@@ -94,7 +96,7 @@ def _labels(job: EvaluateJob) -> Any:
     if job.mapping is None and is_plain_labels(path):
         frame = read_labels(path, job.pseudonym_key)
     else:
-        frame = load_records(path, job.mapping, job.pseudonym_key).frame
+        frame = load_records(path, job.mapping, job.pseudonym_key, identity=job.identity).frame
     if job.truth:
         truth = pq.read_table(job.truth).to_pandas()
         extra = [c for c in truth.columns if c == "patient_key" or c.startswith("p_bayes")]

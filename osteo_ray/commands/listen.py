@@ -41,7 +41,9 @@ def listen(job: ListenJob) -> Iterator[str]:
         raise InputError(f"{e.name} is missing; pip install 'osteo-ray[listen]' brings it") from None
 
     cfg = narrow(job, ListenConfig)
-    table = load(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    table = (
+        load(job.records, job.mapping, cfg.index.pseudonym_key, identity=cfg.index.identity) if job.records else None
+    )
     bundle = job.bundle or reference.bundle()
     model = Predictor.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

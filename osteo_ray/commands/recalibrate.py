@@ -10,6 +10,7 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.config import IdentityConfig
 
 
 class RecalibrateJob(SiteConfig):
@@ -29,6 +30,7 @@ class RecalibrateJob(SiteConfig):
         description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
         "no key, so that pseudonyms can be recomputed from patient numbers",
     )
+    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     split: str | None = Field(None, description="split.parquet of the training run; null: beside the bundle, if there")
     out: str | None = Field(None, description="folder for the new bundle")
     dxa_days: int = Field(365, ge=0, description="a dated DXA counts so many days before or after the CT")
@@ -56,7 +58,7 @@ def recalibrate(job: RecalibrateJob) -> list[str]:
     if job.mapping is None and is_plain_labels(labels) and not dated:
         frame = read_labels(labels, job.pseudonym_key)
     else:
-        frame = load_records(str(labels), job.mapping, job.pseudonym_key).frame
+        frame = load_records(str(labels), job.mapping, job.pseudonym_key, identity=job.identity).frame
     beside = folder.absolute().parent / "split.parquet"
     split = job.split or (str(beside) if beside.exists() else None)
     bundle = Bundle.load(folder)

@@ -36,7 +36,7 @@ def records(job: RecordsJob) -> list[str]:
         return draft(job.draft)
     from osteo_ray.io.store import absolute, new_file
     from osteo_ray.patients import load
-    from osteo_ray.patients.match import match_catalogue
+    from osteo_ray.patients.match import announced, match_catalogue
 
     table = load(need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad, job.identity)
     assert table.report is not None
@@ -47,7 +47,7 @@ def records(job: RecordsJob) -> list[str]:
     lines += table.report.lines()
     lines.append(f"{len(table)} records of {patients} patients: {counts}")
     if job.catalogue:
-        lines += match_catalogue(table, job.catalogue, job.pseudonym_key, job.identity).lines()
+        lines += announced(match_catalogue(table, job.catalogue, job.pseudonym_key, job.identity))
     if job.out:
         out = absolute(job.out)
         with new_file(out) as path:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need, validate
+from osteo_ray.patients.config import IdentityConfig
 from osteo_ray.training.config import TrainConfig
 
 SYNTHETIC_SEED = 4001
@@ -33,6 +34,7 @@ class TrainJob(TrainConfig):
         description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
         "no key, so that pseudonyms can be recomputed from patient numbers",
     )
+    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     targets: str | None = Field(
         None, description="Parquet of per-slice targets, as `osteo-ray targets` writes them; null: none"
     )
@@ -54,10 +56,16 @@ class TrainJob(TrainConfig):
 
 def train(job: TrainJob) -> list[str]:
     """Train a bundle."""
+    from osteo_ray.patients.match import announced, match_catalogue
+    from osteo_ray.patients.table import RecordTable
     from osteo_ray.training.run import train as run
 
-    made = run(sources(job), need(job, "out"), narrow(job, TrainConfig))
-    lines = made.lines()
+    read = sources(job)
+    met = []
+    if job.catalogue and isinstance(read.records, RecordTable):
+        met = announced(match_catalogue(read.records, job.catalogue, job.pseudonym_key, job.identity))
+    made = run(read, need(job, "out"), narrow(job, TrainConfig))
+    lines = [*made.lines(), *met]
     if job.publish:
         from osteo_ray.io.store import Store
         from osteo_ray.model.bundle import FILES
@@ -76,8 +84,9 @@ def sources(job: TrainJob):
 
     if job.catalogue is None and not job.extra_slices:
         need(job, "catalogue")
-    table = load_records(need(job, "records"), job.mapping, job.pseudonym_key)
-    held = load_records(job.heldout_records, job.mapping, job.pseudonym_key) if job.heldout_records else None
+    how = job.mapping, job.pseudonym_key, job.identity
+    table = load_records(need(job, "records"), *how)
+    held = load_records(job.heldout_records, *how) if job.heldout_records else None
     mixed = (*job.encoder_slices, *synthetic_slices(job))
     return Sources(job.catalogue, table, job.targets, job.extra_slices, mixed, job.start, job.heldout_slices, held)
 

@@ -5,6 +5,7 @@ print("\\n".join(match(table, catalogue_keys).lines()))
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -73,6 +74,15 @@ def match(
     forms = Counter(form_of(pid) for pid, _ in lost)
     would = _would_meet(lost, cts, pseudonym_key, identity)
     return Match(len(records), both, len(cts), both, tuple(forms.most_common()), would)
+
+
+def announced(met: Match) -> list[str]:
+    """The lines of a match; a warning is logged at once as well, before the hours of work that may follow it."""
+    lines = met.lines()
+    for line in lines:
+        if line.startswith("WARNING"):
+            logging.getLogger(__name__).warning(line)
+    return lines
 
 
 def match_catalogue(

@@ -16,6 +16,8 @@ from osteo_ray.io.store import Store, read_table
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients import load_records
+from osteo_ray.patients.match import announced, match_catalogue
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.config import ScreenConfig, ScreenJob
 
 RESULTS_FILE = "results.parquet"
@@ -36,7 +38,7 @@ def screen_archive(
     bundle = job.bundle or reference.bundle()
     notes = [] if job.bundle else [f"model    {reference.NOTICE}"]
     cfg = narrow(job, ScreenConfig)
-    table = load_records(job.records, job.mapping, cfg.index.pseudonym_key) if job.records else None
+    table = load_records(job.records, job.mapping, cfg.index.pseudonym_key, cfg.index.identity) if job.records else None
     indexed: list[str] = []
     archives = [archive] if isinstance(archive, str) else list(archive)
     if len(archives) == 1 and archives[0].endswith(".parquet"):
@@ -45,6 +47,8 @@ def screen_archive(
         catalogue = store.path(cat.CATALOGUE_FILE)
         with progress.counted("it") as say:
             indexed = cat.build(archives, store.uri, cfg.index, say).lines()
+    if isinstance(table, RecordTable):
+        notes += announced(match_catalogue(table, str(catalogue), cfg.index.pseudonym_key, cfg.index.identity))
     only = None
     if job.patients:
         split = pq.read_table(job.patients).to_pylist()
