@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.options import Key, keys, plain, section_of
-from osteo_ray.patients.mapping import Column, Mapping
+from osteo_ray.patients.mapping import Column, Fhir, Mapping, Numbers, Test
 
 HEAD = """\
 # Configuration
@@ -67,7 +67,8 @@ def page() -> str:
             out += [f"| `{path}` | [{cls.__name__}](#{_anchor(cls)}) |" for path, cls, _ in below] + [""]
         sections |= dict.fromkeys(cls for _, cls, _ in below)
     out.append("## Sections\n")
-    for cls in (*sections, Mapping, Column):
+    shown: list[type[BaseModel]] = [*sections, Mapping, Column, Test, Numbers, Fhir]
+    for cls in dict.fromkeys(shown):
         own = [k for k in keys(cls) if "." not in k.path]
         module = cls.__module__.removeprefix("osteo_ray.")
         text = " ".join((cls.__doc__ or "").split()).replace("<", "&lt;")

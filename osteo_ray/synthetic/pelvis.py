@@ -114,9 +114,9 @@ def paint_soft(img: np.ndarray, g: Grid, f: Frame, p: Pelvis, muscle: float, e: 
             r = p.rectum_gas * (0.6 + 0.4 * float(np.sin(0.05 * g.z_mid)))
             ellipsoid(img, g, Ellipsoid(0, y - 3, g.z_mid, 1.2 * r, r, 1e6, -900))
     if depth > 75:  # the cleft between the buttocks, and below it between the legs
-        skin = f.outline(g.z_mid)
+        outline = f.outline(g.z_mid)
         deep = min(0.4 * (depth - 75), 48)
-        ellipsoid(img, g, Ellipsoid(0, skin.y + skin.d + 2, g.z_mid, 2 + 0.12 * deep, deep, 1e6, -1000))
+        ellipsoid(img, g, Ellipsoid(0, outline.y + outline.d + 2, g.z_mid, 2 + 0.12 * deep, deep, 1e6, -1000))
 
 
 def paint_bones(img: np.ndarray, g: Grid, f: Frame, p: Pelvis) -> None:
