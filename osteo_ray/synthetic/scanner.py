@@ -124,7 +124,8 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     protocol = str(_pick(rng, c.protocols))
     ends = PROTOCOLS[protocol]
     thickness = float(_pick(rng, c.thickness))
-    at = {"sacrum": a.sacrum_top, **{v.level: v.z for v in a.vertebrae}}
+    # A fifth lumbar vertebra that has grown into the sacrum is not among the free ones: there the sacrum begins.
+    at = {"sacrum": a.sacrum_top, "L5": a.sacrum_top, **{v.level: v.z for v in a.vertebrae}}
     top = at[str(rng.choice(ends.top))] + rng.uniform(*ends.top_mm)
     bottom = at[ends.bottom] + rng.uniform(*ends.bottom_mm)
     n = int(np.ceil((top - bottom) / thickness)) + 1
