@@ -1,6 +1,8 @@
-# make demo    a synthetic archive, indexed, trained on, screened; a report to open
-# make test    everything that is checked
-# Both install what they need into .venv first.
+# make demo        a synthetic archive; indexed, trained on, screened; a report to open
+# make test        everything that is checked
+# make test-fast   the tests without Ray, browser and real data
+# make docs        docs/configuration.md, then the site in build/site
+# All install what they need into .venv first.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -12,7 +14,7 @@ export RAY_USAGE_STATS_REPORT_URL := http://127.0.0.1:9
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 export RAY_AUTH_MODE := disabled
 
-.PHONY: demo reference test lint apt clean
+.PHONY: demo reference test test-fast lint docs apt clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +46,13 @@ lint: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not ray and not browser and not real"
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m osteo_ray.commands.reference docs/configuration.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Debian packages that the DICOMweb and web page tests use; those tests skip, with the reason, where they are missing.
 # The package's own server is not wanted: tests start one of their own, on loopback.

@@ -9,6 +9,13 @@ import pytest
 from osteo_ray import ray_setup
 
 
+def pytest_collection_modifyitems(items):
+    """A test that asks for Ray, through whatever fixture, has its marker."""
+    for item in items:
+        if "ray_session" in item.fixturenames:
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """Starting Ray costs seconds, so the whole run shares one."""

@@ -10,6 +10,7 @@ Values stay text: the config that is read from YAML is the one place where they 
 from __future__ import annotations
 
 import argparse
+import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,6 +200,9 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=110)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)  # jpeg-ls stays one word
 
 
 def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:

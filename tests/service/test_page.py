@@ -15,6 +15,7 @@ from osteo_ray.service.tokens import Role, Tokens
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (`make apt` installs it)"),
 ]
 
