@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -29,24 +30,36 @@ def run(job: ServeJob) -> Iterator[str]:
     the service, and the next start takes its screenings up again.
     """
     cfg = check(narrow(job, ServeConfig))
+    own = not ray_setup.joined()
+    if own:  # read when Ray is imported: nobody but this service's processes may ask them for anything
+        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
     if cfg.deployment.haproxy:  # read when Serve is imported, here and in the processes that Ray starts
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     ray_setup.start()
     from ray import serve
 
-    from osteo_ray.service.app import NAME, application
+    from osteo_ray.service.replica_port import OpenPortError, foreign_listeners
+    from osteo_ray.service.serve_app import NAME, application, check_running
 
     secured = cfg.tls.certificate is not None
     tls = {"ssl_certfile": cfg.tls.certificate, "ssl_keyfile": cfg.tls.key} if secured else {}
     serve.start(http_options={"host": cfg.host, "port": cfg.port, **tls})
+    check_running(cfg)
     stop = threading.Event()
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, lambda *_: stop.set())
     serve.run(application(cfg), name=NAME, route_prefix="/")
+    if own and (beyond := list(foreign_listeners(frozenset([cfg.port])))):
+        serve.shutdown()
+        ports = ", ".join(f"{address}:{port} ({name})" for _, name, address, port in beyond)
+        raise OpenPortError(f"ports of the service can be reached from other machines: {ports}; it was stopped")
     yield f"serving http{'s' if secured else ''}://{cfg.host}:{cfg.port}  (page at /, API at /v1/openapi.json)"
     sys.stdout.flush()
     stop.wait()
-    serve.shutdown()
+    if own:
+        serve.shutdown()
+    else:  # others' applications on the cluster go on
+        serve.delete(NAME)
     yield "stopped; screenings under way are taken up at the next start"
 
 

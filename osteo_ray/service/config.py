@@ -43,13 +43,18 @@ class ServiceLimits(Section):
     members: int = Field(20_000, ge=1, description="files in one study's zip")
     ratio: int = Field(200, ge=2, description="unzipped against zipped bytes of one member; CT reaches 3")
     body_kb: int = Field(256, ge=1, description="size of any other request, KiB")
+    body_s: float = Field(20.0, gt=0, description="time for the body of any other request to arrive, s")
+    upload_s: float = Field(900.0, gt=0, description="time for a study's zip to arrive, s")
+    idle_s: float = Field(15.0, gt=0, description="silence within a body after which its request ends, s")
     score_timeout_s: float = Field(120.0, gt=0, description="wall time of scoring one uploaded study, s")
     uploads: int = Field(16, ge=1, description="studies being received or scored at once, in one replica")
     running: int = Field(1, ge=1, description="screenings at once; more wait")
     waiting: int = Field(100, ge=1, description="screenings that may wait")
     attempts: int = Field(3, ge=1, description="drivers that a screening may use up")
     events_s: float = Field(1800.0, gt=0, description="after this an event stream ends; a client opens it again")
-    streams: int = Field(64, ge=1, description="event streams at once, in one replica")
+    streams: int = Field(
+        16, ge=1, description="event streams at once, in one replica; below half of deployment.max_ongoing, checked"
+    )
 
 
 class Deployment(Section):
@@ -119,6 +124,15 @@ def check(cfg: ServeConfig) -> ServeConfig:
                 raise ConfigError(f"{key}: the folder {f} is not there")
     if cfg.deployment.haproxy and cfg.tls.certificate:
         raise ConfigError("deployment.haproxy: Ray's HAProxy has no TLS; set it to false, or put tls before it")
+    if cfg.deployment.haproxy and cfg.on_loopback:
+        raise ConfigError(
+            f"deployment.haproxy: it opens ports on every interface, which host: {cfg.host} forbids; set it to false"
+        )
+    if 2 * cfg.limits.streams > cfg.deployment.max_ongoing:
+        raise ConfigError(
+            f"limits.streams: {cfg.limits.streams} event streams may take more than half of the "
+            f"{cfg.deployment.max_ongoing} requests of deployment.max_ongoing; lower one or raise the other"
+        )
     return cfg.model_copy(
         update={
             **{k: _absolute(getattr(cfg, k)) for k in ("tokens", "runs")},

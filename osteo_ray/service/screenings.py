@@ -1,12 +1,12 @@
-"""Who does the screenings: a detached Ray actor for each, and a desk that sees to it that each has one.
+"""Who does the screenings: a detached Ray actor for each, and a supervisor that sees to it that each has one.
 
     desk = Desk(Runs("runs/service"), cfg)
-    desk.keep()              # start what waits, take up what lost its driver
-    desk.cancel(run)
+    supervisor.keep()              # start what waits, take up what lost its driver
+    supervisor.cancel(run)
 
 A driver is only a driver: what is done lies in the run's folder, where `screen` resumes. Drivers belong to no replica,
-so replicas and Serve may die and come back; if the driver or the whole cluster dies, the desk starts another, which
-does what is missing.
+so replicas and Serve may die and come back; if the driver or the whole cluster dies, the supervisor starts another,
+which does what is missing.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from osteo_ray.service.config import Archives, ServiceLimits
-from osteo_ray.service.problems import Problem
+from osteo_ray.service.http.problems import Problem
 
 Resolve = Callable[[str, int], Sequence[str]]
 

@@ -44,7 +44,7 @@ class LocalScoring:
         return self.host.model
 
 
-class QuietDesk:
+class QuietSupervisor:
     """Nothing is started: what the API writes is what is tested."""
 
     def __init__(self, runs: Path):

@@ -3,15 +3,23 @@
 import json
 import zipfile
 
+import anyio
 import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from serving import LocalScoring, QuietDesk, config, finished, study_zip
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from serving import LocalScoring, QuietSupervisor, config, finished, study_zip
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from osteo_ray.config import ConfigError, validate
 from osteo_ray.reports.result_json import schema
-from osteo_ray.service.api import create
+from osteo_ray.service.config import ServeConfig, ServiceLimits, check
+from osteo_ray.service.http.access import _bounded
+from osteo_ray.service.http.app import create
+from osteo_ray.service.http.problems import Problem
 from osteo_ray.service.runs import Runs, RunState
 from osteo_ray.service.tokens import Role, Tokens
 
@@ -27,7 +35,7 @@ def served(made, bundle_dir, tmp_path_factory):
     cfg = config(home, made, bundle_dir, tokens=str(home / "tokens.json"), limits={"body_kb": 8, "upload_mb": 64})
     run = finished(cfg, made)
     assert run.saved.state == RunState.DONE, run.saved.error
-    with TestClient(create(cfg, LocalScoring(cfg), QuietDesk(cfg.runs))) as client:
+    with TestClient(create(cfg, LocalScoring(cfg), QuietSupervisor(cfg.runs))) as client:
         yield client, run, secrets, cfg
 
 
@@ -166,6 +174,60 @@ def test_each_route_asks_for_its_role(served, method, path, role):
         assert (code.status_code == 403) == lacks, (r, code.text)
 
 
+ROUTES = [
+    ("GET", "/v1/screenings", Role.READ),
+    ("POST", "/v1/screenings", Role.SUBMIT),
+    ("POST", "/v1/studies:score", Role.SUBMIT),
+    ("PUT", "/v1/model", Role.ADMIN),
+    ("GET", "/v1/audit", Role.ADMIN),
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "/osteo", "/v1/health", "/static"])
+def test_roles_are_those_of_the_route_under_any_prefix(served, prefix):
+    """A service may live under a path; no prefix may turn a reader into anybody else."""
+    outer = FastAPI()
+    outer.mount(prefix or "/", served[0].app)
+    client = TestClient(outer)
+    for method, path, role in ROUTES:
+        assert client.request(method, prefix + path).status_code == 401
+        for r in Role:
+            code = client.request(method, prefix + path, headers=bearer(served, r)).status_code
+            assert (code == 403) == (list(Role).index(r) < list(Role).index(role)), (prefix, path, r, code)
+    assert client.get(prefix + "/v1/health").status_code == 200
+
+
+def test_every_route_states_its_role(served):
+    guarded = [r for r in served[0].app.routes if isinstance(r, APIRoute) and r.path.startswith("/v1/")]
+    assert len(guarded) >= 15
+    open_to_all = {r.path for r in guarded if r.needs is None}
+    assert open_to_all == {"/v1/health", "/v1/ready"}
+
+
+@pytest.mark.parametrize(("idle_s", "body_s", "pause_s"), [(0.05, 9.0, 0.4), (9.0, 0.2, 0.08)])
+def test_a_body_that_comes_too_slowly_ends_its_request(idle_s, body_s, pause_s):
+    limits = ServiceLimits(idle_s=idle_s, body_s=body_s)
+
+    async def drip():
+        await anyio.sleep(pause_s)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read():
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+        take = _bounded(Request(scope, drip), limits, upload=False)
+        for _ in range(50):
+            await take()
+
+    with pytest.raises(Problem) as e:
+        anyio.run(read)
+    assert (e.value.status_code, e.value.code) == (408, "SLOW_BODY")
+
+
+def test_streams_never_take_all_requests(tmp_path):
+    with pytest.raises(ConfigError, match=r"limits\.streams"):
+        check(validate(ServeConfig, {"runs": str(tmp_path), "limits": {"streams": 64}}))
+
+
 def test_a_revoked_token_stops_and_hashes_alone_are_stored(served, tmp_path):
     file = Tokens(tmp_path / "t.json")
     secret = file.add("gone soon", Role.READ)
@@ -185,7 +247,8 @@ def test_bodies_hosts_and_origins_are_refused(served, tmp_path):
         "/v1/screenings", headers=send | {"Content-Type": "application/json"}, content=(b"x" * 999 for _ in range(20))
     )
     assert chunks.status_code == 413
-    assert client.get("/v1/health", headers={"Host": "evil.example"}).json()["code"] == "WRONG_HOST"
+    assert client.get("/v1/me", headers=send | {"Host": "evil.example"}).json()["code"] == "WRONG_HOST"
+    assert client.get("/v1/health", headers={"Host": "10.0.0.7:8000"}).status_code == 200, "probes ask by address"
     assert client.get("/v1/me", headers=send | {"Origin": "https://evil.example"}).json()["code"] == "CROSS_ORIGIN"
     page = client.get("/")
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]

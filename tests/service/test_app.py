@@ -1,12 +1,17 @@
 """Ray Serve for real: screenings outlive replicas and drivers, a bundle is swapped under load; the deploy file."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from importlib import import_module
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -17,6 +22,12 @@ from osteo_ray.service.runs import RunJob, Runs, RunState
 from osteo_ray.service.screenings import Supervisor
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def until(true, what):
@@ -36,20 +47,58 @@ def test_deploy_file_is_what_serve_reads():
     assert callable(getattr(import_module(module), name))
 
 
+def test_what_serve_deploy_imports_becomes_an_application(tmp_path):
+    """As Serve itself does it: the arguments of the YAML file go through the builder's type."""
+    from ray.serve import Application
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as call
+
+    from osteo_ray.service.serve_app import build
+
+    shipped = yaml.safe_load((ROOT / "configs/serve_deploy.yaml").read_text())["applications"][0]["args"]
+    serve_yaml = yaml.safe_load((ROOT / shipped["config"]).read_text()) | {"runs": str(tmp_path), "bundle": None}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(serve_yaml))
+    assert isinstance(call(build, shipped | {"config": str(tmp_path / "serve.yaml")}), Application)
+
+
+@pytest.mark.ray
+def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
+    """Every listening socket of every process of `osteo-ray serve`, and a knock on its replica's port."""
+    port = free_port()
+    argv = ["serve", "--runs", str(tmp_path / "runs"), "--port", str(port)]
+    code = f"import sys; from osteo_ray.cli import main; sys.exit(main({argv!r}))"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "serving" in process.stdout.readline()
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/v1/ready", timeout=60).status_code == 200, "ready")
+        parent = psutil.Process(process.pid)
+        processes = [parent, *parent.children(recursive=True)]
+        listening = [
+            (p.name(), c.laddr.ip, c.laddr.port)
+            for p in processes
+            for c in p.net_connections(kind="inet")
+            if c.status == psutil.CONN_LISTEN
+        ]
+        assert any(p == port for _, _, p in listening)
+        assert any("ServeReplica" in name for name, _, _ in listening), "the replicas' own port is among them"
+        assert [x for x in listening if not ip_address(x[1]).is_loopback] == []
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
 @pytest.mark.ray
 def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_session, made, bundle_dir, tmp_path):
     from ray import serve
 
-    from osteo_ray.service.app import NAME, application
+    from osteo_ray.service.serve_app import NAME, application
 
     other = tmp_path / "other"
     sha = synthetic_bundle(seed=1).save(other)
     cfg = config(tmp_path, made, bundle_dir, bundles=[str(tmp_path)])
     runs = Runs(cfg.runs)
     study = study_zip(made, tmp_path / "study.zip").read_bytes()
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     answers, stop = [], threading.Event()
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -6,7 +6,7 @@ import pytest
 
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.service.config import Archives, ServeConfig, check
-from osteo_ray.service.problems import Problem
+from osteo_ray.service.http.problems import Problem
 from osteo_ray.service.security import allowed_archive, allowed_dicomweb
 
 PACS = "https://pacs.example/dicom-web"

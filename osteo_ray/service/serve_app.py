@@ -1,12 +1,12 @@
-"""Ray Serve: the API, the scorers behind it, and the desk that keeps screenings going.
+"""Ray Serve: the API, the scorers behind it, and the supervisor that keeps screenings going.
 
     serve.run(application(cfg), name="osteo-ray")            # or: serve deploy configs/serve_deploy.yaml
 
 Three deployments. `Api` (any number) reads bodies and folders; `Scorers` (any number) hold the bundle and score studies
 of several requests together; `Keeper` (one) starts drivers. Only the run folders are shared, so any of them may die.
-"""
 
-from __future__ import annotations
+This module has no postponed annotations: Serve reads the type of `build`'s argument.
+"""
 
 import asyncio
 import contextlib
@@ -19,15 +19,17 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from osteo_ray.config import load
-from osteo_ray.service.api import create
+from osteo_ray.config import ConfigError, load
+from osteo_ray.service import replica_port
 from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.http.app import create
 from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import Model, ModelHost, Pointer
 from osteo_ray.service.screenings import Supervisor
 
 NAME = "osteo-ray"
-KEEP_S = 2.0  # how often the desk looks for screenings without a driver
+replica_port.bind()  # before a replica of this module opens its port
+KEEP_S = 2.0  # how often the supervisor looks for screenings without a driver
 LOOK_S = 1.0  # how often a scorer looks which bundle is wanted
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,12 @@ class Scorers:
 
 
 class Keeper:
-    """One desk. Where it dies Serve starts another; drivers go on meanwhile."""
+    """One supervisor. Where it dies Serve starts another; drivers go on meanwhile."""
 
     def __init__(self, cfg: ServeConfig):
         assert cfg.runs is not None
         self.runs = Runs(cfg.runs)
-        self.desk = Supervisor(self.runs, cfg)
+        self.supervisor = Supervisor(self.runs, cfg)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -95,9 +97,9 @@ class Keeper:
     async def _keep(self) -> None:
         while True:
             try:
-                await asyncio.to_thread(self.desk.keep)
+                await asyncio.to_thread(self.supervisor.keep)
             except Exception:
-                log.exception("desk")
+                log.exception("supervisor")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), KEEP_S)
             self._wake.clear()
@@ -108,7 +110,7 @@ class Keeper:
     async def cancel(self, run_id: str) -> None:
         run = self.runs.get(run_id)
         if run is not None:
-            await asyncio.to_thread(self.desk.cancel, run)
+            await asyncio.to_thread(self.supervisor.cancel, run)
         self._wake.set()  # another may begin
 
 
@@ -126,7 +128,7 @@ class _Scoring:
 
 
 class _SupervisorHandle:
-    """`api.DeskCalls` through a handle."""
+    """`http.context.Supervising` through a handle."""
 
     def __init__(self, handle: DeploymentHandle):
         self.handle = handle
@@ -139,13 +141,13 @@ class _SupervisorHandle:
 
 
 class Api:
-    """The HTTP interface; `api.create` makes it where the replica runs."""
+    """The HTTP interface; `http.app.create` makes it where the replica runs."""
 
     def __init__(self, cfg: ServeConfig, scorers: DeploymentHandle, keeper: DeploymentHandle):
-        self.made = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
+        self.app = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
 
     def __serve_build_asgi_app__(self) -> Any:
-        return self.made
+        return self.app
 
 
 def application(cfg: ServeConfig) -> Application:
@@ -178,3 +180,29 @@ class BuildArgs(BaseModel):
 def build(args: BuildArgs) -> Application:
     """What `serve deploy` imports: the application of a config file."""
     return application(check(load(ServeConfig, args.config, args.overrides)))
+
+
+def check_running(cfg: ServeConfig) -> None:
+    """Compare where Serve really listens with what the config says; call it after `serve.start`.
+
+    Serve may have been started by somebody else, with other settings, which a later start does not change.
+
+    Raises:
+        ConfigError: Serve listens elsewhere than the config says, or to everybody while there are no tokens.
+    """
+    from ray.serve._private.api import _get_global_client
+
+    options = _get_global_client().http_config
+    running = cfg.model_copy(update={"host": options.host})
+    if not running.on_loopback and cfg.tokens is None:
+        raise ConfigError(
+            f"Ray Serve runs here already and listens on {options.host}: without tokens everybody there would be "
+            "admin; make some with `osteo-ray serve token`, or stop that Serve"
+        )
+    if (options.host, options.port) != (cfg.host, cfg.port):
+        raise ConfigError(
+            f"Ray Serve runs here already, on {options.host}:{options.port}, not on {cfg.host}:{cfg.port} as host and "
+            "port say; set them to where it runs, or stop that Serve"
+        )
+    if (options.ssl_certfile, options.ssl_keyfile) != (cfg.tls.certificate, cfg.tls.key):
+        raise ConfigError("Ray Serve runs here already with other TLS files than tls says; stop that Serve first")

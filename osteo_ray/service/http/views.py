@@ -22,9 +22,9 @@ from osteo_ray.reports.study_view import page as laid_out
 from osteo_ray.reports.views import study_view
 from osteo_ray.reports.worklist import ranked
 from osteo_ray.screening.patients import suppressed_in
-from osteo_ray.service import types as t
 from osteo_ray.service.config import ServeConfig
-from osteo_ray.service.problems import Problem
+from osteo_ray.service.http import types as t
+from osteo_ray.service.http.problems import Problem
 from osteo_ray.service.runs import Run
 
 COLUMNS = [

@@ -46,6 +46,7 @@ TITLES = {
     404: "Not found",
     405: "Method not allowed",
     406: "Not acceptable",
+    408: "Too slow",
     409: "Not in this state",
     413: "Too large",
     415: "Unsupported media type",
