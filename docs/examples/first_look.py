@@ -34,9 +34,7 @@ print(f"{len(index.files):5d} files in no series")
 series = index.chosen[0]
 with open_slices(series) as stack:
     middle = stack.hu(stack.n // 2)
-    print(
-        f"{stack.n} slices, {np.ptp(stack.z_mm):.0f} mm; middle slice {middle.shape}, {middle.min()} to {middle.max()} HU"
-    )
+    print(f"{stack.n} slices over {np.ptp(stack.z_mm):.0f} mm; the middle one {middle.shape}, to {middle.max()} HU")
     print(f"{stack.decoded} slice decoded so far")
 
 # %% [markdown]
