@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,8 @@ def picks_row(name: str, r: dict[str, Any], seen: PolicyTrace, t: SliceTargets |
     return out
 
 
-def draw(figure: Figure, grid, row: int, name: str, stack: ArrayStack, seen: PolicyTrace, scorer: Predictor) -> None:
-    """One row of the picture: a sagittal section with what was looked at and kept, then the kept crops and their ROI."""
+def draw(figure: Figure, grid, row: int, name: str, stack: ArrayStack, seen: PolicyTrace, scorer: Predictor):
+    """One row: a sagittal section with what was looked at and kept, then the kept crops and their ROI."""
     axis = figure.add_subplot(grid[row, :2])
     z, side = seen.z_mm, scorer.bundle.config.crop.size * scorer.bundle.config.crop.pixel_mm
     crops = [spine_crop(stack.hu[i], stack.axial_spacing_mm, scorer.bundle.config.crop) for i in seen.positions]
@@ -225,7 +226,7 @@ def main() -> None:
     right = float(np.mean([a == b for a, b in zip(named, true, strict=True)]))
     worst = max(abs(r["difference"]) for r in hu)
     risks = [s["risk"] for s in steps if s["risk"] is not None]
-    falls = len(risks) >= 2 and all(a > b for a, b in zip(risks, risks[1:], strict=False))
+    falls = len(risks) >= 2 and all(a > b for a, b in pairwise(risks))
     bars = [
         bar("largest HU difference, T12-L5", worst, "<= 8", worst <= 8),
         bar("picks within bodies of L1-L4", round(on, 3), "1", on == 1),

@@ -6,7 +6,7 @@ TRAIN = {
     "pretrain": {"steps": 40, "batch": 24},
     "encoder": {"width": 8},
     "selection": {
-        "view": {"positions": 16, "coarse": 4, "keep": 3},
+        "view": {"positions": 16, "coarse": 4, "keep": 3, "by_level": False},
         "scorer": {"steps": 30},
         "policy": {"env_steps": 300, "env_runners": 0, "envs_per_runner": 4, "batch": 150, "minibatch": 75, "epochs": 1,
                    "assess_every": 150},

@@ -21,7 +21,7 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
     torch.manual_seed(seed)
     cfg = BundleConfig(
         encoder=EncoderConfig(width=8),
-        view=ViewConfig(positions=16, coarse=4, keep=3),
+        view=ViewConfig(positions=16, coarse=4, keep=3, by_level=False),
         model=ModelConfig(tabular_width=16, tabular_k=4, hidden=8),
         policy_hidden=16,
     )

@@ -17,6 +17,7 @@ TRAIN = [
     "selection.view.positions=24",
     "selection.view.coarse=6",
     "selection.view.keep=3",
+    "selection.view.by_level=false",  # this encoder has hardly learned where it is
     "selection.scorer.steps=60",
     "selection.policy={env_steps: 1500, batch: 500, minibatch: 250, epochs: 2, envs_per_runner: 8}",
     "pretrain={steps: 60, batch: 24}",

@@ -19,10 +19,11 @@ from osteo_ray.catalogue.checks import QualityCheck, q_coverage, q_modality_miss
 from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.model.acquisition import KVP_RANGE
 from osteo_ray.model.embedding import p_lumbar, p_thoracic
+from osteo_ray.model.levels import Levels, levels_of
 from osteo_ray.model.networks import MODALITIES
 from osteo_ray.model.novelty import picks_summary
 from osteo_ray.model.patterns import modalities_of
-from osteo_ray.model.selection import Selection
+from osteo_ray.model.selection import ON_LEVEL, Selection
 from osteo_ray.outcomes import Outcome, Phase, State
 
 if TYPE_CHECKING:
@@ -32,7 +33,17 @@ SURE = 0.5
 """Belief from which a slice is taken to show a region."""
 LEVEL_MM = 35.0
 """Height of a lumbar level with its disc, about: the levels seen are counted by the heights of lumbar slices."""
-MODEL_CODES = ("NO_LUMBAR_SEEN", "LEVELS_OUT_OF_ORDER", "KVP_OUT_OF_RANGE", "Q_COVERAGE", "OOD_IMAGE", "OOD_RECORD")
+LEAST_PLACED = 2
+"""Fewest picks that the column of slices must place in the bodies of L1-L4."""
+MODEL_CODES = (
+    "NO_LUMBAR_SEEN",
+    "LEVELS_OUT_OF_ORDER",
+    "LEVELS_NOT_KNOWN",
+    "KVP_OUT_OF_RANGE",
+    "Q_COVERAGE",
+    "OOD_IMAGE",
+    "OOD_RECORD",
+)
 """Abstentions that depend on the bundle, the record and the slices' embeddings alone: what training can foresee."""
 
 
@@ -43,6 +54,18 @@ class ScanView:
     selection: Selection
     z_mm: np.ndarray  # float [n], heights of the scan's grid positions, ascending
     kvp: float | None = None  # tube voltage; None: not known
+
+    def levels(self) -> Levels:
+        """Level names by grid position; None and 0 where a position was not looked at."""
+        n = len(self.z_mm)
+        at = np.flatnonzero(self.selection.looked[:n])
+        found = levels_of(self.z_mm[at], self.selection.embedding[at])
+        level: list[str | None] = [None] * n
+        confidence, lumbar = np.zeros(n), np.zeros(n)
+        confidence[at], lumbar[at] = found.confidence, found.lumbar
+        for k, name in zip(at.tolist(), found.level, strict=True):
+            level[k] = name
+        return Levels(tuple(level), confidence, lumbar)
 
     def lumbar_levels(self, threshold: float) -> int:
         """Lumbar levels among the slices looked at: heights of lumbar slices, counted in steps of a level."""
@@ -114,6 +137,11 @@ def _scan_unfit(bundle: Bundle, scan: ScanView) -> Outcome | None:
     if inside > LEVEL_MM:
         message = f"a slice that seems to show the chest lies {inside:.0f} mm inside what was taken for lumbar spine"
         return Outcome(State.ABSTAINED, "LEVELS_OUT_OF_ORDER", Phase.SELECT, message)
+    if bundle.config.view.by_level:
+        placed = int((scan.levels().lumbar[scan.selection.kept] >= ON_LEVEL).sum())
+        if placed < LEAST_PLACED:
+            message = f"{placed} of the picked slices surely lie in the bodies of L1-L4; {LEAST_PLACED} are asked for"
+            return Outcome(State.ABSTAINED, "LEVELS_NOT_KNOWN", Phase.SELECT, message)
     if scan.kvp is not None and not KVP_RANGE[0] <= scan.kvp <= KVP_RANGE[1]:
         low, high = KVP_RANGE
         message = f"bone at {scan.kvp:g} kVp can't be brought to 120 kVp; {low:g} to {high:g} kVp can"

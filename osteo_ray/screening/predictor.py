@@ -29,7 +29,7 @@ from osteo_ray.model.conformal import class_set
 from osteo_ray.model.crops import grid_positions, spine_crop
 from osteo_ray.model.density import trabecular_hu
 from osteo_ray.model.embedding import p_lumbar
-from osteo_ray.model.levels import Levels, levels_of
+from osteo_ray.model.levels import Levels
 from osteo_ray.model.networks import Batch
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
@@ -96,16 +96,8 @@ class PolicyTrace:
         self.sop_uids = getattr(stack, "sop_uids", None)
 
     def levels(self) -> Levels:
-        """Level names by grid position; None and 0 where a position was not looked at."""
-        n = len(self.z_mm)
-        at = np.flatnonzero(self.selection.looked[:n])
-        found = levels_of(self.z_mm[at], self.selection.embedding[at])
-        level: list[str | None] = [None] * n
-        confidence, lumbar = np.zeros(n), np.zeros(n)
-        confidence[at], lumbar[at] = found.confidence, found.lumbar
-        for k, name in zip(at.tolist(), found.level, strict=True):
-            level[k] = name
-        return Levels(tuple(level), confidence, lumbar)
+        """Level names by grid position (`abstention.ScanView.levels`)."""
+        return self.view(None).levels()
 
     def view(self, kvp: float | None) -> ScanView:
         """What `abstention` asks of it; `kvp`: the tube voltage that the header states."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic_bundle import synthetic_bundle
@@ -5,6 +7,7 @@ from synthetic_bundle import synthetic_bundle
 from osteo_ray.catalogue.checks import QualityCheck
 from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.model.abstention import LEVEL_MM, MODEL_CODES, ScanView, decide, model_checks
+from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import REGIONS, EmbeddingLayout
 from osteo_ray.model.patterns import PATTERNS
 from osteo_ray.model.selection import Selection
@@ -45,6 +48,13 @@ def test_a_chest_inside_the_lumbar_spine_is_out_of_order():
     apart = ["lumbar"] * 4 + ["thoracic"] + ["lumbar"] * 4
     assert code(view(apart, step_mm=LEVEL_MM / 4 + 1)) == "LEVELS_OUT_OF_ORDER"
     assert code(view(apart, step_mm=LEVEL_MM / 4 - 1)) == "OK", "one doubtful slice near the edge is not enough"
+
+
+def test_picks_that_no_column_places_in_lumbar_bodies_are_not_scored():
+    by_level = replace(BUNDLE, config=BUNDLE.config.model_copy(update={"view": ViewConfig(by_level=True)}))
+    scan = view(["pelvic", *["lumbar"] * 8, "thoracic", "thoracic"], kept=[1])
+    assert decide(by_level, scan, NO_RECORD, FULL).code == "LEVELS_NOT_KNOWN"
+    assert decide(BUNDLE, scan, NO_RECORD, FULL).code != "LEVELS_NOT_KNOWN"
 
 
 @pytest.mark.parametrize(
