@@ -52,7 +52,7 @@ test-fast: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m osteo_ray.commands.reference docs/configuration.md
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Debian packages that the DICOMweb and web page tests use; those tests skip, with the reason, where they are missing.
 # The package's own server is not wanted: tests start one of their own, on loopback.

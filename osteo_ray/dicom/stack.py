@@ -117,6 +117,7 @@ class SliceStack:
 
     @property
     def n(self) -> int:
+        """How many slices there are."""
         return len(self._items)
 
     def axial(self, i: int) -> np.ndarray:
@@ -193,6 +194,7 @@ class SliceStack:
         return flat[at : at + size]
 
     def close(self) -> None:
+        """Let go of decoded frames; the stack can still be read."""
         self._frames = None
 
     def __enter__(self) -> SliceStack:
