@@ -34,7 +34,7 @@ REFERENCE := --config configs/reference_cohort.yaml --set
 COMPLETE := missing.complete_share=1 missing.ct_only_share=0 missing.no_labs_share=0
 reference: $(VENV)/.installed
 	$(BIN)/osteo-ray cohort slices $(REFERENCE) seed=4000
-	$(BIN)/osteo-ray cohort slices $(REFERENCE) out=runs/reference/heldout seed=4002 persons=240 $(COMPLETE)
+	$(BIN)/osteo-ray cohort slices $(REFERENCE) out=runs/reference/heldout seed=4002 persons=1000 $(COMPLETE)
 	$(BIN)/osteo-ray train --config configs/reference.yaml
 	mkdir -p osteo_ray/model/reference/bundle
 	cd runs/reference/run/bundle && cp bundle.json weights.safetensors card.md SHA256SUMS $(CURDIR)/osteo_ray/model/reference/bundle/

@@ -103,6 +103,7 @@ def synthetic_slices(job: TrainJob) -> list[str]:
         "persons": job.synthetic_scans,
         "seed": SYNTHETIC_SEED,
         "missing": {"complete_share": 1, "ct_only_share": 0, "no_labs_share": 0},
+        "scan": {"size_512_share": 0.1, "size_128_share": 0.06},
         "crop": job.crop.model_dump(),
         "positions": job.selection.view.positions,
     }

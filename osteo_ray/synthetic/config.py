@@ -54,6 +54,9 @@ class ScanConfig(Section):
     size_512_share: float = Field(
         0.2, ge=0, le=1, description="share of scans of 512 x 512 pixels; the others have 256 x 256"
     )
+    size_128_share: float = Field(
+        0.0, ge=0, le=1, description="scans stored at 128 x 128 pixels, as copies reduced for research are"
+    )
     slice_max: int = Field(120, ge=20, le=800, description="most slices of a series")
     slice_min: int = Field(40, ge=10, le=400, description="fewest slices of a series")
     kvp: dict[int, float] = Field(

@@ -120,6 +120,8 @@ def draw_scan(p: Person, a: Anatomy, cfg: CohortConfig, repeat: int = 0) -> Scan
     if np.random.default_rng([p.seed, 22, repeat]).random() < c.sharp_share:
         kernel = SHARP[kernel.vendor]
     size = 512 if rng.random() < c.size_512_share else 256
+    if np.random.default_rng([p.seed, 23, repeat]).random() < c.size_128_share:
+        size = 128
     kvp = _pick(rng, c.kvp)
     protocol = str(_pick(rng, c.protocols))
     ends = PROTOCOLS[protocol]
