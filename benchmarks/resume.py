@@ -27,10 +27,9 @@ import pyarrow.parquet as pq
 from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.io.store import Store
 from osteo_ray.patients import RecordTable
-from osteo_ray.patients.config import WindowConfig
+from osteo_ray.patients.record_set import records_of
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.pipeline import screen
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import Counts, digest_of
@@ -38,7 +37,7 @@ from osteo_ray.screening.shards import Counts, digest_of
 CFG = ScreenConfig()
 
 
-def records_of(rows: int) -> RecordTable:
+def made_records(rows: int) -> RecordTable:
     """One dated record for every other patient."""
     n = rows // 2
     rng = np.random.default_rng(0)
@@ -99,12 +98,12 @@ def write_shards(plan: ledger.Plan, out: Store) -> None:
 
 def measured(what: str, work: Path, rows: int, bundle: str) -> None:
     """In a fresh process: do `what`, print seconds and peak memory as JSON."""
-    table = records_of(rows)
+    table = made_records(rows)
     out, catalogue = Store(work / "out"), str(work / "catalogue.parquet")
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     t, cpu = time.perf_counter(), time.process_time()
     if what == "plan":
-        plan = ledger.make_plan(catalogue, Records.of(table, CFG.window), bundle, out, CFG)
+        plan = ledger.make_plan(catalogue, records_of(table), bundle, out, CFG)
         plan = ledger.settle(plan, out)
         scored = len(plan.pending)
     else:
@@ -129,7 +128,7 @@ def main() -> None:
         work.mkdir(exist_ok=True)
         write_catalogue(work / "catalogue.parquet", a.rows)
         out = Store(work / "out")
-        people = Records.of(records_of(a.rows), WindowConfig())
+        people = records_of(made_records(a.rows))
         plan = ledger.make_plan(str(work / "catalogue.parquet"), people, a.bundle, out, CFG)
         write_shards(plan, out)
         shards = out.names("shards/")

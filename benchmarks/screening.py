@@ -159,11 +159,11 @@ def by_pipeline(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
 
 def by_pool(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
     from osteo_ray.io.store import Store
+    from osteo_ray.patients.record_set import records_of
     from osteo_ray.screening import ledger
-    from osteo_ray.screening.patient_records import Records
 
     cfg, store = config(workers), Store(out)
-    plan = ledger.make_plan(str(catalogue), Records.of(None, cfg.window), bundle, store, cfg)
+    plan = ledger.make_plan(str(catalogue), records_of(None), bundle, store, cfg)
     with multiprocessing.get_context("spawn").Pool(workers, _pool_start, (bundle, cfg, str(out))) as pool:
         work = (
             (s.name, b)
@@ -182,22 +182,20 @@ _state: dict[str, Any] = {}
 
 def _pool_start(bundle: str, cfg: ScreenConfig, out: str) -> None:
     from osteo_ray.io.store import Store
-    from osteo_ray.screening.patient_records import Records
     from osteo_ray.screening.predictor import Predictor
 
-    _state.update(
-        scorer=Predictor.load(bundle, cfg.scoring, cfg.index), records=Records.of(None, cfg.window), out=Store(out)
-    )
+    _state.update(scorer=Predictor.load(bundle, cfg.scoring, cfg.index), out=Store(out))
 
 
 def _pool_work(item: tuple[str, pa.Table]) -> int:
+    from osteo_ray.patients.schema import NAMES
     from osteo_ray.screening import ledger
     from osteo_ray.screening.schema import RESULTS
 
     shard, batch = item
     keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
     rows = batch.drop_columns(["row_key", "attempt"]).to_pylist()
-    results = _state["scorer"].score_rows(rows, _state["records"].take(rows))
+    results = _state["scorer"].score_rows(rows, np.full((len(rows), len(NAMES)), np.nan, np.float32))
     for k, a, r in zip(keys, attempts, results, strict=True):
         r.update(row_key=k, attempt=a)
     ledger.write_part(_state["out"], shard, pa.Table.from_pylist(results, schema=RESULTS))
@@ -401,8 +399,8 @@ def _environment() -> dict[str, str]:
 def memory(a: argparse.Namespace) -> None:
     """Object store of 80 MB, rows of many times as much: resident memory and what lies in the store, by rows done."""
     from osteo_ray.io.store import Store
+    from osteo_ray.patients.record_set import records_of
     from osteo_ray.screening import ledger
-    from osteo_ray.screening.patient_records import Records
 
     os.environ.update(_environment())
     ray_setup.start(num_cpus=2, object_store_mb=80)
@@ -411,7 +409,7 @@ def memory(a: argparse.Namespace) -> None:
     cfg = config(2)
     with tempfile.TemporaryDirectory() as tmp:
         out = Store(Path(tmp) / "out")
-        plan = ledger.make_plan(str(catalogue), Records.of(None, cfg.window), a.bundle, out, cfg)
+        plan = ledger.make_plan(str(catalogue), records_of(None), a.bundle, out, cfg)
         rows = plan.pending
         size = sum(t.nbytes for t in ledger.batches(str(catalogue), rows, plan.keys[rows], plan.attempt, 64))
         print(f"{len(plan)} rows, {size / 2**20:.0f} MB as they pass through the store; object store 80 MB")

@@ -68,7 +68,7 @@ def prepared(path: Path) -> Fitting:
 
     own = read(p.people, picked(p, policy, scorers, key, cfg.selection.view))
     other = read(p.heldout, pick_slices(p.heldout.scans, policy, scorers, cfg.selection.view))
-    test = rows_of(fresh, np.flatnonzero(fresh.label >= 0), std, *other)
+    test = rows_of(fresh, np.flatnonzero((fresh.label >= 0) & fresh.judged), std, *other)
     test = test.take(torch.where(present(test.batch, GROUPS).all(1))[0])
     return Fitting(rows_of(mine, train, std, *own), rows_of(mine, val, std, *own), test, cfg)
 

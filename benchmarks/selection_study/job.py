@@ -24,6 +24,7 @@ from osteo_ray.model.config import CropConfig, EncoderConfig
 from osteo_ray.model.embedding import L1_NUMBER, LUMBAR
 from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.patients import load_records
+from osteo_ray.patients.labels import class_index
 from osteo_ray.progress import progress_bar
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig
 from osteo_ray.synthetic.slice_set import write_slice_set
@@ -95,7 +96,10 @@ def study_set(run: StepCache, made: Path, encoder: SliceEncoder, crop: CropConfi
     folder = run.run(made.name.replace("slices", "embedded"), digest(weights, made / "done.json"), embed)
     embedded = pq.read_table(folder / "embedded.parquet")
     frame = load_records(str(made / "records.csv"), None, None).frame.set_index("patient_key")
-    scans = scans_of(embedded, frame["label"].to_dict(), positions)
+    # One record and one scan a person.
+    of = {k: class_index(v) for k, v in frame["label"].to_dict().items()}
+    pairs = zip(embedded["patient_key"].to_pylist(), embedded["series_uid"].to_pylist(), strict=True)
+    scans = scans_of(embedded, {p: of[p[0]] for p in pairs}, positions)
     t = sl.load_table(sets, ["series_uid", "z_mm", "region", "vertebra", "mid", "bytes"])
     t = t.sort_by([("series_uid", "ascending"), ("z_mm", "ascending")])  # the order of `scans_of`
     number = np.rint(np.nan_to_num(t["vertebra"].to_numpy()) - L1_NUMBER + 1)
@@ -105,7 +109,7 @@ def study_set(run: StepCache, made: Path, encoder: SliceEncoder, crop: CropConfi
     mid[scans.valid] = np.nan_to_num(t["mid"].to_numpy())
     size[scans.valid] = t["bytes"].to_numpy() if "bytes" in t.column_names else np.nan
     scores = frame["t_score"].loc[scans.patient].to_numpy(np.float32)
-    scanned = acquisition_of(embedded, scans.series)
+    scanned = acquisition_of(embedded, scans)
     return StudySet(scans, scanned, scores, size.sum(1) / scans.valid.sum(1), level.astype(int), mid)
 
 

@@ -12,7 +12,11 @@ from osteo_ray.commands import Command
 from osteo_ray.commands.checklist import bundle_manifest
 from osteo_ray.config import Section, need
 from osteo_ray.outcomes import InputError
+<<<<<<< HEAD
 from osteo_ray.patients.config import IdentityConfig
+=======
+from osteo_ray.patients.config import TimelineConfig
+>>>>>>> 5aad76f (One timeline: which record, DXA and treatment belong to which CT; records partitioned by patient)
 
 
 class EvaluateJob(Section):
@@ -41,6 +45,7 @@ class EvaluateJob(Section):
     level: float = Field(0.95, gt=0, lt=1, description="confidence level of every interval")
     resamples: int = Field(1000, ge=100, description="draws of the bootstrap over patients")
     seed: int = Field(0, ge=0, description="of the bootstrap's draws")
+    timeline: TimelineConfig = TimelineConfig()
 
 
 def evaluate(job: EvaluateJob) -> list[str]:
@@ -57,7 +62,7 @@ def evaluate(job: EvaluateJob) -> list[str]:
     labels = _labels(job)
     answers = read_answers(job.answers)
     manifest = bundle_manifest(job.bundle)
-    boot: dict[str, Any] = {"level": job.level, "resamples": job.resamples, "seed": job.seed}
+    boot: dict[str, Any] = {"level": job.level, "resamples": job.resamples, "seed": job.seed, "timeline": job.timeline}
     ev = judge(results, labels, pseudonym_key=job.pseudonym_key, **boot)
     paired = None
     if job.against:

@@ -10,7 +10,11 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
+<<<<<<< HEAD
 from osteo_ray.patients.config import IdentityConfig
+=======
+from osteo_ray.patients.config import TimelineConfig
+>>>>>>> 5aad76f (One timeline: which record, DXA and treatment belong to which CT; records partitioned by patient)
 
 
 class RecalibrateJob(SiteConfig):
@@ -33,13 +37,12 @@ class RecalibrateJob(SiteConfig):
     identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     split: str | None = Field(None, description="split.parquet of the training run; null: beside the bundle, if there")
     out: str | None = Field(None, description="folder for the new bundle")
-    dxa_days: int = Field(365, ge=0, description="a dated DXA counts so many days before or after the CT")
+    timeline: TimelineConfig = TimelineConfig()
     seed: int = Field(0, ge=0, description="of the bootstrap's draws and folds")
 
 
 def recalibrate(job: RecalibrateJob) -> list[str]:
     """Write a bundle whose risks fit a site."""
-    import pyarrow.parquet as pq
 
     from osteo_ray.evaluation.tables import is_plain_labels, read_labels
     from osteo_ray.model.bundle import Bundle
@@ -54,15 +57,14 @@ def recalibrate(job: RecalibrateJob) -> list[str]:
     labels = Path(need(job, "labels"))
     if not labels.exists():
         raise InputError(f"{labels}: no such file; give records with a T-score, or a table of patient_key and label")
-    dated = labels.suffix == ".parquet" and "dxa_date" in pq.read_schema(labels).names  # records, as written by us
-    if job.mapping is None and is_plain_labels(labels) and not dated:
+    if job.mapping is None and is_plain_labels(labels):
         frame = read_labels(labels, job.pseudonym_key)
     else:
         frame = load_records(str(labels), job.mapping, job.pseudonym_key, identity=job.identity).frame
     beside = folder.absolute().parent / "split.parquet"
     split = job.split or (str(beside) if beside.exists() else None)
     bundle = Bundle.load(folder)
-    pairs, notes = load_pairs(need(job, "results"), frame, bundle.sha256, job.dxa_days, split)
+    pairs, notes = load_pairs(need(job, "results"), frame, bundle.sha256, job.timeline, split)
     found = fit(pairs, site, narrow(job, SiteConfig), job.seed, bundle.conformal_level)
     sha256 = apply(bundle, found).save(out)
     return [*notes, *found.lines(), f"bundle   {out} (sha256 {sha256[:12]}...): screening scores anew with it"]

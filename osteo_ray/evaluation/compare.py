@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample
 from osteo_ray.evaluation.evaluate import TITLES
-from osteo_ray.evaluation.tables import one_per_patient, plain, read_labels, read_results, scored_rows
+from osteo_ray.evaluation.tables import one_per_patient, pair_labels, plain, read_labels, read_results, scored_rows
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.config import TimelineConfig
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def compare(
     resamples: int = resample.N_BOOT,
     seed: int = 0,
     pseudonym_key: str | None = None,
+    timeline: TimelineConfig | None = None,
 ) -> PairedComparison:
     """Compare two results; each may be whatever `tables.read_results` takes.
 
@@ -95,15 +97,15 @@ def compare(
         InputError: a table can't be read, or the two share no labelled patient.
     """
     notes: list[str] = []
-    truth = read_labels(labels, pseudonym_key)[["patient_key", "label"]]
+    facts = read_labels(labels, pseudonym_key).drop(columns=["site"], errors="ignore")
     sides, certain = [], True
     for results, name in zip((a, b), names, strict=True):
         rows = read_results(results, pseudonym_key)
         certain &= bool(rows.attrs["probabilities"])
         own: list[str] = []
-        kept = one_per_patient(scored_rows(rows), own)
+        kept = one_per_patient(pair_labels(scored_rows(rows), facts, timeline or TimelineConfig(), own), own)
         notes += [f"{name}: {n}" for n in own]
-        sides.append(kept.merge(truth, on="patient_key", how="inner"))
+        sides.append(kept[kept["label"].notna()])
     frame = sides[0].merge(sides[1], on="patient_key", suffixes=("_a", "_b"))
     if frame.empty:
         raise InputError(

@@ -31,8 +31,17 @@ from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample, selective
 from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
-from osteo_ray.evaluation.tables import BAYES, one_per_patient, plain, read_labels, read_results, scored_rows
+from osteo_ray.evaluation.tables import (
+    BAYES,
+    one_per_patient,
+    pair_labels,
+    plain,
+    read_labels,
+    read_results,
+    scored_rows,
+)
 from osteo_ray.outcomes import State
+from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.labels import CLASSES
 
 THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 80))
@@ -146,37 +155,38 @@ def evaluate(
     resamples: int = resample.N_BOOT,
     seed: int = 0,
     pseudonym_key: str | None = None,
+    timeline: TimelineConfig | None = None,
 ) -> Evaluation:
     """Evaluate one run.
 
     Args:
         results: the results table or its Parquet file or folder, or any system's scores (`tables.read_results`).
-        labels: one row per patient with `label` and/or `t_score` (`tables.read_labels`).
+        labels: `label` and/or `t_score` by patient and, where known, date (`tables.read_labels`).
             `p_bayes` (against normal) and `p_bayes_rest` may stand beside them.
         level: of every interval.
         resamples, seed: of the bootstrap over patients.
         pseudonym_key: where tables hold `patient_id` instead of `patient_key`.
+        timeline: which DXA is the label of a CT; None: the default rules.
 
     Raises:
         InputError: a needed column is missing, a value can't be, or one patient has two labels.
     """
     rows = read_results(results, pseudonym_key)
-    truth = read_labels(labels, pseudonym_key)
+    facts = read_labels(labels, pseudonym_key)
     probabilities = bool(rows.attrs["probabilities"])
     notes: list[str] = []
     if not probabilities:
         notes.append("results carry a score and no risk_prob: there is no calibration, Brier score or decision curve")
     by_state = _count(rows["state"].fillna("no state")) if "state" in rows else {"no state": len(rows)}
-    scored = scored_rows(rows)
+    scored = pair_labels(scored_rows(rows), facts, timeline or TimelineConfig(), notes)
     patients = one_per_patient(scored, notes)
-    truth = truth.drop(columns=["site"], errors="ignore") if "site" in rows else truth
-    labelled = _labelled(patients, truth)
+    labelled = patients[patients["label"].notna()].copy()
     if len(labelled) < len(patients):
         notes.append(f"{len(patients) - len(labelled)} scored patients have no label and are in no figure")
     explained = _attributions(results, labelled.index, len(rows))
     if explained is not None and "labs_missing" not in labelled:
         labelled["labs_missing"] = attr.labs_missing(explained)
-    every = _labelled(scored, truth)
+    every = scored[scored["label"].notna()]
     boot = (resamples, seed)
     return Evaluation(
         level=level,
@@ -195,13 +205,6 @@ def evaluate(
         notes=tuple(notes),
         attributions=explained,
     )
-
-
-def _labelled(rows: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Rows of labelled patients with their label beside them; the index is that of `rows`."""
-    rows = rows.rename_axis("at").reset_index()
-    frame = rows.merge(truth, on="patient_key", how="inner", validate="many_to_one", suffixes=("", "_label"))
-    return frame.set_index("at")
 
 
 def _attributions(results: Any, rows: pd.Index, n_rows: int) -> attr.Attributions | None:

@@ -28,8 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteo_ray.outcomes import InputError, State
+from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.events import days_of
 from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.labels import CLASSES, label_of
+from osteo_ray.patients.timeline import Pairing, Timelines, latest_per_patient
 
 TEXTS = (
     *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "code"),
@@ -38,6 +41,8 @@ TEXTS = (
 NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice_thickness_mm", "labs_missing")
 LISTS = ("modalities", "conformal_set")
 WANTED = (*TEXTS, *NUMBERS, *LISTS)
+FACTS = ("record_date", "dxa_date", "osteoporosis_treatment")
+"""What a table of labels may say beside them, as records do."""
 
 # What the synthetic cohort's truth may bring: the posterior of a perfect reader, per task.
 BAYES = {"vs_normal": ("p_bayes", "p_bayes_vs_normal"), "vs_rest": ("p_bayes_rest", "p_bayes_vs_rest")}
@@ -80,15 +85,16 @@ def read_results(results: pa.Table | pd.DataFrame | str | Path, pseudonym_key: s
 
 
 def read_labels(labels: Any, pseudonym_key: str | None = None) -> pd.DataFrame:
-    """One row a labelled patient: patient_key, label, and what stands beside them (posterior, `site`).
+    """One row a fact of a patient: patient_key, label, t_score, its dates, treatment, and what stands beside them
+    (posterior, `site`). Which of them is the label of a CT, `pair_labels` says.
 
     Args:
         labels: pandas frame, Arrow table, CSV/TSV/Parquet path, or an object with a `frame` (RecordTable), with
             `patient_key` (or `patient_id`) and `label` (normal | osteopenia | osteoporosis) and/or `t_score`. A label
-            wins over the T-score; with `record_date` a patient's newest label counts.
+            wins over the T-score; `dxa_date` or `record_date` say of when they are.
 
     Raises:
-        InputError: a needed column is missing, a label is unknown, or one patient has two labels.
+        InputError: a needed column is missing, a label is unknown, or one patient has two labels without dates.
     """
     frame = _labels_frame(labels)
     if "patient_key" not in frame and "patient_id" in frame:
@@ -97,29 +103,66 @@ def read_labels(labels: Any, pseudonym_key: str | None = None) -> pd.DataFrame:
         raise InputError(f"labels lack the column patient_key, or patient_id (there: {', '.join(map(str, frame))})")
     if "label" not in frame and "t_score" not in frame:
         raise InputError("labels need a column label (normal | osteopenia | osteoporosis) or t_score")
-    wanted = ("patient_key", "label", "t_score", "record_date", "site", *sum(BAYES.values(), ()))
+    wanted = ("patient_key", "label", "t_score", *FACTS, "site", *sum(BAYES.values(), ()))
     frame = frame[[c for c in wanted if c in frame]].copy()
     given = frame["label"].astype(object) if "label" in frame else pd.Series(None, index=frame.index, dtype=object)
     given = given.where(given.notna() & (given != ""), None)
     unknown = sorted(set(map(str, given.dropna())) - set(CLASSES))
     if unknown:
         raise InputError(f"labels: unknown label {unknown[0]!r}; it may be {', '.join(CLASSES)} or empty")
-    if "t_score" in frame:
-        frame["t_score"] = _numbers(frame["t_score"], "labels")
-        given = given.where(given.notna(), frame["t_score"].map(label_of, na_action="ignore"))
+    t = _numbers(frame["t_score"], "labels") if "t_score" in frame else pd.Series(np.nan, index=frame.index)
+    given = given.where(given.notna(), t.map(label_of, na_action="ignore"))
     frame["label"] = given
-    frame = frame[frame["label"].notna() & frame["patient_key"].notna()]
-    if "record_date" in frame:
-        newest = frame.groupby("patient_key")["record_date"].transform("max")
-        frame = frame[newest.isna() | (frame["record_date"] == newest)].drop(columns="record_date")
-    frame = frame.drop_duplicates(["patient_key", "label"]).astype({"patient_key": str})
-    twice = frame["patient_key"][frame["patient_key"].duplicated()]
+    # A label without a T-score, or with one of another class, stands for a T-score in the middle of its class.
+    stands = t.map(label_of, na_action="ignore").astype(object) != given.astype(object)
+    frame["t_score"] = t.where(
+        ~(stands & given.notna()), given.map(dict(zip(CLASSES, (0.0, -1.75, -3.0), strict=True)))
+    )
+    for c in ("record_date", "dxa_date"):
+        if c in frame:
+            frame[c] = days_of(frame[c]).astype("datetime64[s]")
+    treated = frame["osteoporosis_treatment"].notna() if "osteoporosis_treatment" in frame else False
+    frame = frame[(frame["label"].notna() | treated) & frame["patient_key"].notna()].astype({"patient_key": str})
+    dates = [frame[c].notna() for c in ("record_date", "dxa_date") if c in frame]
+    undated = frame[frame["label"].notna() & ~(sum(dates) > 0 if dates else pd.Series(False, index=frame.index))]
+    twice = undated.drop_duplicates(["patient_key", "label"])["patient_key"]
+    twice = twice[twice.duplicated()]
     if len(twice):
         raise InputError(
             f"labels: patient_key {twice.iloc[0]} has two labels ({len(twice)} such patients); "
             "keep one per patient or give record_date"
         )
-    return frame
+    return frame.reset_index(drop=True)
+
+
+def pair_labels(rows: pd.DataFrame, facts: pd.DataFrame, timeline: TimelineConfig, notes: list[str]) -> pd.DataFrame:
+    """The rows with `label` beside them, None where the timeline gives none: the DXA nearest to the row's CT.
+
+    Args:
+        rows: scored rows; without a `study_date` a patient's latest label counts.
+        facts: what `read_labels` gave. Its `site` and posteriors stand beside the label.
+        notes: gets a line on CTs without a label though their patient has one.
+    """
+    dates = rows["study_date"] if "study_date" in rows else pd.Series(None, index=rows.index, dtype=object)
+    if dates.isna().all() and facts[[c for c in ("record_date", "dxa_date") if c in facts]].notna().any(axis=None):
+        notes.append("the results give no study_date: of a patient's labels the latest counts")
+        timeline = timeline.model_copy(update={"undated_ct": "latest"})
+    found = Timelines.of(facts).labels_at(rows["patient_key"], days_of(dates), timeline)
+    label = np.where(found.label >= 0, np.array(CLASSES, object)[found.label], None)
+    beside = facts.drop(columns=["label", "t_score", *FACTS], errors="ignore")
+    beside = beside.drop(columns=[c for c in beside if c in rows and c != "patient_key"])
+    out = rows.assign(label=label)
+    if len(beside.columns) > 1:
+        first = beside.groupby("patient_key").first()
+        out = out.join(first, on="patient_key")
+    why = found.counts()
+    lost = {
+        Pairing.DXA_FAR: f"of more than {timeline.dxa_days} days before or after the CT",
+        Pairing.DXA_NOT_PLACED: "that cannot be placed in time beside the CT",
+        Pairing.TREATED: "of patients under treatment for osteoporosis (timeline.treated)",
+    }
+    notes += [f"{why[k]} DXA {words} were left out" for k, words in lost.items() if why.get(k)]
+    return out
 
 
 def is_plain_labels(path: str | Path) -> bool:
@@ -144,21 +187,19 @@ def scored_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_per_patient(scored: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """The row of each patient that counts: the latest study, or the first by row_key, which no score can influence.
+    """The row of each patient that counts (`timeline.latest_per_patient`); where there are labels, one with a label.
 
     The index is that of `scored`.
     """
-    keys = [k for k in ("row_key", "series_uid", "study_uid") if k in scored]
     dated = "study_date" in scored and scored["study_date"].notna().any()
-    ordered = scored.sort_values(keys, kind="stable") if keys else scored
-    if dated:
-        ordered = ordered.sort_values("study_date", kind="stable", ascending=False, na_position="last")
-    repeated = int(ordered["patient_key"].duplicated().sum())
+    repeated = int(scored["patient_key"].duplicated().sum())
     if repeated:
+        keys = any(k in scored for k in ("row_key", "series_uid", "study_uid"))
         how = "the latest study counts" if dated else "no study_date is given: the first by row_key counts"
         how = how if keys or dated else "no study_date and no row_key are given: the first row counts"
+        how += ", of those with a label" if dated and "label" in scored else ""
         notes.append(f"{repeated} further scored series of the same patients; {how}")
-    return ordered.drop_duplicates("patient_key")
+    return latest_per_patient(scored, scored["label"].notna().to_numpy() if "label" in scored else None)
 
 
 def plain(value: Any) -> Any:

@@ -120,6 +120,8 @@ def cross_fitted(
     seed: int,
     folds: int,
     advance: Callable[[], object] = lambda: None,
+    patient: torch.Tensor | None = None,
+    judged: torch.Tensor | None = None,
 ) -> list[tuple[Rows, Models]]:
     """`folds` times everything anew, each without one share of the patients: [(that share, models)].
 
@@ -129,18 +131,25 @@ def cross_fitted(
 
     Args:
         train: labelled patients.
+        patient: int64 [n], a number for each patient, whose examples all fall into one share; None: one example each.
+        judged: bool [n], the examples by which patients count in a share that is judged; None: all.
     """
     ct = present(train.batch, groups)[:, CT]
     if sum(n >= 2 for n in train.label[ct].bincount().tolist()) < 2:
         return []
+    n = len(train)
+    counts = torch.ones(n, dtype=torch.bool) if judged is None else judged
+    _, of = torch.unique(torch.arange(n) if patient is None else patient, return_inverse=True)
+    first = torch.full((int(of.max()) + 1,), n).scatter_reduce(0, of, torch.arange(n), "amin")
     # Every share has its part of each class, with and without CT.
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    order = order[torch.argsort(2 * train.label[order] + ct[order], stable=True)]
+    order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(2 * train.label[first[order]] + ct[first[order]], stable=True)]
     share = torch.empty_like(order)
-    share[order] = torch.arange(len(train)) % max(folds, 1)
+    share[order] = torch.arange(len(first)) % max(folds, 1)
+    share = share[of]
     out = []
     for k in range(folds):
-        apart, rest = (train.take(torch.where(w)[0]) for w in (share == k, share != k))
+        apart, rest = (train.take(torch.where(w)[0]) for w in ((share == k) & counts, share != k))
         out.append((apart, fit_all(rest, apart, groups, cfg, seed)))
         advance()
     return out

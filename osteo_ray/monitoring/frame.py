@@ -18,6 +18,7 @@ from osteo_ray.model.density import at_120_kvp
 from osteo_ray.model.distributions import SCORED, quantities
 from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import LABS
+from osteo_ray.patients.timeline import latest_per_patient
 from osteo_ray.screening.schema import RESULTS
 
 READ = (
@@ -46,8 +47,7 @@ def of_results(
         light["labs_known"] = labs_known(batch["shap"])
         parts.append(light)
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*READ[:-1], "labs_known"])
-    rows = rows.sort_values(["patient_key", "study_date", "row_key"], na_position="first", kind="stable")
-    rows = rows.drop_duplicates("patient_key", keep="last", ignore_index=True)
+    rows = latest_per_patient(rows).sort_values("patient_key", kind="stable", ignore_index=True)
     scored = rows["state"] != str(State.ABSTAINED)
     cause = rows["code"].where(~scored, SCORED)
     if causes is not None:

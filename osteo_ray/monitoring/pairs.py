@@ -9,9 +9,10 @@ import pandas as pd
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from osteo_ray.evaluation.tables import one_per_patient, read_labels, scored_rows
+from osteo_ray.evaluation.tables import one_per_patient, pair_labels, read_labels, scored_rows
 from osteo_ray.monitoring.recalibrate import Pairs
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.labels import class_index
 
 COLUMNS = (
@@ -34,12 +35,13 @@ def results_table(results: str | Path) -> Path:
 
 
 def load_pairs(
-    results: str | Path, labels: pd.DataFrame, model_sha256: str, dxa_days: int, split: str | Path | None
+    results: str | Path, labels: pd.DataFrame, model_sha256: str, timeline: TimelineConfig, split: str | Path | None
 ) -> tuple[Pairs, list[str]]:
     """Each labelled patient's latest study scored by the bundle, and what was left out.
 
     Args:
-        labels: records with a T-score or label; with `dxa_date`, a DXA more than `dxa_days` from the CT does not count.
+        labels: records with a T-score or label (`evaluation.tables.read_labels`).
+        timeline: which DXA is the label of a CT.
         split: `split.parquet` of the bundle's training run: its train and val patients do not count.
 
     Raises:
@@ -58,30 +60,17 @@ def load_pairs(
     notes: list[str] = []
     if len(kept) < len(scored):
         notes.append(f"{len(scored) - len(kept)} rows that another bundle scored were left out")
-    kept = one_per_patient(kept, notes)
-    if "dxa_date" in labels:
-        labels, far = _near(labels, kept, dxa_days)
-        if far:
-            notes.append(f"{far} DXA of more than {dxa_days} days before or after the CT were left out")
-    truth = read_labels(labels).set_index("patient_key")["label"]
+    kept = one_per_patient(pair_labels(kept, read_labels(labels), timeline, notes), notes)
+    kept = kept[kept["label"].notna()]
     if split is not None:
         table = pq.read_table(split, columns=["patient_key", "part"]).to_pandas()
         trained = set(table.loc[table["part"].isin(["train", "val"]), "patient_key"])
-        seen = kept["patient_key"].isin(trained) & kept["patient_key"].isin(truth.index)
+        seen = kept["patient_key"].isin(trained)
         if seen.any():
             notes.append(f"{int(seen.sum())} patients on whom the bundle was trained or calibrated were left out")
         kept = kept[~kept["patient_key"].isin(trained)]
     else:
         notes.append("which patients the bundle was trained on is not known here: name its split.parquet with --split")
-    kept = kept[kept["patient_key"].isin(truth.index)]
-    label = np.array([class_index(truth[k]) for k in kept["patient_key"]], int)
+    label = np.array([class_index(v) for v in kept["label"]], int)
     probs = kept[["p_normal", "p_osteopenia", "p_osteoporosis"]].to_numpy(float)
     return Pairs(kept["patient_key"].to_numpy(str), probs, kept["calibrator"].to_numpy(str), label), notes
-
-
-def _near(labels: pd.DataFrame, studies: pd.DataFrame, days: int) -> tuple[pd.DataFrame, int]:
-    """Labels without those whose dated DXA lies more than `days` from the patient's CT."""
-    when = pd.to_datetime(studies.set_index("patient_key")["study_date"], format="%Y%m%d", errors="coerce")
-    gap = (pd.to_datetime(labels["dxa_date"]) - labels["patient_key"].map(when)).dt.days.abs()
-    far = gap > days
-    return labels[~far], int((far & labels["t_score"].notna()).sum()) if "t_score" in labels else int(far.sum())

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from osteo_ray.patients.schema import FEATURES, Feature
     from osteo_ray.patients.source import load, load_records
     from osteo_ray.patients.table import RecordTable, from_mapping_dict
-    from osteo_ray.patients.window import join
 
 __all__ = [
     "FEATURES",
@@ -25,7 +24,6 @@ __all__ = [
     "RecordTable",
     "RecordsError",
     "from_mapping_dict",
-    "join",
     "label_of",
     "load",
     "load_mapping",
@@ -39,7 +37,6 @@ _MODULE = {
     **dict.fromkeys(("RecordTable", "from_mapping_dict"), "table"),
     "RecordsError": "findings",
     "label_of": "labels",
-    "join": "window",
 }
 
 

@@ -33,12 +33,47 @@ class IdentityConfig(Section):
 DEFAULT_IDENTITY = IdentityConfig()
 
 
-class WindowConfig(Section):
-    """Which records count for a CT: the nearest values within these days, none from after it."""
+class TimelineConfig(Section):
+    """Which facts of a patient belong to a CT. One set of rules for training, screening, evaluation and monitoring."""
 
-    days: int = Field(90, ge=0, description="days between a lab value and the scan, at most")
-    days_demographics: int = Field(
-        365, ge=0, description="days between age, height, weight or smoking and the scan, at most; sex has no window"
+    lab_days: int = Field(90, ge=0, description="labs dated up to this many days before the CT count (days)")
+    demographics_days: int = Field(
+        365,
+        ge=0,
+        description="age, height, weight, BMI and smoking dated up to this many days before the CT count (days); "
+        "sex has no window",
     )
-    after: bool = Field(False, description="also take values dated after the CT")
-    undated: bool = Field(True, description="take values of records without a date where no dated one fits")
+    after_days: int = Field(
+        0, ge=0, description="labs and demographics dated up to this many days after the CT count too (days)"
+    )
+    dxa_days: int = Field(
+        365,
+        ge=0,
+        description="a DXA up to this many days before or after the CT is its label; the nearest counts (days)",
+    )
+    dxa_from_record: bool = Field(
+        True,
+        description="a T-score without a DXA date is dated by its own record; false: it is undated. The worklist's "
+        "known DXA always needs a DXA date",
+    )
+    undated: Literal["use", "ignore"] = Field(
+        "use",
+        description="values, T-scores and treatments without a date: use where no dated one fits and they agree among "
+        "themselves; a T-score only for a patient without any dated DXA",
+    )
+    undated_ct: Literal["undated", "latest"] = Field(
+        "undated",
+        description="a CT without a date meets undated facts alone, or (latest) stands at the patient's latest dated "
+        "fact; the latter for archives whose dates were removed",
+    )
+    treated: Literal["exclude", "keep"] = Field(
+        "exclude",
+        description="a CT whose patient was last recorded as treated for osteoporosis, up to the later of CT and DXA: "
+        "exclude takes its label away, in training, calibration and evaluation; keep keeps it",
+    )
+    without_ct_days: int = Field(
+        1095,
+        ge=0,
+        description="patients without a CT: values up to this many days before or after the DXA, or the last record, "
+        "are one training example (days)",
+    )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.patients.config import WindowConfig
+from osteo_ray.patients.config import TimelineConfig
 
 
 class PatientConfig(Section):
@@ -73,7 +73,7 @@ class ScreenConfig(Section):
     """Everything `osteo-ray screen` does."""
 
     index: IndexConfig = IndexConfig()
-    window: WindowConfig = WindowConfig()
+    timeline: TimelineConfig = TimelineConfig()
     scoring: ScoringConfig = ScoringConfig()
     pipeline: PipelineConfig = PipelineConfig()
     people: PatientConfig = PatientConfig()

@@ -26,9 +26,9 @@ from osteo_ray.io.store import Store, local_folder, open_parquet
 from osteo_ray.io.tables import rows_by_number
 from osteo_ray.model.bundle import FILES, verify
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients.window import WindowConfig
+from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.record_set import Records
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.predictor import ScoringConfig
 from osteo_ray.screening.schema import RESULT_VERSION, RESULTS
 
@@ -36,6 +36,7 @@ KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "state", "code"]
 PARTS, SHARDS = "parts/", "shards/"
 KEY = "S32"
 NOT_REQUESTED = "NOT_REQUESTED"
+NOT_SCORED = ("dxa_days", "dxa_from_record", "treated", "without_ct_days")
 _READ = 65_536  # catalogue rows in memory at a time
 _SHARD = re.compile(r"shards/(\d{6,}-[0-9a-f]{20})\.r(\d+)\.parquet")
 
@@ -97,9 +98,10 @@ def row_key(series_uid: str, content_hash: str, record: int, salt: str, closed: 
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def salt_of(model: str, scoring: ScoringConfig, index: IndexConfig, window: WindowConfig) -> str:
+def salt_of(model: str, scoring: ScoringConfig, index: IndexConfig, timeline: TimelineConfig) -> str:
     """Hash of everything but series and record that a result depends on; `model`: the bundle's sha256."""
-    parts: list[Any] = [model, scoring, index.gates, window, RESULT_VERSION, RESULTS.to_string()]
+    at_ct = timeline.model_copy(update={k: v for k, v in TimelineConfig() if k in NOT_SCORED})
+    parts: list[Any] = [model, scoring, index.gates, at_ct, RESULT_VERSION, RESULTS.to_string()]
     text = json.dumps([p if isinstance(p, str) else p.model_dump(mode="json") for p in parts], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -124,7 +126,7 @@ def make_plan(
         only_patients: patient keys to score; None: all.
     """
     model = model_of(bundle)
-    salt = salt_of(model, cfg.scoring, cfg.index, cfg.window)
+    salt = salt_of(model, cfg.scoring, cfg.index, cfg.timeline)
     keys, is_open = _keys(catalogue, records, salt, only_patients)
     finished: dict[str, int] = {}
     for n in out.names(SHARDS):
@@ -147,7 +149,11 @@ def make_plan(
 
 
 def _keys(catalogue: str, records: Records, salt: str, only_patients: set[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    digests = records.digests()
+    with open_parquet(catalogue) as f:
+        patients = f.read(columns=["patient_key"]).column(0)
+    # All at once, so that each partition of the records is opened once.
+    digests, at = records.digests(patients.to_pylist()), 0
+    del patients
     keys, is_open = [np.zeros(0, KEY)], [np.zeros(0, bool)]
     with open_parquet(catalogue) as f:
         for batch in f.iter_batches(batch_size=_READ, columns=KEY_COLUMNS):
@@ -156,7 +162,8 @@ def _keys(catalogue: str, records: Records, salt: str, only_patients: set[str] |
             ends = [
                 c if s is not None else "" if m else NOT_REQUESTED for s, c, m in zip(state, code, owned, strict=True)
             ]
-            rows = zip(uid, content, digests.take(patient).tolist(), ends, strict=True)
+            rows = zip(uid, content, digests[at : at + len(uid)].tolist(), ends, strict=True)
+            at += len(uid)
             keys.append(np.array([row_key(u, c, r, salt, e) for u, c, r, e in rows], dtype=KEY))
             is_open.append(np.array([not e for e in ends], bool))
     return _distinct(np.concatenate(keys)), np.concatenate(is_open)

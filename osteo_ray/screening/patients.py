@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import State
+from osteo_ray.patients.record_set import RecordSet, records_of
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.config import PatientConfig
 from osteo_ray.screening.schema import RESULTS
@@ -100,7 +101,7 @@ ROWS_AT_ONCE = 1_000_000
 
 def write_patients(
     results: str | Path,
-    records: RecordTable | None,
+    records: RecordTable | RecordSet | None,
     out: str | Path,
     cfg: PatientConfig,
     rows_at_once: int = ROWS_AT_ONCE,
@@ -114,10 +115,11 @@ def write_patients(
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    held = _from_records(records)
+    book = records_of(records)
     light = []
     with replaced(out) as tmp, pq.ParquetWriter(tmp, PATIENTS, compression="zstd") as writer:
         for part in _buckets(pads.dataset(results, schema=RESULTS), rows_at_once, out.parent):
+            held = book.take(part["patient_key"].to_pylist()).known()
             table = patients_of(part, held, cfg)
             writer.write_table(table)
             light.append(table.select(["patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict",
@@ -126,7 +128,7 @@ def write_patients(
 
 
 def patients_of(scored: pa.Table, held: pd.DataFrame, cfg: PatientConfig) -> pa.Table:
-    """One row a patient (`PATIENTS`) of scored results (`READ`); `held`: what `_from_records` found, by patient key."""
+    """One row a patient (`PATIENTS`) of scored results (`READ`); `held`: what is known of them (`Timelines.known`)."""
     f = scored.to_pandas()
     f["date"] = pd.to_datetime(f["study_date"], format="%Y%m%d", errors="coerce")
     # One row a study: its series of highest risk. Undated studies come before all others: never the latest of several.
@@ -206,32 +208,6 @@ def _verdict(step: pd.Series, noise: pd.Series | float, prior: np.ndarray, compa
 
 
 # ---- what is known already
-
-
-def _from_records(records: RecordTable | None) -> pd.DataFrame:
-    """By patient: the latest dated DXA and drug entry, and whether undated ones are there."""
-    names = ("dxa_date", "dxa_t_score", "dxa_undated", "treatment_date", "treated", "treatment_undated")
-    if records is None or len(records) == 0:
-        return pd.DataFrame(columns=list(names))
-    f = records.frame[records.frame["patient_key"].notna()]
-    out = pd.DataFrame(index=pd.Index(f["patient_key"].unique(), name="patient_key"))
-    measured = f[f["t_score"].notna()]
-    when = pd.to_datetime(measured["dxa_date"]) if "dxa_date" in f else pd.Series(pd.NaT, index=measured.index)
-    dxa = measured.assign(when=when).sort_values("when", kind="stable")
-    newest = dxa[dxa["when"].notna()].drop_duplicates("patient_key", keep="last").set_index("patient_key")
-    out["dxa_date"], out["dxa_t_score"] = newest["when"], newest["t_score"]
-    out["dxa_undated"] = out.index.isin(dxa["patient_key"][dxa["when"].isna()])
-    if "osteoporosis_treatment" in f:
-        stated = f[f["osteoporosis_treatment"].notna()].sort_values("record_date", kind="stable")
-        newest = (
-            stated[stated["record_date"].notna()].drop_duplicates("patient_key", keep="last").set_index("patient_key")
-        )
-        out["treatment_date"], out["treated"] = newest["record_date"], newest["osteoporosis_treatment"]
-        undated = stated[stated["record_date"].isna() & (stated["osteoporosis_treatment"] == 1)]
-        out["treatment_undated"] = out.index.isin(undated["patient_key"])
-    else:
-        out["treatment_date"], out["treated"], out["treatment_undated"] = pd.NaT, np.nan, False
-    return out[list(names)]
 
 
 def _known(out: pd.DataFrame, held: pd.DataFrame, cfg: PatientConfig) -> None:

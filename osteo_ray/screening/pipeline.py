@@ -25,13 +25,21 @@ from osteo_ray import ray_setup
 from osteo_ray.io.store import Store, StoreError, absolute, local_folder, retry_for
 from osteo_ray.model.bundle import FILES, BundleError
 from osteo_ray.outcomes import InputError, State
+from osteo_ray.patients.record_set import (
+    Records,
+    RecordSet,
+    records_of,
+    remove_record_set,
+    values_at_ct,
+    write_record_set,
+)
+from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.progress import Advance, progress_bar
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.ledger import Plan
-from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.predictor import Predictor
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
@@ -43,6 +51,10 @@ RUN_ERRORS: dict[str, type[Exception]] = {
     e.__name__: e for e in (StoreError, BundleError, InputError, ScorerStartError)
 }
 
+ADDED = ("row_key", "attempt", "record")
+"""Columns of a batch that its catalogue rows do not have."""
+JOINED = "records"
+"""Folder of a run in which records that came as a table lie while it scores."""
 FINISHING = 2
 """Shards being finished at a time, beside the scorers."""
 
@@ -73,12 +85,9 @@ class ScreenSummary:
 class ScoreBatch:
     """Ray Data actor: holds a scorer, scores a batch of catalogue rows, writes its part file."""
 
-    def __init__(self, bundle: str, records: Any, cfg: ScreenConfig, out: str, run_id: str):
-        import ray
-
+    def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str):
         # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
         self.scorer = IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
-        self.records: Records = ray.get(records)
         self.out = Store(out)
         self.patience_s = cfg.pipeline.store_patience_s
         self.run_id = run_id
@@ -101,8 +110,9 @@ class ScoreBatch:
         name = ledger.part_name(shard, keys, attempts)
         if self._retry(lambda: self.out.exists(name)):  # an actor that was killed had got so far
             return
-        rows = batch.drop_columns(["row_key", "attempt"]).to_pylist()
-        results = self.scorer.score_rows(rows, self.records.take(rows))
+        records = _record_column(batch)
+        rows = batch.select([c for c in batch.column_names if c not in ADDED]).to_pylist()
+        results = self.scorer.score_rows(rows, records)
         for k, a, r in zip(keys, attempts, results, strict=True):
             r.update(row_key=k, attempt=a, run_id=self.run_id)
         made = pa.Table.from_pylist(results, schema=RESULTS)
@@ -112,9 +122,16 @@ class ScoreBatch:
         return retry_for(work, self.out.uri, self.patience_s)
 
 
+def _record_column(batch: pa.Table) -> np.ndarray:
+    """The records joined to a batch, float32 [n, F]; NaN where there are none."""
+    if "record" not in batch.column_names:
+        return np.full((batch.num_rows, len(NAMES)), np.nan, np.float32)
+    return batch["record"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)
+
+
 def screen(
     catalogue: str | Path,
-    records: RecordTable | None,
+    records: RecordTable | RecordSet | None,
     bundle: str | Path,
     out: str | Path,
     cfg: ScreenConfig,
@@ -140,7 +157,7 @@ def screen(
     t0 = time.perf_counter()
     store = Store(out)
     catalogue, bundle = absolute(catalogue), absolute(bundle)
-    book = Records.of(records, cfg.window)
+    book = records_of(records)
 
     def patiently(work: Callable[[], Any]) -> Any:
         return retry_for(work, store.uri, cfg.pipeline.store_patience_s)
@@ -157,7 +174,9 @@ def screen(
     files = {s.name: s.file for s in plan.shards}
     if len(plan.pending):
         ray_setup.start()
-        files |= _score(catalogue, plan, book, bundle, store, cfg, quiet)
+        files |= _score(catalogue, plan, _partitioned(records, store), bundle, store, cfg, quiet)
+        if isinstance(records, RecordTable):
+            remove_record_set(store.path(JOINED))
     else:
         for i in plan.unfinished():
             work = partial(finish_shard, *_finishing(plan, i, catalogue, store))
@@ -181,9 +200,17 @@ def screen(
     return summary
 
 
+def _partitioned(records: RecordTable | RecordSet | None, store: Store) -> RecordSet | None:
+    """Records where every task can read its own patients': a table in memory is written beside the results, for as
+    long as there is something to score."""
+    if isinstance(records, RecordTable):
+        return write_record_set(records, store.path(JOINED)) if len(records) else None
+    return records
+
+
 def dry_run(
     catalogue: str | Path,
-    records: RecordTable | None,
+    records: RecordTable | RecordSet | None,
     bundle: str | Path,
     out: str | Path,
     cfg: ScreenConfig,
@@ -192,7 +219,7 @@ def dry_run(
 ) -> list[str]:
     """What a run would do: counts, and a time estimated by scoring `sample` series here, keeping nothing."""
     catalogue, bundle = absolute(catalogue), absolute(bundle)
-    book = Records.of(records, cfg.window)
+    book: Records = records_of(records)
     store = Store(out)
     plan = ledger.settle(ledger.make_plan(catalogue, book, bundle, store, cfg, only_patients), store)
     n_open = int(plan.open.sum())
@@ -205,14 +232,15 @@ def dry_run(
     if len(plan.pending):
         tried = plan.pending[:: max(1, len(plan.pending) // sample)][:sample]
         batches = ledger.batches(catalogue, tried, plan.keys[tried], np.ones(len(tried), np.int32), sample)
-        rows = pa.concat_tables(batches).to_pylist()
+        table = pa.concat_tables(batches)
+        rows, keys, dates = table.to_pylist(), table["patient_key"].to_pylist(), table["study_date"].to_pylist()
         with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
             scorer = Predictor.load(folder, cfg.scoring, cfg.index)
         threads = torch.get_num_threads()
         torch.set_num_threads(cfg.scoring.threads)
         try:
             t = time.perf_counter()
-            scorer.score_rows(rows, book.take(rows))
+            scorer.score_rows(rows, values_at_ct(book, keys, dates, cfg.timeline))
             each = (time.perf_counter() - t) / len(tried)
         finally:
             torch.set_num_threads(threads)
@@ -224,7 +252,7 @@ def dry_run(
 
 
 def _score(
-    catalogue: str, plan: Plan, book: Records, bundle: str, store: Store, cfg: ScreenConfig, quiet: bool
+    catalogue: str, plan: Plan, records: RecordSet | None, bundle: str, store: Store, cfg: ScreenConfig, quiet: bool
 ) -> dict[str, str]:
     """Score what is pending; finish each shard as soon as its rows are there. Returns new files by shard name."""
     import ray
@@ -235,9 +263,9 @@ def _score(
     p = cfg.pipeline
     if p.actor_gpus and not ray_setup.joined() and not ray.cluster_resources().get("GPU"):  # it would wait for ever
         raise InputError(f"pipeline.actor_gpus: {p.actor_gpus:g}, but Ray sees no GPU on this machine; set it to 0")
-    ds = read_pending(catalogue, plan, p.series_per_task).map_batches(
+    ds = read_pending(catalogue, plan, p.series_per_task, records, cfg.timeline).map_batches(
         ScoreBatch,
-        fn_constructor_args=(bundle, ray.put(book), cfg, store.uri, plan.run_id),
+        fn_constructor_args=(bundle, cfg, store.uri, plan.run_id),
         batch_format="pyarrow",
         batch_size=1,
         num_cpus=p.actor_cpus,

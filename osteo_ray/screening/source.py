@@ -7,6 +7,7 @@ the batches between reading and scoring are in memory.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,14 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from osteo_ray.io.store import open_parquet
+from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.record_set import RecordSet, values_at_ct
 from osteo_ray.screening.ledger import Plan, batches
 
 SCHEMA = pa.schema([("shard", pa.string()), ("batch", pa.large_binary())])
-"""batch: catalogue rows with `row_key` and `attempt`, as an Arrow stream."""
+"""batch: catalogue rows with `row_key`, `attempt` and, where there are records, `record` (float32 [F]), as an Arrow
+stream."""
 
 READERS = 2
 """Read tasks at a time: reading a batch takes a small part of the time that scoring it does."""
@@ -26,12 +31,13 @@ READERS = 2
 class PendingSource(Datasource):
     """What a plan has to score, at most `per_batch` series to a row."""
 
-    def __init__(self, catalogue: str, plan: Plan, per_batch: int):
+    def __init__(self, catalogue: str, plan: Plan, per_batch: int, records: RecordSet | None, cfg: TimelineConfig):
         self._work = []
         for shard, owned in zip(plan.shards, plan.of_shards(), strict=True):
             rows = plan.pending[owned]
             if len(rows):
-                self._work.append((catalogue, shard.name, rows, plan.keys[rows], plan.attempt[owned], per_batch))
+                self._work.append((catalogue, shard.name, rows, plan.keys[rows], plan.attempt[owned], per_batch,
+                                   records, cfg))  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._work)
@@ -46,9 +52,28 @@ class PendingSource(Datasource):
         return [ReadTask(_reader(*w), meta, schema=SCHEMA) for w in self._work]
 
 
-def _reader(catalogue: str, shard: str, rows: np.ndarray, keys: np.ndarray, attempt: np.ndarray, per_batch: int):
+def _reader(
+    catalogue: str,
+    shard: str,
+    rows: np.ndarray,
+    keys: np.ndarray,
+    attempt: np.ndarray,
+    per_batch: int,
+    records: RecordSet | None,
+    cfg: TimelineConfig,
+):
     def read() -> Iterable[pa.Table]:
+        # A shard's patients are joined at once: each partition of the records is opened once a shard.
+        joined = None
+        if records is not None:
+            of = read_columns(catalogue, rows)
+            joined = values_at_ct(records, of["patient_key"], of["study_date"], cfg)
+        done = 0
         for table in batches(catalogue, rows, keys, attempt, per_batch):
+            if joined is not None:
+                column = pa.array(joined[done : done + table.num_rows].ravel())
+                table = table.append_column("record", pa.FixedSizeListArray.from_arrays(column, joined.shape[1]))
+            done += table.num_rows
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as w:
                 w.write_table(table)
@@ -63,9 +88,25 @@ CONTEXT = {
 }
 
 
-def read_pending(catalogue: str, plan: Plan, per_batch: int) -> ray.data.Dataset:
-    """The plan's pending rows as a Ray dataset; a block is a batch, streamed as it is read."""
-    source = PendingSource(catalogue, plan, per_batch)
+def read_columns(catalogue: str, rows: np.ndarray) -> dict[str, list[Any]]:
+    """patient_key and study_date of some catalogue rows (ascending), reading only the row groups that hold them."""
+    with open_parquet(catalogue) as f:
+        ends = np.cumsum([f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)])
+        group = np.searchsorted(ends, rows, side="right")
+        parts = []
+        for g in np.unique(group).tolist():
+            first = int(ends[g - 1]) if g else 0
+            table = f.read_row_group(g, columns=["patient_key", "study_date"])
+            parts.append(table.take(pa.array(rows[group == g] - first)))
+    return pa.concat_tables(parts).to_pydict()
+
+
+def read_pending(
+    catalogue: str, plan: Plan, per_batch: int, records: RecordSet | None, cfg: TimelineConfig
+) -> ray.data.Dataset:
+    """The plan's pending rows, each with its patient's record, as a Ray dataset; a block is a batch, streamed as it is
+    read."""
+    source = PendingSource(catalogue, plan, per_batch, records, cfg)
     ctx = ray.data.DataContext.get_current()
     before = {k: getattr(ctx, k) for k in CONTEXT}
     try:

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 from pydicom import dcmread
 from pydicom.uid import (
     Comprehensive3DSRStorage,
@@ -41,9 +40,8 @@ from pynetdicom.events import Event
 from osteo_ray.catalogue.study import index_study
 from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
-from osteo_ray.patients.schema import NAMES
+from osteo_ray.patients.record_set import MemoryRecords, values_at_ct
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.patients.window import join
 from osteo_ray.reports.package import write_package
 from osteo_ray.screening.ledger import row_key, salt_of
 from osteo_ray.screening.predictor import closed_row
@@ -188,7 +186,7 @@ class Listener:
     ):
         if not cfg.callers:
             raise InputError("callers: name the AE titles that may send, e.g. --set 'callers=[PACS]'")
-        self.cfg, self.scorer, self.model, self.records = cfg, scorer, model, records
+        self.cfg, self.scorer, self.model, self.records = cfg, scorer, model, MemoryRecords(records)
         self.spool = Spool(spool, cfg.max_spool_bytes)
         self._stop = threading.Event()
         self._worker = threading.Thread(target=self._work, name="listen-worker", daemon=True)
@@ -318,19 +316,14 @@ class Listener:
             result = self.scorer.score_rows([row], values[None])[0]
         # The same study sent twice gives the same reports; a record that has changed since gives others.
         record = int.from_bytes(hashlib.blake2b(values.astype(np.float32).tobytes(), digest_size=8).digest())
-        salt = salt_of(self.model["model_sha256"], self.cfg.scoring, self.cfg.index, self.cfg.window)
+        salt = salt_of(self.model["model_sha256"], self.cfg.scoring, self.cfg.index, self.cfg.timeline)
         result["row_key"] = row_key(row["series_uid"], row["content_hash"], record, salt, row.get("code") or "")
         result["run_id"] = "listen"
         return result, row
 
     def _record(self, row: Mapping[str, Any]) -> np.ndarray:
         """The patient's record as it was at the CT, NaN where there is none."""
-        none = np.full(len(NAMES), np.nan)
-        if self.records is None or row["patient_key"] not in set(self.records.frame["patient_key"]):
-            return none
-        day = pd.to_datetime(row["study_date"], errors="coerce")
-        study = pd.DataFrame({"patient_key": [row["patient_key"]], "study_date": [day]})
-        return join(self.records, study, **self.cfg.window.model_dump()).matrix()[0][0]
+        return values_at_ct(self.records, [row["patient_key"]], [row["study_date"]], self.cfg.timeline)[0]
 
     def _send(self, path: Path) -> str:
         """C-STORE one report; returns its SOP instance UID.

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.patients.config import WindowConfig
+from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.reports.config import PackageConfig
 from osteo_ray.screening.config import ScoringConfig, SeriesLimits
 
@@ -39,6 +39,6 @@ class ListenConfig(Section):
     destination: Destination | None = Field(None, description="null: reports stay in the spool's reports/")
     reports: PackageConfig = PackageConfig()
     index: IndexConfig = IndexConfig()
-    window: WindowConfig = WindowConfig()
+    timeline: TimelineConfig = TimelineConfig()
     scoring: ScoringConfig = ScoringConfig()
     limits: SeriesLimits = SeriesLimits()

@@ -15,10 +15,10 @@ from osteo_ray.catalogue.dataset import arrow_batches
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import CropConfig
 from osteo_ray.progress import progress_bar
-from osteo_ray.synthetic import fast
+from osteo_ray.synthetic import dicom, fast
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.write import patients_truth, person_of, write_records
-from osteo_ray.training.slices import Target, Targets, slice_rows, write_parts
+from osteo_ray.training.slices import Ids, Target, Targets, slice_rows, write_parts
 
 
 def write_slice_set(out: Path, cfg: CohortConfig, crop: CropConfig, positions: int, quiet: bool = False) -> list[str]:
@@ -63,4 +63,6 @@ def _rows(person: str, cfg: CohortConfig, crop: CropConfig, positions: int) -> p
     t = fast.slice_truth(stack.anatomy, stack.scan)
     targets: Targets = {i: Target(str(t.level[i]), float(t.mid[i]), float(t.trabecular_hu[i])) for i in range(stack.n)}
     scan = Acquisition(np.array([stack.scan.kvp], float), np.array([stack.scan.contrast], float))
-    return slice_rows(stack, fast.key_of(p, cfg), f"made.{p.patient_id}", crop, positions, targets, scan)
+    date = dicom.study_of(p, cfg.seed).date.strftime("%Y%m%d")
+    ids = Ids(fast.key_of(p, cfg), f"made.{p.patient_id}", date, None)
+    return slice_rows(stack, ids, crop, positions, targets, scan)

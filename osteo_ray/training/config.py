@@ -10,7 +10,7 @@ from osteo_ray.config import Section
 from osteo_ray.drlis.config import SelectionConfig
 from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.model.config import AcquisitionConfig, CropConfig, EncoderConfig, NoveltyConfig
-from osteo_ray.patients.config import WindowConfig
+from osteo_ray.patients.config import TimelineConfig
 
 
 class AugmentConfig(Section):
@@ -53,6 +53,9 @@ class SplitConfig(Section):
 
     test: float = Field(0.2, ge=0, lt=1, description="share of the archive's patients held out")
     val: float = Field(0.2, gt=0, lt=1, description="share of the others used to stop, choose and calibrate")
+    test_sites: tuple[str, ...] = Field(
+        (), description="sites whose patients are all held out (leave one site out); `evaluate` judges each site apart"
+    )
 
 
 class PrepareConfig(Section):
@@ -85,7 +88,7 @@ class TrainConfig(Section):
     origin: str | None = Field(None, description="where the patients come from, in the card's words")
     seed: int = Field(0, description="of the patients' split and of every training")
     split: SplitConfig = SplitConfig()
-    window: WindowConfig = WindowConfig()
+    timeline: TimelineConfig = TimelineConfig()
     prepare: PrepareConfig = PrepareConfig()
     crop: CropConfig = CropConfig()
     encoder: EncoderConfig = EncoderConfig()

@@ -82,14 +82,18 @@ def finish(
         nets = {"tabular": models.tabular, "image": models.image, "student": models.student}
     student = models.student
 
-    labelled = known.take(torch.where(known.label >= 0)[0])
+    with_label = torch.where(known.label >= 0)[0]
+    labelled = known.take(with_label)
+    number, once = (torch.from_numpy(a[train])[with_label] for a in (people.number, people.judged))
     # An encoder that saw the training patients' labels would make their cross-fitted risks look better than they are.
     folds = 0 if cfg.pretrain.patient_weight else cfg.calibration.folds
     with progress_bar("cross-fit for calibration", folds, "fold", quiet) as advance:
-        apart = cross_fitted(labelled, groups, cfg.kdamm, cfg.seed, folds, lambda: advance(1))
+        apart = cross_fitted(labelled, groups, cfg.kdamm, cfg.seed, folds, lambda: advance(1), number, once)
     calibrators, scored_by, conformal, metrics = _calibrate(nets, judged, apart, groups, cfg)
-    n_complete = int(student.present(b_train).all(1).sum())
-    metrics |= {"n_train": len(train), "n_train_complete": n_complete, "n_val": len(val)}
+    complete = student.present(b_train).all(1).numpy()
+    n_complete = len(np.unique(people.key[train[complete]]))
+    n_train = len(np.unique(people.key[train]))
+    metrics |= {"n_train": n_train, "n_train_complete": n_complete, "n_val": len(val)}
     image_rows = torch.where(has("image", b_train, groups))[0]
     metrics["image_mean_log_odds"] = float(_rest(nets["image"], b_train.take(image_rows)).mean())
     threshold = _threshold(nets, calibrators, scored_by, b_val, y_val.numpy(), groups, cfg)

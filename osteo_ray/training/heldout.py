@@ -32,7 +32,7 @@ def judge(bundle: Bundle, people: People, quiet: bool = False) -> dict[str, Any]
     cfg, p = bundle.config, people.patients
     picks = pick_slices(people.scans, bundle.policy, bundle.reward_classifiers, cfg.view, quiet)
     views = picks.views(people.scans, people.scanned)
-    rows = np.flatnonzero(p.label >= 0)
+    rows = np.flatnonzero((p.label >= 0) & p.judged)
     bags = extend(picks.bags, cfg.encoder.layout, people.scanned, cfg.acquisition)
     batch = batch_of(p, rows, bundle.standardiser, bags, picks.masks)
     present = bundle.student.present(batch)

@@ -97,7 +97,7 @@ def splits_of(
         if seed is not None:
             part = np.array([part_of(str(k), seed, 0.0, cfg.split.val) for k in p.key])
         train = np.flatnonzero(develop & (part == "train"))
-        val = np.flatnonzero(develop & (part == "val") & (p.label >= 0))
+        val = np.flatnonzero(develop & (part == "val") & (p.label >= 0) & p.judged)
         std = fit_standardiser(p.values[train], names, GROUPS)
         out.append(Split(rows_of(p, train, std, bags, masks), rows_of(p, val, std, bags, masks)))
     return out

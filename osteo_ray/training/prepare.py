@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -31,13 +32,13 @@ from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients.header import header_demographics
 from osteo_ray.patients.labels import CLASSES
+from osteo_ray.patients.record_set import RecordSet
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.progress import progress_bar
 from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
-from osteo_ray.training.patients import Patients, acquisition_of, gather, records_at_ct, scans_of
+from osteo_ray.training.patients import Patients, acquisition_of, gather, scans_of
 from osteo_ray.training.pretrain import pretrain
 
 
@@ -55,13 +56,13 @@ class Sources:
     """
 
     catalogue: str | Path | None
-    records: RecordTable
+    records: RecordTable | RecordSet
     targets: str | Path | None = None
     extra_slices: Sequence[str | Path] = ()
     encoder_slices: Sequence[str | Path] = ()
     start: str | Path | None = None
     heldout_slices: Sequence[str | Path] = ()
-    heldout_records: RecordTable | None = None
+    heldout_records: RecordTable | RecordSet | None = None
 
 
 @dataclass(frozen=True)
@@ -99,24 +100,30 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     _fit_the_view([*extra, *src.heldout_slices], cfg)
     start = None if src.start is None else start_weights(src.start, cfg)
     ray_setup.start()
-    archive: dict[str, dict[str, float]] = {}
-    records, failed, sets, key = src.records, {}, extra, digest(cfg.crop.model_dump(), cfg.selection.view.positions)
+    archive: pd.DataFrame | None = None
+    failed, sets, key = {}, extra, digest(cfg.crop.model_dump(), cfg.selection.view.positions)
     if src.catalogue is not None:
-        records, archive, slice_set, key = _read_archive(run, src, cfg, bool(extra), quiet)
+        archive, slice_set, key = _read_archive(run, src, cfg, bool(extra), quiet)
         failed = json.loads((slice_set / "failed.json").read_text())
         sets = [slice_set, *extra]
     if not sets:
         raise InputError("nothing to train from: give a catalogue, slice sets, or both")
-    labels = _labels(records)
 
-    # Split once, before anything is fitted.
-    people = gather(records, _scan_patients(sets), archive, cfg.seed, cfg.split.test, cfg.split.val)
-    split = pa.table({"patient_key": people.key.tolist(), "part": people.part.tolist()})
+    # Split once, by patient, before anything is fitted.
+    scans_at, held = sl.scans_in(sets), []
+    if archive is not None:
+        headers = archive.drop_duplicates(["patient_key", "series_uid"])
+        scans_at = scans_at.merge(headers, on=["patient_key", "series_uid"], how="left", validate="one_to_one")
+        held = archive["patient_key"].tolist()
+    people = gather(src.records, scans_at, held, cfg.seed, cfg.split, cfg.timeline)
+    once = np.unique(people.key, return_index=True)[1]
+    split = pa.table({"patient_key": people.key[once].tolist(), "part": people.part[once].tolist()})
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(split, out / "split.parquet")
 
     begun = None if start is None else {k: v.tolist() for k, v in start.items() if v.numel() < 64}
-    key = digest(key, [digest(p) for p in extra], [digest(p) for p in mixed], split.to_pydict(), labels, begun,
+    key = digest(key, [digest(p) for p in extra], [digest(p) for p in mixed], split.to_pydict(),
+                 [people.series.tolist(), people.label.tolist()], begun,
                  cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.seed)  # fmt: skip
 
     def fit_encoder(folder: Path) -> None:
@@ -130,7 +137,7 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     encoder.eval()
 
-    scans, scanned = _embedded(run, "embeddings", key, sets, encoder, labels, cfg, quiet)
+    scans, scanned = _embedded(run, "embeddings", key, sets, encoder, people.labels, cfg, quiet)
     return Prepared(
         run, key, People(scans, scanned, people), encoder, _heldout(run, key, src, encoder, cfg, quiet), failed
     )
@@ -159,20 +166,19 @@ def scans_in(people: People, part: str) -> Scans:
 
 def _read_archive(
     run: StepCache, src: Sources, cfg: TrainConfig, more: bool, quiet: bool
-) -> tuple[RecordTable, dict[str, dict[str, float]], Path, str]:
-    """The archive's slices, its patients' records at their CT, and what the CT's header says of each patient."""
+) -> tuple[pd.DataFrame, Path, str]:
+    """What the headers of the archive's open series say of the patient, the archive's slices, and their key."""
     assert src.catalogue is not None
     catalogue = absolute(src.catalogue)
     targets = Path(src.targets).absolute() if src.targets else None
-    cat = read_table(catalogue, columns=["series_uid", "patient_key", "study_date", "state", "age_y", "sex"])
-    records = records_at_ct(src.records, cat.filter(pa.compute.is_null(cat["state"])).to_pandas(), cfg.window)
+    cat = read_table(catalogue, columns=["series_uid", "patient_key", "state", "age_y", "sex"])
     open_rows = [i for i, s in enumerate(cat["state"].to_pylist()) if s is None]
     if not open_rows and not more:
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
-    archive = {r["patient_key"]: header_demographics(r) for r in cat.take(pa.array(open_rows, pa.int64())).to_pylist()}
+    archive = cat.take(pa.array(open_rows, pa.int64())).drop_columns(["state"]).to_pandas()
     positions = cfg.selection.view.positions
     with local_file(catalogue) as local:
-        key = digest(local, cfg.crop.model_dump(), positions, targets or "")
+        key = digest(local, cfg.crop.model_dump(), positions, targets or "", sl.SLICES.names)
 
     def read_slices(folder: Path) -> None:
         per_task = cfg.prepare.series_per_task
@@ -180,7 +186,7 @@ def _read_archive(
             failed = sl.write_slice_set(catalogue, open_rows, folder, cfg.crop, positions, per_task, targets, advance)
         (folder / "failed.json").write_text(json.dumps(failed))
 
-    return records, archive, run.run("slices", key, read_slices), key
+    return archive, run.run("slices", key, read_slices), key
 
 
 def _embedded(
@@ -194,7 +200,7 @@ def _embedded(
 
     table = pq.read_table(run.run(name, key, embed) / "embedded.parquet")
     scans = scans_of(table, labels, cfg.selection.view.positions)
-    return scans, acquisition_of(table, scans.series)
+    return scans, acquisition_of(table, scans)
 
 
 def _heldout(
@@ -207,8 +213,9 @@ def _heldout(
     sets = [Path(p).absolute() for p in src.heldout_slices]
     records = src.heldout_records
     key = digest(key, [digest(p) for p in sets])
-    scans, scanned = _embedded(run, "heldout", key, sets, encoder, _labels(records), cfg, quiet)
-    return People(scans, scanned, gather(records, scans.patient.tolist(), {}, cfg.seed, 0.0, cfg.split.val))
+    people = gather(records, sl.scans_in(sets), (), cfg.seed, cfg.split, cfg.timeline)
+    scans, scanned = _embedded(run, "heldout", key, sets, encoder, people.labels, cfg, quiet)
+    return People(scans, scanned, people)
 
 
 def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) -> None:
@@ -230,17 +237,6 @@ def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) 
 
 def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-
-
-def _labels(records: RecordTable) -> dict[str, str | None]:
-    frame = records.frame.sort_values("record_date", kind="stable")
-    return dict(zip(frame["patient_key"], frame["label"], strict=True))  # the latest record wins
-
-
-def _scan_patients(sets: list[Path]) -> list[str]:
-    """The patient of each scan, in the order that `scans_of` gives scans."""
-    keys = sl.load_table(sets, ["patient_key", "series_uid"]).group_by(["patient_key", "series_uid"]).aggregate([])
-    return keys.sort_by("series_uid")["patient_key"].to_pylist()
 
 
 def start_weights(bundle: str | Path, cfg: TrainConfig) -> dict[str, torch.Tensor]:

@@ -41,7 +41,7 @@ def reference_of(bundle: Bundle, known: People, picks: Picks, headers: pd.DataFr
         headers: `headers_of` the catalogue; scans of slice sets are not in it, and their headers not known.
     """
     people, scans, scanned = known.patients, known.scans, known.scanned
-    rows = np.flatnonzero((people.scan >= 0) & (people.part != "test"))
+    rows = np.flatnonzero((people.scan >= 0) & (people.part != "test") & people.judged)
     at = people.scan[rows]
     layout, cfg = bundle.config.encoder.layout, bundle.config
     hu = np.array([trabecular_hu(picks.bags[i, picks.masks[i]], layout) for i in at])

@@ -31,12 +31,14 @@ class TrainSummary:
     patients: dict[str, int]
     metrics: dict[str, float]
     failed: dict[str, str]
+    pairing: tuple[str, ...] = ()  # what met what
 
     def lines(self) -> list[str]:
         """A few lines for a terminal."""
         out = [
             f"{name:12s} {s:7.1f} s{'  (reused)' if name in self.reused else ''}" for name, s in self.seconds.items()
         ]
+        out += self.pairing
         out.append("patients     " + ", ".join(f"{k} {v}" for k, v in self.patients.items()))
         out += [f"{k:28s} {v:.3f}" for k, v in self.metrics.items()]
         if self.failed:
@@ -64,12 +66,16 @@ def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) 
     folder = p.stages.run("bundle", key, lambda f: finish(f, p, picks, policy, scorers, cfg, storage, quiet, headers))
     manifest = json.loads((folder / "bundle.json").read_text())
     complete = (people.scan >= 0) & np.isfinite(people.values).any(1)
+
+    def persons(rows: np.ndarray) -> int:
+        return len(np.unique(people.key[rows]))
+
     counts = {
-        "all": len(people.key),
-        "with CT": int((people.scan >= 0).sum()),
-        "complete": int(complete.sum()),
-        **{part: int((people.part == part).sum()) for part in ("train", "val", "test")},
+        "all": persons(np.ones(len(people.key), bool)),
+        "with CT": persons(people.scan >= 0),
+        "complete": persons(complete),
+        **{part: persons(people.part == part) for part in ("train", "val", "test")},
     }
     shown = ("val_", "heldout_auc")
     metrics = {k: v for k, v in manifest["metrics"].items() if k.startswith(shown) and v is not None}
-    return TrainSummary(folder, p.stages.seconds, p.stages.reused, counts, metrics, p.failed)
+    return TrainSummary(folder, p.stages.seconds, p.stages.reused, counts, metrics, p.failed, people.pairing)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import CropConfig, EncoderConfig
 from osteo_ray.model.crops import grid_positions, spine_crop
 from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.outcomes import Rejected
+from osteo_ray.outcomes import InputError, Rejected
 from osteo_ray.progress import Advance
 from osteo_ray.training.patients import Patients
 from osteo_ray.training.pretrain import SliceData, region_of, vertebrae_of
@@ -31,6 +32,8 @@ SLICES = pa.schema(
     [
         ("patient_key", pa.string()),
         ("series_uid", pa.string()),
+        ("study_date", pa.string()),  # YYYYMMDD, null unknown
+        ("site", pa.string()),  # null unknown
         ("index", pa.int32()),  # in the z-ordered stack
         ("z_mm", pa.float64()),
         ("crop", pa.binary()),  # int16 HU, little-endian, [size, size]
@@ -44,6 +47,15 @@ SLICES = pa.schema(
         ("failed", pa.string()),  # outcome code where the series could not be read; such a row has no crop
     ]
 )
+
+
+class Ids(NamedTuple):
+    """Whose scan it is, and of when."""
+
+    patient_key: str
+    series_uid: str
+    study_date: str | None  # YYYYMMDD
+    site: str | None
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,7 @@ Targets = Mapping[int, Target]
 
 def slice_rows(
     stack: Stack,
-    patient_key: str,
-    series_uid: str,
+    ids: Ids,
     crop: CropConfig,
     positions: int,
     targets: Targets,
@@ -77,8 +88,7 @@ def slice_rows(
         before = stack.bytes_read
         hu = spine_crop(stack.axial(i), stack.axial_spacing_mm, crop)
         values = (
-            patient_key,
-            series_uid,
+            *ids,
             i,
             float(stack.z_mm[i]),
             hu.astype("<i2").tobytes(),
@@ -124,8 +134,8 @@ def write_slice_set(
                 with SliceStack.from_row(row) as stack:
                     t = known.get(row["series_uid"], {})
                     scan = Acquisition.of_rows([row])
-                    ids = (row["patient_key"], row["series_uid"])
-                    parts.append(slice_rows(stack, *ids, crop, positions, t, scan))
+                    ids = Ids(row["patient_key"], row["series_uid"], row["study_date"], row.get("site"))
+                    parts.append(slice_rows(stack, ids, crop, positions, t, scan))
             except Rejected as e:
                 bad = dict.fromkeys(SLICES.names) | {"series_uid": row["series_uid"], "failed": e.outcome.code}
                 parts.append(pa.Table.from_pylist([bad], schema=SLICES))
@@ -164,6 +174,8 @@ def _read_targets(path: Path, series: list[str]) -> dict[str, dict[int, Target]]
     return out
 
 
+SCANS = ["patient_key", "series_uid", "study_date", "site"]
+"""What says of a slice whose scan it is of."""
 EMBEDDED = ["patient_key", "series_uid", "index", "z_mm", "kvp", "contrast"]
 """What an embedded slice keeps of its slice."""
 
@@ -222,6 +234,23 @@ def count(sets: list[Path]) -> int:
     return sum(pq.read_metadata(f).num_rows for s in sets for f in s.glob("part-*.parquet"))
 
 
+def scans_in(sets: list[Path]) -> pd.DataFrame:
+    """The scans of the sets, in the order that `patients.scans_of` gives them: columns SCANS.
+
+    Raises:
+        InputError: a set of an earlier version, whose scans have no dates.
+    """
+    for s in sets:
+        for f in sorted(s.glob("part-*.parquet"))[:1]:
+            if "study_date" not in pq.read_schema(f).names:
+                raise InputError(
+                    f"{s}: a slice set without study dates, of an earlier version; which record and DXA belong to a "
+                    "scan cannot be told: write the set anew"
+                )
+    keys = load_table(sets, SCANS).group_by(SCANS).aggregate([])
+    return keys.sort_by([("series_uid", "ascending"), ("patient_key", "ascending")]).to_pandas()
+
+
 def load_table(sets: list[Path], columns: list[str] | None = None) -> pa.Table:
     """The sets' rows, in file order."""
     files: list[Any] = [f for s in sets for f in sorted(s.glob("part-*.parquet"))]
@@ -252,13 +281,14 @@ def slice_data(
         for f in (f for s in group for f in sorted(s.glob("part-*.parquet"))):
             table = pq.read_table(f)
             keep = rng.random(table.num_rows) < most / max(total, 1)
-            keys = np.array(table["patient_key"].to_pylist(), dtype=str)
             if known is not None:
-                of = {k: p for p, k in enumerate(known.key.tolist())}
-                index = np.array([of[k] for k in keys])
+                # By scan: two CTs of a patient are two bags, each with its own label.
+                of = {k: p for p, k in enumerate(zip(known.key.tolist(), known.series.tolist(), strict=True))}
+                scans = zip(table["patient_key"].to_pylist(), table["series_uid"].to_pylist(), strict=True)
+                index = np.array([of[k] for k in scans], np.int64)
                 keep &= known.part[index] == "train"
             else:
-                index = np.full(len(keys), -1)
+                index = np.full(table.num_rows, -1)
                 if not archive:
                     keep &= table["region"].to_numpy() >= 0
             parts.append(table.filter(pa.array(keep)))

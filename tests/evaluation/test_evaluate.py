@@ -166,13 +166,29 @@ def test_the_threshold_is_the_rows_own():
     assert evaluate(table(rows), TRUTH).task("vs_rest").at_threshold.tp == 0
 
 
-def test_newest_label_counts_and_two_undated_ones_are_refused():
+def test_the_label_nearest_to_the_ct_counts_and_two_undated_ones_are_refused():
     more = pd.DataFrame(dict(patient_key=["a", "b"], label=["normal", "osteoporosis"]))
     both = pd.concat([TRUTH, more], ignore_index=True)
     with pytest.raises(ValueError, match="patient_key a has two labels"):
         evaluate(table(SMALL), both)
     both["record_date"] = pd.to_datetime(["2030-01-01"] * len(TRUTH) + ["2031-01-01", "2029-01-01"])
-    assert evaluate(table(SMALL), both).label_counts == {"normal": 3, "osteopenia": 1, "osteoporosis": 1}
+    newest = evaluate(table(SMALL), both)
+    assert newest.label_counts == {"normal": 3, "osteopenia": 1, "osteoporosis": 1}
+    assert any("no study_date: of a patient's labels the latest" in n for n in newest.notes)
+    extra = pa.schema([("study_date", pa.string())])
+    dated = evaluate(table([r | dict(study_date="20300301") for r in SMALL], extra), both)
+    assert dated.label_counts == {"normal": 2, "osteopenia": 1, "osteoporosis": 2}
+    far = evaluate(table([r | dict(study_date="20250301") for r in SMALL], extra), both)
+    assert far.patients_labelled == 0
+    assert any("5 DXA of more than 365 days" in n for n in far.notes)
+
+
+def test_a_patient_with_two_cts_counts_by_the_one_that_has_a_label():
+    extra = pa.schema([("study_date", pa.string())])
+    rows = [r | dict(study_date="20200301") for r in SMALL]
+    rows.append(row("a", 0.01, row_key="k-9", series_uid="1.2.9", study_date="20240301"))
+    labels = TRUTH.assign(record_date="2020-02-01")
+    assert evaluate(table(rows, extra), labels).task("vs_rest").auc.value == pytest.approx(4 / 6)
 
 
 def test_the_bayes_optimal_auc_stands_beside():

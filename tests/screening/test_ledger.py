@@ -14,15 +14,14 @@ from osteo_ray.config import validate
 from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients import RecordTable
-from osteo_ray.patients.config import WindowConfig
+from osteo_ray.patients.record_set import records_of
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import LedgerError, consolidate, digest_of, finish_shard
 
 CFG = validate(ScreenConfig, {"pipeline": {"shard_rows": 4}})
-NOBODY = Records.of(None, WindowConfig())
+NOBODY = records_of(None)
 N = 10
 CLOSED = 3  # of each ten rows the index ended the first three
 
@@ -232,14 +231,17 @@ def test_a_repeated_catalogue_row_keeps_a_row_of_its_own(at, tmp_path):
 def test_a_row_key_depends_on_content_record_model_and_config(at):
     *_, plan = at
     frame = pd.DataFrame({"patient_key": ["p4"], "record_date": pd.to_datetime(["2020-01-01"]), "alp_u_l": [80.0]})
-    have = Records.of(RecordTable.of(frame), WindowConfig())
+    have = records_of(RecordTable.of(frame))
     base = plan().keys
     changed = base != plan(records=have).keys
     assert changed.nonzero()[0].tolist() == [4]
     pipeline = validate(ScreenConfig, {"pipeline": {"shard_rows": 4, "actors": 7, "series_per_task": 1}})
     assert (plan(cfg=pipeline).keys == base).all(), "how the work is cut is no part of the result"
-    for other in ({"scoring": {"shap": False}}, {"window": {"days": 30}}, {"index": {"gates": {"policy": "strict"}}}):
+    others = ({"scoring": {"shap": False}}, {"timeline": {"lab_days": 30}}, {"index": {"gates": {"policy": "strict"}}})
+    for other in others:
         assert (plan(cfg=validate(ScreenConfig, {"pipeline": {"shard_rows": 4}} | other)).keys != base).all()
+    labels = {"timeline": {"dxa_days": 30, "treated": "keep"}}
+    assert (plan(cfg=validate(ScreenConfig, {"pipeline": {"shard_rows": 4}} | labels)).keys == base).all()
 
 
 def test_the_digest_leaves_out_order_run_and_times():

@@ -17,10 +17,10 @@ import torch
 from osteo_ray import patients as records
 from osteo_ray.config import validate
 from osteo_ray.outcomes import InputError, State
-from osteo_ray.patients.config import WindowConfig
+from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.record_set import open_record_set, records_of, values_at_ct, write_record_set
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.patient_records import Records
 from osteo_ray.screening.pipeline import dry_run, screen
 from osteo_ray.screening.schema import RESULTS, VOLATILE
 
@@ -204,7 +204,7 @@ def test_dry_run_counts_and_keeps_nothing(made, table, bundle_dir, tmp_path):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_records_are_those_of_the_time_of_the_ct():
+def test_records_are_those_of_the_time_of_the_ct(tmp_path):
     frame = pd.DataFrame(
         {
             "patient_key": ["a"] * 3,
@@ -213,17 +213,17 @@ def test_records_are_those_of_the_time_of_the_ct():
             "alp_u_l": [50.0, 80.0, 110.0],
         }
     )
-    rows = [
-        {"patient_key": "a", "study_date": "20200601"},
-        {"patient_key": "a", "study_date": "20211201"},
-        {"patient_key": "nobody", "study_date": "20200601"},
-        {"patient_key": None, "study_date": None},
-    ]
-    got = Records.of(records.RecordTable.of(frame), WindowConfig()).take(rows)
+    keys, dates = ["a", "a", "nobody", None], ["20200601", "20211201", "20200601", None]
+    table = records.RecordTable.of(frame)
+    got = values_at_ct(records_of(table), keys, dates, TimelineConfig())
     alp, age = NAMES.index("alp_u_l"), NAMES.index("age_y")
     assert got[0, alp] == 80, "the nearest before the CT, not the later one"
     assert np.isnan(got[1, alp]), "too old"
     assert np.isnan(got[1, age])
     assert np.isnan(got[2:]).all()
-    assert Records.of(records.RecordTable.of(frame), WindowConfig(after=True, days=60)).take(rows)[0, alp] == 80
-    assert np.isnan(Records.of(None, WindowConfig()).take(rows)).all()
+    later = TimelineConfig(after_days=60)
+    assert values_at_ct(records_of(table), keys, dates, later)[0, alp] == 80
+    assert np.isnan(values_at_ct(records_of(None), keys, dates, later)).all()
+    write_record_set(table, str(tmp_path), partitions=3)
+    again = values_at_ct(open_record_set(str(tmp_path)), keys, dates, TimelineConfig())
+    assert np.array_equal(again, got, equal_nan=True)

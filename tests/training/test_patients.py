@@ -6,8 +6,11 @@ import torch
 
 from osteo_ray.model.patterns import show_only
 from osteo_ray.model.standardise import fit_standardiser
+from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.record_set import write_record_set
 from osteo_ray.patients.schema import FEATURES, NAMES
 from osteo_ray.patients.table import RecordTable
+from osteo_ray.training.config import SplitConfig
 from osteo_ray.training.patients import batch_of, gather, part_of, scans_of
 
 
@@ -28,13 +31,19 @@ def embedded(series, n, patient="p", seed=0):
 
 def test_scans_are_padded_ordered_by_height_and_labelled():
     table = pa.concat_tables([embedded("s2", 3, "q"), embedded("s1", 5, "p", 1)])
-    s = scans_of(table, {"p": "osteoporosis"}, 8)
+    s = scans_of(table, {("p", "s1"): 2}, 8)
     assert s.series.tolist() == ["s1", "s2"]
     assert s.label.tolist() == [2, -1]
     assert s.valid.sum(1).tolist() == [5, 3]
     assert (s.embedding[0, :5, 0] == np.arange(5) * 4).all()
     assert (np.diff(s.z_mm[0, :5]) == 5).all()
     assert (s.embedding[0, 5:] == 0).all()
+
+
+def test_two_patients_under_one_series_uid_are_two_scans():
+    table = pa.concat_tables([embedded("s1", 3, "q"), embedded("s1", 5, "p", 1)])
+    s = scans_of(table, {("p", "s1"): 2, ("q", "s1"): 0}, 8)
+    assert (s.patient.tolist(), s.label.tolist(), s.valid.sum(1).tolist()) == (["p", "q"], [2, 0], [5, 3])
 
 
 def test_split_is_a_function_of_key_and_seed_with_the_right_shares():
@@ -60,21 +69,57 @@ def table():
     return RecordTable.of(frame)
 
 
-def test_gather_takes_the_latest_record_and_the_header_only_where_the_record_is_silent():
-    header = {"age_y": 55.0, "sex_male": 0.0}
-    p = gather(table(), ["b", "d", "a"], {"a": header, "b": header, "d": header}, seed=0, test=0.5, val=0.5)
-    at = {k: i for i, k in enumerate(p.key)}
-    age = NAMES.index("age_y")
-    assert p.key.tolist() == ["a", "b", "c", "d"]
-    assert p.values[:, age].tolist() == [61.0, 55.0, 70.0, 55.0]
-    assert p.label.tolist() == [2, 0, -1, -1]
-    assert p.scan.tolist() == [2, 0, -1, 1]
-    assert np.isnan(p.values[at["c"], NAMES.index("alp_u_l")])
-    assert p.part[at["c"]] != "test", "only the archive's own patients are held out"
+def scans(*rows):
+    columns = ["patient_key", "study_date", "site", "age_y", "sex"]
+    frame = pd.DataFrame([(*r, *[None] * (5 - len(r))) for r in rows], columns=columns)
+    return frame.assign(series_uid=[f"s{i}" for i in range(len(rows))])
+
+
+def gathered(at, archive, test=0.0, val=0.5, **split):
+    return gather(table(), at, archive, 0, SplitConfig(test=test, val=val, **split), TimelineConfig())
+
+
+def test_each_ct_has_the_record_of_its_time_and_the_header_only_where_the_record_is_silent():
+    at = scans(("b", "20200601", None, 55.0, "F"), ("d", None, None, 55.0, "F"), ("a", "20210201", None, 55.0, "M"),
+               ("a", "20200120", None, 54.0, "F"))  # fmt: skip
+    p = gathered(at, ["a", "b", "d"], test=0.5)
+    age, alp = NAMES.index("age_y"), NAMES.index("alp_u_l")
+    assert p.key.tolist() == ["a", "a", "b", "c", "d"]
+    assert p.scan.tolist() == [3, 2, 0, -1, 1]
+    assert p.series.tolist() == ["s3", "s2", "s0", "", "s1"]
+    assert p.values[:, age].tolist() == [60.0, 61.0, 55.0, 70.0, 55.0]
+    assert p.values[:3, alp].tolist() == [80.0, 90.0, 70.0]
+    assert p.label.tolist() == [0, 2, 0, -1, -1]
+    assert p.labels["a", "s3"] == 0
+    assert np.isnan(p.values[3, alp])
+    assert p.part[3] != "test", "only the archive's own patients are held out"
+    assert p.part[0] == p.part[1], "all CTs of a patient are in one part"
+    assert p.judged.tolist() == [True, False, True, True, True], "the CT nearest to its DXA"
+    assert p.number.tolist() == [0, 0, 1, 2, 3]
+    counted = np.concatenate([p.rows(part, labelled=False) for part in ("val", "test")])
+    assert len(set(p.key[counted])) == len(counted)
+
+
+def test_a_site_is_held_out_whole():
+    at = scans(("a", "20210201", "north"), ("b", "20200601", "south"), ("d", "20200601", "south"))
+    p = gathered(at, ["a", "b", "d"], test_sites=("south",))
+    assert dict(zip(p.key.tolist(), p.part.tolist(), strict=True)) | {"c": ""} == {
+        "a": p.part[0], "b": "test", "c": "", "d": "test"}  # fmt: skip
+    assert p.part[0] != "test"
+
+
+def test_records_in_partitions_give_the_same_examples(tmp_path):
+    at = scans(("b", "20200601"), ("d", None), ("a", "20210201"), ("a", "20200120"))
+    whole = gathered(at, [])
+    made = write_record_set(table(), str(tmp_path), 3)
+    parts = gather(made, at, [], 0, SplitConfig(test=0.0, val=0.5), TimelineConfig())
+    for f in ("key", "scan", "series", "label", "judged"):
+        assert getattr(whole, f).tolist() == getattr(parts, f).tolist()
+    assert np.array_equal(whole.values, parts.values, equal_nan=True)
 
 
 def test_batches_say_what_is_missing_and_hiding_hides():
-    p = gather(table(), ["b"], {"b": {}}, seed=0, test=0.0, val=0.5)
+    p = gathered(scans(("b", "20200601")), ["b"])
     groups = [str(f.group) for f in FEATURES]
     std = fit_standardiser(p.values, list(NAMES), groups)
     bags, masks = np.ones((1, 2, 4), np.float32), np.array([[True, False]])

@@ -33,7 +33,9 @@ def test_training_patients_become_quantiles_and_counts_and_test_patients_do_not(
     values[:, NAMES.index("age_y")] = 60
     values[: n // 2, [NAMES.index(c) for c in LABS]] = 50.0
     part = np.array(["train", "val", "val", "test"])[np.arange(n) % 4]
-    people = Patients(keys, part, np.zeros(n, int), np.zeros(n, np.float32), values, np.arange(n))
+    day, once = np.full(n, np.datetime64("2024-01-01", "D")), np.ones(n, bool)
+    rows = (np.zeros(n, int), np.zeros(n, np.float32), values, np.arange(n))
+    people = Patients(keys, part, *rows, series, day, once, np.full(n, None, object))
     headers = pd.DataFrame({"series_uid": series, "manufacturer": "M", "convolution_kernel": "B30f"})
     headers["slice_thickness_mm"] = 5.0
     every = np.tile(np.arange(k, dtype=np.int32), (n, 1))
