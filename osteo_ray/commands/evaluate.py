@@ -12,11 +12,7 @@ from osteo_ray.commands import Command
 from osteo_ray.commands.checklist import bundle_manifest
 from osteo_ray.config import Section, need
 from osteo_ray.outcomes import InputError
-<<<<<<< HEAD
-from osteo_ray.patients.config import IdentityConfig
-=======
-from osteo_ray.patients.config import TimelineConfig
->>>>>>> 5aad76f (One timeline: which record, DXA and treatment belong to which CT; records partitioned by patient)
+from osteo_ray.patients.config import IdentityConfig, TimelineConfig
 
 
 class EvaluateJob(Section):

@@ -10,11 +10,7 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
-<<<<<<< HEAD
-from osteo_ray.patients.config import IdentityConfig
-=======
-from osteo_ray.patients.config import TimelineConfig
->>>>>>> 5aad76f (One timeline: which record, DXA and treatment belong to which CT; records partitioned by patient)
+from osteo_ray.patients.config import IdentityConfig, TimelineConfig
 
 
 class RecalibrateJob(SiteConfig):
