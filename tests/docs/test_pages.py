@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 RESULTS = sorted(p for p in (DOCS / "results").glob("*.md") if p.stem != "index")
-PENDING = {"your-own-data.md", "configuration.md"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 REPLACED = re.compile(
     r"\b(rooms?|houses?|roads?|walks|walked|at hand|nudge[ds]?|spoken|desk|gates?|to the bit"
@@ -53,7 +52,7 @@ def test_no_relative_link_is_dead(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
-        assert linked.exists() or linked.name in PENDING, target
+        assert linked.exists(), target
         if anchor and linked.suffix == ".md":
             assert anchor in anchors(linked), target
 
