@@ -117,8 +117,8 @@ def write(out: list[dict]) -> None:
     text = (
         f"`python benchmarks/records_streaming.py`: 10 tests, {ROWS_A_PATIENT} results a patient, patients mixed. Peak "
         "of the reading process, of which the imports are the same for all. Beyond 4 million observations they are "
-        "kept on disk, in 64 partitions by patient, and gathered one partition at a time. CPU time on a machine shared with "
-        "other work."
+        "kept on disk, in 64 partitions by patient, and gathered one partition at a time. CPU time on a machine "
+        "shared with other work."
     )
     columns = ("source", "rows", "file_mb", "records", "peak_mb", "above_imports_mb", "cpu_s", "rows_per_cpu_s")
     names = ("source", "rows", "file, MB", "records", "peak, MB", "above imports, MB", "CPU, s", "rows per CPU second")
