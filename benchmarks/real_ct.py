@@ -1,6 +1,6 @@
 """What a bundle does on real CT: what it scores, where it looks, which levels it names, and the HU it reads.
 
-    python benchmarks/real_ct.py --bundle osteo_ray/model/reference/bundle --data ../shared/data/ct
+    python benchmarks/real_ct.py --bundle BUNDLE --data ../shared/data/ct
 
 Writes docs/results/real_ct.json, docs/results/real_ct.md and docs/img/real_ct.png. Nothing is trained or tuned on these
 volumes. Levels and HU are judged by the label maps of one of them; parts of volumes stand for scans of chest, neck and
@@ -258,11 +258,13 @@ def page(done: dict[str, Any]) -> str:
     bars = "".join(
         f"| {b['name']} | {b['value']} | {b['target']} | {'yes' if b['met'] else '**no**'} |\n" for b in done["bars"]
     )
-    volumes = ("volume", "wanted", "state", "code", "risk", "trabecular_hu", "named", "true", "confidence", "decoded")
+    volumes = ("volume", "wanted", "state", "code", "risk", "trabecular_hu", "decoded")
+    levels = ("volume", "named", "true", "confidence")
     return f"""# The bundle that ships, on real CT
 
-`{done["command"]}`; {done["bundle"]["model_name"]} {done["bundle"]["model_version"]}. Nothing was trained or tuned on
-these volumes; records are left out. Levels and HU are judged by the label maps of the first volume.
+`{done["command"]}`; {done["bundle"]["model_name"]} {done["bundle"]["model_version"]}.
+Nothing was trained or tuned on these volumes; records are left out. Levels and HU are judged by the label maps of the
+first volume.
 
 | bar | value | target | met |
 |---|---|---|---|
@@ -276,6 +278,9 @@ Cyan: decoded; orange: kept, with the outline of the region whose mean is the tr
 <!-- rows: volumes -->
 
 {table("volumes", volumes)}
+<!-- rows: volumes -->
+
+{table("volumes", levels)}
 ## Trabecular HU by level, labelled volume
 
 <!-- rows: hu -->

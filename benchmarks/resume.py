@@ -64,7 +64,7 @@ def write_catalogue(path: Path, rows: int) -> None:
 
 
 def write_shards(plan: ledger.Plan, out: Store) -> None:
-    """Finished shards: 40 SHAP values, 8 picks and 12 gates a row, which is what a scored row weighs."""
+    """Finished shards: 40 SHAP values, 8 picks and 12 checks a row, which is what a scored row weighs."""
     one = dict.fromkeys(RESULTS.names) | {
         "state": "SCORED",
         "code": "OK",

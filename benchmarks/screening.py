@@ -1,14 +1,14 @@
-"""Studies a minute: this pipeline, a plain process pool over the same functions, and whole-series roads beside them.
+"""Studies a minute: this pipeline, a plain process pool over the same functions, and whole-series readers beside them.
 
     pip install -e '.[bench]'
-    python benchmarks/screening.py prepare --work W              # made series of 300 slices of 512 x 512, three codecs
+    python benchmarks/screening.py prepare --work W              # series of 300 slices of 512 x 512, three codecs
     python benchmarks/screening.py run --work W --bundle run/bundle --rounds 3
     python benchmarks/screening.py memory --work W --bundle run/bundle --slices 824 --rows 5000    # ten times the store
     python benchmarks/screening.py peak --work W --bundle run/bundle --slices 824
 
 `pipeline` and `pool` decode what the policy looks at. `MONAI` and `SimpleITK` read the whole series with that library's
-DICOM reader, then run the same encoder on every slice and the same student on all of them. Roads take turns, round by
-round, so that a machine's other load falls on all alike; CPU seconds are of all processes of a road. Start-up is left
+DICOM reader, then run the same encoder on every slice and the same student on all of them. They take turns, round by
+round, so that a machine's other load falls on all alike; CPU seconds are of all its processes. Start-up is left
 out: a rate is of what came after the first part file.
 """
 
@@ -73,7 +73,7 @@ class Cpu:
         self.seconds = sum(v - self._before.get(k, 0.0) for k, v in now.items())
 
 
-# ---- made series
+# ---- synthetic series
 
 
 def prepare(work: Path, series: int, slices: int) -> None:
@@ -144,7 +144,7 @@ def lengthened(row: dict[str, Any], slices: int) -> dict[str, Any]:
     return row | {"instances": more, "n_slices": slices}
 
 
-# ---- roads: each scores the rows of a catalogue and leaves part files
+# ---- ways: each scores the rows of a catalogue and leaves part files
 
 
 def config(workers: int, **pipeline: int) -> ScreenConfig:
@@ -205,13 +205,13 @@ def _pool_work(item: tuple[str, pa.Table]) -> int:
 def by_reader(reader: str) -> Callable[[Path, str, Path, int], None]:
     """Whole series by a library's reader, every slice through the encoder, all of them through the student."""
 
-    def road(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
+    def way(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
         rows = pq.read_table(catalogue).to_pylist()
         with multiprocessing.get_context("spawn").Pool(workers, _pool_start, (bundle, config(1), str(out))) as pool:
             for _ in pool.imap_unordered(_whole_series, [(reader, r) for r in rows]):
                 pass
 
-    return road
+    return way
 
 
 def read_monai(folder: str) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
@@ -282,7 +282,7 @@ def _whole_series(item: tuple[str, dict[str, Any]]) -> int:
     return 1
 
 
-ROADS: dict[str, Callable[[Path, str, Path, int], None]] = {
+WAYS: dict[str, Callable[[Path, str, Path, int], None]] = {
     "pipeline": by_pipeline,
     "pool": by_pool,
     "MONAI": by_reader("MONAI"),
@@ -290,8 +290,8 @@ ROADS: dict[str, Callable[[Path, str, Path, int], None]] = {
 }
 
 
-def one(road: str, catalogue: str, bundle: str, workers: int) -> None:
-    """In a fresh process: run a road, print what it took as JSON."""
+def one(way: str, catalogue: str, bundle: str, workers: int) -> None:
+    """In a fresh process: run one way, print what it took as JSON."""
     with tempfile.TemporaryDirectory() as tmp:
         out = Path(tmp) / "out"
         arrived: dict[str, float] = {}
@@ -304,15 +304,15 @@ def one(road: str, catalogue: str, bundle: str, workers: int) -> None:
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
-        if road == "pipeline":
+        if way == "pipeline":
             ray_setup.start(num_cpus=2, object_store_mb=256)
         t = time.time()
         with Cpu() as cpu:
-            ROADS[road](Path(catalogue), bundle, out, workers)
+            WAYS[way](Path(catalogue), bundle, out, workers)
         total = time.time() - t
         stop.set()
         thread.join()
-        found = pq.read_table(out / "results.parquet") if road == "pipeline" else _parts(out)
+        found = pq.read_table(out / "results.parquet") if way == "pipeline" else _parts(out)
         times = sorted(arrived.values())
         n = found.num_rows
         rest = n * (len(times) - 1) / max(1, len(times))
@@ -365,25 +365,25 @@ def _run(a: argparse.Namespace) -> None:
     for _ in range(a.rounds):
         for codec in a.codecs:
             for workers in a.workers:
-                for road in a.roads:
-                    if codec == DICOMWEB and road in READERS:  # they read folders
+                for way in a.ways:
+                    if codec == DICOMWEB and way in READERS:  # they read folders
                         continue
-                    n = a.rows * workers if road in ("pipeline", "pool") else a.whole * workers
+                    n = a.rows * workers if way in ("pipeline", "pool") else a.whole * workers
                     catalogue = repeated(a.work / f"{codec}-index" / "catalogue.parquet", n, a.work / "rows.parquet")
-                    args = [sys.executable, __file__, "one", "--road", road, "--catalogue", catalogue]
+                    args = [sys.executable, __file__, "one", "--way", way, "--catalogue", catalogue]
                     args += ["--bundle", a.bundle, "--workers", workers]
                     done = subprocess.run(list(map(str, args)), capture_output=True, text=True, env=_environment())
                     if done.returncode:
-                        raise SystemExit(f"{road}: {done.stderr[-3000:]}")
-                    found.setdefault((codec, road, workers), []).append(json.loads(done.stdout.splitlines()[-1]))
-                    print(codec, road, workers, found[codec, road, workers][-1], file=sys.stderr, flush=True)
-    print("| codec | road | workers | studies/min (median; all) | CPU s/study | start s | slices decoded | MB read |")
+                        raise SystemExit(f"{way}: {done.stderr[-3000:]}")
+                    found.setdefault((codec, way, workers), []).append(json.loads(done.stdout.splitlines()[-1]))
+                    print(codec, way, workers, found[codec, way, workers][-1], file=sys.stderr, flush=True)
+    print("| codec | way | workers | studies/min (median; all) | CPU s/study | start s | slices decoded | MB read |")
     print("|---|---|---|---|---|---|---|---|")
-    for (codec, road, workers), ms in found.items():
+    for (codec, way, workers), ms in found.items():
         rates = [m["per_min"] for m in ms]
         mid = {k: float(np.median([m[k] for m in ms])) for k in ("cpu_s", "start_s", "decoded", "mb_read")}
         print(
-            f"| {codec} | {road} | {workers} | {np.median(rates):.0f} ({', '.join(f'{r:.0f}' for r in rates)}) "
+            f"| {codec} | {way} | {workers} | {np.median(rates):.0f} ({', '.join(f'{r:.0f}' for r in rates)}) "
             f"| {mid['cpu_s']:.3f} | {mid['start_s']:.0f} | {mid['decoded']:.0f} | {mid['mb_read']:.1f} |"
         )
 
@@ -485,20 +485,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--work", type=Path)
     p.add_argument("--bundle")
     p.add_argument("--series", type=int, default=2)
-    p.add_argument("--slices", type=int, default=300, help="of a made series; the longest one seen has 824")
+    p.add_argument("--slices", type=int, default=300, help="of a synthetic series; the longest one seen has 824")
     p.add_argument("--rows", type=int, default=80, help="studies a worker, pipeline and pool")
-    p.add_argument("--whole", type=int, default=4, help="studies a worker, whole-series roads")
+    p.add_argument("--whole", type=int, default=4, help="studies a worker, whole-series readers")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--codecs", nargs="+", default=list(CODECS), help="also: dicomweb (raw, from an Orthanc)")
-    p.add_argument("--roads", nargs="+", default=list(ROADS))
+    p.add_argument("--ways", nargs="+", default=list(WAYS))
     p.add_argument("--workers", nargs="+", type=int, default=[1, 2])
-    p.add_argument("--road")
+    p.add_argument("--way")
     p.add_argument("--catalogue")
     a = p.parse_args(argv)
     if a.what == "prepare":
         prepare(a.work, a.series, a.slices)
     elif a.what == "one":
-        one(a.road, a.catalogue, a.bundle, a.workers[0])
+        one(a.way, a.catalogue, a.bundle, a.workers[0])
     else:
         {"run": run, "memory": memory, "peak": peak}[a.what](a)
 

@@ -52,7 +52,7 @@ class Fitting:
 
 
 def prepared(path: Path) -> Fitting:
-    """Stages up to the picks, done or reused."""
+    """Steps up to the picks, done or reused."""
     job = load(TrainJob, path)
     cfg = narrow(job, TrainConfig)
     p = prepare(sources(job), job.out, cfg)

@@ -1,4 +1,4 @@
-"""`osteo-ray evaluate selection`: DRLIS and every control on made cohorts, whose anatomy and labels are known.
+"""`osteo-ray evaluate selection`: DRLIS and every control on synthetic cohorts, whose anatomy and labels are known.
 
     lines = evaluate_selection(SelectionStudyJob(out="study"))
 
@@ -52,7 +52,7 @@ class SelectionStudyJob(StudyConfig):
 
 
 def whole_cohort(seed: int, people: int) -> CohortConfig:
-    """Made people of whom everything is known."""
+    """Synthetic people of whom everything is known."""
     return CohortConfig(
         seed=seed, persons=people, missing=MissingnessConfig(complete_share=1.0, ct_only_share=0, no_labs_share=0)
     )

@@ -1,6 +1,6 @@
-"""Quality gates: pure functions value -> verdict. Those that need pixels or a model are called by screening.
+"""Quality checks: pure functions value -> verdict. Those that need pixels or a model are called by screening.
 
-A gate that can't fire is a defect: each has a test that makes it fire.
+A check that can't fire is a defect: each has a test that makes it fire.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Geometry(Section):
 
 
 class QualityChecks(Section):
-    """Quality gates: thresholds, and what a gate that fires does."""
+    """Quality checks: thresholds, and what a check that fires does."""
 
     policy: Literal["strict", "lenient"] = Field("lenient", description="strict: every warning is a failure")
     tilt_ignore_deg: float = Field(0.1, ge=0, description="gantry tilt up to this is none, degrees")

@@ -100,7 +100,7 @@ def _survivable(entries: list[Entry], store: Store, marker: str) -> tuple[Iterab
     """(entries to read, entries that killed earlier attempts at this part).
 
     Each attempt leaves a marker. Where one is found, a worker died on this part: from then on every entry is noted
-    before it is read, and one that was at hand at two deaths is left out. A file that kills its reader ends as a row;
+    before it is read, and one being read at two deaths is left out. A file that kills its reader ends as a row;
     one that was only there when memory ran out gets a second chance.
     """
     try:

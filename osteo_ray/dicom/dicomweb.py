@@ -121,7 +121,7 @@ def first_part(body: bytes, content_type: str) -> bytes:
 
 
 def header_of_json(item: dict[str, Any]) -> Header:
-    """DICOM JSON of one instance -> the same Header that the byte walker gives."""
+    """DICOM JSON of one instance -> the same Header that the byte parser gives."""
     h = Header(transfer_syntax=AS_RETRIEVED, has_meta=True)
     h.has_pixels = "7FE00010" in item or "00280010" in item
     for key, element in item.items():

@@ -12,7 +12,7 @@ class Limits(Section):
 
     header_read_bytes: int = Field(16384, ge=1024, description="first read of a file; most headers fit")
     max_header_bytes: int = Field(8 << 20, ge=16384, description="a header longer than this is HEADER_TOO_LARGE")
-    max_elements: int = Field(50_000, ge=100, description="elements walked in one header")
+    max_elements: int = Field(50_000, ge=100, description="elements read in one header")
     max_depth: int = Field(24, ge=1, le=200, description="nesting of sequences")
     max_frames: int = Field(20_000, ge=1, description="frames of one multi-frame object; more end the file with a code")
     max_side: int = Field(8192, ge=1, description="rows or columns; more is VOXEL_CAP before any allocation")

@@ -108,7 +108,7 @@ class LocalSource:
                     yield Entry(file_uri(item.path), 0, "", "UNREADABLE", e.strerror or str(e))
                     continue
                 if (st.st_dev, st.st_ino) in seen:
-                    yield Entry(file_uri(item.path), 0, "", "LINK_LOOP", "a link to a folder that was already walked")
+                    yield Entry(file_uri(item.path), 0, "", "LINK_LOOP", "a link to a folder that was already visited")
                     continue
                 seen.add((st.st_dev, st.st_ino))
                 below.append(item.path)

@@ -58,7 +58,7 @@ class PipelineConfig(Section):
     actor_cpus: float = Field(
         0.9,
         gt=0,
-        description="processor share that Ray reserves for each scorer; just below 1 leaves room for "
+        description="processor share that Ray reserves for each scorer; just below 1 leaves time for "
         "reading and writing",
     )
     actor_gpus: float = Field(0.0, ge=0, description="share of a GPU for each scorer, for `scoring.device: cuda`")

@@ -120,7 +120,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
-        """Load and verify the bundle in `folder`; `index` holds limits and gates."""
+        """Load and verify the bundle in `folder`; `index` holds limits and quality checks."""
         return cls(Bundle.load(folder), cfg, index)
 
     # ---- one study, from Python
@@ -184,7 +184,7 @@ class Predictor:
         return results
 
     def score_stack(self, stack: Stack, row: Mapping[str, Any], record: np.ndarray) -> dict[str, Any]:
-        """Score a stack that is at hand.
+        """Score a stack that is open.
 
         Args:
             row: what is known of the scan: `kvp` and `contrast` as a catalogue has them, and whatever of a catalogue's

@@ -96,7 +96,7 @@ def finish_shard(
 
 
 def digest_of(table: pa.Table) -> int:
-    """Sum of the rows' 128-bit hashes, over the columns that two runs of the same input share to the bit."""
+    """Sum of the rows' 128-bit hashes, over the columns that two runs of the same input share bit-identically."""
     kept = table.select([n for n in RESULTS.names if n not in VOLATILE])
     total = 0
     for row in kept.to_pylist():

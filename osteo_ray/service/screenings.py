@@ -1,6 +1,6 @@
 """Who does the screenings: a detached Ray actor for each, and a supervisor that sees to it that each has one.
 
-    desk = Desk(Runs("runs/service"), cfg)
+    supervisor = Supervisor(Runs("runs/service"), cfg)
     supervisor.keep()              # start what waits, take up what lost its driver
     supervisor.cancel(run)
 

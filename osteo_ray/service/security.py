@@ -106,7 +106,7 @@ class _Root:
 
 
 def allowed_dicomweb(url: str, archives: Archives, resolve: Resolve | None = None) -> str:
-    """A DICOMweb address under a configured service root, as the archive room writes it (`dicomweb+https://...`).
+    """A DICOMweb address under a configured service root, as the index writes it (`dicomweb+https://...`).
 
     Whole services, one study (`.../studies/<uid>`) and one series are allowed. The name is resolved here, and none of
     its addresses may be loopback (unless the config names it), link-local, multicast or unspecified.
@@ -199,7 +199,7 @@ def _resolve(host: str, port: int) -> list[str]:
 def check_zip(path: Path, limits: ServiceLimits) -> None:
     """Refuse what is no zip, and zips that would cost more than the limits allow; reads the directory alone.
 
-    The archive room never inflates a member beyond the size that its directory entry states, so the stated sizes are
+    `dicom.containers` never inflates a member beyond the size that its directory entry states, so the stated sizes are
     what a bomb is judged by; members that share bytes count each time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The last stage of training: bags by the policy, teachers, student, calibration, bundle."""
+"""The last step of training: bags by the policy, teachers, student, calibration, bundle."""
 
 from __future__ import annotations
 

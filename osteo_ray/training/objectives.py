@@ -179,7 +179,7 @@ def _figures(rows: list[dict[str, float]], metric: str) -> dict[str, float]:
 
 
 def fit_policy(params: Params, data: PolicyData, report: Report) -> None:
-    """Train a policy; every `assess_every` steps it walks the validation scans, judged by the config's own reward."""
+    """Train a policy; every `assess_every` steps it is tried on validation scans, judged by the config's own reward."""
     from osteo_ray.drlis.rllib import assess, train_policy
 
     torch.set_num_threads(1)

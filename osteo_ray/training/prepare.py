@@ -1,4 +1,4 @@
-"""From catalogue, records and slice sets to embedded scans and a selection policy: stages, each done once.
+"""From catalogue, records and slice sets to embedded scans and a selection policy: steps, each done once.
 
     p = prepare(Sources("catalogue.parquet", records), "run/", cfg)     # slices -> encoder -> embeddings
     policy, scorers = selection(p, cfg)                                 # DRLIS
@@ -67,7 +67,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class People:
-    """Scans and their patients: what the last stages work on."""
+    """Scans and their patients: what the last steps work on."""
 
     scans: Scans
     scanned: Acquisition
@@ -144,7 +144,7 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
 
 
 def selection(p: Prepared, cfg: TrainConfig, quiet: bool = False) -> tuple[PolicyNet, list[AttentionPool], str]:
-    """The selection stage: policy, the reward's scorers, and the stage's key."""
+    """The selection step: policy, the reward's classifiers, and the step's key."""
     key = digest(p.key, cfg.selection.model_dump())
     folder = p.stages.run("selection", key, lambda f: _fit_selection(f, p.people, cfg, quiet))
     w = load_file(folder / "selection.safetensors")

@@ -1,4 +1,4 @@
-"""Train a bundle from a catalogue and records: every stage, in order, each done once.
+"""Train a bundle from a catalogue and records: every step, in order, each done once.
 
     summary = train(Sources("catalogue.parquet", records), "run/", cfg)      # -> run/bundle/
 
@@ -49,7 +49,7 @@ class TrainSummary:
 
 
 def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) -> TrainSummary:
-    """Train everything and write `<out>/bundle`. Stages whose inputs have not changed are reused.
+    """Train everything and write `<out>/bundle`. Steps whose inputs have not changed are reused.
 
     Raises:
         InputError: where there is too little to train from; the text says what.

@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 RESULTS = sorted(p for p in (DOCS / "results").glob("*.md") if p.stem != "index")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 REPLACED = re.compile(
-    r"\b(rooms?|houses?|roads?|walks|walked|at hand|nudge[ds]?|spoken|desk|gates?|to the bit"
+    r"\b(rooms?|houses?|roads?|walks|walked|at hand|nudge[ds]?|spoken|desk|gates?(?!\.)|to the bit"
     r"|made (?:patients?|people|person|archives?|cohorts?|series|scans?|studies|CT|data|rescans?|vertebrae?))\b"
 )
 
@@ -30,7 +30,8 @@ def prose(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+    stated = re.findall(r"\{\s*#([\w-]+)", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings} | set(stated)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)

@@ -38,7 +38,7 @@ def worklist(
 
 @reading.get("/v1/screenings/{run_id}/studies/{row_key}", tags=["worklist"])
 def study(run_id: str, row_key: str, context: Context, caller: Caller) -> t.StudyPage:
-    """One result with what the study page shows: chosen slices, overview, SHAP, gates."""
+    """One result with what the study page shows: chosen slices, overview, SHAP, quality checks."""
     run = context.run(run_id)
     row = context.row(run, row_key)
     context.audit.write(caller.name, "study", screening=run.id, row_key=row_key)
