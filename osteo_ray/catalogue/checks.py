@@ -28,7 +28,8 @@ class QualityCheck:
         return asdict(self)
 
 
-def _gate(name: str, fired: bool, action: Action, value: Any, threshold: str, cfg: QualityChecks) -> QualityCheck:
+def judged(name: str, fired: bool, action: Action, value: Any, threshold: str, cfg: QualityChecks) -> QualityCheck:
+    """The verdict of one check: `action` where it fired, failures for warnings under the strict policy."""
     verdict = "pass"
     if fired and action != "off":
         verdict = "fail" if action == "fail" or cfg.policy == "strict" else "warn"
@@ -36,7 +37,7 @@ def _gate(name: str, fired: bool, action: Action, value: Any, threshold: str, cf
 
 
 def q_modality(modality: str | None, cfg: QualityChecks) -> QualityCheck:
-    return _gate("Q_MODALITY", modality != "CT", "fail", modality, "CT", cfg)
+    return judged("Q_MODALITY", modality != "CT", "fail", modality, "CT", cfg)
 
 
 _NO_VOLUME = (
@@ -67,23 +68,23 @@ def no_volume_kind(image_type: str | None, sop_class: str | None) -> str | None:
 
 def q_localizer(image_type: str | None, sop_class: str | None, cfg: QualityChecks) -> QualityCheck:
     kind = no_volume_kind(image_type, sop_class)
-    return _gate("Q_LOCALIZER", kind is not None, "fail", kind or image_type, "no " + "/".join(_NO_VOLUME[:4]), cfg)
+    return judged("Q_LOCALIZER", kind is not None, "fail", kind or image_type, "no " + "/".join(_NO_VOLUME[:4]), cfg)
 
 
 def q_missing_slices(n_missing: int | None, cfg: QualityChecks, hopeless: bool = False) -> QualityCheck:
     """`hopeless`: no uniform run is long enough to be screened without the missing slices."""
-    return _gate("Q_MISSING_SLICES", bool(n_missing), "fail" if hopeless else cfg.missing_slices, n_missing, "0", cfg)
+    return judged("Q_MISSING_SLICES", bool(n_missing), "fail" if hopeless else cfg.missing_slices, n_missing, "0", cfg)
 
 
 def q_dup_slices(n_duplicate: int | None, cfg: QualityChecks) -> QualityCheck:
-    return _gate("Q_DUP_SLICES", bool(n_duplicate), cfg.dup_slices, n_duplicate, "0", cfg)
+    return judged("Q_DUP_SLICES", bool(n_duplicate), cfg.dup_slices, n_duplicate, "0", cfg)
 
 
 def q_tilt(tilt_deg: float | None, cfg: QualityChecks) -> QualityCheck:
     t = abs(tilt_deg or 0.0)
     action: Action = "fail" if t > cfg.tilt_max_deg else "warn"
     value = None if tilt_deg is None else f"{tilt_deg:.2f}"
-    return _gate(
+    return judged(
         "Q_TILT",
         t > cfg.tilt_ignore_deg,
         action,
@@ -99,7 +100,7 @@ def q_thickness(thickness_mm: float | None, spacing_mm: float | None, cfg: Quali
     worst = max(known) if known else None
     # 5 mm that was written as 5.000001 is 5 mm
     fired = worst is not None and worst > cfg.thickness_max_mm * (1 + 1e-4)
-    return _gate(
+    return judged(
         "Q_THICKNESS", fired, "fail", None if worst is None else f"{worst:g}", f"<= {cfg.thickness_max_mm:g} mm", cfg
     )
 
@@ -113,12 +114,12 @@ def kernel_class(kernel: str | None, cfg: QualityChecks) -> str:
 
 
 def q_kernel_sharp(kernel: str | None, cfg: QualityChecks) -> QualityCheck:
-    return _gate("Q_KERNEL_SHARP", kernel_class(kernel, cfg) == "sharp", cfg.kernel_sharp, kernel, "soft kernel", cfg)
+    return judged("Q_KERNEL_SHARP", kernel_class(kernel, cfg) == "sharp", cfg.kernel_sharp, kernel, "soft kernel", cfg)
 
 
 def q_kvp(kvp: float | None, cfg: QualityChecks) -> QualityCheck:
     fired = kvp is None or abs(kvp - cfg.kvp) > cfg.kvp_tolerance
-    return _gate(
+    return judged(
         "Q_KVP",
         fired,
         cfg.kvp_action,
@@ -130,35 +131,35 @@ def q_kvp(kvp: float | None, cfg: QualityChecks) -> QualityCheck:
 
 def q_contrast(contrast: str | None, cfg: QualityChecks) -> QualityCheck:
     fired = contrast not in (None, "none", "unknown")
-    return _gate("Q_CONTRAST", fired, cfg.contrast, contrast, "unenhanced", cfg)
+    return judged("Q_CONTRAST", fired, cfg.contrast, contrast, "unenhanced", cfg)
 
 
 def q_contrast_unknown(contrast: str | None, cfg: QualityChecks) -> QualityCheck:
     """No header tag says whether agent was given: enhanced bone reads higher, which the model can't allow for."""
     fired = contrast in (None, "unknown")
     value = "unknown" if fired else contrast
-    return _gate("Q_CONTRAST_UNKNOWN", fired, cfg.contrast_unknown, value, "stated in the header", cfg)
+    return judged("Q_CONTRAST_UNKNOWN", fired, cfg.contrast_unknown, value, "stated in the header", cfg)
 
 
 def q_fov(field_of_view_mm: float | None, cfg: QualityChecks) -> QualityCheck:
     """A reconstruction too small to hold a body, as spine and heart reconstructions are."""
     fired = field_of_view_mm is not None and field_of_view_mm < cfg.fov_min_mm
     value = None if field_of_view_mm is None else f"{field_of_view_mm:.0f}"
-    return _gate("Q_FOV", fired, cfg.fov, value, f">= {cfg.fov_min_mm:g} mm", cfg)
+    return judged("Q_FOV", fired, cfg.fov, value, f">= {cfg.fov_min_mm:g} mm", cfg)
 
 
 def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     """An unknown age warns: nothing is excluded for what a header lacks."""
     if age_y is None:
-        return _gate("Q_AGE", True, "off" if cfg.age == "off" else "warn", None, f">= {cfg.age_min_y:g}", cfg)
-    return _gate("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
+        return judged("Q_AGE", True, "off" if cfg.age == "off" else "warn", None, f">= {cfg.age_min_y:g}", cfg)
+    return judged("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
 
 
 def q_metal(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:
     """Share of body voxels (> -300 HU) above `metal_hu` in one slice, or several stacked."""
     body = int(np.count_nonzero(hu > -300))
     share = int(np.count_nonzero(hu > cfg.metal_hu)) / body if body else 0.0
-    return _gate(
+    return judged(
         "Q_METAL",
         share > cfg.metal_fraction,
         cfg.metal,
@@ -171,7 +172,7 @@ def q_metal(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:
 def q_coverage(levels_seen: int | None, cfg: QualityChecks) -> QualityCheck:
     """`levels_seen`: lumbar levels that the model saw."""
     fired = levels_seen is None or levels_seen < cfg.coverage_levels
-    return _gate("Q_COVERAGE", fired, cfg.coverage, levels_seen, f">= {cfg.coverage_levels} lumbar levels", cfg)
+    return judged("Q_COVERAGE", fired, cfg.coverage, levels_seen, f">= {cfg.coverage_levels} lumbar levels", cfg)
 
 
 def air_hu(hu: np.ndarray) -> float | None:
@@ -191,7 +192,7 @@ def q_air_calib(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:
     """Air near -1000 HU; no air at all fires too."""
     a = air_hu(hu)
     fired = a is None or abs(a - cfg.air_hu) > cfg.air_tolerance_hu
-    return _gate(
+    return judged(
         "Q_AIR_CALIB",
         fired,
         cfg.air_calib,
@@ -203,6 +204,6 @@ def q_air_calib(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:
 
 def q_modality_missing(missing: list[str], cfg: QualityChecks) -> QualityCheck:
     """`missing`: modalities (demographics, labs, ct) that the record of this patient lacks."""
-    return _gate(
+    return judged(
         "Q_MODALITY_MISSING", bool(missing), cfg.modality_missing, ",".join(missing) or "none", "all present", cfg
     )

@@ -31,6 +31,20 @@ class Geometry(Section):
     )
 
 
+class HuLimits(Section):
+    """Limits of the HU at which air, fat and muscle are found in decoded slices (catalogue/tissue.py)."""
+
+    fat_low: float = Field(-117.0, description="HU; lowest peak of subcutaneous fat at 110 kVp and more, or unknown")
+    fat_low_below_110_kvp: float = Field(-132.0, description="HU; the same at lower tube voltages, where fat is darker")
+    fat_high: float = Field(-83.0, description="HU; highest peak of subcutaneous fat")
+    fat_typical: float = Field(-102.0, description="HU; peak of subcutaneous fat from which a common shift is measured")
+    muscle_low: float = Field(0.0, description="HU; lowest peak beside the spine (old muscle is infiltrated by fat)")
+    muscle_high: float = Field(90.0, description="HU; highest peak beside the spine (enhanced muscle reads higher)")
+    air_tolerance: float = Field(60.0, gt=0, description="HU; how far below air_hu the air around the body may lie")
+    shift: float = Field(14.0, gt=0, description="HU; common shift of fat and air from which Q_HU fires")
+    shift_agreement: float = Field(12.0, gt=0, description="HU; within this, shifts of fat and air are one shift")
+
+
 class QualityChecks(Section):
     """Quality checks: thresholds, and what a check that fires does."""
 
@@ -105,6 +119,8 @@ class QualityChecks(Section):
         description="Q_MODALITY_MISSING: the patient has no demographics or no labs; off, warn, or fail: "
         "the series is not screened",
     )
+    hu: HuLimits = Field(default_factory=HuLimits, description="limits of tissues' HU (Q_HU)")
+    hu_action: Action = Field("fail", description="what tissues with HU other than those of CT do (Q_HU)")
     sharp_kernels: tuple[str, ...] = Field(
         (
             r"^(LUNG|BONE|BONEPLUS|EDGE|ULTRA|CHST)\b",  # GE

@@ -1,0 +1,170 @@
+"""Are the HU of decoded slices those of CT? Peaks of air, subcutaneous fat and muscle against limits. Pure.
+
+    peaks = tissue_peaks([(hu, (0.8, 0.8), crop, 2.0), ...])      # slices that were decoded anyway
+    q_hu(peaks, kvp=120.0, cfg=QualityChecks())                   # fails with the values: the study abstains
+
+A header's intercept that is off by 24 HU, a wrong slope, a window that was burned in, or a tube voltage that is not the
+stated one leave every geometric check in peace and move the risk. Peaks of histograms, unlike means, hold for the obese
+and the thin, with and without contrast agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from osteo_ray.catalogue.checks import QualityCheck, judged
+from osteo_ray.catalogue.config import HuLimits, QualityChecks
+
+GRID_MM = 2.5  # slices are averaged to about this pitch: less noise, less work
+BODY_HU = -300.0
+SKIN_MM, FAT_MM = 4.0, 40.0  # subcutaneous fat is looked for this deep under the skin
+OUTSIDE_MM = 8.0  # air is looked for this far from the body
+FEWEST = 150  # averaged pixels that make a peak
+PROMINENT = 1.8  # a peak's height against the mean of its range
+SMOOTH_HU = 4.0
+_FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-180, -20), (-60, 140), (-1120, -850)
+_CUT_SHARE = 0.005  # of pixels at the lowest value
+_CUT_ABOVE = -900.0  # a lowest value above this leaves out air
+_BRIGHT_SHARE = 0.002  # of body pixels at the highest value
+_BRIGHT_BELOW = 600.0  # a highest value below this leaves out bone
+
+
+@dataclass(frozen=True)
+class TissuePeaks:
+    """HU of the commonest values; None where too little of a tissue is seen."""
+
+    fat: float | None
+    muscle: float | None
+    air: float | None
+    cut_low: float | None = None  # the value at which many pixels end, where air should be
+    cut_high: float | None = None  # the same where bone should be
+
+    def text(self) -> str:
+        parts = [
+            f"{name} {value:.0f}"
+            for name, value in (
+                ("fat", self.fat),
+                ("muscle", self.muscle),
+                ("air", self.air),
+                ("nothing below", self.cut_low),
+                ("nothing above", self.cut_high),
+            )
+            if value is not None
+        ]
+        return ", ".join(parts) or "no tissue seen"
+
+
+def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndarray, float]]) -> TissuePeaks:
+    """Peaks over some slices of one series.
+
+    Args:
+        slices: of each the HU [rows, cols] (axial view), its pixel pitch (row, col) in mm, the spine crop [size, size]
+            hung from the skin of the back, and the crop's pitch in mm.
+    """
+    fat, air, muscle = [], [], []
+    low: list[float] = []
+    high: list[float] = []
+    n = 0
+    for hu, spacing, crop, crop_mm in slices:
+        n += 1
+        f, a = _fat_and_air(hu, spacing)
+        fat.append(f)
+        air.append(a)
+        muscle.append(_near_spine(crop, crop_mm))
+        lowest, highest = float(hu.min()), float(hu.max())
+        if lowest > _CUT_ABOVE and np.count_nonzero(hu == lowest) > _CUT_SHARE * hu.size:
+            low.append(lowest)
+        if highest < _BRIGHT_BELOW and np.count_nonzero(hu == highest) > _BRIGHT_SHARE * np.count_nonzero(hu > BODY_HU):
+            high.append(highest)
+    if not n:
+        return TissuePeaks(None, None, None)
+    most = (n + 1) // 2
+    return TissuePeaks(
+        fat=_peak(fat, _FAT_RANGE),
+        muscle=_peak(muscle, _MUSCLE_RANGE),
+        air=_peak(air, _AIR_RANGE),
+        cut_low=float(np.median(low)) if len(low) >= most else None,
+        cut_high=float(np.median(high)) if len(high) >= most else None,
+    )
+
+
+def _fat_and_air(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Averaged pixels of fat under the skin, and of the air around the body."""
+    k = [max(1, round(GRID_MM / s)) for s in spacing]
+    r, c = (n // s * s for n, s in zip(hu.shape, k, strict=True))
+    small = np.zeros((r // k[0], c // k[1]), np.float32)
+    for i in range(k[0]):
+        for j in range(k[1]):
+            small += hu[i : r : k[0], j : c : k[1]]
+    small /= k[0] * k[1]
+    pitch = (spacing[0] * k[0], spacing[1] * k[1])
+    opened = ndimage.maximum_filter(ndimage.minimum_filter((small > BODY_HU).view(np.uint8), 5), 5)
+    pieces, n = ndimage.label(opened)
+    if not n:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    body = ndimage.binary_fill_holes(pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax()))
+    # the picture's edge is no skin: where the field of view cuts the body nothing is subcutaneous
+    depth = ndimage.distance_transform_edt(np.pad(body, 1, mode="edge"), sampling=pitch)[1:-1, 1:-1]
+    away = ndimage.distance_transform_edt(~body, sampling=pitch)
+    fatty = (small > -200) & (small < 0) & (depth > SKIN_MM) & (depth < FAT_MM)
+    inside = ndimage.minimum_filter(fatty.view(np.uint8), 3) > 0  # leaves out the edges, where fat is mixed
+    around = small[away > OUTSIDE_MM]
+    # -1024 and less is padding, or where stored values end: it says nothing of the scanner's air
+    return small[inside], around[(around > -1023.5) | (around < -1025)]
+
+
+def _near_spine(crop: np.ndarray, crop_mm: float) -> np.ndarray:
+    """Pixels of the muscles beside and behind the spine."""
+    rows = max(1, min(crop.shape[0], round(110.0 / crop_mm)))
+    return crop[-rows:].ravel()
+
+
+_KERNEL = np.exp(-0.5 * (np.arange(-12, 13) / SMOOTH_HU) ** 2)
+_KERNEL /= _KERNEL.sum()
+
+
+def _peak(values: Sequence[np.ndarray], within: tuple[int, int]) -> float | None:
+    """The commonest value in a range, of a smoothed histogram in steps of 1 HU; None without a clear peak."""
+    low, high = within
+    x = np.concatenate(values) if values else np.zeros(0)
+    x = x[(x >= low) & (x < high)]
+    if x.size < FEWEST:
+        return None
+    counts = np.bincount((x - low).astype(int), minlength=high - low).astype(float)
+    smooth = np.convolve(counts, _KERNEL, "same")
+    at = int(smooth.argmax())
+    if smooth[at] < PROMINENT * smooth.mean():
+        return None
+    return float(low + at) + 0.5
+
+
+def q_hu(peaks: TissuePeaks, kvp: float | None, cfg: QualityChecks) -> QualityCheck:
+    """Tissues whose HU are not those of CT at the stated tube voltage; fires with every value that was measured."""
+    h = cfg.hu
+    low = h.fat_low_below_110_kvp if kvp is not None and kvp < 110 else h.fat_low
+    fired = bool(
+        peaks.cut_low is not None
+        or peaks.cut_high is not None
+        or (peaks.fat is not None and not low <= peaks.fat <= h.fat_high)
+        or (peaks.muscle is not None and not h.muscle_low <= peaks.muscle <= h.muscle_high)
+        # above it: what is taken for the air around a body may be lung, foam or cloth
+        or (peaks.air is not None and peaks.air < cfg.air_hu - h.air_tolerance)
+        or _shifted(peaks, h, cfg.air_hu)
+    )
+    threshold = (
+        f"fat {low:g} to {h.fat_high:g}, muscle {h.muscle_low:g} to {h.muscle_high:g}, "
+        f"air from {cfg.air_hu - h.air_tolerance:g} HU, no common shift over {h.shift:g}"
+    )
+    return judged("Q_HU", fired, cfg.hu_action, peaks.text(), threshold, cfg)
+
+
+def _shifted(peaks: TissuePeaks, h: HuLimits, air_hu: float) -> bool:
+    """Whether fat and air lie off by the same amount, as a wrong intercept moves them."""
+    if peaks.fat is None or peaks.air is None:
+        return False
+    fat, air = peaks.fat - h.fat_typical, peaks.air - air_hu
+    return abs(fat - air) <= h.shift_agreement and abs(fat + air) / 2 > h.shift
