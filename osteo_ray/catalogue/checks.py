@@ -148,6 +148,12 @@ def q_fov(field_of_view_mm: float | None, cfg: QualityChecks) -> QualityCheck:
     return judged("Q_FOV", fired, cfg.fov, value, f">= {cfg.fov_min_mm:g} mm", cfg)
 
 
+def q_crop(outside: float, cfg: QualityChecks) -> QualityCheck:
+    """`outside`: the share of the spine crop that the reconstruction does not hold, of the worst slice."""
+    fired = outside > cfg.crop_outside_max
+    return judged("Q_CROP", fired, cfg.crop, f"{outside:.2f}", f"<= {cfg.crop_outside_max:g} outside", cfg)
+
+
 def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     """An unknown age warns: nothing is excluded for what a header lacks."""
     if age_y is None:

@@ -39,7 +39,7 @@ class HuLimits(Section):
     fat_high: float = Field(-83.0, description="HU; highest peak of subcutaneous fat")
     fat_typical: float = Field(-102.0, description="HU; peak of subcutaneous fat from which a common shift is measured")
     muscle_low: float = Field(0.0, description="HU; lowest peak beside the spine (old muscle is infiltrated by fat)")
-    muscle_high: float = Field(90.0, description="HU; highest peak beside the spine (enhanced muscle reads higher)")
+    muscle_high: float = Field(105.0, description="HU; highest peak beside the spine (enhanced muscle reads higher)")
     air_tolerance: float = Field(60.0, gt=0, description="HU; how far below air_hu the air around the body may lie")
     shift: float = Field(14.0, gt=0, description="HU; common shift of fat and air from which Q_HU fires")
     shift_agreement: float = Field(12.0, gt=0, description="HU; within this, shifts of fat and air are one shift")
@@ -121,6 +121,15 @@ class QualityChecks(Section):
     )
     hu: HuLimits = Field(default_factory=HuLimits, description="limits of tissues' HU (Q_HU)")
     hu_action: Action = Field("fail", description="what tissues with HU other than those of CT do (Q_HU)")
+    hu: HuLimits = Field(default_factory=HuLimits, description="limits of tissues' HU (Q_HU)")
+    hu_action: Action = Field("fail", description="what tissues with HU other than those of CT do (Q_HU)")
+    bone_behind_min: float = Field(
+        0.4, ge=0, le=1, description="least share of midline bone in the back half of the body (Q_ORIENTATION)"
+    )
+    crop: Action = Field("fail", description="what a spine crop does that leaves the reconstruction (Q_CROP)")
+    crop_outside_max: float = Field(
+        0.05, ge=0, le=1, description="largest share of the spine crop outside the reconstructed picture"
+    )
     sharp_kernels: tuple[str, ...] = Field(
         (
             r"^(LUNG|BONE|BONEPLUS|EDGE|ULTRA|CHST)\b",  # GE

@@ -1,4 +1,4 @@
-"""Are the HU of decoded slices those of CT? Peaks of air, subcutaneous fat and muscle against limits. Pure.
+"""Are decoded slices what their header says? Peaks of air, fat and muscle, and where the spine lies. Pure.
 
     peaks = tissue_peaks([(hu, (0.8, 0.8), crop, 2.0), ...])      # slices that were decoded anyway
     q_hu(peaks, kvp=120.0, cfg=QualityChecks())                   # fails with the values: the study abstains
@@ -23,6 +23,7 @@ GRID_MM = 2.5  # slices are averaged to about this pitch: less noise, less work
 BODY_HU = -300.0
 SKIN_MM, FAT_MM = 4.0, 40.0  # subcutaneous fat is looked for this deep under the skin
 OUTSIDE_MM = 8.0  # air is looked for this far from the body
+BONE_HU, MIDLINE_MM = 180.0, 60.0
 FEWEST = 150  # averaged pixels that make a peak
 PROMINENT = 1.8  # a peak's height against the mean of its range
 SMOOTH_HU = 4.0
@@ -42,6 +43,7 @@ class TissuePeaks:
     air: float | None
     cut_low: float | None = None  # the value at which many pixels end, where air should be
     cut_high: float | None = None  # the same where bone should be
+    bone_behind: float | None = None  # share of the midline's bone that lies in the back half of the body
 
     def text(self) -> str:
         parts = [
@@ -66,12 +68,14 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
             hung from the skin of the back, and the crop's pitch in mm.
     """
     fat, air, muscle = [], [], []
+    bone = np.zeros(2, int)  # pixels of bone in the front and the back half
     low: list[float] = []
     high: list[float] = []
     n = 0
     for hu, spacing, crop, crop_mm in slices:
         n += 1
-        f, a = _fat_and_air(hu, spacing)
+        f, a, b = _regions(hu, spacing)
+        bone += b
         fat.append(f)
         air.append(a)
         muscle.append(_near_spine(crop, crop_mm))
@@ -89,11 +93,12 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         air=_peak(air, _AIR_RANGE),
         cut_low=float(np.median(low)) if len(low) >= most else None,
         cut_high=float(np.median(high)) if len(high) >= most else None,
+        bone_behind=float(bone[1] / bone.sum()) if bone.sum() >= FEWEST else None,
     )
 
 
-def _fat_and_air(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Averaged pixels of fat under the skin, and of the air around the body."""
+def _regions(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Averaged pixels of fat under the skin, and of the air around the body; counts of bone in front and behind."""
     k = [max(1, round(GRID_MM / s)) for s in spacing]
     r, c = (n // s * s for n, s in zip(hu.shape, k, strict=True))
     small = np.zeros((r // k[0], c // k[1]), np.float32)
@@ -105,7 +110,7 @@ def _fat_and_air(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarr
     opened = ndimage.maximum_filter(ndimage.minimum_filter((small > BODY_HU).view(np.uint8), 5), 5)
     pieces, n = ndimage.label(opened)
     if not n:
-        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+        return np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(2, int)
     body = ndimage.binary_fill_holes(pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax()))
     # the picture's edge is no skin: where the field of view cuts the body nothing is subcutaneous
     depth = ndimage.distance_transform_edt(np.pad(body, 1, mode="edge"), sampling=pitch)[1:-1, 1:-1]
@@ -114,13 +119,24 @@ def _fat_and_air(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarr
     inside = ndimage.minimum_filter(fatty.view(np.uint8), 3) > 0  # leaves out the edges, where fat is mixed
     around = small[away > OUTSIDE_MM]
     # -1024 and less is padding, or where stored values end: it says nothing of the scanner's air
-    return small[inside], around[(around > -1023.5) | (around < -1025)]
+    return small[inside], around[(around > -1023.5) | (around < -1025)], _bone(small, body, pitch)
+
+
+def _bone(small: np.ndarray, body: np.ndarray, pitch: tuple[float, float]) -> np.ndarray:
+    """[2] pixels of bone near the body's midline, in its front and its back half."""
+    columns, rows = np.flatnonzero(body.any(axis=0)), np.flatnonzero(body.any(axis=1))
+    centre = (columns[0] + columns[-1]) / 2
+    near = np.abs(np.arange(body.shape[1]) - centre) * pitch[1] <= MIDLINE_MM
+    middle = (rows[0] + rows[-1] + 1) // 2
+    bone = body & (small > BONE_HU) & near
+    return np.array([np.count_nonzero(bone[:middle]), np.count_nonzero(bone[middle:])])
 
 
 def _near_spine(crop: np.ndarray, crop_mm: float) -> np.ndarray:
     """Pixels of the muscles beside and behind the spine."""
-    rows = max(1, min(crop.shape[0], round(110.0 / crop_mm)))
-    return crop[-rows:].ravel()
+    rows = max(1, min(crop.shape[0], round(90.0 / crop_mm)))
+    side = max(0, crop.shape[1] // 2 - round(70.0 / crop_mm))
+    return crop[-rows:, side : crop.shape[1] - side].ravel()
 
 
 _KERNEL = np.exp(-0.5 * (np.arange(-12, 13) / SMOOTH_HU) ** 2)
@@ -168,3 +184,11 @@ def _shifted(peaks: TissuePeaks, h: HuLimits, air_hu: float) -> bool:
         return False
     fat, air = peaks.fat - h.fat_typical, peaks.air - air_hu
     return abs(fat - air) <= h.shift_agreement and abs(fat + air) / 2 > h.shift
+
+
+def q_orientation(peaks: TissuePeaks, cfg: QualityChecks) -> QualityCheck:
+    """The spine lies in the back half of the body; elsewhere, the header's orientation is not that of the pixels."""
+    b = peaks.bone_behind
+    fired = b is not None and b < cfg.bone_behind_min
+    value = None if b is None else f"{b:.2f}"
+    return judged("Q_ORIENTATION", fired, "fail", value, f">= {cfg.bone_behind_min:g} of midline bone behind", cfg)

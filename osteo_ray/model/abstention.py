@@ -37,6 +37,7 @@ LEAST_PLACED = 2
 """Fewest picks that the column of slices must place in the bodies of L1-L4."""
 MODEL_CODES = (
     "NO_LUMBAR_SEEN",
+    "LEVELS_REVERSED",
     "LEVELS_OUT_OF_ORDER",
     "LEVELS_NOT_KNOWN",
     "KVP_OUT_OF_RANGE",
@@ -73,6 +74,16 @@ class ScanView:
         lumbar = self.selection.looked[:n] & (p_lumbar(self.selection.embedding[:n]) >= threshold)
         z = self.z_mm[lumbar]
         return len(set(((z - z.min()) // LEVEL_MM).tolist())) if z.size else 0
+
+    def reversed_mm(self) -> float:
+        """How far the slices believed to show the chest lie below those believed lumbar, on average; 0 where above.
+
+        Slices in a wrong order, or an orientation that exchanges head and feet, turn the body upside down.
+        """
+        n = len(self.z_mm)
+        looked, e = self.selection.looked[:n], self.selection.embedding[:n]
+        chest, lumbar = (self.z_mm[looked & (p(e) >= SURE)] for p in (p_thoracic, p_lumbar))
+        return max(0.0, float(lumbar.mean() - chest.mean())) if chest.size and lumbar.size else 0.0
 
     def chest_inside_mm(self) -> float:
         """How deep inside the stretch of kept slices believed lumbar a slice lies that is believed to show the chest.
@@ -133,6 +144,10 @@ def _scan_unfit(bundle: Bundle, scan: ScanView) -> Outcome | None:
     if best < bundle.lumbar_threshold:
         message = f"no slice looked at shows the lumbar spine (best {best:.2f})"
         return Outcome(State.ABSTAINED, "NO_LUMBAR_SEEN", Phase.SELECT, message)
+    below = scan.reversed_mm()
+    if below > LEVEL_MM:
+        message = f"slices that seem to show the chest lie {below:.0f} mm below those that seem lumbar"
+        return Outcome(State.ABSTAINED, "LEVELS_REVERSED", Phase.SELECT, message)
     inside = scan.chest_inside_mm()
     if inside > LEVEL_MM:
         message = f"a slice that seems to show the chest lies {inside:.0f} mm inside what was taken for lumbar spine"

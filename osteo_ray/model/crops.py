@@ -41,6 +41,16 @@ def spine_crop(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig)
     return np.rint(out + AIR_HU).astype(np.int16)
 
 
+def outside_share(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> float:
+    """Share of the crop's square that lies outside the slice; the margin behind the skin does not count."""
+    back_mm, centre_mm = _anchor(hu, spacing_mm, cfg)
+    side = cfg.size * cfg.pixel_mm
+    high, wide = (n * s for n, s in zip(hu.shape, spacing_mm, strict=True))
+    rows = min(back_mm, high) - max(back_mm + cfg.skin_margin_mm - side, 0.0)
+    cols = min(centre_mm + side / 2, wide) - max(centre_mm - side / 2, 0.0)
+    return 1.0 - max(rows, 0.0) * max(cols, 0.0) / ((side - cfg.skin_margin_mm) * side)
+
+
 def _anchor(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> tuple[float, float]:
     """Where the skin of the back and the body's midline lie, in mm from the slice's first pixel edge."""
     step = [max(1, round(4.0 / s)) for s in spacing_mm]  # 4 mm is fine enough to find a body

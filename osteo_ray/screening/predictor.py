@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_metal
+from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_crop, q_metal
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.tissue import TissuePeaks, q_hu, q_orientation, tissue_peaks
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.abstention import ScanView, decide, model_checks
@@ -26,7 +27,7 @@ from osteo_ray.model.acquisition import Acquisition, extend
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import class_set
-from osteo_ray.model.crops import grid_positions, spine_crop
+from osteo_ray.model.crops import grid_positions, outside_share, spine_crop
 from osteo_ray.model.density import trabecular_hu
 from osteo_ray.model.embedding import p_lumbar
 from osteo_ray.model.levels import Levels
@@ -83,9 +84,16 @@ class PolicyTrace:
     """What the policy saw of one series: the picks, where they came from, and what their pixels say."""
 
     def __init__(
-        self, stack: Stack, positions: np.ndarray, selection: Selection, pixel_gates: list[QualityCheck], seconds: float
+        self,
+        stack: Stack,
+        positions: np.ndarray,
+        selection: Selection,
+        pixel_gates: list[QualityCheck],
+        seconds: float,
+        tissue: TissuePeaks | None = None,
     ):
         self.pixel_gates = pixel_gates
+        self.tissue = tissue or TissuePeaks(None, None, None)
         self.positions = positions
         self.selection = selection
         self.seconds = seconds
@@ -214,22 +222,28 @@ class Predictor:
         t = time.perf_counter()
         b = self.bundle
         positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
-        pixels: dict[int, tuple[QualityCheck, QualityCheck]] = {}
+        spacing = stack.axial_spacing_mm
+        slices: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # HU and crop of what was decoded
 
         @torch.no_grad()
         def embed(p: np.ndarray) -> np.ndarray:
             crops = []
             for k in p.tolist():
                 hu = stack.axial(int(positions[k]))
-                pixels[k] = (q_air_calib(hu, self.index.gates), q_metal(hu, self.index.gates))
-                crops.append(spine_crop(hu, stack.axial_spacing_mm, b.config.crop))
+                crops.append(spine_crop(hu, spacing, b.config.crop))
+                slices[k] = (hu, crops[-1])
             return b.encoder(torch.from_numpy(np.stack(crops)).to(self.cfg.device)).embedding.cpu().numpy()
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.reward_classifiers, b.config.view)
         # Of the kept slices the worst counts: what the score rests on must be sound.
-        kept = [pixels[k] for k in selection.kept.tolist()]
-        gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*kept, strict=True)]
-        return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t)
+        kept = [slices[k] for k in selection.kept.tolist()]
+        cfg, crop = self.index.gates, b.config.crop
+        each = [(q_air_calib(h, cfg), q_metal(h, cfg)) for h, _ in kept]
+        gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each, strict=True)]
+        gates.append(q_crop(max(outside_share(h, spacing, crop) for h, _ in kept), cfg))
+        tissue = tissue_peaks((h, spacing, c, crop.pixel_mm) for h, c in kept)
+        gates.append(q_orientation(tissue, cfg))
+        return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue)
 
     @torch.no_grad()
     def _score_traces(
@@ -246,7 +260,8 @@ class Predictor:
             pattern = pattern_of(present[i])
             scan = s.view(row.get("kvp"))
             checks = [QualityCheck(**c) for c in row.get("gates") or []]
-            checks += [*s.pixel_gates, *model_checks(self.bundle, scan, pattern, self.index.gates)]
+            checks += [*s.pixel_gates, q_hu(s.tissue, row.get("kvp"), self.index.gates)]
+            checks += model_checks(self.bundle, scan, pattern, self.index.gates)
             outcome = decide(self.bundle, scan, records[i], pattern, checks)
             result = self.closed(row, outcome) | {"gates": [c.row() for c in checks]}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
