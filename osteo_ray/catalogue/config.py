@@ -121,8 +121,6 @@ class QualityChecks(Section):
     )
     hu: HuLimits = Field(default_factory=HuLimits, description="limits of tissues' HU (Q_HU)")
     hu_action: Action = Field("fail", description="what tissues with HU other than those of CT do (Q_HU)")
-    hu: HuLimits = Field(default_factory=HuLimits, description="limits of tissues' HU (Q_HU)")
-    hu_action: Action = Field("fail", description="what tissues with HU other than those of CT do (Q_HU)")
     bone_behind_min: float = Field(
         0.4, ge=0, le=1, description="least share of midline bone in the back half of the body (Q_ORIENTATION)"
     )
