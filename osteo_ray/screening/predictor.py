@@ -240,7 +240,7 @@ class Predictor:
         cfg, crop = self.index.gates, b.config.crop
         each = [(q_air_calib(h, cfg), q_metal(h, cfg)) for h, _ in kept]
         gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each, strict=True)]
-        gates.append(q_crop(max(outside_share(h, spacing, crop) for h, _ in kept), cfg))
+        gates.append(q_crop(max((outside_share(h, spacing, crop) for h, _ in kept), default=0.0), cfg))
         tissue = tissue_peaks((h, spacing, c, crop.pixel_mm) for h, c in kept)
         gates.append(q_orientation(tissue, cfg))
         return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue)
