@@ -72,6 +72,7 @@ def _same_but_for_place(n: int, **tags: Any) -> list[bytes]:
     ]
 
 
+_SECONDARY = ["DERIVED", "SECONDARY", "AXIAL", "VMI"]
 SPECIAL = "EXCLUDED SPECIAL_RECON"
 
 
@@ -93,7 +94,9 @@ def _plain(text: str, **tags: Any) -> Case:
 
 def _contrast(name: str, want: str, **tags: Any) -> Case:
     given = {"ContrastBolusAgent": None, "SpecificCharacterSet": "ISO_IR 192"} | tags
-    return Case("contrast", name, _tags(**given), ("OPEN",), {"contrast": want}, "words" if "Desc" in str(tags) else "tag")
+    return Case(
+        "contrast", name, _tags(**given), ("OPEN",), {"contrast": want}, "words" if "Desc" in str(tags) else "tag"
+    )
 
 
 def _item(**tags: Any) -> Dataset:
@@ -211,7 +214,7 @@ CASES: tuple[Case, ...] = (
             ("SUBTRACTION", "subtraction"),
         )
     ),
-    Case("image type", "DERIVED, SECONDARY, VMI", _tags(ImageType=["DERIVED", "SECONDARY", "AXIAL", "VMI"]), (SPECIAL,)),
+    Case("image type", "DERIVED, SECONDARY, VMI", _tags(ImageType=_SECONDARY), (SPECIAL,)),
     # ---- makers' names
     *(
         _described(text, kind)
@@ -441,7 +444,7 @@ CASES: tuple[Case, ...] = (
         "two under one study UID",
         lambda: stack(90)
         + [
-            file_bytes(300 + i, 2.0 * i, PatientID="P-2", SeriesInstanceUID=f"{ROOT}.7", FrameOfReferenceUID=f"{ROOT}.8")
+            file_bytes(300 + i, 2.0 * i, PatientID="P-2", SeriesInstanceUID=f"{ROOT}.7")
             for i in range(90)
         ],
         ("OPEN", "OPEN"),
