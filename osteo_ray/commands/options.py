@@ -227,7 +227,7 @@ def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="keys by their dotted names, values as in YAML, e.g. seed=3 window.days=30 (text; default: none)",
+        help="keys by their dotted names, values as in YAML, e.g. seed=3 timeline.lab_days=30 (text; default: none)",
     )
 
     def add(group: Any, *flags: str, dest: str, **kw: Any) -> None:

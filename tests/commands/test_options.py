@@ -76,10 +76,10 @@ def values(command, *argv):
 
 def test_yaml_then_set_then_options_by_name(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("out: a\nscoring: {shap: false}\npipeline: {actors: 2, shard_rows: 5}\nwindow: {days: 1}\n")
-    job, _ = values("screen", "x", "y", "--config", str(path), "--set", "pipeline.actors=3", "window.days=2")
+    path.write_text("out: a\nscoring: {shap: false}\npipeline: {actors: 2, shard_rows: 5}\ntimeline: {lab_days: 1}\n")
+    job, _ = values("screen", "x", "y", "--config", str(path), "--set", "pipeline.actors=3", "timeline.lab_days=2")
     assert (job.archive, job.out, job.scoring.shap) == (("x", "y"), "a", False)
-    assert (job.pipeline.actors, job.pipeline.shard_rows, job.window.days) == (3, 5, 2)
+    assert (job.pipeline.actors, job.pipeline.shard_rows, job.timeline.lab_days) == (3, 5, 2)
     job, _ = values("screen", "--config", str(path), "--set", "pipeline.actors=3", "--pipeline.actors", "4", "--out=b")
     assert (job.pipeline.actors, job.pipeline.shard_rows, job.out) == (4, 5, "b")
 
@@ -115,7 +115,7 @@ def test_actions():
         (["screen", "x", "--pipeline.actors", "0"], ["pipeline.actors", "greater than or equal to 1", "'0'"]),
         (["screen", "x", "--scoring.device", "tpu"], ["scoring.device", "'cpu' or 'cuda'", "'tpu'"]),
         (["report", "x", "--formats", "docx"], ["formats", "'html'", "'docx'"]),
-        (["train", "--window.days", "soon"], ["window.days", "integer", "'soon'"]),
+        (["train", "--timeline.lab-days", "soon"], ["timeline.lab_days", "integer", "'soon'"]),
     ],
 )
 def test_a_bad_value_is_named_with_what_it_was_and_may_be(argv, words, capsys):
@@ -159,6 +159,6 @@ def test_each_job_script_is_its_command(script, tmp_path):
 
 def test_a_dumped_job_reads_back_by_config(tmp_path):
     path = tmp_path / "job.yaml"
-    job, _ = values("screen", "x", "--window.days", "9")
+    job, _ = values("screen", "x", "--timeline.lab-days", "9")
     path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
     assert values("screen", "--config", str(path))[0] == job
