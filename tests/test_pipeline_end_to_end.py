@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from osteo_ray.cli import main
+from osteo_ray.io.parquet_set import open_set
 
 pytestmark = pytest.mark.ray
 
@@ -59,7 +60,7 @@ def test_the_road(root, made, capsys):
     dry = run(capsys, *screen, "--dry-run")
     assert "to score" in dry
     printed = run(capsys, *screen)
-    n = pq.read_metadata(made.catalogue).num_rows
+    n = len(open_set(made.catalogue))
     assert f"in all, of {n} indexed series" in printed
     results = pq.read_table(out / "results.parquet")
     assert results.num_rows == n

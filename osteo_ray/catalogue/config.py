@@ -171,6 +171,19 @@ class Choice(Section):
     )
 
 
+class NiftiConfig(Section):
+    """What NIfTI volumes say of patient and scan, beside their JSON sidecars."""
+
+    patient_id: str | None = Field(
+        r"(?:^|/)(sub-[A-Za-z0-9]+)",
+        description="regular expression on a volume's path; its first group is the patient's number where the sidecar "
+        "has no PatientID. Default: the subject of BIDS. null: sidecars alone",
+    )
+    tags: dict[str, str | float] = Field(
+        {}, description="DICOM keyword: value, for what a sidecar does not state (KVP: 120, ContrastBolusAgent: none)"
+    )
+
+
 class IndexConfig(Section):
     """`osteo-ray index`."""
 
@@ -184,9 +197,16 @@ class IndexConfig(Section):
     num_cpus: int | None = Field(None, ge=1, description="cores Ray may use; null: all")
     part_entries: int = Field(2000, ge=1, description="files of one header task, on average")
     part_bytes: int = Field(2 << 30, ge=1, description="bytes of files after which a header task is cut")
-    bucket_rows: int = Field(40_000, ge=1, description="instances of one assembly task, about")
+    bucket_rows: int = Field(40_000, ge=1, description="instances of one assembly task, at most about")
+    store_patience_s: float = Field(
+        300.0, ge=0, description="seconds to try again where the folder of the index can't be read or written"
+    )
+    read_patience_s: float = Field(
+        30.0, ge=0, description="seconds to try again, in one part, where archive files can't be read for the moment"
+    )
     walk_archives: bool = Field(True, description="look inside zip and tar files")
     follow_links: bool = Field(True, description="follow symbolic links (loops are cut)")
+    nifti: NiftiConfig = NiftiConfig()
     limits: Limits = Limits()
     geometry: Geometry = Geometry()
     gates: QualityChecks = QualityChecks()

@@ -1,7 +1,7 @@
 """Ray Data: series of a catalogue as a dataset, a few series to a block.
 
-The driver holds row numbers only; each read task opens the catalogue and takes its own rows, so an
-archive's size costs neither driver memory nor object store.
+The driver holds row numbers only; each read task opens the parts of the catalogue that hold its rows, so an archive's
+size costs neither driver memory nor object store.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from osteo_ray.io.store import open_parquet
+from osteo_ray.io.parquet_set import Rows, open_set
 
 
 class CatalogueSource(Datasource):
-    """Rows `rows` of `catalogue.parquet`, `per_task` to a read task."""
+    """Rows `rows` of a catalogue, `per_task` to a read task."""
 
     def __init__(self, catalogue: str | Path, rows: Sequence[int], per_task: int = 4):
-        self._path = str(catalogue)
-        self._chunks = [list(rows[i : i + per_task]) for i in range(0, len(rows), per_task)]
-        with open_parquet(self._path) as f:
-            self._schema = f.schema_arrow
-            groups = [f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)]
-        # First row of each row group: where to look for a row number.
-        self._starts = np.cumsum([0, *groups]).tolist()
+        found = open_set(catalogue)
+        self._schema = found.schema
+        self._chunks = [found.locate(rows[i : i + per_task]) for i in range(0, len(rows), per_task)]
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before reading; rows are some tens of kilobytes."""
@@ -38,28 +34,20 @@ class CatalogueSource(Datasource):
         """One task per chunk, whatever parallelism is proposed: a series is the unit of work."""
         return [
             ReadTask(
-                _reader(self._path, chunk, self._starts),
-                BlockMetadata(num_rows=len(chunk), size_bytes=None, exec_stats=None),
+                _reader(chunk),
+                BlockMetadata(num_rows=sum(len(r.take) for r in chunk), size_bytes=None, exec_stats=None),
                 schema=self._schema,
             )
             for chunk in self._chunks
         ]
 
 
-def _reader(path: str, chunk: list[int], starts: list[int]):
+def _reader(chunk: list[Rows]):
     def read() -> list[pa.Table]:
-        return [take_rows(path, chunk, starts)]
+        table = pa.concat_tables([r.read() for r in chunk]).replace_schema_metadata(None)
+        return [table.take(pa.array(np.argsort(np.concatenate([r.at for r in chunk]))))]
 
     return read
-
-
-def take_rows(path: str, rows: list[int], starts: list[int]) -> pa.Table:
-    """Rows by number, reading only the row groups that hold them."""
-    rows_a = np.asarray(rows)
-    group = np.searchsorted(starts, rows_a, side="right") - 1
-    with open_parquet(path) as f:
-        parts = [f.read_row_group(int(g)).take(pa.array(rows_a[group == g] - starts[g])) for g in np.unique(group)]
-    return pa.concat_tables(parts)
 
 
 def arrow_batches(ds: ray.data.Dataset) -> Iterator[pa.Table]:

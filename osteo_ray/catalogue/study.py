@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.build import assemble_table
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.indexing import INDEXED, index_entries
+from osteo_ray.catalogue.indexing import index_entries
+from osteo_ray.catalogue.instances import INSTANCE
 from osteo_ray.dicom.sources import roots
 from osteo_ray.outcomes import InputError
 
@@ -46,7 +47,7 @@ def index_archive(archive: str | Path, cfg: IndexConfig | None = None) -> Index:
     refused: list[dict[str, Any]] = []
     for is_image, row in index_entries(entries, cfg):
         (rows if is_image else refused).append(row)
-    series, left = assemble_table(pa.Table.from_pylist(rows, schema=INDEXED), cfg)
+    series, left = assemble_table(pa.Table.from_pylist(rows, schema=INSTANCE), cfg)
     return Index(tuple(series.to_pylist()), (*refused, *left.to_pylist()))
 
 

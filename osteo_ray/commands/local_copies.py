@@ -27,7 +27,7 @@ READS: dict[str, dict[str, tuple[str, ...]]] = {
     "checklist": {"results": RUN, "bundle": BUNDLE, "answers": FILE},
     "recalibrate": {"results": RUN, "bundle": BUNDLE, "labels": FILE, "split": FILE},
     "drift": {"results": RUN, "baseline": RUN, "bundle": BUNDLE},
-    "report": {"results": RUN, "catalogue": FILE},
+    "report": {"results": RUN},  # of the catalogue it reads rows, wherever it lies
 }
 """Command -> key -> the files of that folder which the command reads; FILE: the value names a file."""
 

@@ -116,15 +116,14 @@ def chosen(results: Dataset, job: ReportJob) -> list[dict[str, Any]]:
 
 
 def _catalogue(job: ReportJob, folder: Path) -> str:
-    from osteo_ray.io.store import Store, absolute
+    from osteo_ray.io.parquet_set import is_finished
 
     if job.catalogue:
         return job.catalogue
     summary = folder / "summary.json"
     made = json.loads(summary.read_text()) if summary.exists() else {}
     uri = str(made.get("catalogue", folder / "catalogue.parquet"))
-    above, _, name = absolute(uri).rpartition("/")
-    if not Store(above).is_file(name):
+    if not is_finished(uri):
         raise InputError(f"the catalogue {uri} is not there; name it with --catalogue")
     return uri
 
@@ -133,11 +132,11 @@ def _series(catalogue: str, rows: list[dict[str, Any]]) -> dict[str, list[dict[s
     """The catalogue rows of these results' series; a split series has several."""
     import pyarrow.dataset as pads
 
-    from osteo_ray.io.store import read_table
+    from osteo_ray.io.parquet_set import open_set
 
     wanted = pads.field("series_uid").isin([r["series_uid"] for r in rows])
     out: dict[str, list[dict[str, Any]]] = {}
-    for row in read_table(catalogue, filters=wanted).to_pylist():
+    for row in open_set(catalogue).of_key([r["study_uid"] for r in rows], wanted).to_pylist():
         out.setdefault(row["series_uid"], []).append(row)
     return out
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from osteo_ray.dicom.nifti import TRANSFER_SYNTAXES
 from osteo_ray.dicom.tags import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, GE_PRIVATE, IMPLICIT_LE
 from osteo_ray.outcomes import Phase, Rejected, State
 
@@ -40,7 +41,8 @@ Decoder = Callable[[bytes, tuple[int, int], int], np.ndarray]  # data, (rows, co
 
 def readable(transfer_syntax: str | None) -> bool:
     """Whether pixels of this syntax can be decoded here."""
-    return transfer_syntax in NATIVE or transfer_syntax in FAMILY or transfer_syntax == AS_RETRIEVED
+    known = transfer_syntax in NATIVE or transfer_syntax in FAMILY or transfer_syntax == AS_RETRIEVED
+    return known or transfer_syntax in TRANSFER_SYNTAXES
 
 
 def decode_error(message: str, code: str = "DECODE_ERROR") -> Rejected:

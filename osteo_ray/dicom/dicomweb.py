@@ -34,6 +34,7 @@ class DicomWebSource:
         from urllib3.util.retry import Retry
 
         refuse_password(uri)
+        self.root = uri
         base, _, below = uri.partition("/studies/")
         self.base = base.rstrip("/")
         self.study, _, self.series = below.strip("/").partition("/series/")

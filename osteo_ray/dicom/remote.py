@@ -11,7 +11,7 @@ from typing import IO
 
 import fsspec
 
-from osteo_ray.dicom.sources import Entry
+from osteo_ray.dicom.sources import Branch, Entry, with_sidecars
 from osteo_ray.io.store import refuse_password
 
 
@@ -20,6 +20,7 @@ class FsspecSource:
 
     def __init__(self, uri: str):
         refuse_password(uri)
+        self.root = uri
         self.scheme = uri.split("://", 1)[0]
         self._fs, self._root = fsspec.core.url_to_fs(uri)
 
@@ -33,15 +34,49 @@ class FsspecSource:
         return Entry(self._uri(path), int(info.get("size") or 0), str(stamp).strip('"'))
 
     def list(self) -> Iterator[Entry]:
-        if self._root.strip("/") and self._fs.isfile(self._root):
-            yield self._entry(self._root, self._fs.info(self._root))
+        yield from self.list_branch(Branch(self.root, self._root, True))
+
+    def branches(self, least: int) -> Iterator[Branch]:
+        """The prefix cut into at least `least` branches, where it has as many below it; in the order of `list`."""
+        below: dict[str, Sequence[str]] = {}
+        level = [] if self._is_object(self._root) else [self._root]
+        while level and len(below) + len(level) < least:
+            for folder in level:
+                below[folder] = self._scan(folder)[1]
+            level = [f for folder in level for f in below[folder]]
+        stack = [self._root]
+        while stack:
+            folder = stack.pop()
+            yield Branch(self.root, folder, folder not in below)
+            stack += reversed(below.get(folder, []))
+
+    def list_branch(self, branch: Branch) -> Iterator[Entry]:
+        """The entries of one branch."""
+        if self._is_object(branch.folder):
+            yield from with_sidecars([self._entry(branch.folder, self._fs.info(branch.folder))], self._beside)
             return
-        for _, folders, files in self._fs.walk(self._root, detail=True):
-            folders_in_order = sorted(folders.items())
-            folders.clear()
-            folders.update(folders_in_order)
-            for _, info in sorted(files.items()):
-                yield self._entry(info["name"], info)
+        stack = [branch.folder]
+        while stack:
+            entries, below = self._scan(stack.pop())
+            known = {e.uri: e for e in entries}
+            yield from with_sidecars(entries, known.get)
+            if not branch.deep:
+                return
+            stack += reversed(below)
+
+    def _is_object(self, path: str) -> bool:
+        return bool(path.strip("/")) and self._fs.isfile(path)
+
+    def _beside(self, uri: str) -> Entry | None:
+        path = self._fs._strip_protocol(uri)
+        return self._entry(path, self._fs.info(path)) if self._fs.isfile(path) else None
+
+    def _scan(self, folder: str) -> tuple[Sequence[Entry], Sequence[str]]:
+        """(entries, prefixes) right below a prefix, each in order of names."""
+        found = sorted(self._fs.ls(folder, detail=True), key=lambda info: info["name"])
+        names = [(info["name"].rstrip("/"), info) for info in found if info["name"].rstrip("/") != folder.rstrip("/")]
+        files = [self._entry(name, info) for name, info in names if info["type"] != "directory"]
+        return files, [name for name, info in names if info["type"] == "directory"]
 
     def header(self, uri: str, n: int) -> bytes:
         return self.read(uri, 0, n)

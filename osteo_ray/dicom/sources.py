@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Protocol
@@ -35,12 +35,8 @@ class Entry:
     message: str | None = None
 
 
-class Source(Protocol):
-    """A place that holds DICOM objects."""
-
-    def list(self) -> Iterator[Entry]:
-        """Everything there, in an order that depends on names only; reads no content."""
-        ...
+class Reader(Protocol):
+    """What reads objects by their URI."""
 
     def header(self, uri: str, n: int) -> bytes:
         """The first `n` bytes (fewer at the end); raises OSError or Rejected."""
@@ -48,6 +44,14 @@ class Source(Protocol):
 
     def read(self, uri: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of one object; `length` None reads to its end."""
+        ...
+
+
+class Source(Reader, Protocol):
+    """A place that holds DICOM objects."""
+
+    def list(self) -> Iterator[Entry]:
+        """Everything there, in an order that depends on names only; reads no content."""
         ...
 
     def close(self) -> None: ...
@@ -61,58 +65,137 @@ def file_path(uri: str) -> str:
     return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
 
 
+_LOOP = "a link to a folder that is walked anyway"
+_VOLUME = (".nii.gz", ".nii")
+
+
+def sidecar_of(uri: str) -> str | None:
+    """Where the JSON sidecar of a NIfTI volume lies, by the rule of BIDS and dcm2niix; None for other files."""
+    for end in _VOLUME:
+        if uri.lower().partition("::")[0].endswith(end):
+            name, sep, outer = uri.partition("::")
+            return name[: -len(end)] + ".json" + sep + outer
+    return None
+
+
+def is_sidecar(uri: str) -> bool:
+    return uri.lower().partition("::")[0].endswith(".json")
+
+
+def with_sidecars(entries: Iterable[Entry], beside: Callable[[str], Entry | None]) -> Iterator[Entry]:
+    """A volume's stamp changes with its sidecar's: it is a part of what is read of it."""
+    for e in entries:
+        at = sidecar_of(e.uri)
+        found = beside(at) if at is not None and e.code is None else None
+        yield e if found is None else replace(e, stamp=f"{e.stamp}+{found.bytes}.{found.stamp}")
+
+
 def unreadable(stage: Phase, uri: str, e: Exception) -> Rejected:
     """An I/O failure as an outcome; the name of the thing is in its row, not in the message."""
     why = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
     return Rejected(State.ERROR, "UNREADABLE", stage, str(why)[:300])
 
 
+@dataclass(frozen=True)
+class Branch:
+    """A part of a source that can be listed on its own: a folder with all that is below it, or without."""
+
+    root: str  # what `roots` opens
+    folder: str
+    deep: bool
+
+
 class LocalSource:
-    """A folder tree or one file."""
+    """A folder tree or one file.
+
+    Links to folders are followed, except into the tree itself, which is walked anyway, and into what holds it.
+    """
 
     def __init__(self, root: str | os.PathLike[str], follow_links: bool = True):
-        self.root = os.fspath(root)
+        self.root = os.path.abspath(os.fspath(root))
         self.follow_links = follow_links
+        self._real = os.path.realpath(self.root)
 
     def list(self) -> Iterator[Entry]:
-        root = os.path.abspath(self.root)
-        if not os.path.isdir(root):
-            yield self._entry(root)
+        if not os.path.isdir(self.root):
+            yield from with_sidecars([self._entry(self.root)], self._beside)
             return
-        st = os.stat(root)
-        seen = {(st.st_dev, st.st_ino)}
-        stack = [root]
+        yield from self.list_branch(Branch(self.root, self.root, True))
+
+    def branches(self, least: int) -> Iterator[Branch]:
+        """The tree cut into at least `least` branches, where it has as many folders; in the order of `list`."""
+        if not os.path.isdir(self.root):
+            yield Branch(self.root, self.root, False)
+            return
+        below: dict[str, list[str]] = {}
+        level = [self.root]
+        while level and len(below) + len(level) < least:
+            for folder in level:
+                try:
+                    below[folder] = [item.path for item in self._scan(folder)[1]]
+                except OSError:  # its own listing says so
+                    below[folder] = []
+            level = [f for folder in level for f in below[folder]]
+        stack = [self.root]
+        while stack:
+            folder = stack.pop()
+            yield Branch(self.root, folder, folder not in below)
+            stack += reversed(below.get(folder, []))
+
+    def list_branch(self, branch: Branch) -> Iterator[Entry]:
+        """The entries of one branch."""
+        if not os.path.isdir(branch.folder):
+            yield from with_sidecars([self._entry(branch.folder)], self._beside)
+            return
+        seen: set[tuple[int, int]] = set()  # links out of the tree may form loops of their own
+        stack = [branch.folder]
         while stack:
             folder = stack.pop()
             try:
-                with os.scandir(folder) as it:
-                    found = sorted(it, key=lambda e: os.fsencode(e.name))
+                st = os.stat(folder)
+                if (st.st_dev, st.st_ino) in seen:
+                    yield Entry(file_uri(folder), 0, "", "LINK_LOOP", _LOOP)
+                    continue
+                seen.add((st.st_dev, st.st_ino))
+                entries, below = self._scan(folder)
             except OSError as e:
                 yield Entry(file_uri(folder), 0, "", "UNREADABLE", e.strerror or str(e))
                 continue
-            below = []
-            for item in found:
-                try:
-                    folder_like = item.is_dir(follow_symlinks=self.follow_links)
-                except OSError:
-                    folder_like = False
-                if not folder_like:
-                    if not self.follow_links and item.is_symlink():
-                        yield Entry(file_uri(item.path), 0, "", "NOT_REGULAR", "a link; this run follows none")
-                        continue
-                    yield self._entry(item.path)
-                    continue
-                try:
-                    st = os.stat(item.path)
-                except OSError as e:
-                    yield Entry(file_uri(item.path), 0, "", "UNREADABLE", e.strerror or str(e))
-                    continue
-                if (st.st_dev, st.st_ino) in seen:
-                    yield Entry(file_uri(item.path), 0, "", "LINK_LOOP", "a link to a folder that was already visited")
-                    continue
-                seen.add((st.st_dev, st.st_ino))
-                below.append(item.path)
-            stack.extend(reversed(below))
+            yield from with_sidecars(entries, self._beside)
+            if not branch.deep:
+                return
+            stack += [item.path for item in reversed(below)]
+
+    def _scan(self, folder: str) -> tuple[Iterator[Entry], Sequence[os.DirEntry]]:
+        """(entries, folders to walk) of one folder, each in order of names; an entry is looked at when it is taken."""
+        with os.scandir(folder) as it:
+            found = sorted(it, key=lambda e: os.fsencode(e.name))
+        files, below = [], []
+        for item in found:
+            try:
+                folder_like = item.is_dir(follow_symlinks=self.follow_links)
+            except OSError:
+                folder_like = False
+            if folder_like and not (item.is_symlink() and self._walked_anyway(item.path)):
+                below.append(item)
+            else:
+                files.append((item, folder_like))
+        return (self._item(item, loop) for item, loop in files), below
+
+    def _item(self, item: os.DirEntry, loop: bool) -> Entry:
+        if loop:
+            return Entry(file_uri(item.path), 0, "", "LINK_LOOP", _LOOP)
+        if not self.follow_links and item.is_symlink():
+            return Entry(file_uri(item.path), 0, "", "NOT_REGULAR", "a link; this run follows none")
+        return self._entry(item.path)
+
+    def _walked_anyway(self, link: str) -> bool:
+        target = os.path.realpath(link)
+        return os.path.commonpath([target, self._real]) in (target, self._real)
+
+    def _beside(self, uri: str) -> Entry | None:
+        path = file_path(uri)
+        return self._entry(path) if os.path.isfile(path) else None
 
     @staticmethod
     def _entry(path: str) -> Entry:

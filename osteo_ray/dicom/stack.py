@@ -22,6 +22,7 @@ from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.geometry import to_axial
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.limits import Limits
+from osteo_ray.dicom.nifti import TRANSFER_SYNTAXES, VolumeReader
 from osteo_ray.dicom.sources import read_uri
 from osteo_ray.dicom.tags import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header
 from osteo_ray.outcomes import Rejected
@@ -79,6 +80,7 @@ class SliceStack:
         self.decoded = 0
         self.bytes_read = 0
         self._frames: tuple[str, list[bytes]] | None = None  # of the multi-frame file read last
+        self._volume: tuple[str, VolumeReader] | None = None  # the NIfTI file read last
 
     @classmethod
     def from_row(
@@ -148,6 +150,8 @@ class SliceStack:
     def _stored(self, item: Mapping[str, Any]) -> np.ndarray:
         """Stored values [rows, cols], raw integers of bits_allocated (sign and unused bits as they came)."""
         ts, offset = item["transfer_syntax"], item["offset"]
+        if ts in TRANSFER_SYNTAXES:
+            return self._of_volume(item)
         read = partial(read_uri, item["uri"])
         if ts == AS_RETRIEVED:  # only the object itself says what it is and where its pixels are
             data = read()
@@ -164,6 +168,19 @@ class SliceStack:
             raise decode_error(f"{len(data)} of {size} bytes of pixels", "TRUNCATED")
         order = ">" if ts in (EXPLICIT_BE, GE_PRIVATE) else "<"
         return np.frombuffer(data, f"{order}u{item['bits_allocated'] // 8}").reshape(self.shape)
+
+    def _of_volume(self, item: Mapping[str, Any]) -> np.ndarray:
+        """A slice of a NIfTI volume."""
+        uri = item["uri"]
+        if self._volume is None or self._volume[0] != uri:
+            self._volume = uri, VolumeReader(partial(read_uri, uri), self._limits)
+        reader = self._volume[1]
+        if reader.volume.shape != self.shape:
+            raise decode_error(f"slices of {reader.volume.shape}, the index saw {self.shape}", "SIZE_MISMATCH")
+        before = reader.bytes_read
+        stored = reader.stored(item["frame"])
+        self.bytes_read += reader.bytes_read - before
+        return stored
 
     def _codestream(self, item: Mapping[str, Any], read: Callable[..., bytes], offset: int) -> bytes:
         uri, frame = item["uri"], item["frame"]
@@ -195,7 +212,7 @@ class SliceStack:
 
     def close(self) -> None:
         """Let go of decoded frames; the stack can still be read."""
-        self._frames = None
+        self._frames = self._volume = None
 
     def __enter__(self) -> SliceStack:
         return self
@@ -211,8 +228,12 @@ def _part(data: bytes, offset: int = 0, length: int | None = None) -> bytes:
 def stored_to_hu(raw: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
     """Raw pixels of one slice -> HU: mask to the stored bits, extend the sign, rescale, replace padding.
 
-    `item`: bits_stored, high_bit, signed, slope, intercept, padding, padding_limit.
+    `item`: bits_stored, high_bit, signed, slope, intercept, padding, padding_limit. Floats (NIfTI) are rescaled
+    alone; a value that is not finite is padding.
     """
+    if raw.dtype.kind == "f":
+        rescaled = raw.astype(np.float64) * float(item["slope"]) + float(item["intercept"])
+        return np.where(np.isfinite(rescaled), rescaled, PADDING_HU).astype(np.float32)
     stored = _integers(raw, item)
     slope, intercept = float(item["slope"]), float(item["intercept"])
     bits, signed = int(item["bits_stored"]), bool(item["signed"])

@@ -11,6 +11,7 @@ never from the URI.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -27,6 +28,16 @@ from osteo_ray.io.files import replaced
 
 T = TypeVar("T")
 _NOT_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError)
+
+
+_TRANSIENT = frozenset(
+    (
+        *(errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLINK, errno.EREMOTEIO),
+        *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPIPE, errno.EBUSY, errno.ENFILE, errno.EMFILE),
+    )
+)
+_TRANSIENT_HTTP = frozenset((408, 429, 500, 502, 503, 504))
 
 
 class StoreError(OSError):
@@ -66,6 +77,7 @@ class Store:
     def __init__(self, uri: str | os.PathLike[str]):
         self.uri = absolute(uri)
         self.remote = is_remote(self.uri)
+        self.calls = 0  # files opened, written, looked up or removed, and listings: what a store has to answer
         self._fs: Any = None
         self._root = self.uri
         if self.remote:
@@ -84,6 +96,7 @@ class Store:
 
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Files in `folder` ("parts/") whose name begins with `prefix`, sorted, as `folder + name`; none if absent."""
+        self.calls += 1
         if self.remote:
             self._fs.invalidate_cache()
             # A prefix is what object stores list by: files of other prefixes are never fetched.
@@ -98,12 +111,14 @@ class Store:
         return sorted(folder + n for n in found_names if n and n.startswith(prefix) and not n.startswith("."))
 
     def exists(self, name: str) -> bool:
+        self.calls += 1
         if self.remote:
             self._fs.invalidate_cache()
             return bool(self._fs.exists(self._at(name)))
         return os.path.exists(self._at(name))
 
     def is_file(self, name: str) -> bool:
+        self.calls += 1
         if self.remote:
             self._fs.invalidate_cache()
             return bool(self._fs.isfile(self._at(name)))
@@ -111,6 +126,7 @@ class Store:
 
     def put(self, name: str, data: bytes) -> None:
         """Write one file; it appears whole or not at all."""
+        self.calls += 1
         if self.remote:
             self._fs.pipe_file(self._at(name), data)
             return
@@ -118,6 +134,7 @@ class Store:
             tmp.write_bytes(data)
 
     def get(self, name: str) -> bytes:
+        self.calls += 1
         return self._fs.cat_file(self._at(name)) if self.remote else Path(self._at(name)).read_bytes()
 
     def put_table(self, name: str, table: pa.Table, **kw: Any) -> None:
@@ -129,6 +146,7 @@ class Store:
     @contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
         """A Parquet file, opened for reading."""
+        self.calls += 1
         with open_parquet(self.path(name)) as f:
             yield f
 
@@ -141,6 +159,7 @@ class Store:
     @contextmanager
     def file_to_be(self, name: str) -> Iterator[Path]:
         """A local file to write; it becomes `name` when the block ends without an error."""
+        self.calls += 1
         if self.remote:
             with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
                 tmp = Path(folder) / "file"
@@ -179,6 +198,7 @@ class Store:
 
     def remove(self, names: list[str]) -> None:
         """Delete files; one that is gone already is no error."""
+        self.calls += len(names)
         for n in names:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._at(n)) if self.remote else os.unlink(self._at(n))
@@ -255,9 +275,26 @@ def local_folder(uri: str | os.PathLike[str], names: tuple[str, ...]) -> Iterato
         yield Path(folder)
 
 
-def retry_for(work: Callable[[], T], where: str, patience_s: float) -> T:
+def is_transient(e: BaseException) -> bool:
+    """Whether a failure to read one thing may pass: a network, a busy or restarting store; not a missing file."""
+    if isinstance(e, (ConnectionError, TimeoutError)):
+        return True
+    answer = getattr(e, "response", None)  # botocore's and requests' errors carry what the service said
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
+    if status is None:
+        status = getattr(answer, "status_code", getattr(e, "status", None))
+    if status in _TRANSIENT_HTTP:
+        return True
+    if isinstance(e, OSError) and (e.errno in _TRANSIENT or e.errno in _TRANSIENT_HTTP):
+        return True
+    return e.__cause__ is not None and e.__cause__ is not e and is_transient(e.__cause__)
+
+
+def retry_for(
+    work: Callable[[], T], where: str, patience_s: float, only: Callable[[Exception], bool] = lambda e: True
+) -> T:
     """Do `work()`, again and again while it fails, for `patience_s` seconds: a full disk or a store that is away may
-    come back.
+    come back. What `only` is not true of is raised at once.
 
     Raises:
         StoreError: where it still failed in the end.
@@ -269,6 +306,8 @@ def retry_for(work: Callable[[], T], where: str, patience_s: float) -> T:
         except _NOT_THE_STORE:
             raise
         except Exception as e:  # stores raise their own kinds of error: botocore, aiohttp
+            if not only(e):
+                raise
             left = patience_s - (time.monotonic() - start)
             if left <= 0:
                 why = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"

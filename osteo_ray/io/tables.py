@@ -5,13 +5,11 @@ Header indexing turns every instance into a row and back once, so this is where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 
@@ -62,23 +60,3 @@ def _values(column: Any) -> list[Any]:
     if pa.types.is_primitive(kind) or pa.types.is_boolean(kind):
         return column.to_numpy(zero_copy_only=False).tolist()
     return column.to_pylist()
-
-
-def rows_by_number(f: pq.ParquetFile, rows: np.ndarray, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Rows of a Parquet file by number, one table a row group, reading only the row groups that hold them.
-
-    Args:
-        rows: int [n], ascending.
-    """
-    ends = np.cumsum([f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)])
-    group = np.searchsorted(ends, rows, side="right")
-    for g in np.unique(group).tolist():
-        first = int(ends[g - 1]) if g else 0
-        inside = np.asarray(rows)[group == g] - first
-        yield f.read_row_group(g, columns=columns).take(pa.array(inside))
-
-
-def row_range(f: pq.ParquetFile, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Successive rows `start` to `stop` of a Parquet file."""
-    tables = list(rows_by_number(f, np.arange(start, stop), columns))
-    return pa.concat_tables(tables) if tables else f.schema_arrow.empty_table()

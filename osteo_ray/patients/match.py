@@ -89,9 +89,9 @@ def match_catalogue(
     table: RecordTable, catalogue: str, pseudonym_key: str | None = None, identity: IdentityConfig = DEFAULT_IDENTITY
 ) -> Match:
     """The same against the patients of a catalogue (path or URI)."""
-    from osteo_ray.io.store import read_table
+    from osteo_ray.io.parquet_set import open_set
 
-    keys = read_table(catalogue, columns=["patient_key"])["patient_key"].unique().to_pylist()
+    keys = open_set(catalogue).read(["patient_key"])["patient_key"].unique().to_pylist()
     return match(table, keys, pseudonym_key, identity)
 
 

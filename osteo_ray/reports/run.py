@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from osteo_ray import progress
 from osteo_ray.config import narrow, need
-from osteo_ray.io.store import Store, read_table
+from osteo_ray.io.store import Store
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients import load_records
@@ -84,7 +84,7 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
     if reference.NAME in results["model_name"].to_pylist():
         facts["notice"] = reference.NOTICE
     with progress.progress_bar("write report", None, "study"):
-        views = study_views(results, read_table(catalogue), studies)
+        views = study_views(results, catalogue, studies)
         made.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
         return write_run(out / "report.html", results, facts, views, evaluation, suppressed=suppressed_in(out))

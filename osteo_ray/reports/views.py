@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.io.parquet_set import open_set
 from osteo_ray.model.crops import grid_positions
 from osteo_ray.outcomes import Rejected
 from osteo_ray.reports.pictures import Overview, Thumbnail
@@ -17,21 +20,19 @@ from osteo_ray.reports.study_view import StudyView
 OVERVIEW_SLICES = 48
 
 
-def study_views(results: pa.Table, catalogue: pa.Table, n: int) -> list[StudyView]:
+def study_views(results: pa.Table, catalogue: str | Path, n: int) -> list[StudyView]:
     """The n studies of highest risk, with pictures of their chosen slices.
 
     Args:
-        catalogue: rows with `series_uid`, `state` and what `SliceStack` reads. A series that can't be read any
-            more is shown without pictures.
+        catalogue: of which these studies' rows alone are read. A series that can't be read any more is shown without
+            pictures.
     """
     scored = results.filter(pa.compute.is_valid(results["risk_prob"]))
     rows = scored.sort_by([("risk_prob", "descending"), ("series_uid", "ascending")]).slice(0, n).to_pylist()
     wanted = pa.array([r["series_uid"] for r in rows], pa.string())
     # A split series has several rows under one UID; the screened one is the row that the index left open.
-    screened = pa.compute.and_(
-        pa.compute.is_in(catalogue["series_uid"], wanted), pa.compute.is_null(catalogue["state"])
-    )
-    found = catalogue.filter(screened).to_pylist()
+    screened = pc.field("series_uid").isin(wanted) & pc.field("state").is_null()
+    found = open_set(catalogue).of_key([r["study_uid"] for r in rows], screened).to_pylist() if rows else []
     by_uid = {c["series_uid"]: c for c in found}
     return [study_view(r, by_uid.get(r["series_uid"])) for r in rows]
 

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.io.store import Store, local_folder, open_parquet
-from osteo_ray.io.tables import rows_by_number
+from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.store import Store, local_folder
 from osteo_ray.model.bundle import FILES, verify
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import TimelineConfig
@@ -149,23 +149,20 @@ def make_plan(
 
 
 def _keys(catalogue: str, records: Records, salt: str, only_patients: set[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    with open_parquet(catalogue) as f:
-        patients = f.read(columns=["patient_key"]).column(0)
+    found = open_set(catalogue)
+    patients = found.read(["patient_key"]).column(0)
     # All at once, so that each partition of the records is opened once.
     digests, at = records.digests(patients.to_pylist()), 0
     del patients
     keys, is_open = [np.zeros(0, KEY)], [np.zeros(0, bool)]
-    with open_parquet(catalogue) as f:
-        for batch in f.iter_batches(batch_size=_READ, columns=KEY_COLUMNS):
-            uid, content, patient, state, code = (batch.column(c).to_pylist() for c in KEY_COLUMNS)
-            owned = (only_patients is None or p in only_patients for p in patient)
-            ends = [
-                c if s is not None else "" if m else NOT_REQUESTED for s, c, m in zip(state, code, owned, strict=True)
-            ]
-            rows = zip(uid, content, digests[at : at + len(uid)].tolist(), ends, strict=True)
-            at += len(uid)
-            keys.append(np.array([row_key(u, c, r, salt, e) for u, c, r, e in rows], dtype=KEY))
-            is_open.append(np.array([not e for e in ends], bool))
+    for batch in found.batches(KEY_COLUMNS, _READ):
+        uid, content, patient, state, code = (batch.column(c).to_pylist() for c in KEY_COLUMNS)
+        owned = (only_patients is None or p in only_patients for p in patient)
+        ends = [c if s is not None else "" if m else NOT_REQUESTED for s, c, m in zip(state, code, owned, strict=True)]
+        rows = zip(uid, content, digests[at : at + len(uid)].tolist(), ends, strict=True)
+        at += len(uid)
+        keys.append(np.array([row_key(u, c, r, salt, e) for u, c, r, e in rows], dtype=KEY))
+        is_open.append(np.array([not e for e in ends], bool))
     return _distinct(np.concatenate(keys)), np.concatenate(is_open)
 
 
@@ -288,12 +285,10 @@ def write_part(out: Store, shard: str, table: pa.Table) -> None:
 def batches(catalogue: str, rows: np.ndarray, keys: np.ndarray, attempt: np.ndarray, size: int) -> Iterator[pa.Table]:
     """Catalogue rows with `row_key` and `attempt`, at most `size` at a time, reading only the row groups that hold
     them, one after the other. rows: int64 [n], ascending."""
-    with open_parquet(catalogue) as f:
-        at = 0
-        for table in rows_by_number(f, rows):
-            owned = slice(at, at + table.num_rows)
-            at = owned.stop
-            table = table.append_column("row_key", pa.array([k.decode() for k in keys[owned].tolist()], pa.string()))
-            table = table.append_column("attempt", pa.array(attempt[owned], pa.int32()))
-            for a in range(0, table.num_rows, size):
-                yield table.slice(a, size)
+    for found in open_set(catalogue).locate(rows):
+        table = found.read().replace_schema_metadata(None)
+        names = [k.decode() for k in keys[found.at].tolist()]
+        table = table.append_column("row_key", pa.array(names, pa.string()))
+        table = table.append_column("attempt", pa.array(attempt[found.at], pa.int32()))
+        for a in range(0, table.num_rows, size):
+            yield table.slice(a, size)

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray.io.store import Store, open_parquet
-from osteo_ray.io.tables import row_range
+from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.store import Store
 from osteo_ray.outcomes import Phase, State
 from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
 from osteo_ray.screening.predictor import COPIED
@@ -176,7 +176,7 @@ def _closed_rows(catalogue: str, shard: Shard, keys: np.ndarray, is_open: np.nda
     if is_open.all():
         return RESULTS.empty_table()
     columns = [*COPIED, "n_slices", "state", "code", "stage", "message"]
-    rows = read_rows(catalogue, shard.start, shard.stop, columns).filter(pa.array(~is_open)).to_pylist()
+    rows = open_set(catalogue).rows(shard.start, shard.stop, columns).filter(pa.array(~is_open)).to_pylist()
     for key, row in zip(keys[~is_open].tolist(), rows, strict=True):
         if row["state"] is None:
             row |= {
@@ -187,12 +187,6 @@ def _closed_rows(catalogue: str, shard: Shard, keys: np.ndarray, is_open: np.nda
             }
         row |= {"row_key": key.decode(), "attempt": 1, "slices_total": row.pop("n_slices"), "model_sha256": model}
     return pa.Table.from_pylist(rows, schema=RESULTS)
-
-
-def read_rows(catalogue: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Successive rows of a Parquet file, by path or URI."""
-    with open_parquet(catalogue) as f:
-        return row_range(f, start, stop, columns)
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

@@ -15,7 +15,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from osteo_ray.io.store import open_parquet
+from osteo_ray.io.parquet_set import open_set
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.record_set import RecordSet, values_at_ct
 from osteo_ray.screening.ledger import Plan, batches
@@ -90,15 +90,11 @@ CONTEXT = {
 
 def read_columns(catalogue: str, rows: np.ndarray) -> dict[str, list[Any]]:
     """patient_key and study_date of some catalogue rows (ascending), reading only the row groups that hold them."""
-    with open_parquet(catalogue) as f:
-        ends = np.cumsum([f.metadata.row_group(g).num_rows for g in range(f.metadata.num_row_groups)])
-        group = np.searchsorted(ends, rows, side="right")
-        parts = []
-        for g in np.unique(group).tolist():
-            first = int(ends[g - 1]) if g else 0
-            table = f.read_row_group(g, columns=["patient_key", "study_date"])
-            parts.append(table.take(pa.array(rows[group == g] - first)))
-    return pa.concat_tables(parts).to_pydict()
+    found = open_set(catalogue)
+    if not len(rows):
+        return {"patient_key": [], "study_date": []}
+    tables = [r.read(["patient_key", "study_date"]) for r in found.locate(rows)]
+    return pa.concat_tables(tables).to_pydict()
 
 
 def read_pending(

@@ -29,8 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
-from osteo_ray.io.store import open_parquet
-from osteo_ray.io.tables import row_range
+from osteo_ray.io.parquet_set import MANIFEST, finish_mark, open_set
 from osteo_ray.screening.schema import FOOTER, RESULTS
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -130,7 +129,7 @@ class Run:
     def progress(self) -> Progress:
         """Read from the folder alone."""
         s = self.saved
-        catalogue, results = self.out / "catalogue.parquet", self.out / "results.parquet"
+        catalogue, results = finish_mark(self.out / "catalogue.parquet"), self.out / "results.parquet"
         indexed = _states(catalogue, catalogue.stat().st_mtime_ns) if catalogue.exists() else None
         total = indexed[None] if indexed is not None else None
         parts = _parts(self.out)
@@ -177,11 +176,10 @@ class Run:
         whole = self.complete()
         if whole is None:
             keys = self.table(["row_key"])["row_key"].to_pylist()
-            found = (self.row(k) for k in keys[offset : offset + limit])
-            return len(keys), [r for r in found if r]
-        with open_parquet(whole) as f:
-            total = f.metadata.num_rows
-            return total, row_range(f, offset, min(offset + limit, total)).to_pylist()
+            rows = (self.row(k) for k in keys[offset : offset + limit])
+            return len(keys), [r for r in rows if r]
+        found = open_set(whole)
+        return len(found), found.rows(offset, min(offset + limit, len(found))).to_pylist()
 
     def row(self, row_key: str) -> dict[str, Any] | None:
         """One result row by its key."""
@@ -197,10 +195,10 @@ class Run:
                 return found[0]
         return None
 
-    def catalogue_row(self, series_uid: str) -> dict[str, Any] | None:
+    def catalogue_row(self, study_uid: str, series_uid: str) -> dict[str, Any] | None:
         """Where a scored series' slices lie."""
         of_series = (pc.field("series_uid") == series_uid) & pc.field("state").is_null()
-        found = pq.read_table(self.out / "catalogue.parquet", filters=of_series).to_pylist()
+        found = open_set(self.out / "catalogue.parquet").of_key([study_uid], of_series).to_pylist()
         return found[0] if found else None
 
     def give_feedback(self, row_key: str, series_uid: str | None, verdict: str, note: str, by: str) -> dict[str, Any]:
@@ -334,4 +332,5 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 @lru_cache(maxsize=100_000)
 def _states(path: Path, stamp: int) -> Counter[str | None]:
     """Rows of a results file or a catalogue by state (None: to score); a file never changes under one stamp."""
-    return Counter(pq.read_table(path, columns=["state"])["state"].to_pylist())
+    whole = path.parent if path.name == MANIFEST else path
+    return Counter(open_set(whole).read(["state"])["state"].to_pylist())

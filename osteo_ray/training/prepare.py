@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from osteo_ray import ray_setup
 from osteo_ray.drlis.reward import fit_scorers
+from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.step_cache import StepCache, digest
-from osteo_ray.io.store import absolute, local_file, read_table
+from osteo_ray.io.store import absolute
 from osteo_ray.model import reference
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.bundle import Bundle
@@ -170,15 +171,15 @@ def _read_archive(
     """What the headers of the archive's open series say of the patient, the archive's slices, and their key."""
     assert src.catalogue is not None
     catalogue = absolute(src.catalogue)
+    found = open_set(catalogue)
     targets = Path(src.targets).absolute() if src.targets else None
-    cat = read_table(catalogue, columns=["series_uid", "patient_key", "state", "age_y", "sex"])
+    cat = found.read(["series_uid", "patient_key", "state", "age_y", "sex"])
     open_rows = [i for i, s in enumerate(cat["state"].to_pylist()) if s is None]
     if not open_rows and not more:
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
     archive = cat.take(pa.array(open_rows, pa.int64())).drop_columns(["state"]).to_pandas()
     positions = cfg.selection.view.positions
-    with local_file(catalogue) as local:
-        key = digest(local, cfg.crop.model_dump(), positions, targets or "", sl.SLICES.names)
+    key = digest(found.fingerprint(), cfg.crop.model_dump(), positions, targets or "", sl.SLICES.names)
 
     def read_slices(folder: Path) -> None:
         per_task = cfg.prepare.series_per_task

@@ -10,7 +10,7 @@ import torch
 from scipy.special import logit
 
 from osteo_ray.catalogue.config import QualityChecks
-from osteo_ray.io.store import read_table
+from osteo_ray.io.parquet_set import open_set
 from osteo_ray.model.abstention import decide, model_checks
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.bundle import Bundle
@@ -28,7 +28,7 @@ HEADERS = ("manufacturer", "convolution_kernel", "slice_thickness_mm")
 
 def headers_of(catalogue: str | Path) -> pd.DataFrame:
     """What a catalogue's headers say of each series, by series UID."""
-    return read_table(catalogue, columns=["series_uid", *HEADERS]).to_pandas().drop_duplicates("series_uid")
+    return open_set(catalogue).read(["series_uid", *HEADERS]).to_pandas().drop_duplicates("series_uid")
 
 
 def reference_of(bundle: Bundle, known: People, picks: Picks, headers: pd.DataFrame | None) -> Distributions:

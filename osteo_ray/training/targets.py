@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from osteo_ray.dicom.geometry import to_axial
 from osteo_ray.dicom.stack import SliceStack
-from osteo_ray.io.store import absolute, new_file, open_parquet
+from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.store import absolute, new_file
 from osteo_ray.outcomes import InputError, Rejected
 from osteo_ray.progress import progress_bar
 from osteo_ray.training.masks import BODY, Mask, MaskFiles, Numbering, find_masks, read_mask
@@ -95,8 +97,8 @@ def write_targets(
     from osteo_ray import ray_setup
     from osteo_ray.catalogue.dataset import arrow_batches
 
-    with open_parquet(absolute(catalogue)) as f:
-        series = [r for r in f.read().to_pylist() if r["state"] is None and r["instances"]]
+    fit = open_set(catalogue).read(filters=pc.field("state").is_null())
+    series = [r for r in fit.to_pylist() if r["instances"]]
     files, unread = find_masks(masks)
     if not files and not unread:
         raise InputError(f"no mask in {', '.join(map(str, masks))}: NIfTI files or DICOM SEG are expected")

@@ -13,7 +13,8 @@ from ct_making import ROOT, file_bytes, stack
 from osteo_ray.catalogue import indexing
 from osteo_ray.catalogue.build import CatalogueSummary, build
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.indexing import index_part, part_key, parts, write_listing
+from osteo_ray.catalogue.indexing import index_part, part_key, write_listing
+from osteo_ray.catalogue.listing import parts
 from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.config import ConfigError, load
 from osteo_ray.dicom.sources import Entry, open_source
@@ -67,7 +68,7 @@ def test_index_chooses_and_accounts_for_every_file(archive, tmp_path, ray_sessio
     assert len(uris) == len(set(uris)) == 90 + 90 + 80 + 2
     assert (s.instances, s.n_series, s.n_open, s.parts_reused) == (260, 3, 2, 0)
     assert s.parts > 1
-    assert {stage for stage, _, _ in seen} == {"list", "headers", "series"}
+    assert {stage for stage, _, _ in seen} == {"list", "headers", "exchange", "series"}
     with SliceStack.from_row(rows[f"{ROOT}.51"]) as stack_:
         assert stack_.axial(40).shape == (16, 16)
 
@@ -75,7 +76,7 @@ def test_index_chooses_and_accounts_for_every_file(archive, tmp_path, ray_sessio
 def test_unchanged_archive_is_known_by_its_listing_alone(archive, tmp_path, ray_session, monkeypatch):
     out, cfg = tmp_path / "out", IndexConfig(part_entries=40)
     first = build(archive, out, cfg)
-    before = (out / "catalogue.parquet").read_bytes()
+    before = pq.read_table(out / "catalogue.parquet")
 
     def no_reading(*a):
         raise AssertionError("a file was opened")
@@ -84,7 +85,7 @@ def test_unchanged_archive_is_known_by_its_listing_alone(archive, tmp_path, ray_
     again = build(archive, out, cfg)
     assert again.unchanged
     assert (again.series, again.files) == (first.series, first.files)
-    assert (out / "catalogue.parquet").read_bytes() == before
+    assert pq.read_table(out / "catalogue.parquet").equals(before)
 
 
 def test_a_new_file_reads_one_part_again(archive, tmp_path, ray_session):
@@ -106,9 +107,9 @@ def test_an_interrupted_index_continues_and_ends_the_same(archive, tmp_path, ray
     for part in list(parts(open_source(archive).list(), cfg))[
         ::2
     ]:  # what a killed run leaves: some parts, no catalogue
-        name = f"index/{part_key(part, cfg)}"
-        write_listing(part, Store(cut), name)
-        index_part(Store(cut), name, cfg)
+        key = part_key(part, cfg)
+        write_listing(part, Store(cut), f"index/{key}")
+        index_part(Store(cut), "index/", key, cfg)
         done += 1
     (cut / "index" / ".half.parquet.tmp").write_bytes(b"PAR1")
     s = build(archive, cut, cfg)
@@ -170,24 +171,27 @@ def test_a_file_that_kills_its_reader_ends_as_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "_one", dies)
     for _ in range(3):  # the first death leaves a marker, the next two name the file
         with pytest.raises(SystemExit):
-            index_part(Store(tmp_path), "p", IndexConfig())
-    assert index_part(Store(tmp_path), "p", IndexConfig()) == {"files": 1, "instances": 2}
+            index_part(Store(tmp_path), "", "p", IndexConfig())
+    record = index_part(Store(tmp_path), "", "p", IndexConfig())
+    assert (record.files, record.instances) == (1, 2)
     rows = pq.read_table(tmp_path / "p.files.parquet").to_pylist()
     assert [(r["uri"], r["state"], r["code"]) for r in rows] == [(bad, "ERROR", "READER_DIED")]
 
 
 def test_a_file_that_was_only_at_hand_once_is_read(tmp_path):
     entries = listed(tmp_path, 3)
-    marker = tmp_path / "p.attempt.json"
+    marker = tmp_path / "attempts" / "p.json"
+    marker.parent.mkdir()
     marker.write_text(json.dumps({"at": entries[1].uri, "deaths": {}}))
-    assert index_part(Store(tmp_path), "p", IndexConfig()) == {"files": 0, "instances": 3}
+    record = index_part(Store(tmp_path), "", "p", IndexConfig())
+    assert (record.files, record.instances) == (0, 3)
 
 
 def test_a_run_that_was_stopped_blames_no_file(archive, tmp_path, ray_session):
     out, cfg = tmp_path / "out", IndexConfig()
     part = next(iter(parts(open_source(archive).list(), cfg)))
-    (out / "index").mkdir(parents=True)
-    marker = out / "index" / f"{part_key(part, cfg)}.attempt.json"
+    marker = out / "index" / "attempts" / f"{part_key(part, cfg)}.json"
+    marker.parent.mkdir(parents=True)
     marker.write_text(json.dumps({"at": part[0].uri, "deaths": {part[0].uri: 5}}))
     assert not any("READER_DIED" in k for k in build(archive, out, cfg).files)
 

@@ -17,6 +17,7 @@ import yaml
 from small_training import TRAIN
 
 from osteo_ray import ray_setup  # noqa: F401 (Ray's environment for the processes started here)
+from osteo_ray.io.parquet_set import open_set
 from osteo_ray.model.bundle import Bundle
 
 pytestmark = pytest.mark.ray
@@ -92,7 +93,7 @@ def screened(head, made, bundle_dir, tmp_path_factory) -> Path:
     config.write_text(yaml.safe_dump(job))
     done = submit(head, "jobs/screen.py", "--config", str(config))
     assert done.returncode == 0, done.stdout + done.stderr
-    n = pq.read_metadata(made.catalogue).num_rows
+    n = len(open_set(made.catalogue))
     assert f"in all, of {n} indexed series" in done.stdout
     assert pq.read_metadata(folder / "out" / "results.parquet").num_rows == n
     return folder / "out"

@@ -11,7 +11,8 @@ import pytest
 
 from osteo_ray.catalogue.build import assemble_table, build
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.indexing import index_entries, study_hash
+from osteo_ray.catalogue.indexing import index_entries
+from osteo_ray.catalogue.instances import INSTANCE
 from osteo_ray.dicom.sources import roots
 from osteo_ray.dicom.stack import PADDING_HU, SliceStack, padding_mask
 
@@ -135,12 +136,8 @@ def test_series_without_uids_decodes_where_uids_are_put_in(real_data, tmp_path):
 def test_real_series_are_ordered_and_measured(real_data, name, n, spacing, age, sex, code):
     import pyarrow as pa
 
-    from osteo_ray.catalogue.indexing import INDEXED
-
     rows, _ = indexed(real_data / "ct" / name)
-    for r in rows:
-        r["study_hash"] = study_hash(r["study_uid"])
-    series, _ = assemble_table(pa.Table.from_pylist(rows, schema=INDEXED), IndexConfig())
+    series, _ = assemble_table(pa.Table.from_pylist(rows, schema=INSTANCE), IndexConfig())
     ct = [r for r in series.to_pylist() if r["modality"] == "CT"]
     assert len(ct) == 1
     r = ct[0]

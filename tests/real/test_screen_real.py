@@ -13,7 +13,7 @@ from osteo_ray.screening.pipeline import screen
 pytestmark = [pytest.mark.real, pytest.mark.ray]
 
 
-@pytest.mark.parametrize(("where", "fit"), [("ct", 2), ("dicom/dicom_zoo.zip", 0)])
+@pytest.mark.parametrize(("where", "fit"), [("ct", 6), ("dicom/dicom_zoo.zip", 0)])
 def test_everything_is_accounted_for(where, fit, real_data, ray_session, bundle_dir, tmp_path):
     summary = catalogue.build(str(real_data / where), tmp_path, IndexConfig())
     s = screen(tmp_path / "catalogue.parquet", None, bundle_dir, tmp_path / "out", ScreenConfig(), quiet=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from serving import config, study_zip
 from synthetic_bundle import synthetic_bundle
 
+from osteo_ray.io.parquet_set import open_set
 from osteo_ray.service.runs import RunJob, Runs, RunState
 from osteo_ray.service.screenings import Supervisor
 
@@ -148,7 +148,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
         assert replica not in _replicas("Api")
         keys = run.table(["row_key"])["row_key"].to_pylist()
         assert len(keys) == len(set(keys)) == sum(status["counts"].values()) == status["series"]
-        assert status["series"] == pq.read_metadata(made.catalogue).num_rows
+        assert status["series"] == len(open_set(made.catalogue))
     finally:
         stop.set()
         serve.shutdown()

@@ -217,7 +217,7 @@ class Studies:
     def _series(self, run: Run, row: dict[str, Any]) -> dict[str, Any] | None:
         key = (run.id, row["series_uid"] or "")
         if key not in self._rows:
-            _remember(self._rows, key, run.catalogue_row(key[1]))
+            _remember(self._rows, key, run.catalogue_row(row["study_uid"] or "", key[1]))
         return self._rows[key]
 
 
