@@ -37,7 +37,7 @@ class LevelsJob(Section):
     out: str = "docs/results/levels.json"
 
 
-def judged(scorer: Predictor, stack: fast.MadeStack) -> list[dict[str, Any]]:
+def judged(scorer: Predictor, stack: fast.SyntheticStack) -> list[dict[str, Any]]:
     """One dict a looked-at slice of a body: true level, name, confidence, whether it is a pick and anchors are seen."""
     t = slice_truth(stack.anatomy, stack.scan)
     seen = scorer.see(stack)

@@ -59,7 +59,7 @@ def read_nifti(path: Path, name: str) -> Volume:
     return Volume(hu, float(px), float(pz), name)
 
 
-def made(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fast.MadeStack, Volume]]:
+def made(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fast.SyntheticStack, Volume]]:
     """Synthetic scans as the real ones were taken: unenhanced, soft kernel, 120 kVp."""
     cfg = CohortConfig.model_validate({
         "scan": {"kvp": {120: 1.0}, "contrast_share": 0, "protocols": {"abdomen": 1.0}, "tilt_share": 0,
@@ -84,7 +84,7 @@ def bodies_real(ct: Volume, labels: Volume, body: Volume) -> dict[str, tuple[flo
     return out
 
 
-def bodies_made(stack: fast.MadeStack, v: Volume) -> dict[str, tuple[float, float]]:
+def bodies_made(stack: fast.SyntheticStack, v: Volume) -> dict[str, tuple[float, float]]:
     """The same of a synthetic scan, after the same 3 mm voxels and the same margin."""
     f = max(1, round(3 / v.pixel))
     n = v.hu.shape[1] // f * f
@@ -208,7 +208,7 @@ def figure(ct: Path, out: Path) -> None:
     _slices(acrin, thick, out)
 
 
-def _slices(real: Volume, ours: list[tuple[fast.MadeStack, Volume]], out: Path) -> None:
+def _slices(real: Volume, ours: list[tuple[fast.SyntheticStack, Volume]], out: Path) -> None:
     """Upper row real, lower row synthetic: four axial levels and a sagittal cut through the spine."""
     stack, v = ours[2]
     level, mid = fast.slice_truth(stack.anatomy, stack.scan).level, fast.slice_truth(stack.anatomy, stack.scan).mid

@@ -23,7 +23,7 @@ from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.predictor import Predictor
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
-from osteo_ray.synthetic.fast import MadeStack
+from osteo_ray.synthetic.fast import SyntheticStack
 from osteo_ray.synthetic.scanner import Scan
 
 
@@ -51,7 +51,7 @@ def part(scan: Scan, low: float, high: float) -> Scan:
     return replace(scan, z=tuple(z for z in scan.z if low <= z <= high))
 
 
-def variants(s: MadeStack, again: Callable[[int], MadeStack]) -> Iterator[tuple[str, MadeStack]]:
+def variants(s: SyntheticStack, again: Callable[[int], SyntheticStack]) -> Iterator[tuple[str, SyntheticStack]]:
     """Other scans of one body, the first being the given one."""
     scan = s.scan
     at = {v.level: v.z for v in s.anatomy.vertebrae}
@@ -64,7 +64,7 @@ def variants(s: MadeStack, again: Callable[[int], MadeStack]) -> Iterator[tuple[
     others["begins above L3 (lower part)"] = part(scan, -1e9, at["L2"] - 12)
     others["T12 to L4 in 5 mm slices (short)"] = part(respaced(scan, 5.0), at["L4"] - 16, at["T12"] + 14)
     for name, other in others.items():
-        yield name, MadeStack(s.anatomy, other)
+        yield name, SyntheticStack(s.anatomy, other)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def ground(path: str, features: tuple[str, ...], task: str = "rest") -> list[tup
     return [(p.take(p.cycle != c), p.take(p.cycle == c)) for c in np.unique(p.cycle)]
 
 
-def made_ground(n: int, features: tuple[str, ...], task: str = "rest") -> list[tuple[People, People]]:
+def synthetic_ground(n: int, features: tuple[str, ...], task: str = "rest") -> list[tuple[People, People]]:
     """Synthetic people with their records' missing values, by seed: one pair, as many to judge as to learn from."""
     from osteo_ray.synthetic import fast
     from osteo_ray.synthetic.config import CohortConfig
@@ -238,7 +238,7 @@ def main() -> None:
     shown = False
     for name, features in (("age, sex, height, weight", BODY), ("+ labs", BODY + labs)):
         folds = (
-            made_ground(args.synthetic, features, args.task)
+            synthetic_ground(args.synthetic, features, args.task)
             if args.synthetic
             else ground(args.nhanes, features, args.task)
         )

@@ -28,7 +28,7 @@ from osteo_ray.synthetic.truth import SliceTruth, seen_hu, slice_truth
 
 
 @dataclass
-class MadeStack:
+class SyntheticStack:
     """A synthetic scan behind the interface of a z-ordered stack: nothing is rendered before it is asked for."""
 
     anatomy: Anatomy
@@ -97,11 +97,11 @@ def body_of(spec: Person, cfg: CohortConfig) -> Anatomy:
     return _body(spec, cfg.model_dump_json())
 
 
-def stack_of(spec: Person, cfg: CohortConfig | None = None, repeat: int = 0) -> MadeStack:
+def stack_of(spec: Person, cfg: CohortConfig | None = None, repeat: int = 0) -> SyntheticStack:
     """The primary series of a person's examination; `repeat` > 0 is another examination of the same body."""
     cfg = cfg or CohortConfig()
     a = body_of(spec, cfg)
-    return MadeStack(a, draw_scan(spec, a, cfg, repeat))
+    return SyntheticStack(a, draw_scan(spec, a, cfg, repeat))
 
 
 def truth_of(spec: Person, cfg: CohortConfig | None = None) -> Truth:

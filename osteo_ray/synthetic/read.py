@@ -14,7 +14,7 @@ from osteo_ray.synthetic.shapes import F, Grid
 from osteo_ray.synthetic.truth import levels_at
 
 if TYPE_CHECKING:
-    from osteo_ray.synthetic.fast import MadeStack
+    from osteo_ray.synthetic.fast import SyntheticStack
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Reading:
     everything: float  # mean over all slices; NaN unless asked for
 
 
-def core_roi(stack: MadeStack, i: int) -> float:
+def core_roi(stack: SyntheticStack, i: int) -> float:
     """Mean HU of an ellipse in the body's core on the spine's axis.
 
     The same ellipse is drawn whatever the slice shows, so that a disc slice gives the disc's HU.
@@ -36,7 +36,7 @@ def core_roi(stack: MadeStack, i: int) -> float:
     return float(_core(stack, i).mean())
 
 
-def _core(stack: MadeStack, i: int) -> np.ndarray:
+def _core(stack: SyntheticStack, i: int) -> np.ndarray:
     """HU inside the ellipse of `core_roi`."""
     a, s = stack.anatomy, stack.scan
     z = s.z[i]
@@ -52,7 +52,7 @@ def _core(stack: MadeStack, i: int) -> np.ndarray:
     return hu[inside]
 
 
-def mid_readings(stack: MadeStack) -> dict[str, tuple[float, float]]:
+def mid_readings(stack: SyntheticStack) -> dict[str, tuple[float, float]]:
     """Mean and SD of HU in the core's ellipse of every readable vertebra that a slice cuts near its middle."""
     level, mid = levels_at(stack.anatomy, stack.scan)
     out = {}
@@ -69,7 +69,7 @@ def readable(v: spine.Vertebra) -> bool:
     return not (v.wedge > 0 or v.cement > 0 or v.screws or v.haemangioma)
 
 
-def read_scan(stack: MadeStack, every: bool = False) -> Reading:
+def read_scan(stack: SyntheticStack, every: bool = False) -> Reading:
     """Read one scan. `every` also reads all slices."""
     level, mid = levels_at(stack.anatomy, stack.scan)
     by_level = {}
@@ -111,7 +111,7 @@ def halves(a: Anatomy) -> tuple[float, float, float]:
     return 1 - lower / upper, f[inner][:, back].mean() / f[inner][:, front].mean() - 1, rim
 
 
-def rod_slope(stack: MadeStack) -> float:
+def rod_slope(stack: SyntheticStack) -> float:
     """HU per mg/cm3 of K2HPO4, by the calibration phantom's rods in the middle slice."""
     i, s = stack.n // 2, stack.scan
     means = []

@@ -41,7 +41,7 @@ def test_everybody_is_judged_once_by_models_that_do_not_know_him():
         assert abs(int(present(r.batch, GROUPS)[:, 2].sum()) - 20) <= 3
         assert (r.label.bincount(minlength=3) - 10).abs().max() <= 6
         assert models.student(r.batch).isfinite().all()
-    # A patient's label may change his own score's models in no fold but those that train on him.
+    # A label changes the models of its own patient in no fold but those that train on that patient.
     first, _ = folds[0]
     turned = patients(90, 0)
     turned.batch.bag_mask[60:] = False

@@ -50,7 +50,7 @@ def test_every_transfer_syntax_decodes_to_the_rendered_hu(tmp_path, person, tran
     ds = pydicom.dcmread(made[2].path)
     assert ds.file_meta.TransferSyntaxUID == SYNTAXES[transfer]
     hu = ds.pixel_array.astype(int) * int(ds.RescaleSlope) + int(ds.RescaleIntercept)
-    np.testing.assert_array_equal(hu, fast.MadeStack(a, scan).axial(2))
+    np.testing.assert_array_equal(hu, fast.SyntheticStack(a, scan).axial(2))
 
 
 @pytest.mark.parametrize("kind", ["primary", "contrast", "tilted", "sharp", "scout", "reformat"])
@@ -106,7 +106,7 @@ def test_simpleitk_reads_the_series_in_the_same_place(tmp_path, person):
     dicom.write_series(tmp_path, person, a, scan, study, "primary")
     image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
     volume = sitk.GetArrayFromImage(image)
-    stack = fast.MadeStack(a, scan)
+    stack = fast.SyntheticStack(a, scan)
     np.testing.assert_array_equal(volume, np.stack([stack.axial(i) for i in range(stack.n)]))
     assert image.GetSpacing() == pytest.approx((scan.pixel, scan.pixel, scan.spacing), abs=1e-3)
     assert image.GetOrigin()[2] == pytest.approx(scan.z[0] + study.z_offset, abs=1e-3)
