@@ -116,7 +116,7 @@ def write(out: list[dict]) -> None:
     (OUT / "records-streaming.json").write_text(json.dumps(head | {"rows": out, "bars": bars}, indent=1) + "\n")
     text = (
         f"`python benchmarks/records_streaming.py`: 10 tests, {ROWS_A_PATIENT} results a patient, patients mixed. Peak "
-        "of the reading process, of which the imports are the same for all. Beyond 4 million observations they are "
+        "of the reading process, of which the imports are the same for all. Beyond 2 million observations they are "
         "kept on disk, in 64 partitions by patient, and gathered one partition at a time. CPU time on a machine "
         "shared with other work."
     )

@@ -12,7 +12,7 @@ from osteo_ray.patients.observations import BLOCK, NO_DAY, PRESENT, T_SCORE
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import BY_LOINC, NAMES, T_SCORE_LOINCS, molar_mass_of
-from osteo_ray.patients.values import BAD, age_at, date_hint, days, plain, seconds
+from osteo_ray.patients.values import BAD, age_at, date_hint, days, plain, seconds, texts_of
 
 
 class TestNames:
@@ -66,16 +66,18 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
     base["day"], base["second"] = _times(chunk, reading)
     usable = codes >= 0
     out = []
-    tests, test_texts = pd.factorize(raw[m.test].map(plain).to_numpy(object))
+    tests, test_texts = texts_of(raw[m.test])
+    counts = np.bincount(tests, minlength=len(test_texts))
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     how: dict[tuple[str, str], Test] = {}
     for k, text in enumerate(test_texts):
-        use = names.find(str(text))
+        use = names.find(text)
         if use is None:
-            found.unknown[str(text) or "(no test named)"] += int((tests == k).sum())
+            if counts[k]:
+                found.unknown[text or "(no test named)"] += int(counts[k])
             continue
-        groups[use[0], str(text)].append(k)
-        how[use[0], str(text)] = use[1]
+        groups[use[0], text].append(k)
+        how[use[0], text] = use[1]
     for (name, text), which in groups.items():
         rows = np.flatnonzero(np.isin(tests, which))
         part = Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word)
@@ -136,10 +138,8 @@ def _ages(base: np.ndarray, usable: np.ndarray, chunk: Chunk, reading: Reading) 
 def _site_numbers(raw: pd.DataFrame, texts: pd.Series | None, m: Mapping, sites: dict[str, int]) -> np.ndarray:
     if texts is None:
         return np.full(len(raw), -1 if m.site is None else sites.setdefault(m.site, len(sites)), np.int16)
-    codes, uniques = pd.factorize(texts.map(plain).to_numpy(object))
-    numbers = [
-        sites.setdefault(str(u), len(sites)) if u and u.casefold() not in m.missing_texts else -1 for u in uniques
-    ]
+    codes, uniques = texts_of(texts)
+    numbers = [sites.setdefault(u, len(sites)) if u and u.casefold() not in m.missing_texts else -1 for u in uniques]
     return np.array(numbers, np.int16)[codes]
 
 

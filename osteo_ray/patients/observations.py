@@ -34,13 +34,14 @@ BLOCK = np.dtype(
 T_SCORE = len(NAMES)
 PRESENT = len(NAMES) + 1
 """A patient of whom nothing was observed: a record without values."""
+_MIX = 64
 NO_DAY = np.iinfo(np.int32).min
 
 
 class Observations:
     """A store of observations."""
 
-    def __init__(self, spill_rows: int = 4_000_000, partitions: int = 64):
+    def __init__(self, spill_rows: int = 2_000_000, partitions: int = _MIX):
         self._blocks: list[np.ndarray] = []
         self._held = 0
         self._spill_rows, self._partitions = spill_rows, partitions
@@ -79,13 +80,13 @@ class Observations:
         """All observations, each patient's in one partition."""
         if self._folder is None:
             if self._blocks:
-                yield np.concatenate(self._blocks)
+                block, self._blocks = np.concatenate(self._blocks), []
+                yield from _by_patient(block)
             return
-        self._spill() if self._blocks else None
+        if self._blocks:
+            self._spill()
         for p in range(self._partitions):
-            block = np.fromfile(Path(self._folder.name) / f"{p}.bin", BLOCK)
-            if len(block):
-                yield block
+            yield from _by_patient(np.fromfile(Path(self._folder.name) / f"{p}.bin", BLOCK))
 
     def records(
         self, sites: list[str] | None = None, resolve: Callable[[np.ndarray], np.ndarray] | None = None
@@ -100,6 +101,15 @@ class Observations:
             block = block if resolve is None else resolve(block)
             if len(block):
                 yield gather(block, sites or [])
+
+
+def _by_patient(block: np.ndarray, most: int = 250_000) -> Iterator[np.ndarray]:
+    """A partition cut further, by patient: a record takes more room than its observations."""
+    parts = -(-len(block) // most)
+    # The remainder that partitions go by is the same for all of a partition: what is above it is mixed instead.
+    which = (block["patient"] // np.uint64(_MIX)) % np.uint64(max(parts, 1))
+    for p in range(parts):
+        yield block if parts == 1 else block[which == p]
 
 
 def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:

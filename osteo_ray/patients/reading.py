@@ -14,7 +14,7 @@ from osteo_ray.patients.mapping import Mapping, Numbers, Quantity
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
 from osteo_ray.patients.units import UnitError, feature_factor, fitting_units
-from osteo_ray.patients.values import BAD, BOUND, coded, lost_digits, number_hint, numbers, plain
+from osteo_ray.patients.values import BAD, BOUND, coded, lost_digits, number_hint, numbers, plain, texts_of
 
 _ENOUGH = 10
 """Values from which the median of a column says something about its unit."""
@@ -32,13 +32,18 @@ class Reading:
 
     def keys(self, ids: pd.Series, sites: pd.Series | None, chunk: Chunk, column: str) -> np.ndarray:
         """Patient keys (object [n]), None where a row names nobody; each such row is a problem."""
-        site_of = None if sites is None else sites.map(plain)
-        pairs = ids.map(plain) if site_of is None else ids.map(plain) + "\x1f" + site_of
-        codes, uniques = pd.factorize(pairs.to_numpy(object))
+        codes, uniques = texts_of(ids)
+        if sites is not None:
+            which, names = texts_of(sites)
+            # Every pair of number and site that occurs.
+            pairs, codes = np.unique(codes.astype(np.int64) * len(names) + which, return_inverse=True)
+            uniques = [f"{uniques[p // len(names)]}\x1f{names[p % len(names)]}" for p in pairs.tolist()]
+        elif not len(codes) or codes.max() < len(uniques) - 1:
+            uniques = uniques[:-1]  # no cell is empty
         made: list[str | None] = []
         bad: dict[int, str] = {}
         for k, text in enumerate(uniques):
-            pid, _, site = str(text).partition("\x1f")
+            pid, _, site = text.partition("\x1f")
             if pid.casefold() in self.mapping.missing_texts or not normalised(pid, self.identity):
                 bad[k] = "no patient id; such a record joins nothing"
             elif lost_digits(pid):
@@ -119,8 +124,7 @@ class Reading:
             written: list[str] = [q.unit or f.unit]
             which = np.zeros(len(values), np.intp)
         else:
-            which, cells = pd.factorize(units.map(plain).to_numpy(object))
-            written = [str(u) for u in cells]
+            which, written = texts_of(units)
         for k, unit in enumerate(written):
             rows = np.flatnonzero(known & (which == k))
             if not len(rows):

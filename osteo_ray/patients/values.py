@@ -48,6 +48,13 @@ def plain(value: Any) -> str:
     return (text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
 
 
+def texts_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """(which [n], texts): the cells of a column as texts, each different cell turned into one once."""
+    which, uniques = pd.factorize(column.astype(object), use_na_sentinel=True)
+    which[which < 0] = len(uniques)
+    return which, [*(plain(u) for u in uniques), ""]
+
+
 def _each(column: pd.Series, parse: Callable[[Any], tuple[Any, int]], dtype: Any) -> Parsed:
     """Parse every different cell once."""
     codes, uniques = pd.factorize(column.astype(object), use_na_sentinel=True)
@@ -148,6 +155,7 @@ def coded(column: pd.Series, missing: frozenset[str], codes: Mapping[str, float 
     return _each(column, parse, np.float64)
 
 
+_CLOCK = re.compile(r"[T ](\d{1,2}):?(\d{2})(?::?(\d{2}))?")
 _NAT = np.datetime64("NaT", "D")
 _TIME = r"(?:[T ]\s*(\d{1,2}:?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)?)?"
 _ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}}){_TIME}")
@@ -219,9 +227,10 @@ def seconds(column: pd.Series) -> np.ndarray:
         at = local.to_numpy("datetime64[s]")
         out = (at - at.astype("datetime64[D]")).astype("int64")
         return np.where(np.isnat(at), 0, out).astype(np.int32)
-    texts = column.astype(str).str.extract(r"[T ](\d{1,2}):?(\d{2})(?::?(\d{2}))?")
-    parts = texts.fillna("0").astype(np.int64).to_numpy()
-    return (parts @ np.array([3600, 60, 1])).astype(np.int32)
+    which, texts = texts_of(column)
+    found = (_CLOCK.search(t) for t in texts)
+    each = [int(m[1]) * 3600 + int(m[2]) * 60 + int(m[3] or 0) if m else 0 for m in found]
+    return np.array(each, np.int32)[which]
 
 
 def date_hint(text: str) -> str:

@@ -110,9 +110,9 @@ def _chunks(reader, m: Mapping, name: str) -> Iterator[Chunk]:
             if fields is None:
                 # Where the first row ends in a delimiter that the header lacks, every row has to.
                 fields = len(row) if len(row) > width and not any(c.strip() for c in row[width:]) else width
-            if len(row) != fields or any(c.strip() for c in row[width:]):
+            if len(row) != fields or (fields > width and any(c.strip() for c in row[width:])):
                 raise RecordsError([_misfit(name, line, row, fields, width, m.header_row)])
-            rows.append(row[:width])
+            rows.append(row if fields == width else row[:width])
             numbers.append(line)
             if len(rows) == ROWS:
                 yield _chunk(name, header, rows, numbers, repeated)
