@@ -23,7 +23,6 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from osteo_ray import __version__
 from osteo_ray.commands import REGISTRY, Command, load_command
@@ -245,8 +244,13 @@ def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
                 kw |= {"nargs": "+", "action": "extend"}
         group.add_argument(*flags, dest=dest, **kw)
 
+    # Late: `osteo-ray --help` needs none of it. The class is the job as the library wants it; nothing is read from the
+    # environment by it.
+    from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+    namespace = {"model_config": SettingsConfigDict(frozen=True, extra="forbid")}
     CliSettingsSource(
-        _settings(command.job),
+        type(command.job.__name__, (command.job, BaseSettings), namespace),
         root_parser=parser,
         add_argument_method=add,
         cli_parse_args=False,
@@ -256,12 +260,6 @@ def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
         cli_use_class_docs_for_groups=True,
         cli_enforce_required=False,
     )
-
-
-def _settings(job: type[Section]) -> type[BaseSettings]:
-    """The job as the settings class that the library wants; nothing is read from the environment by it."""
-    namespace = {"model_config": SettingsConfigDict(frozen=True, extra="forbid", env_prefix="")}
-    return type(job.__name__, (job, BaseSettings), namespace)
 
 
 def _metavar(key: Key) -> str:
