@@ -390,6 +390,7 @@ def _row(rows: list[Row], cfg: IndexConfig) -> Row:
         row[name] = first[name]
     for name in (
         "patient_key",
+        "site",
         "age_y",
         "sex",
         "study_date",

@@ -44,6 +44,7 @@ CATALOGUE = pa.schema(
         ("sop_count", pa.int32()),
         ("n_slices", pa.int32()),
         ("patient_key", pa.string()),
+        ("site", pa.string()),  # hospital or issuer that is part of the key, null: not given
         ("age_y", pa.float64()),
         ("sex", pa.string()),
         ("study_date", pa.string()),

@@ -50,6 +50,7 @@ COPIED = (
     "study_uid",
     "series_uid",
     "patient_key",
+    "site",
     "study_date",
     "age_y",
     "sex",

@@ -71,6 +71,7 @@ RESULTS = pa.schema(
         ("shap", pa.list_(SHAP)),
         ("gates", pa.list_(GATE)),
         # what subgroups are cut by
+        ("site", pa.string()),
         ("age_y", pa.float64()),
         ("sex", pa.string()),
         ("manufacturer", pa.string()),
