@@ -3,7 +3,7 @@
     python benchmarks/archive_scale.py --studies 125 250 500 1000 2000 --plan 10000 100000 1000000
 
 Archives are generated (generated_archive.py): 300 instances a study, headers as a scanner writes them, computed while
-they are read; nothing of listing, header walk, exchange and assembly is left out, but a store's own latency is. Each
+they are read; nothing of listing, header parsing, exchange and assembly is left out, but a store's own latency is. Each
 size is indexed by a fresh driver with one worker, in two layouts: a folder a study, and all instances shuffled. Memory
 of the driver and the worker is sampled from /proc. `--plan`: sizes that are planned without reading (what the driver
 holds at that size: a record for every part, a piece for every row group of the exchange), with evenly spread hashes.
