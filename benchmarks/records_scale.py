@@ -60,7 +60,9 @@ def measured(what: str, work: Path, rows: int) -> dict[str, float]:
     cts = keys_of(np.random.default_rng(7).integers(0, rows // 2, CTS))
     base, t, cpu = peak_mb(), time.perf_counter(), time.process_time()
     more: dict[str, float] = {}
-    if what == "partition":
+    if what == "steps":
+        more = steps(work, partitions_for(rows))
+    elif what == "partition":
         from osteo_ray.patients.partition import partition_records
 
         files = sorted(map(str, (work / "sources").glob("*.parquet")))
@@ -81,6 +83,20 @@ def measured(what: str, work: Path, rows: int) -> dict[str, float]:
     return {"s": time.perf_counter() - t, "cpu_s": time.process_time() - cpu, "mb": peak_mb() - base, **more}
 
 
+def steps(work: Path, n: int) -> dict[str, float]:
+    """`partition_records` without Ray: its two steps, a block and a partition at a time, in this process."""
+    from osteo_ray.io.store import Store
+    from osteo_ray.patients.partition import _Gather, _Split
+    from osteo_ray.patients.record_set import write_facts
+
+    split, gather, uri = _Split(str(work / "set"), n), _Gather(str(work / "set")), str(work / "set")
+    files = sorted((work / "sources").glob("*.parquet"))
+    rows = sum(split(pq.read_table(f))["rows"][0].as_py() for f in files)
+    patients = sum(int(gather({"id": np.array([p])})["patients"][0]) for p in range(n))
+    write_facts(Store(uri), n, rows, patients)
+    return {"partitions": n, "patients": patients}
+
+
 def bytes_of(records, keys: list[str]) -> int:
     """Compressed bytes of the row groups that a join of these patients reads."""
     wanted, total = np.unique(np.array(keys)), 0
@@ -98,6 +114,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     p.add_argument("--out", default="docs/results")
+    p.add_argument("--one-process", action="store_true", help="partition without Ray, one block after another")
     p.add_argument("--measure", help=argparse.SUPPRESS)
     p.add_argument("--work", help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -111,20 +128,20 @@ def main() -> None:
             (work / "sources").mkdir()
             write_sources(work / "sources", n)
             row: dict[str, object] = {"records": n}
-            for what in ("partition", "driver", "task", "broadcast"):
+            for what in ("steps" if a.one_process else "partition", "driver", "task", "broadcast"):
                 args = [sys.executable, __file__, "--measure", what, "--work", str(work), "--sizes", str(n)]
                 done = subprocess.run(args, capture_output=True, text=True, check=True)
-                row[what] = json.loads(done.stdout.strip().splitlines()[-1])
+                row["partition" if what == "steps" else what] = json.loads(done.stdout.strip().splitlines()[-1])
             row["set_mb"] = sum(f.stat().st_size for f in (work / "set").glob("part-*")) / 2**20
         rows.append(row)
         print(json.dumps(row), flush=True)
-        write(Path(a.out), rows)
+        write(Path(a.out), rows, " --one-process" if a.one_process else "")
 
 
-def write(out: Path, rows: list) -> None:
+def write(out: Path, rows: list, how: str) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     sizes = " ".join(str(r["records"]) for r in rows)
-    command = f"python benchmarks/records_scale.py --sizes {sizes}"
+    command = f"python benchmarks/records_scale.py --sizes {sizes}{how}"
     text = {"command": command, "commit": commit, "seed": 7, "rows": rows, "bars": []}
     (out / "records_scale.json").write_text(json.dumps(text, indent=1) + "\n")
     lines = [

@@ -19,6 +19,9 @@ class RecordsJob(Section):
     )
     mapping: str | None = Field(None, description="shipped name, or path to YAML; null: the default mapping")
     out: str | None = Field(None, description="Parquet file in the schema's columns and units; null: report alone")
+    partitions: int | None = Field(
+        None, ge=1, description="write `out` as a folder, partitioned by patient, that tasks read from; null: one file"
+    )
     on_bad: Literal["raise", "missing"] = Field(
         "raise", description="missing: refused values become missing, and are listed"
     )
@@ -48,7 +51,12 @@ def records(job: RecordsJob) -> list[str]:
     lines.append(f"{len(table)} records of {patients} patients: {counts}")
     if job.catalogue:
         lines += announced(match_catalogue(table, job.catalogue, job.pseudonym_key, job.identity))
-    if job.out:
+    if job.out and job.partitions:
+        from osteo_ray.patients.record_set import write_record_set
+
+        made = write_record_set(table, absolute(job.out), job.partitions)
+        lines.append(f"written  {made.uri}: {made.rows} records in {made.partitions} partitions")
+    elif job.out:
         out = absolute(job.out)
         with new_file(out) as path:
             table.to_parquet(path)

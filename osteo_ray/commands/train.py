@@ -79,14 +79,14 @@ def train(job: TrainJob) -> list[str]:
 
 def sources(job: TrainJob):
     """What a training job reads."""
-    from osteo_ray.patients import load_records
+    from osteo_ray.patients.record_set import open_records
     from osteo_ray.training.prepare import Sources
 
     if job.catalogue is None and not job.extra_slices:
         need(job, "catalogue")
     how = job.mapping, job.pseudonym_key, job.identity
-    table = load_records(need(job, "records"), *how)
-    held = load_records(job.heldout_records, *how) if job.heldout_records else None
+    table = open_records(need(job, "records"), *how)
+    held = open_records(job.heldout_records, *how) if job.heldout_records else None
     mixed = (*job.encoder_slices, *synthetic_slices(job))
     return Sources(job.catalogue, table, job.targets, job.extra_slices, mixed, job.start, job.heldout_slices, held)
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from osteo_ray.io.store import Store, open_parquet
-from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.config import IdentityConfig, TimelineConfig
 from osteo_ray.patients.events import days_of
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.schema import NAMES
@@ -161,6 +161,18 @@ def is_record_set(uri: str) -> bool:
     return not str(uri).endswith((".csv", ".gz", ".tsv", ".parquet", ".ndjson", ".json", ".xlsx")) and Store(
         uri
     ).is_file(FACTS)
+
+
+def open_records(
+    sources: str | Sequence[str], mapping: str | None, pseudonym_key: str | None, identity: IdentityConfig
+) -> RecordTable | RecordSet:
+    """Records by path or URI: a record set as it lies, anything else read into memory (`source.load_records`)."""
+    from osteo_ray.patients.source import load_records
+
+    only = sources if isinstance(sources, str) else sources[0] if len(sources) == 1 else None
+    if only is not None and is_record_set(only):
+        return open_record_set(only)
+    return load_records(sources, mapping, pseudonym_key, identity)
 
 
 def records_of(records: RecordTable | RecordSet | None) -> Records:

@@ -15,8 +15,8 @@ from osteo_ray.config import narrow, need
 from osteo_ray.io.store import Store
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients import load_records
 from osteo_ray.patients.match import announced, match_catalogue
+from osteo_ray.patients.record_set import open_records
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.config import ScreenConfig, ScreenJob
 
@@ -38,7 +38,7 @@ def screen_archive(
     bundle = job.bundle or reference.bundle()
     notes = [] if job.bundle else [f"model    {reference.NOTICE}"]
     cfg = narrow(job, ScreenConfig)
-    table = load_records(job.records, job.mapping, cfg.index.pseudonym_key, cfg.index.identity) if job.records else None
+    table = open_records(job.records, job.mapping, cfg.index.pseudonym_key, cfg.index.identity) if job.records else None
     indexed: list[str] = []
     archives = [archive] if isinstance(archive, str) else list(archive)
     if len(archives) == 1 and archives[0].endswith(".parquet"):
