@@ -14,16 +14,22 @@ class IndexJob(IndexConfig):
 
     archive: tuple[str, ...] | str | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
     out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
+    explain: str | None = Field(
+        None, description="SeriesInstanceUID: print everything that the catalogue in `out` knows of it; nothing is built"
+    )
 
 
 def index(job: IndexJob) -> list[str]:
-    """Build a catalogue of an archive."""
+    """Build a catalogue of an archive, or explain one of its series."""
     from osteo_ray import progress
     from osteo_ray.catalogue import build
+    from osteo_ray.catalogue.explain import one_series, reasons
 
+    if job.explain is not None:
+        return one_series(str(need(job, "out")), job.explain)
     with progress.counted("it") as say:
         summary = build.build(need(job, "archive"), need(job, "out"), narrow(job, IndexConfig), say)
-    return summary.lines()
+    return [*summary.lines(), *reasons(summary.out)]
 
 
 COMMAND = Command(IndexJob, index, positional="archive")

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One kind: `ends` are the (state, code) of its catalogue rows, OPEN for one that goes on to screening."""
+    """One kind: `ends` are the states and codes of its catalogue rows, the open ones first."""
 
     group: str
     name: str
@@ -36,7 +36,7 @@ class Case:
 
 @cache
 def rows_of(case: Case) -> list[Row]:
-    """The catalogue rows of a case, chosen among, in the order of series and split."""
+    """The catalogue rows of a case, chosen among: first those that are open, then by series and split."""
     by_series: dict[tuple[str, str], list[Row]] = {}
     files = case.files()
     for r in header_rows(files):
@@ -46,7 +46,7 @@ def rows_of(case: Case) -> list[Row]:
     for key in sorted(by_series):
         out += assemble(by_series[key], IndexConfig(), lambda a, b: contents[a["uri"]] == contents[b["uri"]])[0]
     choose(out, IndexConfig())
-    return out
+    return sorted(out, key=lambda r: r["state"] is not None)
 
 
 def _pixels(data: bytes) -> bytes:
