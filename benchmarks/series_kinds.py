@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -80,31 +81,26 @@ def page(rows: list[dict[str, Any]], files: list[dict[str, Any]]) -> str:
     met = sum(r["met"] for r in rows)
     words = sorted({line.kind for line in table().lines if line.place in ("text", "device", "kernel")})
     coded = sorted({line.kind for line in table().lines if line.place in ("image_type", "rescale_type")})
-    lines = [
-        "# Kinds of series",
-        "",
-        f"{met} of {len(rows)} kinds end as they should (`python benchmarks/series_kinds.py`). OPEN: goes on to",
-        "screening. One row a kind; \"rests on\" says what tells it: a tag's coded value, words, geometry or pixels.",
-        "",
+    text = (
+        f"{met} of {len(rows)} kinds end as they should (`python benchmarks/series_kinds.py`). OPEN: goes on to screening. "
+        "One row a kind; \"rests on\" says what tells it: a tag's coded value, words, geometry or pixels.",
         "Kinds that a coded value can tell: " + ", ".join(coded) + ".",
-        "",
         "Kinds that rest on words alone, so that a description in other words passes unless its HU are off (Q_HU): "
         + ", ".join(k for k in words if k not in coded)
-        + ".",
-        "",
-        "| group | kind | ends | says | rests on |",
-        "|---|---|---|---|---|",
-    ]
+        + ". Philips marks its results by the rescale type `HU*` too.",
+    )
+    lines = ["# Kinds of series", ""]
+    for paragraph in text:
+        lines += [*textwrap.wrap(paragraph, 118), ""]
+    lines += ["| group | kind | ends | rests on |", "|---|---|---|---|"]
     for r in rows:
-        says = ", ".join(f"{k} {v}" for k, v in r["says"].items()) or "-"
-        mark = "" if r["met"] else " **not met**"
-        lines.append(f"| {r['group']} | {r['kind']} | {'; '.join(r['ends'])}{mark} | {says} | {r['rests_on']} |")
+        ends = "; ".join(r["ends"]) + ("" if r["met"] else " **not met**")
+        lines.append(f"| {r['group']} | {r['kind']} | {ends} | {r['rests_on']} |")
     if files:
-        lines += ["", "## Archives", "", "| file | series | files left out |", "|---|---|---|"]
+        lines += ["", "## Archives", ""]
         for f in files:
-            series = "; ".join(f"{n} x {k}" for k, n in f["series"].items()) or "-"
-            left = "; ".join(f"{n} x {k}" for k, n in f["files_left"].items()) or "-"
-            lines.append(f"| {f['file']} | {series} | {left} |")
+            ends = [f"{n} x {k}" for part in (f["series"], f["files_left"]) for k, n in part.items()]
+            lines += textwrap.wrap(f"- {f['file']}: {'; '.join(ends)}", 118, subsequent_indent="  ")
     return "\n".join(lines) + "\n"
 
 

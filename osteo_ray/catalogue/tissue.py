@@ -82,7 +82,8 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         lowest, highest = float(hu.min()), float(hu.max())
         if lowest > _CUT_ABOVE and np.count_nonzero(hu == lowest) > _CUT_SHARE * hu.size:
             low.append(lowest)
-        if highest < _BRIGHT_BELOW and np.count_nonzero(hu == highest) > _BRIGHT_SHARE * np.count_nonzero(hu > BODY_HU):
+        body = np.count_nonzero(hu > BODY_HU)
+        if body and highest < _BRIGHT_BELOW and np.count_nonzero(hu == highest) > _BRIGHT_SHARE * body:
             high.append(highest)
     if not n:
         return TissuePeaks(None, None, None)
