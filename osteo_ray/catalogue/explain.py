@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from osteo_ray.io.store import join, read_table
+import pyarrow.compute as pc
+
+from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.store import join
 from osteo_ray.outcomes import InputError
 
 WIDTH = 160  # of an example's message
@@ -17,8 +20,8 @@ _LEFT_OUT = ("instances", "gates", "orientation")  # shown in a form of their ow
 
 def reasons(out: str) -> list[str]:
     """Excluded and quarantined series of the catalogue in folder `out`, grouped by code, with one example each."""
-    rows = read_table(join(out, "catalogue.parquet"), columns=list(_REASON)).to_pylist()
-    return grouped(r for r in rows if r["state"] is not None)
+    batches = open_set(join(out, "catalogue.parquet")).batches(_REASON)
+    return grouped(r for b in batches for r in b.to_pylist() if r["state"] is not None)
 
 
 def grouped(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -52,7 +55,7 @@ def one_series(out: str, series_uid: str) -> list[str]:
         InputError: no series of that UID in the catalogue.
     """
     uri = join(out, "catalogue.parquet")
-    rows = read_table(uri, filters=[("series_uid", "=", series_uid)]).to_pylist()
+    rows = open_set(uri).read(filters=pc.field("series_uid") == series_uid).to_pylist()
     if not rows:
         raise InputError(f"{uri} has no series {series_uid}; its UIDs stand in the column series_uid")
     return [line for r in rows for line in described(r)]

@@ -25,6 +25,7 @@ SKIN_MM, FAT_MM = 4.0, 40.0  # subcutaneous fat is looked for this deep under th
 OUTSIDE_MM = 8.0  # air is looked for this far from the body
 BONE_HU, MIDLINE_MM = 180.0, 60.0
 FEWEST = 150  # averaged pixels that make a peak
+FEWEST_FAT = 800  # of fat: in the thin, a narrow rim is mostly edge, and reads too bright
 PROMINENT = 1.8  # a peak's height against the mean of its range
 SMOOTH_HU = 4.0
 _FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-180, -20), (-60, 140), (-1120, -850)
@@ -89,7 +90,7 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         return TissuePeaks(None, None, None)
     most = (n + 1) // 2
     return TissuePeaks(
-        fat=_peak(fat, _FAT_RANGE),
+        fat=_peak(fat, _FAT_RANGE, FEWEST_FAT),
         muscle=_peak(muscle, _MUSCLE_RANGE),
         air=_peak(air, _AIR_RANGE),
         cut_low=float(np.median(low)) if len(low) >= most else None,
@@ -144,12 +145,12 @@ _KERNEL = np.exp(-0.5 * (np.arange(-12, 13) / SMOOTH_HU) ** 2)
 _KERNEL /= _KERNEL.sum()
 
 
-def _peak(values: Sequence[np.ndarray], within: tuple[int, int]) -> float | None:
+def _peak(values: Sequence[np.ndarray], within: tuple[int, int], fewest: int = FEWEST) -> float | None:
     """The commonest value in a range, of a smoothed histogram in steps of 1 HU; None without a clear peak."""
     low, high = within
     x = np.concatenate(values) if values else np.zeros(0)
     x = x[(x >= low) & (x < high)]
-    if x.size < FEWEST:
+    if x.size < fewest:
         return None
     counts = np.bincount((x - low).astype(int), minlength=high - low).astype(float)
     smooth = np.convolve(counts, _KERNEL, "same")
