@@ -84,9 +84,7 @@ def rows_of(kind: str, name: str, slices: list[np.ndarray], spacing: tuple[float
     out = []
     for change, of in CHANGES.items():
         measured, *failed = verdicts([np.ascontiguousarray(of(h)) for h in slices], spacing, kvp)
-        out.append(
-            {"kind": kind, "name": name, "kvp": kvp, "change": change, "measured": measured, "failed": failed}
-        )
+        out.append({"kind": kind, "name": name, "kvp": kvp, "change": change, "measured": measured, "failed": failed})
     return out
 
 

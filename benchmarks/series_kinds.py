@@ -82,8 +82,9 @@ def page(rows: list[dict[str, Any]], files: list[dict[str, Any]]) -> str:
     words = sorted({line.kind for line in table().lines if line.place in ("text", "device", "kernel")})
     coded = sorted({line.kind for line in table().lines if line.place in ("image_type", "rescale_type")})
     text = (
-        f"{met} of {len(rows)} kinds end as they should (`python benchmarks/series_kinds.py`). OPEN: goes on to screening. "
-        "One row a kind; \"rests on\" says what tells it: a tag's coded value, words, geometry or pixels.",
+        f"{met} of {len(rows)} kinds end as they should (`python benchmarks/series_kinds.py`). OPEN: goes on to "
+        "screening. "
+        'One row a kind; "rests on" says what tells it: a tag\'s coded value, words, geometry or pixels.',
         "Kinds that a coded value can tell: " + ", ".join(coded) + ".",
         "Kinds that rest on words alone, so that a description in other words passes unless its HU are off (Q_HU): "
         + ", ".join(k for k in words if k not in coded)

@@ -15,7 +15,8 @@ class IndexJob(IndexConfig):
     archive: tuple[str, ...] | str | None = Field(None, description="folder, zip, tar, s3:// or DICOMweb address")
     out: str | None = Field(None, description="folder for catalogue.parquet and files.parquet")
     explain: str | None = Field(
-        None, description="SeriesInstanceUID: print everything that the catalogue in `out` knows of it; nothing is built"
+        None,
+        description="SeriesInstanceUID: print everything that the catalogue in `out` knows of it; nothing is built",
     )
 
 
