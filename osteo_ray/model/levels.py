@@ -43,8 +43,10 @@ REGION_FLOOR = 0.06
 MID_SD = 0.33
 INDEPENDENT_MM = 14.0
 """Slices nearer to each other than this repeat each other's errors, and count for less."""
-SURE = 0.7
+SURE = 0.8
 """Least confidence with which a level is named."""
+NO_BODY_MID = 0.08
+"""What the encoder typically believes of `mid` where there is no vertebral body: hips and shoulders, say."""
 ABOVE, BELOW, SACRUM = "above", "below", "S"
 
 
@@ -94,7 +96,8 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
     at = np.rint(down / STEP_MM).astype(int)
     chains = _chains()
     evidence = _evidence(chains, np.asarray(region, float), np.asarray(number, float), np.asarray(mid, float))
-    posterior, log_likelihood = _posterior(chains, evidence * _weights(down)[:, None, None], at)
+    weight = _weights(down)
+    posterior, log_likelihood = _posterior(chains, evidence * weight[:, None, None], at)
     score = log_likelihood + np.log(chains.prior)
     share = np.exp(score - score.max())
     posterior *= (share / share.sum())[None, :, None]
@@ -105,7 +108,11 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
     level = tuple(
         chains.names[b] if c >= SURE and b not in unnamed else None for b, c in zip(best, confidence, strict=True)
     )
-    return Levels(level, confidence, posterior[:, chains.target].sum(1))
+    lumbar = posterior[:, chains.target].sum(1)
+    if not _bodies_alternate(chains, posterior, np.asarray(mid, float), weight):
+        level = tuple(None if name and name[0] == "L" else name for name in level)
+        lumbar = np.zeros(k)
+    return Levels(level, confidence, lumbar)
 
 
 def levels_of(z_mm: np.ndarray, embedding: np.ndarray) -> Levels:
@@ -152,6 +159,20 @@ def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]
             out.append((name, "thoracic" if name[0] == "T" else "lumbar", number, middle, body))
     n = round(SACRUM_MM * size / STEP_MM)
     return [*out, *[(SACRUM, "pelvic", L1_NUMBER + 5.0, 0.0, False)] * n, (BELOW, "none", np.nan, 0.0, False)]
+
+
+def _bodies_alternate(chains: _Chains, posterior: np.ndarray, mid: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether bodies and discs alternate in what is taken for the lumbar spine, as its column expects them to.
+
+    Shoulders and hips that pass for lumbar slices show no bodies: `mid` then fits a constant better than the column.
+    """
+    is_lumbar = (chains.level >= chains.names.index("L1")) & (chains.level <= chains.names.index("L6"))
+    share = posterior[:, is_lumbar].sum(1) * weight
+    if share.sum() < 1:
+        return True  # too little to tell
+    expected = (posterior * chains.mid[None]).sum((1, 2))
+    gain = np.square(mid - NO_BODY_MID) - np.square(mid - expected)
+    return bool((share * gain).sum() > 0)
 
 
 def _weights(down: np.ndarray) -> np.ndarray:

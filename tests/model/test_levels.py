@@ -66,6 +66,14 @@ def test_without_an_anchor_less_is_named_and_confidence_says_so():
     assert sum(level is None for level in found.level) >= 3
 
 
+def test_what_shows_no_bodies_is_not_named_lumbar_however_sure_the_region():
+    region = np.tile(np.array([0.01, 0.97, 0.01, 0.01]), (20, 1))
+    rng = np.random.default_rng(0)
+    found = name_levels(np.arange(20) * 9.0, region, np.linspace(16.5, 14, 20), rng.uniform(0, 0.15, 20))
+    assert not any(level and level[0] == "L" for level in found.level)
+    assert found.lumbar.max() == 0
+
+
 def test_nothing_of_the_spine_has_no_name():
     region = np.tile(np.eye(4)[REGIONS.index("none")], (10, 1))
     found = name_levels(np.arange(10) * 20.0, region, np.full(10, 15.0), np.zeros(10))
