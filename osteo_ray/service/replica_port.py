@@ -46,6 +46,13 @@ def bind() -> None:
     replica.add_port_to_grpc_server = bound_port
 
 
+def on_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address, IPv4 inside IPv6 (::ffff:127.0.0.1) too."""
+    ip = ip_address(address)
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
 def foreign_listeners(allowed: frozenset[int] = frozenset()) -> Iterator[tuple[int, str, str, int]]:
     """(process id, process name, address, port) of sockets beyond loopback that this process and its children listen
     on, but for the ports `allowed`.
@@ -60,9 +67,5 @@ def foreign_listeners(allowed: frozenset[int] = frozenset()) -> Iterator[tuple[i
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         for c in found:
-            if (
-                c.status == psutil.CONN_LISTEN
-                and not ip_address(c.laddr.ip).is_loopback
-                and c.laddr.port not in allowed
-            ):
+            if c.status == psutil.CONN_LISTEN and not on_loopback(c.laddr.ip) and c.laddr.port not in allowed:
                 yield process.pid, name, c.laddr.ip, c.laddr.port

@@ -144,10 +144,10 @@ class Api:
     """The HTTP interface; `http.app.create` makes it where the replica runs."""
 
     def __init__(self, cfg: ServeConfig, scorers: DeploymentHandle, keeper: DeploymentHandle):
-        self.app = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
+        self.http_app = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
 
     def __serve_build_asgi_app__(self) -> Any:
-        return self.app
+        return self.http_app
 
 
 def application(cfg: ServeConfig) -> Application:
@@ -192,7 +192,9 @@ def check_running(cfg: ServeConfig) -> None:
     """
     from ray.serve._private.api import _get_global_client
 
-    options = _get_global_client().http_config
+    client = _get_global_client()
+    assert client is not None, "Serve has been started"
+    options = client.http_config
     running = cfg.model_copy(update={"host": options.host})
     if not running.on_loopback and cfg.tokens is None:
         raise ConfigError(

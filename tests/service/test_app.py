@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from importlib import import_module
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,7 @@ from serving import config, study_zip
 from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.io.parquet_set import open_set
+from osteo_ray.service.replica_port import on_loopback
 from osteo_ray.service.runs import RunJob, Runs, RunState
 from osteo_ray.service.screenings import Supervisor
 
@@ -45,6 +45,15 @@ def test_deploy_file_is_what_serve_reads():
     schema = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "configs/serve_deploy.yaml").read_text()))
     module, _, name = schema.applications[0].import_path.partition(":")
     assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", False), ("::", False)]
+    + [("10.0.0.7", False), ("::ffff:10.0.0.7", False)],
+)
+def test_what_is_loopback(address, loopback):
+    assert on_loopback(address) == loopback
 
 
 def test_what_serve_deploy_imports_becomes_an_application(tmp_path):
@@ -81,7 +90,7 @@ def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
         ]
         assert any(p == port for _, _, p in listening)
         assert any("ServeReplica" in name for name, _, _ in listening), "the replicas' own port is among them"
-        assert [x for x in listening if not ip_address(x[1]).is_loopback] == []
+        assert [x for x in listening if not on_loopback(x[1])] == []
     finally:
         process.terminate()
         process.wait(120)
