@@ -16,6 +16,8 @@ CALL = 'add_port_to_grpc_server(self._server, "[::]:0")'
 class OpenPortError(RuntimeError):
     """A port that can be reached from other machines, and can't be closed."""
 
+    exit_code = 2
+
 
 def bind() -> None:
     """Bind the replica port to the node's own address, in this process; call it where a replica's module is imported.

@@ -49,8 +49,15 @@ def test_deploy_file_is_what_serve_reads():
 
 @pytest.mark.parametrize(
     ("address", "loopback"),
-    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", False), ("::", False)]
-    + [("10.0.0.7", False), ("::ffff:10.0.0.7", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.7", False),
+        ("::ffff:10.0.0.7", False),
+    ],
 )
 def test_what_is_loopback(address, loopback):
     assert on_loopback(address) == loopback
