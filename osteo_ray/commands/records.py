@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack, nullcontext
 from typing import Literal
 
 from pydantic import Field
@@ -39,28 +41,31 @@ def records(job: RecordsJob) -> list[str]:
         return draft(job.draft)
     from osteo_ray.io.store import absolute, new_file
     from osteo_ray.patients import load
+    from osteo_ray.patients.findings import Findings
     from osteo_ray.patients.match import announced, match_catalogue
+    from osteo_ray.patients.source import convert
 
-    table = load(need(job, "source"), job.mapping, job.pseudonym_key, job.on_bad, job.identity)
-    assert table.report is not None
-    labels = table.frame["label"].value_counts(dropna=False).to_dict()
-    counts = ", ".join(f"{'unlabelled' if k != k or k is None else k} {n}" for k, n in labels.items())
-    patients = table.frame["patient_key"].nunique()
-    lines = [f"refused  {i}" for i in table.issues]
-    lines += table.report.lines()
-    lines.append(f"{len(table)} records of {patients} patients: {counts}")
-    if job.catalogue:
-        lines += announced(match_catalogue(table, job.catalogue, job.pseudonym_key, job.identity))
-    if job.out and job.partitions:
-        from osteo_ray.patients.record_set import write_record_set
+    found, out = Findings(), absolute(job.out) if job.out else None
+    with ExitStack() as stack:
+        # A record set is made of the one file, which then lies in a folder for the time being.
+        folder = stack.enter_context(tempfile.TemporaryDirectory()) if job.partitions and out else None
+        target = f"{folder}/records.parquet" if folder else out
+        with new_file(target) if target else nullcontext() as path:
+            how = job.mapping, job.pseudonym_key, job.identity, found, job.on_bad
+            done = convert(need(job, "source"), path, *how)
+        counts = ", ".join(f"{k or 'unlabelled'} {n}" for k, n in done.labels.most_common())
+        lines = [f"refused  {i}" for i in found.listed()]
+        lines += found.report().lines()
+        lines.append(f"{done.rows} records of {len(done.patients.keys)} patients: {counts}")
+        if job.catalogue:
+            lines += announced(match_catalogue(done.patients, job.catalogue, job.pseudonym_key, job.identity))
+        if folder and out:
+            from osteo_ray.patients.record_set import write_record_set
 
-        made = write_record_set(table, absolute(job.out), job.partitions)
-        lines.append(f"written  {made.uri}: {made.rows} records in {made.partitions} partitions")
-    elif job.out:
-        out = absolute(job.out)
-        with new_file(out) as path:
-            table.to_parquet(path)
-        lines.append(f"written  {out}")
+            made = write_record_set(load(str(target)), out, job.partitions)
+            lines.append(f"written  {made.uri}: {made.rows} records in {made.partitions} partitions")
+        elif out:
+            lines.append(f"written  {out}")
     return lines
 
 

@@ -155,6 +155,11 @@ class Findings:
         if len(self.ids) < limit:
             self.ids[key] = (patient_id, site)
 
+    def listed(self) -> list[str]:
+        """The problems, and how many more there were."""
+        more = self.total_problems - len(self.problems)
+        return self.problems + ([f"... and {more} more"] if more else [])
+
     def check(self) -> None:
         """Raise RecordsError where anything was refused."""
         if self.problems:

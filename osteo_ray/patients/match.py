@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
@@ -56,8 +56,16 @@ class Match:
         return out
 
 
+@dataclass(frozen=True)
+class RecordPatients:
+    """The patients of records that are not in memory: keys, and numbers as written with their sites by key."""
+
+    keys: frozenset[str]
+    ids: Mapping[str, tuple[str, str | None]]
+
+
 def match(
-    table: RecordTable,
+    table: RecordTable | RecordPatients,
     ct_keys: Iterable[str | None],
     pseudonym_key: str | None = None,
     identity: IdentityConfig = DEFAULT_IDENTITY,
@@ -67,7 +75,8 @@ def match(
     Where the table still knows the numbers as written (`RecordTable.ids`), those that met nothing are shown as
     patterns, and looser rules are tried on them against the CTs' keys.
     """
-    records = {k for k in table.frame["patient_key"] if isinstance(k, str)}
+    named = table.keys if isinstance(table, RecordPatients) else table.frame["patient_key"]
+    records = {k for k in named if isinstance(k, str)}
     cts = {k for k in ct_keys if k}
     both = len(records & cts)
     lost = [written for key, written in table.ids.items() if key not in cts]
@@ -86,7 +95,10 @@ def announced(met: Match) -> list[str]:
 
 
 def match_catalogue(
-    table: RecordTable, catalogue: str, pseudonym_key: str | None = None, identity: IdentityConfig = DEFAULT_IDENTITY
+    table: RecordTable | RecordPatients,
+    catalogue: str,
+    pseudonym_key: str | None = None,
+    identity: IdentityConfig = DEFAULT_IDENTITY,
 ) -> Match:
     """The same against the patients of a catalogue (path or URI)."""
     from osteo_ray.io.parquet_set import open_set

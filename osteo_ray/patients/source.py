@@ -8,8 +8,10 @@ Nothing is guessed: a value that can't be used is an error that names it, or mis
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from osteo_ray.patients import wide
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings, RecordsError
 from osteo_ray.patients.mapping import Mapping, load_mapping
+from osteo_ray.patients.match import RecordPatients
 from osteo_ray.patients.readers import FHIR, chunks, kind_of
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES
@@ -54,9 +57,8 @@ def load(
         found.check()
     if not frames:
         raise RecordsError(found.problems or ["no record in what was read"], total=found.total_problems or None)
-    issues = found.problems + ([f"... and {n} more"] if (n := found.total_problems - len(found.problems)) else [])
     whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    table = RecordTable.of(whole, issues)
+    table = RecordTable.of(whole, found.listed())
     return RecordTable(table.frame, table.issues, found.report(), found.ids)
 
 
@@ -91,6 +93,51 @@ def read(
         yield from _fhir(fhir, mapping, pseudonym_key, identity, found) if fhir else ()
         for path, name in (f for f in files if kind_of(f[1]) not in FHIR):
             yield from _table(path, name, mapping, pseudonym_key, identity, found)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of sources that were read and written piece by piece."""
+
+    rows: int
+    labels: Counter[str | None]
+    patients: RecordPatients
+
+
+def convert(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path | None,
+    mapping: str | Path | Mapping | None,
+    pseudonym_key: str | None,
+    identity: IdentityConfig,
+    found: Findings,
+    on_bad: str = "raise",
+) -> Converted:
+    """Read sources and write them as one Parquet file in the schema's columns; memory does not grow with their size.
+
+    Raises:
+        RecordsError: as `load`; what was written until then is to be thrown away.
+    """
+    kept = load_mapping(mapping).keep if mapping is not None else ()
+    rows, labels, keys, writer = 0, Counter[str | None](), set[str](), None
+    try:
+        for frame in read(source, mapping, pseudonym_key, identity, found):
+            table = RecordTable.of(frame)
+            rows += len(table)
+            labels.update(table.frame["label"].where(table.frame["label"].notna(), None).tolist())
+            keys.update(k for k in table.frame["patient_key"].unique() if isinstance(k, str))
+            if out is not None:
+                piece = table.to_arrow(kept)
+                writer = pq.ParquetWriter(out, piece.schema) if writer is None else writer
+                writer.write_table(piece)
+    finally:
+        if writer is not None:
+            writer.close()
+    if on_bad == "raise":
+        found.check()
+    if not rows:
+        raise RecordsError(found.problems or ["no record in what was read"], total=found.total_problems or None)
+    return Converted(rows, labels, RecordPatients(frozenset(keys), found.ids))
 
 
 def _listed(source: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from osteo_ray.patients.findings import ReadReport, RecordsError
 from osteo_ray.patients.labels import label_of
@@ -84,9 +85,32 @@ class RecordTable:
         """Rows by position (int) or by a bool mask [n]."""
         return RecordTable(self.frame.iloc[np.asarray(rows)].reset_index(drop=True), self.issues)
 
+    def to_arrow(self, kept: Iterable[str] = ()) -> pa.Table:
+        """The table with the same columns and types for every source; columns `kept` beside them, as text.
+
+        Written piece by piece, the pieces of a source fit one file.
+        """
+        frame = self.frame
+        fields = [pa.field("patient_key", pa.string()), pa.field("record_date", pa.timestamp("ms"))]
+        fields += [pa.field(n, pa.float64()) for n in (*NAMES, "t_score")]
+        fields += [pa.field("label", pa.string()), pa.field("site", pa.string())]
+        fields += [pa.field(n, pa.timestamp("ms")) for n in _DATES]
+        fields.append(pa.field("osteoporosis_treatment", pa.float64()))
+        columns = {f.name: _column(frame, f) for f in fields}
+        for name in kept:
+            texts = [None if v is None or v != v else str(v) for v in frame[name]]
+            columns[name] = pa.array(texts, pa.string())
+        return pa.table(columns)
+
     def to_parquet(self, path: str | Path) -> None:
         """Write the table in the schema's columns and units; `records.load` reads it back."""
         self.frame.to_parquet(path, index=False)
+
+
+def _column(frame: pd.DataFrame, f: pa.Field) -> pa.Array:
+    if f.name not in frame:
+        return pa.nulls(len(frame), f.type)
+    return pa.Array.from_pandas(frame[f.name], type=f.type)
 
 
 def _number(name: str, value: object) -> tuple[float, str | None]:
