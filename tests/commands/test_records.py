@@ -29,3 +29,9 @@ def test_nothing_is_written_where_a_value_is_refused(tmp_path, capsys):
     assert main(["records", str(tmp_path / "r.csv"), "--out", str(tmp_path / "o.parquet")]) == 3
     assert "r.csv, line 3, column 'creatinine_umol_l': 'many' is not a number" in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_a_record_set_is_written_by_partitions(tmp_path, capsys):
+    (tmp_path / "r.csv").write_text("patient_id,creatinine_umol_l\nA,80\nB,90\n")
+    assert main(["records", str(tmp_path / "r.csv"), "--out", str(tmp_path / "set"), "--partitions", "2"]) == 0
+    assert "2 records in 2 partitions" in capsys.readouterr().out
