@@ -75,6 +75,8 @@ def read_results(results: pa.Table | pd.DataFrame | str | Path, pseudonym_key: s
     for c in TEXTS:
         if c in frame:
             frame[c] = frame[c].astype(object).where(frame[c].notna(), None)
+    if "site" in frame and frame["site"].isna().all():  # results of one site: the labels may name it
+        frame = frame.drop(columns="site")
     probabilities = "risk_prob" in frame
     if probabilities:
         _check_probabilities(frame["risk_prob"], named)
