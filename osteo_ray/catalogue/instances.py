@@ -197,8 +197,8 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "acquisition_number": _whole(acquisition),
         "acquisition_uid": text("acquisition_uid"),
         "temporal_index": None,
-        "contrast": contrast_of(_contrast_tags(h)),
-        "special": meaning_of(_stated(h, image_type, kernel, rescale_type, kvp)) if text("modality") == "CT" else None,
+        "contrast": _contrast(h),
+        "special": _special(*map(h.values.get, _STATED), kvp is not None) if text("modality") == "CT" else None,
         "rescale_type": rescale_type,
         "recon_diameter_mm": _finite(h.number("recon_diameter")),
         "manufacturer": text("manufacturer"),
@@ -222,6 +222,37 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "offset": h.pixel_offset,
         "length": h.pixel_length,
     }
+
+
+_STATED = (
+    *("character_set", "image_type", "series_description", "derivation", "kernel", "rescale_type", "manufacturer"),
+    "model",
+)
+_CONTRAST = (
+    *("character_set", "contrast_agent", "contrast_route", "contrast_volume", "contrast_dose", "contrast_start"),
+    *("contrast_ingredient", "series_description", "study_description", "protocol"),
+)
+
+
+@lru_cache(maxsize=4096)
+def _special(*raw: Any) -> str | None:
+    """The meaning of pixels by the raw values of `_STATED`, which repeat from slice to slice, and the known kVp."""
+    h = Header(values={name: v for name, v in zip(_STATED, raw[:-1], strict=True) if v is not None})
+    kvp = 1.0 if raw[-1] else None
+    return meaning_of(_stated(h, h.text("image_type"), h.text("kernel"), h.text("rescale_type"), kvp))
+
+
+def _contrast(h: Header) -> str:
+    """Contrast agent of an image without frames; raw values repeat from slice to slice."""
+    if "agent_sequence" in h.groups or "route_sequence" in h.groups:
+        return contrast_of(_contrast_tags(h))
+    return _contrast_of_raw(*map(h.values.get, _CONTRAST))
+
+
+@lru_cache(maxsize=4096)
+def _contrast_of_raw(*raw: bytes | None) -> str:
+    h = Header(values={name: v for name, v in zip(_CONTRAST, raw, strict=True) if v is not None})
+    return contrast_of(_contrast_tags(h))
 
 
 def _stated(
