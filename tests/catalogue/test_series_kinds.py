@@ -71,7 +71,7 @@ def test_tokens(text, want):
 def test_phrases_match_whole_tokens_and_ends_of_texts():
     assert compiled(["MAR"]).search(tokens("knee mar"))
     assert not compiled(["MAR"]).search(tokens("marrow"))
-    assert compiled(["^ IODINE $"]).search(" AXIAL | IODINE ".replace("| ", "|").replace(" |", " |"))
+    assert compiled(["^ IODINE $"]).search(" AXIAL | IODINE ")
     assert not compiled(["^ IODINE $"]).search(tokens("iodine 350"))
     assert compiled(["造影"]).search(tokens("腹部造影3mm"))
 

@@ -131,15 +131,15 @@ def test_hostile_codestreams(name, guarded, guard, tmp_path):
 
 def crash_with(monkeypatch, body: str) -> None:
     """Make the guarded child run `body` instead of decoding."""
-    import osteo_ray.dicom.decode_guard as g
+    from osteo_ray.io import child_process
 
-    start = g.subprocess.Popen
+    start = child_process.subprocess.Popen
 
     def popen(args, **kw):
         code = f"import osteo_ray.dicom.decode_guard as g; {body}; " + args[2]
         return start([*args[:2], code, *args[3:]], **kw)
 
-    monkeypatch.setattr(g.subprocess, "Popen", popen)
+    monkeypatch.setattr(child_process.subprocess, "Popen", popen)
 
 
 @pytest.mark.parametrize(
