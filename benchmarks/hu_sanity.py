@@ -99,8 +99,8 @@ def page(rows: list[dict], command: str) -> str:
     lines = ["# HU and orientation of decoded slices", ""]
     text = (
         "Share of volumes on which Q_HU (fat, muscle, air), Q_ORIENTATION (the spine lies behind) or Q_CROP (the spine "
-        f"crop lies within the picture) fails: the study abstains. Command: `{command}`. With no change a failure "
-        "is a false one. A mirror of left and right changes nothing that is measured; a spine is alike on both sides."
+        f"crop lies within the picture) fails: the study abstains. Command: `{command}`. Q_HU without a "
+        "change is a false alarm; Q_CROP is not where a volume was cut close around the body. A mirror of left and right changes nothing that is measured; a spine is alike on both sides."
     )
     lines += textwrap.wrap(text, 118)
     lines += ["", "| change | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
@@ -110,6 +110,8 @@ def page(rows: list[dict], command: str) -> str:
             of = [r for r in rows if r["kind"] == kind and r["change"] == change]
             cells.append(f"{sum(bool(r['failed']) for r in of)} of {len(of)}")
         lines.append(f"| {change} | " + " | ".join(cells) + " |")
+    sound = [f"{r['failed'][0]} on {r['name']}" for r in rows if r["change"] == "none" and r["failed"]]
+    lines += ["", *textwrap.wrap(f"Failures without a change: {'; '.join(sound) or 'none'}.", 118)]
     lines += ["", "What was measured without a change, on real CT:", ""]
     for r in rows:
         if r["kind"] == "real" and r["change"] == "none":
