@@ -100,7 +100,8 @@ def page(rows: list[dict], command: str) -> str:
     text = (
         "Share of volumes on which Q_HU (fat, muscle, air), Q_ORIENTATION (the spine lies behind) or Q_CROP (the spine "
         f"crop lies within the picture) fails: the study abstains. Command: `{command}`. Q_HU without a "
-        "change is a false alarm; Q_CROP is not where a volume was cut close around the body. A mirror of left and right changes nothing that is measured; a spine is alike on both sides."
+        "change is a false alarm; Q_CROP is not where a volume was cut close around the body. "
+        "A mirror of left and right changes nothing that is measured; a spine is alike on both sides."
     )
     lines += textwrap.wrap(text, 118)
     lines += ["", "| change | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
