@@ -158,6 +158,8 @@ class Bundle:
             )
         if m.get("classes") != list(CLASSES):
             raise BundleError(f"{folder}: the bundle's classes {m.get('classes')} are not {list(CLASSES)}")
+        # A bundle of before there were level names was trained and calibrated on picks that did not fall out by level.
+        m["config"].setdefault("view", {}).setdefault("by_level", False)
         try:
             cfg = validate(BundleConfig, m["config"])
         except ConfigError as e:
