@@ -71,13 +71,14 @@ def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_di
         done = threading.Event()
 
         def kill_when_stuck():
-            last = None
-            while not done.wait(0.2):
+            last, kills = None, 0
+            while not done.wait(0.2) and kills < 2:  # a slow machine must not cost the neighbour its process
                 pid = scorer.pid
                 if pid != last:
                     last, since = pid, time.monotonic()
                 elif pid is not None and time.monotonic() - since > 8:
                     os.kill(pid, signal.SIGKILL)
+                    kills += 1
 
         killer = threading.Thread(target=kill_when_stuck)
         killer.start()

@@ -51,8 +51,8 @@ def test_the_score_is_that_of_the_dicom_series(made, bundle_dir, tmp_path, name)
     study = next(p for p in made.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
     scorer = load_bundle(bundle_dir)
     record = {"age_y": 67, "sex": "F", "alp_u_l": 90}
-    want = scorer.score(study, record=record)
-    got = scorer.score(as_nifti(row, tmp_path / "nifti", name), record=record)
+    want = scorer.score(study, record=record).to_dict()
+    got = scorer.score(as_nifti(row, tmp_path / "nifti", name), record=record).to_dict()
     assert got["risk_prob"] == pytest.approx(want["risk_prob"], abs=1e-6)
     assert [s["index"] for s in got["selected"]] == [s["index"] for s in want["selected"]]
     assert (got["state"], got["kvp"], got["contrast"]) == (want["state"], want["kvp"], want["contrast"])
