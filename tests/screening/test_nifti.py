@@ -33,11 +33,12 @@ def as_nifti(row, folder, name: str):
         "PatientSex": row["sex"],
         "PatientAge": row["age_y"],
         "StudyDate": row["study_date"],
-        "ContrastBolusAgent": "none" if row["contrast"] == "none" else "agent",
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
         "StudyInstanceUID": row["study_uid"],
         "SeriesInstanceUID": row["series_uid"],
     }
+    if row["contrast"] != "unknown":  # what the header doesn't state the sidecar doesn't either
+        sidecar["ContrastBolusAgent"] = "none" if row["contrast"] == "none" else "agent"
     (folder / (name.split(".nii")[0] + ".json")).write_text(json.dumps(sidecar))
     return folder
 
