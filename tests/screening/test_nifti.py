@@ -54,6 +54,7 @@ def test_the_score_is_that_of_the_dicom_series(made, bundle_dir, tmp_path, name)
     record = {"age_y": 67, "sex": "F", "alp_u_l": 90}
     want = scorer.score(study, record=record).to_dict()
     got = scorer.score(as_nifti(row, tmp_path / "nifti", name), record=record).to_dict()
-    assert got["risk_prob"] == pytest.approx(want["risk_prob"], abs=1e-6)
+    # A NIfTI header keeps the spacing in single precision, and so the crops differ in the seventh digit.
+    assert got["risk_prob"] == pytest.approx(want["risk_prob"], abs=1e-5)
     assert [s["index"] for s in got["selected"]] == [s["index"] for s in want["selected"]]
     assert (got["state"], got["kvp"], got["contrast"]) == (want["state"], want["kvp"], want["contrast"])
