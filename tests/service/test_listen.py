@@ -16,7 +16,7 @@ from orthanc_running import free_port, installed, running, store
 from planted import TAGS, found_in, leaks, plant
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, generate_uid
-from pynetdicom import AE, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, MRImageStorage, Verification
 
 from osteo_ray import load_bundle
@@ -55,7 +55,8 @@ def config(**keys) -> ListenConfig:
 def associate(listener, kinds, calling="PACS", called="OSTEORAY"):
     ae = AE(calling)
     for kind in kinds:
-        ae.add_requested_context(kind)
+        for syntax in ALL_TRANSFER_SYNTAXES:  # each alone, so that every one is accepted or refused by itself
+            ae.add_requested_context(kind, syntax)
     return ae.associate("127.0.0.1", listener.port, ae_title=called)
 
 
