@@ -1,7 +1,7 @@
 """Commands that work on a few files of a run: where those lie in an object store, they are fetched, and what is written
 is stored.
 
-    for line in at_hand("evaluate", job, evaluate): print(line)      # results: s3://bucket/run
+    for line in run_on_local_copies("evaluate", job, evaluate): print(line)  # results: s3://bucket/run
 
 Indexing, screening and training read and write object stores themselves (`store`); this is for what one process does
 with a finished run.

@@ -104,7 +104,7 @@ class Observations:
 
 
 def _by_patient(block: np.ndarray, most: int = 250_000) -> Iterator[np.ndarray]:
-    """A partition cut further, by patient: a record takes more room than its observations."""
+    """A partition cut further, by patient: a record takes more memory than its observations."""
     parts = -(-len(block) // most)
     # The remainder that partitions go by is the same for all of a partition: what is above it is mixed instead.
     which = (block["patient"] // np.uint64(_MIX)) % np.uint64(max(parts, 1))

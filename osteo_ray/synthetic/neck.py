@@ -63,8 +63,8 @@ def paint_neck(img: np.ndarray, g: Grid, f: Frame, n: Neck, muscle: float, skin:
     w = g.window(-0.86 * f.neck, 0.86 * f.neck, y - 70 * sc, y + 46)
     if w is None:
         return
-    room = ramp(F(1) - ((g.x[:, w[1]]) * F(1 / (0.84 * f.neck))) ** 2 - ((g.y[w[0]] - F(y - 8)) * F(1 / 54)) ** 2, 0.2)
-    paint(img[w], room * ramp(skin[w] - F(6), 4.0) * F(np.clip((dz + 6) / 12, 0, 1)), F(-92))
+    space = ramp(F(1) - ((g.x[:, w[1]]) * F(1 / (0.84 * f.neck))) ** 2 - ((g.y[w[0]] - F(y - 8)) * F(1 / 54)) ** 2, 0.2)
+    paint(img[w], space * ramp(skin[w] - F(6), 4.0) * F(np.clip((dz + 6) / 12, 0, 1)), F(-92))
 
     def soft(px: float, dy: float, rx: float, ry: float, hu: float) -> None:
         ellipsoid(img, g, Ellipsoid(x + px, y + dy, z, rx, ry, 1e6, hu))
