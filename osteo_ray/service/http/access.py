@@ -28,6 +28,7 @@ from osteo_ray.service.http.problems import Problem, respond
 from osteo_ray.service.tokens import Role, Tokens, Who, allows
 
 LOCAL = Who("local", Role.ADMIN)
+PROBES = ("/v1/health", "/v1/ready")
 
 CSP = (
     "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
@@ -184,9 +185,10 @@ class NamesMiddleware:
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         # A page elsewhere may make a browser call this machine under a name of its own; names are a list. Probes ask
         # by address: what health and readiness say is no secret.
-        if _name(host) not in self.names and not scope["path"].endswith(("/v1/health", "/v1/ready")):
+        if _name(host) not in self.names and path not in PROBES:
             raise Problem(421, "WRONG_HOST", "the Host header names another host", "add the name to `names`")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
