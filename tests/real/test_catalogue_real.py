@@ -203,4 +203,6 @@ def test_a_folder_with_zips_and_other_files_simply_works(real_data, tmp_path, ra
     assert s.n_open == 6
     files = Counter(r["code"] for r in pq.read_table(tmp_path / "files.parquet").to_pylist())
     assert (files["MISSING_UID"], files["DUPLICATE_INSTANCE"]) == (20, 20)
-    assert set(files) <= {"MISSING_UID", "DUPLICATE_INSTANCE", "NOT_DICOM"}
+    # Label maps among the volumes are no HU; the JSON beside a volume describes it.
+    assert set(files) <= {"MISSING_UID", "DUPLICATE_INSTANCE", "NOT_DICOM", "NOT_HU", "SIDECAR"}
+    assert files["NOT_HU"] == 3
