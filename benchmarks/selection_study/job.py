@@ -132,7 +132,7 @@ def evaluate_selection(job: SelectionStudyJob) -> list[str]:
         train = embedded(seed, job.people)
         at = out / f"policies-{seed}-{which}"
         first = seed == job.seeds[0]
-        runs[seed] = compare(train, test, cfg, job.encoder.n_learned, at, seed, first, quiet=False)
+        runs[seed] = compare(train, test, cfg, job.encoder.layout, at, seed, first, quiet=False)
     table, curve = judge(runs, test, cfg)
     pq.write_table(pa.Table.from_pandas(table), out / "selection.parquet")
     pq.write_table(pa.Table.from_pandas(curve), out / "selection_curve.parquet")

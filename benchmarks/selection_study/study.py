@@ -33,7 +33,7 @@ from osteo_ray.kdamm.train import FitJob, fit
 from osteo_ray.model.acquisition import Acquisition, extend
 from osteo_ray.model.calibration import rest_log_odds
 from osteo_ray.model.config import AcquisitionConfig, ModelConfig
-from osteo_ray.model.embedding import Scans
+from osteo_ray.model.embedding import EmbeddingLayout, Scans
 from osteo_ray.model.networks import Batch
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.patients.labels import CLASSES
@@ -90,12 +90,19 @@ class Found:
 
 
 def compare(
-    train: StudySet, test: StudySet, cfg: StudyConfig, density: int, folder: Path, seed: int, first: bool, quiet: bool
+    train: StudySet,
+    test: StudySet,
+    cfg: StudyConfig,
+    layout: EmbeddingLayout,
+    folder: Path,
+    seed: int,
+    first: bool,
+    quiet: bool,
 ) -> dict[str, Found]:
     """Every arm on one training cohort.
 
     Args:
-        density: the embedding's dimension of the trabecular HU (`EncoderConfig.n_learned`).
+        layout: of the slices' embeddings (`EncoderConfig.layout`).
         folder: of this encoder and cohort, where policies and verdicts are kept; what is there already is used.
         first: whether this is the first cohort, on which `only_first` and `spread` are run too.
     """
@@ -135,7 +142,7 @@ def compare(
                        cfg.arms.get(arm), seed, learnt_from, judged_on)  # fmt: skip
         at = folder / f"judged-{which}.npz"
         if not at.exists():
-            _judge_arm(arm, pick, train, test, cfg, density, seed, at)
+            _judge_arm(arm, pick, train, test, cfg, layout, seed, at)
         kept = dict(np.load(at))
         said = {int(k): v for k, v in kept.items() if k.isdigit()}
         found[arm] = Found(said, Picks(kept["kept"], kept["seen"]), curves.get(arm, []))
@@ -148,7 +155,7 @@ def _judge_arm(
     train: StudySet,
     test: StudySet,
     cfg: StudyConfig,
-    density: int,
+    layout: EmbeddingLayout,
     seed: int,
     at: Path,
 ) -> None:
@@ -158,7 +165,7 @@ def _judge_arm(
     said: dict[str, Any] = {}
     for k in (keep, *(() if whole else [k for k in cfg.curve if k < keep])):
         repeats = cfg.repeats if k == keep else 1
-        a, b = (_rows(s, p if whole else p.first(k), cfg, density, arm.endswith("mean"))
+        a, b = (_rows(s, p if whole else p.first(k), cfg, layout, arm.endswith("mean"))
                 for s, p in ((train, mine), (test, theirs)))  # fmt: skip
         said[str(k)] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
     unfinished = at.with_suffix(".tmp.npz")
@@ -180,12 +187,12 @@ def _policy(train: Scans, test: Scans, scorers, how: SelectionConfig, at: Path, 
     return policy, curve
 
 
-def _rows(s: StudySet, picks: Picks, cfg: StudyConfig, density: int, mean: bool) -> Rows:
+def _rows(s: StudySet, picks: Picks, cfg: StudyConfig, layout: EmbeddingLayout, mean: bool) -> Rows:
     bag, mask = controls.bags(s.scans, picks)
     if mean:
         bag = bag.sum(1, keepdims=True) / np.maximum(mask.sum(1), 1)[:, None, None]
         mask = mask[:, :1]
-    bag = extend(bag, density, s.scanned, cfg.acquisition)
+    bag = extend(bag, layout, s.scanned, cfg.acquisition)
     bag[~mask] = 0.0
     none = torch.zeros(len(bag), 1)
     batch = Batch(none, none.bool(), torch.from_numpy(bag), torch.from_numpy(mask))

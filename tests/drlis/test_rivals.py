@@ -158,10 +158,10 @@ def test_a_study_puts_good_slices_above_bad_ones(ray_session, tmp_path):
         }
     )
     test = study_set(120, 1)
-    density = EncoderConfig().n_learned
+    layout = EncoderConfig().layout
     runs: dict[int, dict[str, Found]] = {}
     for j, seed in enumerate((5, 6)):
-        runs[seed] = compare(study_set(120, seed), test, cfg, density, tmp_path / str(seed), seed, j == 0, quiet=True)
+        runs[seed] = compare(study_set(120, seed), test, cfg, layout, tmp_path / str(seed), seed, j == 0, quiet=True)
     table, curve = judge(runs, test, cfg)
     t = table.set_index("arm")
     assert t.loc["oracle mid-vertebra", "auc"] > t.loc["central", "auc"] + 0.05
@@ -174,10 +174,10 @@ def test_a_study_puts_good_slices_above_bad_ones(ray_session, tmp_path):
     # A policy that is there already is used, not trained again.
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("policy.safetensors")}
     assert len(before) == 4
-    again = compare(study_set(120, 5), test, cfg, density, tmp_path / "5", 5, True, quiet=True)
+    again = compare(study_set(120, 5), test, cfg, layout, tmp_path / "5", 5, True, quiet=True)
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("policy.safetensors")} == before
     np.testing.assert_array_equal(again["DRLIS"].log_odds[K], runs[5]["DRLIS"].log_odds[K])
     # What was said of other people is not.
-    other = compare(study_set(120, 5), study_set(120, 2), cfg, density, tmp_path / "5", 5, True, quiet=True)
+    other = compare(study_set(120, 5), study_set(120, 2), cfg, layout, tmp_path / "5", 5, True, quiet=True)
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("policy.safetensors")} == before
     assert not np.array_equal(other["DRLIS"].log_odds[K], runs[5]["DRLIS"].log_odds[K])

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +11,12 @@ from osteo_ray import patients as records
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
 from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.model.abstention import ScanView, decide
 from osteo_ray.model.selection import Selection
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.schema import NAMES
-from osteo_ray.screening.predictor import PolicyTrace, Predictor
+from osteo_ray.screening.predictor import Predictor
 
 pytestmark = pytest.mark.ray
 
@@ -114,7 +114,7 @@ WHOLE = {"age_y": 67, "sex": "F", "alp_u_l": 90}
     ("gate", "gates"),
     [
         ("Q_METAL", {"metal_hu": 0, "metal_fraction": 0.0}),
-        ("Q_AIR_CALIB", {"air_tolerance_hu": 1e-6, "air_hu": -900}),
+        ("Q_AIR_CALIB", {"air_tolerance_hu": 1e-6, "air_hu": -900, "hu_action": "off"}),  # Q_HU sees it too
         ("Q_COVERAGE", {"coverage_levels": 99}),
     ],
 )
@@ -194,15 +194,14 @@ def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
 
 def test_a_chest_inside_the_lumbar_spine_abstains(bundle_dir):
     """Slices every 20 mm. Lumbar above and below the chest: a neck was taken for it. Lumbar below the chest: a body."""
-    scorer = Predictor.load(bundle_dir)
-    dim = scorer.bundle.config.encoder.dim
+    bundle = Predictor.load(bundle_dir).bundle
+    layout = bundle.config.encoder.layout
 
-    def seen(regions: str) -> PolicyTrace:
-        e = np.zeros((len(regions), dim), np.float32)
-        e[:, -5:-1] = np.eye(4)[["tlpn".index(r) for r in regions]]
+    def seen(regions: str) -> ScanView:
+        e = np.zeros((len(regions), layout.dim), np.float32)
+        e[:, layout.region] = np.eye(4)[["tlpn".index(r) for r in regions]]
         kept = np.array([i for i, r in enumerate(regions) if r == "l"])
-        stack = SimpleNamespace(z_mm=20.0 * np.arange(len(e)), n=len(e), decoded=len(e), bytes_read=0)
-        return PolicyTrace(stack, np.arange(len(e)), Selection(kept, np.ones(len(e), bool), e), [], 0.0)
+        return ScanView(Selection(kept, np.ones(len(e), bool), e), 20.0 * np.arange(len(e)))
 
     assert seen("ppllllttttt").chest_inside_mm() == 0
     assert seen("lltltttt").chest_inside_mm() == 20  # the border between them is not sharp
@@ -210,7 +209,7 @@ def test_a_chest_inside_the_lumbar_spine_abstains(bundle_dir):
     neck = seen("nlllttttttnll")
     assert neck.chest_inside_mm() == 100
     record = np.full(len(NAMES), np.nan)
-    out = scorer._outcome(neck, [], "ct", record)
+    out = decide(bundle, neck, record, "ct")
     assert (out.state, out.code) == ("ABSTAINED", "LEVELS_OUT_OF_ORDER")
     assert "100 mm" in out.message
-    assert scorer._outcome(seen("ppllllttttt"), [], "ct", record).code != "LEVELS_OUT_OF_ORDER"
+    assert decide(bundle, seen("ppllllttttt"), record, "ct").code != "LEVELS_OUT_OF_ORDER"
