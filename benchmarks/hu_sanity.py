@@ -23,7 +23,7 @@ from statsmodels.stats.proportion import proportion_confint
 from osteo_ray.catalogue.checks import q_crop
 from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.catalogue.tissue import q_hu, q_orientation, tissue_peaks
-from osteo_ray.model.crops import CropConfig, outside_share, spine_crop
+from osteo_ray.model.crops import CropConfig, CropSquare, spine_crop
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig
 
@@ -74,7 +74,7 @@ def verdicts(slices: list[np.ndarray], spacing: tuple[float, float], kvp: float 
     """The checks that fail, and what was measured first."""
     crops = [spine_crop(np.clip(h, -1024, 3071), spacing, CROP) for h in slices]
     peaks = tissue_peaks((h, spacing, c, CROP.pixel_mm) for h, c in zip(slices, crops, strict=True))
-    outside = max(outside_share(h, spacing, CROP) for h in slices)
+    outside = max(CropSquare.of(h, spacing, CROP).outside_share(h.shape, spacing) for h in slices)
     checks = (q_hu(peaks, kvp, CFG), q_orientation(peaks, CFG), q_crop(outside, CFG))
     return [peaks.text(), *(c.gate for c in checks if c.verdict == "fail")]
 

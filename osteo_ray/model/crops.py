@@ -5,9 +5,12 @@ view: centred on the body from left to right and hung from the skin of the back,
 table nor the patient's size moves the vertebra out of it.
 
     crop = spine_crop(stack.axial(i), stack.axial_spacing_mm, CropConfig())   # int16 HU [96, 96]
+    square = CropSquare.of(hu, spacing_mm, CropConfig())                      # where in the slice it lies
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -17,38 +20,64 @@ from osteo_ray.model.config import CropConfig
 AIR_HU = -1024
 
 
-def spine_crop(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> np.ndarray:
+@dataclass(frozen=True)
+class CropSquare:
+    """The square of a slice that the crop shows; mm from the edge of the slice's first pixel."""
+
+    top_mm: float
+    left_mm: float
+    pixel_mm: float  # pitch of the crop
+    size: int  # pixels of the crop
+    margin_mm: float  # of the square that lies behind the skin
+
+    @classmethod
+    def of(cls, hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> CropSquare:
+        """Find the body in a slice [rows, cols] in HU, and the square behind which its spine lies."""
+        back_mm, centre_mm = _anchor(hu, spacing_mm, cfg)
+        side = cfg.size * cfg.pixel_mm
+        top = back_mm + cfg.skin_margin_mm - side
+        return cls(top, centre_mm - side / 2, cfg.pixel_mm, cfg.size, cfg.skin_margin_mm)
+
+    @property
+    def side_mm(self) -> float:
+        """Length of a side."""
+        return self.size * self.pixel_mm
+
+    def to_slice(self, row: float, col: float, spacing_mm: tuple[float, float]) -> tuple[float, float]:
+        """A place in the crop, in its pixels (0 is the first pixel's centre), as a place in the slice's pixels."""
+        place = ((row + 0.5) * self.pixel_mm + self.top_mm, (col + 0.5) * self.pixel_mm + self.left_mm)
+        return place[0] / spacing_mm[0] - 0.5, place[1] / spacing_mm[1] - 0.5
+
+    def outside_share(self, shape: tuple[int, ...], spacing_mm: tuple[float, float]) -> float:
+        """Share of the square that lies outside a slice of `shape`; the margin behind the skin does not count."""
+        high, wide = (n * s for n, s in zip(shape, spacing_mm, strict=True))
+        rows = min(self.top_mm + self.side_mm - self.margin_mm, high) - max(self.top_mm, 0.0)
+        cols = min(self.left_mm + self.side_mm, wide) - max(self.left_mm, 0.0)
+        return 1.0 - max(rows, 0.0) * max(cols, 0.0) / ((self.side_mm - self.margin_mm) * self.side_mm)
+
+
+def spine_crop(
+    hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig, square: CropSquare | None = None
+) -> np.ndarray:
     """Cut the spine's surroundings out of one axial slice.
 
     Args:
         hu: [rows, cols], HU; rows grow to posterior, cols to the patient's left.
         spacing_mm: (row, col) pixel pitch.
+        square: where to cut, if it was found before.
 
     Returns:
         int16 HU [size, size] at `pixel_mm`, area-averaged where the slice is finer; -1024 outside it.
     """
-    back_mm, centre_mm = _anchor(hu, spacing_mm, cfg)
-    side = cfg.size * cfg.pixel_mm
-    top = back_mm + cfg.skin_margin_mm - side
-    left = centre_mm - side / 2
-    rows = _area_weights(hu.shape[0], spacing_mm[0], top, cfg)
-    cols = _area_weights(hu.shape[1], spacing_mm[1], left, cfg)
+    square = square or CropSquare.of(hu, spacing_mm, cfg)
+    rows = _area_weights(hu.shape[0], spacing_mm[0], square.top_mm, cfg)
+    cols = _area_weights(hu.shape[1], spacing_mm[1], square.left_mm, cfg)
     # Weights are summed only inside the slice; what lies outside is air.
     r0, r1 = _support(rows)
     c0, c1 = _support(cols)
     inner = np.clip(hu[r0:r1, c0:c1], AIR_HU, 3071).astype(np.float32) - AIR_HU
     out = rows[:, r0:r1] @ inner @ cols[:, c0:c1].T
     return np.rint(out + AIR_HU).astype(np.int16)
-
-
-def outside_share(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> float:
-    """Share of the crop's square that lies outside the slice; the margin behind the skin does not count."""
-    back_mm, centre_mm = _anchor(hu, spacing_mm, cfg)
-    side = cfg.size * cfg.pixel_mm
-    high, wide = (n * s for n, s in zip(hu.shape, spacing_mm, strict=True))
-    rows = min(back_mm, high) - max(back_mm + cfg.skin_margin_mm - side, 0.0)
-    cols = min(centre_mm + side / 2, wide) - max(centre_mm - side / 2, 0.0)
-    return 1.0 - max(rows, 0.0) * max(cols, 0.0) / ((side - cfg.skin_margin_mm) * side)
 
 
 def _anchor(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) -> tuple[float, float]:

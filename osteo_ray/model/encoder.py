@@ -33,6 +33,17 @@ class SliceFeatures:
     trabecular_hu: torch.Tensor  # [n], mean HU inside the first region of interest
     roi: torch.Tensor  # [n, n_rois, S/2, S/2], weights that sum to 1
 
+    def core_circles(self) -> torch.Tensor:
+        """The first region of interest as a circle [n, 3]: row and column of its centre and its radius, crop pixels.
+
+        The radius is that of the even disc whose weights spread as far from the centre.
+        """
+        core = self.roi[:, 0]
+        at = 2.0 * torch.arange(core.shape[-1], device=core.device, dtype=core.dtype) + 0.5  # a cell is 2 x 2 pixels
+        row, col = (core.sum(2) * at).sum(1), (core.sum(1) * at).sum(1)
+        away = (at[None, :, None] - row[:, None, None]) ** 2 + (at[None, None] - col[:, None, None]) ** 2
+        return torch.stack([row, col, (2 * (core * away).sum((1, 2))).sqrt()], dim=1)
+
 
 class _Block(nn.Module):
     """Strided residual block; group norm, so that a slice's embedding never depends on its batch."""

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from pydicom.sr.codedict import codes
+
 from osteo_ray.outcomes import State
 
 SCHEME = "99OSTEORAY"
@@ -22,6 +24,7 @@ RISK = ("RISK", "Calibrated probability of osteoporosis, opportunistic CT")
 RISK_LOW = ("RISK_LOW", "Lower bound of the interval of the calibrated probability")
 RISK_HIGH = ("RISK_HIGH", "Upper bound of the interval of the calibrated probability")
 THRESHOLD = ("THRESHOLD", "Operating point on the calibrated probability")
+HU_120_KVP = ("HU_120_KVP", "Attenuation coefficient of trabecular bone, as at 120 kVp")
 OUTCOME = ("OUTCOME", "Outcome of the series")
 REASON = ("REASON", "Reason code of the outcome")
 CLASS = ("CLASS", "Position relative to the operating point")
@@ -41,7 +44,15 @@ VERDICTS = {"pass": ("PASS", "Pass"), "warn": ("WARN", "Warning"), "fail": ("FAI
 
 OSTEOPOROSIS = ("64859006", "Osteoporosis")  # SNOMED CT
 LUMBAR_SPINE = ("122496007", "Lumbar spine")  # SNOMED CT
+ATTENUATION = ("112031", "Attenuation Coefficient")  # DICOM
+HOUNSFIELD = ("[hnsf'U]", "Hounsfield unit")  # UCUM
 CT_STUDY = ("25045-6", "CT unspecified body region")  # LOINC, DICOM CID 100
+
+
+def vertebra(level: str) -> tuple[str, str]:
+    """SNOMED CT code and meaning of a level (T1-L5); a sixth lumbar vertebra has none and is the lumbar spine."""
+    code = getattr(codes.SCT, f"{level}Vertebra", None)
+    return (code.value, code.meaning) if code is not None else LUMBAR_SPINE
 
 
 def is_scored(row: Mapping[str, Any]) -> bool:

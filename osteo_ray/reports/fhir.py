@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -31,6 +31,7 @@ from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.reports.wording import date, percent
 
 SNOMED, LOINC, UCUM = "http://snomed.info/sct", "http://loinc.org", "http://unitsofmeasure.org"
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
 ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 PSEUDONYM_SYSTEM = f"{c.FHIR_SYSTEM}.1"
 ROW_SYSTEM = f"{c.FHIR_SYSTEM}.2"
@@ -136,7 +137,7 @@ class _Writer:
         )
 
     def bundle(self) -> dict[str, Any]:
-        resources = [self._device(), self._risk_observation(), self._gates()]
+        resources = [self._device(), self._risk_observation(), self._gates(), *self._densities()]
         if self.scored:
             resources.append(self._assessment())
         whole = [self._report(), *(r for r in resources if r is not None)]
@@ -184,6 +185,7 @@ class _Writer:
 
     def _report(self) -> dict[str, Any]:
         results = [self._ref("risk"), *([self._ref("gates")] if self.row.get("gates") else [])]
+        results += [self._ref(f"hu-{v['level']}") for v in self._levels()]
         return self._base("DiagnosticReport", "report") | _drop(
             category=[_concept(("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology"))],
             code=_concept(_own(c.SCREENING)),
@@ -236,6 +238,32 @@ class _Writer:
             interpretation=[_concept(_own(above), row.get("operating_point"))] if above else None,
             component=[outcome, *bounds],
         )
+
+    def _levels(self) -> Sequence[Mapping[str, Any]]:
+        return (self.row.get("hu_by_level") or ()) if self.scored else ()
+
+    def _densities(self) -> list[dict[str, Any]]:
+        """Trabecular HU, an Observation for each vertebra."""
+        out = []
+        for v in self._levels():
+            at_120 = v.get("hu_120_kvp")
+            component = None
+            if at_120 is not None:
+                component = [{"code": _concept(_own(c.HU_120_KVP)), "valueQuantity": _hounsfield(at_120)}]
+            out.append(
+                self._base("Observation", f"hu-{v['level']}")
+                | _drop(
+                    code=_concept((DCM, *c.ATTENUATION), f"trabecular bone of {v['level']}, mean, as scanned"),
+                    effectiveDateTime=self.day,
+                    issued=self.made.isoformat(timespec="seconds"),
+                    device=self._ref("device"),
+                    bodySite=_concept((SNOMED, *c.vertebra(v["level"])), v["level"]),
+                    derivedFrom=[self.study] if self.study.get("identifier") else None,
+                    valueQuantity=_hounsfield(v["hu"]),
+                    component=component,
+                )
+            )
+        return out
 
     def _gates(self) -> dict[str, Any] | None:
         gates = self.row.get("gates") or ()
@@ -337,6 +365,10 @@ def _concept(code: tuple[str, str, str], words: str | None = None) -> dict[str, 
 
 def _quantity(value: float, unit: str) -> dict[str, Any]:
     return {"value": _decimal(value, 6), "unit": unit, "system": UCUM, "code": unit}
+
+
+def _hounsfield(hu: float) -> dict[str, Any]:
+    return {"value": _decimal(hu, 1), "unit": "HU", "system": UCUM, "code": c.HOUNSFIELD[0]}
 
 
 def _decimal(value: float, digits: int) -> Decimal:

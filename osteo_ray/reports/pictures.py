@@ -17,6 +17,16 @@ WINDOW_LEVEL, WINDOW_WIDTH = 350, 1600  # HU; wide enough for cortex, narrow eno
 PRESETS = (("Bone", WINDOW_LEVEL, WINDOW_WIDTH), ("Trabecular", 200, 700), ("Soft tissue", 50, 400))
 """Windows that a page offers: name, level, width in HU; each inside the one that pictures are stored in."""
 MAX_PIXELS = 320  # the longer side of an embedded picture
+CLOSE_UP_MM = 80.0  # side of the picture of one vertebra: the body, its arch, and the muscle beside it
+
+
+@dataclass(frozen=True)
+class Roi:
+    """The circle in which a slice's trabecular HU was measured; row and column of its centre in the slice's pixels."""
+
+    row: float
+    col: float
+    radius_mm: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Thumbnail:
     weight: float
     sop_uid: str
     index: int
+    roi: Roi | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,31 @@ def picture(png: bytes | ArrayLike, spacing: tuple[float, float], max_pixels: in
     except OSError:
         raise ValueError(f"picture: these {len(data)} bytes are no PNG") from None
     return Picture("data:image/png;base64," + base64.b64encode(data).decode("ascii"), width, height)
+
+
+@dataclass(frozen=True)
+class CloseUp:
+    """The surroundings of the measured circle: HU, and the circle in shares of the picture's sides."""
+
+    hu: NDArray
+    x: float
+    y: float
+    radius: float
+
+
+def close_up(shot: Thumbnail) -> CloseUp | None:
+    """The vertebra of a slice at readable size; None where there is no circle, or no pixels but a finished PNG."""
+    if shot.roi is None or isinstance(shot.png, bytes):
+        return None
+    hu = np.asarray(shot.png)
+    corner, shape = [], []
+    for at, pitch, n in zip((shot.roi.row, shot.roi.col), shot.spacing, hu.shape, strict=True):
+        k = min(n, max(1, round(CLOSE_UP_MM / pitch)))
+        corner.append(int(np.clip(round(at - (k - 1) / 2), 0, n - k)))
+        shape.append(k)
+    cut = hu[corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]]
+    y, x = ((at + 0.5 - c) / k for at, c, k in zip((shot.roi.row, shot.roi.col), corner, shape, strict=True))
+    return CloseUp(cut, x, y, shot.roi.radius_mm / (shape[1] * shot.spacing[1]))
 
 
 def encode(hu: NDArray, spacing: tuple[float, float], max_pixels: int = MAX_PIXELS) -> bytes:

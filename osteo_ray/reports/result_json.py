@@ -18,9 +18,10 @@ from typing import Any
 
 from osteo_ray.outcomes import State
 from osteo_ray.reports.study_view import DISCLAIMER
-from osteo_ray.screening.schema import RESULT_VERSION
+from osteo_ray.screening.schema import LEVEL_HU, RESULT_VERSION, SELECTED
 
-_SELECTED = ("sop_uid", "index", "z_mm", "weight", "p_lumbar", "level", "level_confidence")
+_SELECTED = tuple(f.name for f in SELECTED)
+_LEVEL_HU = tuple(f.name for f in LEVEL_HU)
 _SHAP = ("feature", "value", "unit", "shap")
 _GATE = ("gate", "verdict", "value", "threshold")
 
@@ -67,6 +68,8 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "selected": [{k: _known(s.get(k)) for k in _SELECTED} for s in get("selected") or ()],
         "slices": {"total": get("slices_total"), "decoded": get("slices_decoded"), "bytes_read": get("bytes_read")},
         "trabecular_hu": get("trabecular_hu"),
+        "trabecular_hu_120_kvp": get("trabecular_hu_120_kvp"),
+        "hu_by_level": [{k: _known(v.get(k)) for k in _LEVEL_HU} for v in get("hu_by_level") or ()],
         "shap": {"base": get("shap_base"), "groups": _shap_groups(get("shap") or ())},
         "gates": [{k: _known(g.get(k)) for k in _GATE} for g in get("gates") or ()],
         "patient": {"age_y": get("age_y"), "sex": get("sex")},

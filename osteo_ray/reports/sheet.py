@@ -18,12 +18,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
 from osteo_ray.evaluation.palette import ACCENT, FAIL, INK, LINE, MARK, MUTED, NOTICE, PASS, RAISE, WARN, WASH
-from osteo_ray.reports.pictures import WINDOW_LEVEL, WINDOW_WIDTH, encode
+from osteo_ray.reports.pictures import WINDOW_LEVEL, WINDOW_WIDTH, close_up, encode
 from osteo_ray.reports.study_view import DISCLAIMER, BarGroup, Page, Risk, StudyView, page
 from osteo_ray.reports.wording import SPACE, shorten
 
@@ -128,7 +128,13 @@ def _risk(figure: Figure, text: _Text, r: Risk) -> None:
 def _slices(figure: Figure, text: _Text, view: StudyView, p: Page) -> None:
     if not p.slices:
         return
-    _heading(figure, text, 0.712, "Chosen slices", f"bone window, level {WINDOW_LEVEL}, width {WINDOW_WIDTH} HU")
+    _heading(
+        figure,
+        text,
+        0.712,
+        "Chosen slices",
+        f"8 cm around the circle measured; bone window, level {WINDOW_LEVEL}, width {WINDOW_WIDTH} HU",
+    )
     if view.overview is not None:
         box = figure.add_axes((LEFT, 0.433, 0.17, 0.2658))
         picture = _pixels(view.overview.png, view.overview.spacing)
@@ -156,9 +162,17 @@ def _slices(figure: Figure, text: _Text, view: StudyView, p: Page) -> None:
         box.set(xticks=[], yticks=[])
         shot = shots.get((s["sop_uid"], s["index"]))
         if shot is not None:
-            box.imshow(_pixels(shot.png, shot.spacing), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        text(x, y - 0.0125, f"{words.number}  z {words.z}  weight {words.weight}", 5.9)
-        text(x, y - 0.0225, f"{words.place}  {words.level}", 5.9, MUTED)
+            near = close_up(shot)
+            pixels = _pixels(shot.png if near is None else near.hu, shot.spacing)
+            box.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+            if near is not None:
+                tall_px, wide_px = pixels.shape
+                centre = (near.x * wide_px - 0.5, near.y * tall_px - 0.5)
+                box.add_patch(Circle(centre, near.radius * wide_px, fill=False, edgecolor=MARK, lw=0.8))
+                for side, at in (("R", 0.03), ("L", 0.97)):
+                    box.text(at, 0.5, side, transform=box.transAxes, color=WASH, size=6, ha="center", va="center")
+        text(x, y - 0.0125, f"{words.number}  {words.level}  {words.hu}", 5.9)
+        text(x, y - 0.0225, f"z {words.z}  weight {words.weight}  {words.place}", 5.9, MUTED)
     more = len(p.slices) - MOST_SLICES
     if more > 0:
         text(RIGHT, 0.714, f"and {more} more", 7, MUTED, ha="right")

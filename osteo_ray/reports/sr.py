@@ -52,7 +52,7 @@ def build_sr(row: Mapping[str, Any], source: Source, made: datetime) -> Comprehe
         content=MeasurementReport(
             observation_context=_observer(row),
             procedure_reported=CodedConcept(*_ln(c.CT_STUDY)),
-            imaging_measurements=[_group(row, source)],
+            imaging_measurements=[_group(row, source), *_level_groups(row, source)],
             title=codes.DCM.ImagingMeasurementReport,
         )[0],
         series_instance_uid=source.uid("sr series"),
@@ -143,6 +143,33 @@ def _group(row: Mapping[str, Any], source: Source) -> MeasurementsAndQualitative
         )
         group[0].ContentSequence.append(item)
     return group
+
+
+def _level_groups(row: Mapping[str, Any], source: Source) -> list[MeasurementsAndQualitativeEvaluations]:
+    """Trabecular HU by vertebra, each with its finding site; none for a row without a score."""
+    if not c.is_scored(row):
+        return []
+    mean = CodedConcept("373098007", "SCT", "Mean")
+    out = []
+    for v in row.get("hu_by_level") or ():
+        found = [(CodedConcept(c.ATTENUATION[0], "DCM", c.ATTENUATION[1]), v["hu"])]
+        if v.get("hu_120_kvp") is not None:
+            found.append((CodedConcept(c.HU_120_KVP[0], c.SCHEME, c.HU_120_KVP[1]), v["hu_120_kvp"]))
+        code, meaning = c.vertebra(v["level"])
+        out.append(
+            MeasurementsAndQualitativeEvaluations(
+                tracking_identifier=TrackingIdentifier(
+                    uid=source.uid(f"tracking {v['level']}"), identifier=f"osteo-ray trabecular HU {v['level']}"
+                ),
+                finding_sites=[FindingSite(anatomic_location=CodedConcept(code, "SCT", meaning))],
+                method=CodedConcept(c.SCREENING[0], c.SCHEME, c.SCREENING[1]),
+                measurements=[
+                    Measurement(name, round(float(hu), 1), codes.UCUM.HounsfieldUnit, derivation=mean)
+                    for name, hu in found
+                ],
+            )
+        )
+    return out
 
 
 def comments(row: Mapping[str, Any]) -> list[str]:

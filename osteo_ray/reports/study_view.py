@@ -11,10 +11,15 @@ from typing import Any
 
 from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import FEATURES
-from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, picture
+from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, close_up, picture
 from osteo_ray.reports.wording import NONE, date, number, percent, plain, shorten, signed, size, tail, text
 
 DISCLAIMER = "Research use only; an aid, not a diagnosis; it cannot rule out low bone density."
+
+CUT_OFFS = (
+    "Published cut-offs for L1 at 120 kVp without contrast agent (Pickhardt 2013): 160 HU and below is 90 % sensitive, "
+    "110 HU and below over 90 % specific. They are given for comparison; the score does not use them."
+)
 
 GROUPS = {"demographics": "Demographics", "labs": "Laboratory values", "ct": "CT"}
 MOST_BARS = 8  # per group
@@ -81,6 +86,20 @@ class Slice:
     place: str
     at: float | None
     label_at: float | None
+    hu: str
+    close: Picture | None
+    circle: tuple[float, float, float] | None  # on the close-up: x, y, radius in percent of its width
+
+
+@dataclass(frozen=True)
+class Level:
+    """Trabecular HU of one vertebral level."""
+
+    name: str
+    hu: str
+    hu_120_kvp: str
+    slices: str
+    spread: str
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,8 @@ class Page:
     risk: Risk | None
     modalities: tuple[tuple[str, bool], ...]
     slices: tuple[Slice, ...]
+    levels: tuple[Level, ...]
+    density_notes: tuple[str, ...]
     overview: Picture | None
     overview_plane: str
     z_top: str
@@ -147,6 +168,8 @@ def page(view: StudyView) -> Page:
         risk=_risk(row) if state in (State.SCORED, State.SCORED_WARN) else None,
         modalities=tuple((GROUPS[g], g in (row.get("modalities") or ())) for g in GROUPS),
         slices=slices,
+        levels=_levels(row),
+        density_notes=_density_notes(row),
         overview=picture(view.overview.png, view.overview.spacing, 420) if view.overview else None,
         overview_plane=view.overview.plane if view.overview else "",
         z_top=extent[0],
@@ -223,6 +246,7 @@ def _slices(view: StudyView) -> tuple[Slice, ...]:
     out = []
     for i, s in enumerate(chosen):
         t = pictures.get((s["sop_uid"], s["index"]))
+        near = close_up(t) if t else None
         out.append(
             Slice(
                 number=i + 1,
@@ -236,9 +260,38 @@ def _slices(view: StudyView) -> tuple[Slice, ...]:
                 place=f"{s['index'] + 1} of {total}" if total else str(s["index"] + 1),
                 at=at[i],
                 label_at=labels.pop(0) if at[i] is not None else None,
+                hu=NONE if s.get("hu") is None else f"{s['hu']:.0f} HU",
+                close=picture(near.hu, t.spacing) if t and near else None,
+                circle=(100 * near.x, 100 * near.y, 100 * near.radius) if near else None,
             )
         )
     return tuple(out)
+
+
+def _levels(row: Mapping[str, Any]) -> tuple[Level, ...]:
+    return tuple(
+        Level(v["level"], number(v["hu"], 0), number(v["hu_120_kvp"], 0), str(v["slices"]), number(v["spread"], 0))
+        for v in row.get("hu_by_level") or ()
+    )
+
+
+def _density_notes(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reader of the HU has to know: tube voltage, contrast agent, and what published cut-offs are."""
+    if not row.get("hu_by_level"):
+        return ()
+    kvp, contrast = row.get("kvp"), row.get("contrast")
+    if kvp is None:
+        voltage = "The tube voltage is not recorded, so HU at 120 kVp are not known."
+    elif kvp == 120:
+        voltage = "Scanned at 120 kVp."
+    else:
+        voltage = f"Scanned at {kvp:g} kVp; HU of bone at 120 kVp by the model's factor for this voltage."
+    agent = {
+        None: "Whether contrast agent was given is not recorded; it raises HU of bone.",
+        "unknown": "Whether contrast agent was given is not recorded; it raises HU of bone.",
+        "none": "No contrast agent.",
+    }.get(contrast, f"With contrast agent ({contrast}), which raises HU of bone; not corrected in this table.")
+    return (voltage, agent, CUT_OFFS)
 
 
 def _at(s: Mapping[str, Any], overview: Overview | None, total: int | None) -> float | None:

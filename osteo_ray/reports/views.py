@@ -14,7 +14,7 @@ from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.model.crops import grid_positions
 from osteo_ray.outcomes import Rejected
-from osteo_ray.reports.pictures import Overview, Thumbnail
+from osteo_ray.reports.pictures import Overview, Roi, Thumbnail
 from osteo_ray.reports.study_view import StudyView
 
 OVERVIEW_SLICES = 48
@@ -51,7 +51,9 @@ def study_view(row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None) 
 
 def _thumbnail(stack: SliceStack, s: Mapping[str, Any]) -> Thumbnail:
     hu = stack.axial(s["index"])
-    return Thumbnail(hu, stack.axial_spacing_mm, s["z_mm"], s["weight"], s["sop_uid"], s["index"])
+    circle = [s.get(k) for k in ("roi_row", "roi_col", "roi_radius_mm")]
+    roi = None if None in circle else Roi(*circle)
+    return Thumbnail(hu, stack.axial_spacing_mm, s["z_mm"], s["weight"], s["sop_uid"], s["index"], roi)
 
 
 def _sagittal(stack: SliceStack, selected: Sequence[Mapping[str, Any]]) -> Overview | None:

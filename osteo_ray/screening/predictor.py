@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from osteo_ray.model.acquisition import Acquisition, extend
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import class_set
-from osteo_ray.model.crops import grid_positions, outside_share, spine_crop
-from osteo_ray.model.density import trabecular_hu
-from osteo_ray.model.embedding import p_lumbar
+from osteo_ray.model.crops import CropSquare, grid_positions, spine_crop
+from osteo_ray.model.density import at_120_kvp, hu_by_level, trabecular_hu
+from osteo_ray.model.embedding import hu_of, p_lumbar
 from osteo_ray.model.levels import Levels
 from osteo_ray.model.networks import Batch
 from osteo_ray.model.patterns import modalities_of, pattern_of
@@ -81,6 +82,16 @@ def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[s
     return out
 
 
+@dataclass
+class _Decoded:
+    """A slice that was decoded: HU, its crop and where it lies, and where in the slice bone was measured."""
+
+    hu: np.ndarray
+    square: CropSquare
+    crop: np.ndarray
+    circle: tuple[float, float, float] = (float("nan"),) * 3  # row and column in pixels, radius in mm
+
+
 class PolicyTrace:
     """What the policy saw of one series: the picks, where they came from, and what their pixels say."""
 
@@ -92,7 +103,9 @@ class PolicyTrace:
         pixel_gates: list[QualityCheck],
         seconds: float,
         tissue: TissuePeaks | None = None,
+        circles: np.ndarray | None = None,
     ):
+        self.circles = circles  # [k, 3], where each pick was measured: row, column, radius in mm
         self.pixel_gates = pixel_gates
         self.tissue = tissue or TissuePeaks(None, None, None)
         self.positions = positions
@@ -224,27 +237,32 @@ class Predictor:
         b = self.bundle
         positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
         spacing = stack.axial_spacing_mm
-        slices: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # HU and crop of what was decoded
+        slices: dict[int, _Decoded] = {}
 
         @torch.no_grad()
         def embed(p: np.ndarray) -> np.ndarray:
-            crops = []
             for k in p.tolist():
                 hu = stack.axial(int(positions[k]))
-                crops.append(spine_crop(hu, spacing, b.config.crop))
-                slices[k] = (hu, crops[-1])
-            return b.encoder(torch.from_numpy(np.stack(crops)).to(self.cfg.device)).embedding.cpu().numpy()
+                square = CropSquare.of(hu, spacing, b.config.crop)
+                slices[k] = _Decoded(hu, square, spine_crop(hu, spacing, b.config.crop, square))
+            crops = np.stack([slices[k].crop for k in p.tolist()])
+            seen = b.encoder(torch.from_numpy(crops).to(self.cfg.device))
+            for k, (row, col, radius) in zip(p.tolist(), seen.core_circles().tolist(), strict=True):
+                square = slices[k].square
+                slices[k].circle = (*square.to_slice(row, col, spacing), radius * square.pixel_mm)
+            return seen.embedding.cpu().numpy()
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.reward_classifiers, b.config.view)
         # Of the kept slices the worst counts: what the score rests on must be sound.
         kept = [slices[k] for k in selection.kept.tolist()]
-        cfg, crop = self.index.gates, b.config.crop
-        each = [(q_air_calib(h, cfg), q_metal(h, cfg)) for h, _ in kept]
+        cfg = self.index.gates
+        each = [(q_air_calib(s.hu, cfg), q_metal(s.hu, cfg)) for s in kept]
         gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each, strict=True)]
-        gates.append(q_crop(max((outside_share(h, spacing, crop) for h, _ in kept), default=0.0), cfg))
-        tissue = tissue_peaks((h, spacing, c, crop.pixel_mm) for h, c in kept)
+        gates.append(q_crop(max((s.square.outside_share(s.hu.shape, spacing) for s in kept), default=0.0), cfg))
+        tissue = tissue_peaks((s.hu, spacing, s.crop, s.square.pixel_mm) for s in kept)
         gates.append(q_orientation(tissue, cfg))
-        return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue)
+        circles = np.array([s.circle for s in kept]).reshape(-1, 3)
+        return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue, circles)
 
     @torch.no_grad()
     def _score_traces(
@@ -267,8 +285,7 @@ class Predictor:
             result = self.closed(row, outcome) | {"gates": [c.row() for c in checks]}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
-            density = trabecular_hu(s.selection.embedding[s.selection.kept], self.bundle.config.encoder.layout)
-            result["trabecular_hu"] = density if np.isfinite(density) else None
+            result |= self._density(s, row.get("kvp"))
             if result["state"] in (State.SCORED, State.SCORED_WARN):
                 result.update(self._risk(batch.take(torch.tensor([i])), pattern))
                 result["modalities"] = list(modalities_of(pattern))
@@ -311,24 +328,50 @@ class Predictor:
             "calibrator": pattern,
         }
 
-    @staticmethod
-    def _selected(s: PolicyTrace, weights: np.ndarray) -> list[dict[str, Any]]:
+    def _density(self, s: PolicyTrace, kvp: float | None) -> dict[str, Any]:
+        """The columns of trabecular HU; at 120 kVp None where the tube voltage is not known."""
+        layout, cfg = self.bundle.config.encoder.layout, self.bundle.config.acquisition
+
+        def at_120(hu: float) -> float | None:
+            return _known(float(at_120_kvp(np.array([hu]), np.array([np.nan if kvp is None else kvp]), cfg)[0]))
+
+        picks = s.selection.embedding[s.selection.kept]
+        levels = s.levels().level
+        hu = trabecular_hu(picks, layout)
+        return {
+            "trabecular_hu": _known(hu),
+            "trabecular_hu_120_kvp": at_120(hu),
+            "hu_by_level": [
+                {"level": level, "hu": m.hu, "hu_120_kvp": at_120(m.hu), "slices": m.slices, "spread": m.spread}
+                for level, m in hu_by_level(picks, [levels[k] for k in s.selection.kept], layout).items()
+            ],
+        }
+
+    def _selected(self, s: PolicyTrace, weights: np.ndarray) -> list[dict[str, Any]]:
         kept = s.selection.kept
-        lumbar = p_lumbar(s.selection.embedding[kept])
+        picks = s.selection.embedding[kept]
+        lumbar, hu = p_lumbar(picks), hu_of(picks[:, self.bundle.config.encoder.layout.trabecular])
         levels = s.levels()
         index = s.positions[kept]
-        return [
-            {
-                "sop_uid": None if s.sop_uids is None else s.sop_uids[i],
-                "index": int(i),
-                "z_mm": float(s.z_mm[k]),
-                "weight": float(weights[j]),
-                "p_lumbar": float(lumbar[j]),
-                "level": levels.level[k],
-                "level_confidence": float(levels.confidence[k]),
-            }
-            for j, (i, k) in enumerate(zip(index, kept, strict=True))
-        ]
+        out = []
+        for j, (i, k) in enumerate(zip(index, kept, strict=True)):
+            row, col, radius = (None,) * 3 if s.circles is None else s.circles[j].tolist()
+            out.append(
+                {
+                    "sop_uid": None if s.sop_uids is None else s.sop_uids[i],
+                    "index": int(i),
+                    "z_mm": float(s.z_mm[k]),
+                    "weight": float(weights[j]),
+                    "p_lumbar": float(lumbar[j]),
+                    "level": levels.level[k],
+                    "level_confidence": float(levels.confidence[k]),
+                    "hu": float(hu[j]),
+                    "roi_row": row,
+                    "roi_col": col,
+                    "roi_radius_mm": radius,
+                }
+            )
+        return out
 
     def _shap(self, batch: Batch, i: int, model: str, record: np.ndarray) -> dict[str, Any]:
         b = self.bundle
@@ -360,6 +403,10 @@ class Predictor:
             )
         ]
         return {"shap_base": e.base, "shap": [*rows, _shap_row("ct", "ct", None, None, float(e.values[-1]))]}
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _shap_row(name: str, group: str, value: float | None, unit: str | None, shap: float) -> dict[str, Any]:

@@ -34,6 +34,29 @@ class SelectedSlice:
     """Vertebral level (L3), by the column of slices looked at; None: not known."""
     level_confidence: float | None = None
     """Probability of the most probable level, 0..1."""
+    hu: float | None = None
+    """Trabecular HU in this slice, as scanned."""
+    roi_row: float | None = None
+    """Centre of the circle in which it was measured: row, in pixels of the axial view (the patient's back is down)."""
+    roi_col: float | None = None
+    """Column of that centre, in pixels; columns grow to the patient's left."""
+    roi_radius_mm: float | None = None
+    """Radius of that circle, mm."""
+
+
+@dataclass(frozen=True)
+class LevelDensity:
+    """Trabecular HU of one vertebral level."""
+
+    level: str
+    hu: float
+    """Mean over the level's picks, as scanned."""
+    hu_120_kvp: float | None
+    """The same at 120 kVp; None where the tube voltage is not known."""
+    slices: int
+    """Picks that were measured."""
+    spread: float | None
+    """Largest less smallest HU of them; None for a single one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,10 @@ class StudyResult:
     """Which of demographics, labs and ct the score rests on."""
     trabecular_hu: float | None
     """Trabecular HU of the picks, as scanned (not brought to 120 kVp)."""
+    trabecular_hu_120_kvp: float | None
+    """The same at 120 kVp; None where the tube voltage is not known."""
+    hu_by_level: tuple[LevelDensity, ...]
+    """Trabecular HU of each vertebral level that picks lie in, from head to foot."""
     selected: tuple[SelectedSlice, ...]
     """The slices that the score rests on."""
     checks: tuple[QualityCheck, ...]
@@ -96,6 +123,8 @@ class StudyResult:
             conformal_set=tuple(row["conformal_set"] or ()),
             modalities=tuple(row["modalities"] or ()),
             trabecular_hu=row["trabecular_hu"],
+            trabecular_hu_120_kvp=row.get("trabecular_hu_120_kvp"),
+            hu_by_level=tuple(LevelDensity(**v) for v in row.get("hu_by_level") or ()),
             selected=tuple(
                 SelectedSlice(**{k: s.get(k) for k in SelectedSlice.__dataclass_fields__})
                 for s in row["selected"] or ()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.schema import GATE
 
-RESULT_VERSION = "1.2"
+RESULT_VERSION = "1.3"
 
 SELECTED = pa.struct(
     [
@@ -21,6 +21,20 @@ SELECTED = pa.struct(
         ("p_lumbar", pa.float32()),  # the encoder's belief that the slice shows L1-L5
         ("level", pa.string()),  # 'L3', by the column of slices looked at; null: not known
         ("level_confidence", pa.float32()),  # probability of the most probable level
+        ("hu", pa.float32()),  # trabecular HU in this slice, as scanned
+        # Where it was measured: a circle. Pixels of the axial view, in which the patient's back is down.
+        ("roi_row", pa.float32()),
+        ("roi_col", pa.float32()),
+        ("roi_radius_mm", pa.float32()),
+    ]
+)
+LEVEL_HU = pa.struct(
+    [
+        ("level", pa.string()),
+        ("hu", pa.float64()),  # mean over the level's picks, as scanned
+        ("hu_120_kvp", pa.float64()),  # null where the tube voltage is not known
+        ("slices", pa.int32()),
+        ("spread", pa.float64()),  # largest less smallest of its picks; null for one pick
     ]
 )
 SHAP = pa.struct(
@@ -66,7 +80,9 @@ RESULTS = pa.schema(
         ("slices_total", pa.int32()),
         ("slices_decoded", pa.int32()),
         ("bytes_read", pa.int64()),
-        ("trabecular_hu", pa.float64()),  # of the picks, as scanned: selection.density
+        ("trabecular_hu", pa.float64()),  # of the picks, as scanned: model.density
+        ("trabecular_hu_120_kvp", pa.float64()),  # null where the tube voltage is not known
+        ("hu_by_level", pa.list_(LEVEL_HU)),
         ("shap_base", pa.float64()),
         ("shap", pa.list_(SHAP)),
         ("gates", pa.list_(GATE)),

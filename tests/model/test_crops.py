@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from osteo_ray.model.config import CropConfig
-from osteo_ray.model.crops import grid_positions, spine_crop
+from osteo_ray.model.crops import CropSquare, grid_positions, spine_crop
 
 CFG = CropConfig()
 
@@ -80,3 +80,18 @@ def test_grid_is_even_in_millimetres_not_in_indices():
     step = np.diff(z[p])
     assert step.max() <= 400 / 32 + 5
     assert np.median(step) == pytest.approx(395 / 32, abs=3)
+
+
+def test_a_place_in_the_crop_is_found_again_in_the_slice():
+    """A bright square in the slice, seen in the crop, leads back to where it stands, at any pitch."""
+    for pitch in (0.7, 1.3):
+        n = round(400 / pitch)
+        hu = body(n, n, pitch, 200.0, 330.0)
+        row, col = round(270 / pitch), round(215 / pitch)
+        half = round(4 / pitch)
+        hu[row - half : row + half + 1, col - half : col + half + 1] = 3000
+        square = CropSquare.of(hu, (pitch, pitch), CFG)
+        crop = spine_crop(hu, (pitch, pitch), CFG, square)
+        assert np.array_equal(crop, spine_crop(hu, (pitch, pitch), CFG))
+        bright = np.argwhere(crop > 2500).mean(0)
+        assert square.to_slice(*bright, (pitch, pitch)) == pytest.approx((row, col), abs=0.8 / pitch)

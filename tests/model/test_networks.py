@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,16 @@ def test_the_density_in_the_embedding_is_measured_not_recalled():
     hu = torch.full((1, 96, 96), 100.0)
     assert enc(hu).trabecular_hu.item() == pytest.approx(100, abs=0.1)
     assert enc(hu + 50).trabecular_hu.item() == pytest.approx(150, abs=0.1)
+
+
+def test_the_region_of_interest_is_a_circle_in_pixels_of_the_crop():
+    """An even disc of weights: its centre and radius come back."""
+    at = 2.0 * torch.arange(48) + 0.5
+    disc = ((at[:, None] - 60) ** 2 + (at[None] - 44) ** 2 <= 10**2).float()
+    roi = torch.zeros(2, 4, 48, 48)
+    roi[1, 0] = disc / disc.sum()
+    roi[0, 0, 3, 5] = 1.0  # a single cell
+    f = replace(SliceEncoder(EncoderConfig(width=8)).eval()(torch.zeros(2, 96, 96)), roi=roi)
+    single, found = f.core_circles().tolist()
+    assert single == pytest.approx([6.5, 10.5, 0.0])
+    assert found == pytest.approx([60, 44, 10], abs=0.4)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from osteo_ray.reports.html import Overview, StudyView, Thumbnail
+from osteo_ray.reports.pictures import Roi
 from osteo_ray.screening.schema import RESULTS
 
 UID = "1.2.826.0.1.3680043.10.1338"
@@ -69,6 +70,10 @@ def scored_row(i: int, risk: float, modalities: tuple[str, ...] = ("demographics
                 p_lumbar=0.9,
                 level="L2",
                 level_confidence=0.97,
+                hu=190.5 - 120.0 * risk,
+                roi_row=117.1,
+                roi_col=95.5,
+                roi_radius_mm=9.5,
             )
             for j, w in zip(index, weight, strict=True)
         ],
@@ -76,6 +81,11 @@ def scored_row(i: int, risk: float, modalities: tuple[str, ...] = ("demographics
         slices_decoded=11,
         bytes_read=2_893_112,
         trabecular_hu=200.5 - 120.0 * risk,
+        trabecular_hu_120_kvp=200.5 - 120.0 * risk if i % 3 == 0 else None,
+        hu_by_level=[
+            dict(level="L1", hu=205.5 - 120.0 * risk, hu_120_kvp=171.2, slices=2, spread=4.0),
+            dict(level="L2", hu=198.5 - 120.0 * risk, hu_120_kvp=None, slices=1, spread=None),
+        ],
         shap_base=-1.1,
         shap=shap,
         gates=[
@@ -174,7 +184,15 @@ def axial_hu(z: float, size: int = 192, seed: int = 0) -> np.ndarray:
 
 def thumbnails(row: dict[str, Any]) -> list[Thumbnail]:
     return [
-        Thumbnail(axial_hu(s["z_mm"], seed=s["index"]), (1.9, 1.9), s["z_mm"], s["weight"], s["sop_uid"], s["index"])
+        Thumbnail(
+            axial_hu(s["z_mm"], seed=s["index"]),
+            (1.9, 1.9),
+            s["z_mm"],
+            s["weight"],
+            s["sop_uid"],
+            s["index"],
+            Roi(s["roi_row"], s["roi_col"], s["roi_radius_mm"]),
+        )
         for s in row["selected"] or []
     ]
 

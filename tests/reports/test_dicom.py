@@ -60,8 +60,8 @@ def written(folder: Path, row, ct, identifiers=False) -> tuple[Path, Path]:
 def group_of(path: Path):
     report = srread(path).content
     assert report[0].name == codes.DCM.ImagingMeasurementReport
-    (group,) = report.get_image_measurement_groups()
-    return group, report
+    # The result's own group comes first; each further one is a vertebra's.
+    return report.get_image_measurement_groups()[0], report
 
 
 @pytest.mark.parametrize("identifiers", [False, True])
@@ -108,6 +108,19 @@ def test_a_scored_sr_reads_back_equal(tmp_path, ct):
     (observer,) = report.get_observer_contexts(codes.DCM.Device)
     assert observer.observer_identifying_attributes.serial_number == row["model_sha256"]
     assert dcmread(sr).PreliminaryFlag == "PRELIMINARY"
+
+
+def test_a_scored_sr_has_hu_by_vertebra(tmp_path, ct):
+    row = result(ct)
+    sr, _ = written(tmp_path, row, ct)
+    levels = srread(sr).content.get_image_measurement_groups()[1:]
+    assert [g.finding_sites[0].value for g in levels] == [codes.SCT.L1Vertebra, codes.SCT.L2Vertebra]
+    for group, found in zip(levels, row["hu_by_level"], strict=True):
+        got = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
+        want = {"112031": (round(found["hu"], 1), "[hnsf'U]")}
+        if found["hu_120_kvp"] is not None:
+            want["HU_120_KVP"] = (found["hu_120_kvp"], "[hnsf'U]")
+        assert got == want
 
 
 def test_without_a_score_there_is_no_number(tmp_path, ct):

@@ -52,7 +52,17 @@ def test_the_numbers_of_a_scored_row(tmp_path):
     row = scored_row(1, 0.62)
     found = resources(write_fhir(tmp_path / "a.json", row, None, MADE))
     assert set(found) == {"DiagnosticReport", "Observation", "RiskAssessment", "Device"}
-    risk, gates = found["Observation"]
+    risk, gates, *densities = found["Observation"]
+    for v, r in zip(row["hu_by_level"], densities, strict=True):
+        assert r["bodySite"]["text"] == v["level"]
+        assert r["valueQuantity"] == {
+            "value": round(v["hu"], 1),
+            "unit": "HU",
+            "system": "http://unitsofmeasure.org",
+            "code": "[hnsf'U]",
+        }
+        assert ("component" in r) == (v["hu_120_kvp"] is not None)
+    assert [r["bodySite"]["coding"][0]["code"] for r in densities] == ["66794005", "14293000"]
     assert risk["valueQuantity"] == {"value": 0.62, "unit": "1", "system": "http://unitsofmeasure.org", "code": "1"}
     parts = {p["code"]["coding"][0]["code"]: p for p in risk["component"]}
     assert [parts[k]["valueQuantity"]["value"] for k in ("RISK_LOW", "RISK_HIGH", "THRESHOLD")] == [0.51, 0.75, 0.35]

@@ -17,7 +17,7 @@ from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.outcomes import State
 from osteo_ray.reports import study_view, wording
 from osteo_ray.reports.html import StudyView, Thumbnail, write_run, write_study
-from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, encode, window_filter
+from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, Roi, close_up, encode, window_filter
 from osteo_ray.reports.study_view import DISCLAIMER
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -130,7 +130,10 @@ def test_the_numbers_of_a_scored_study_are_on_its_page(tmp_path):
         assert f"{s['index'] + 1} of 96" in page.words
     for g in row["gates"]:
         assert f"{g['gate']} {g['value']} {g['threshold']}" in page.words
-    assert len(page.images) == len(row["selected"])
+    # Each slice is there twice: the vertebra with the circle that was measured, and the whole slice.
+    assert len(page.images) == 2 * len(row["selected"])
+    assert html.count("<circle ") == len(row["selected"])
+    assert "L1 131 171 2 4" in page.words
     assert "Haemoglobin missing" in page.words
 
 
@@ -345,3 +348,16 @@ def test_text_keeps_the_contrast_that_wcag_asks_for(tmp_path, theme):
         for ground in ("paper", "bg", "raise-wash") if ink == "ink" else ("paper",):
             a, b = sorted((luminance(colours[ink]), luminance(colours[ground])))
             assert (b + 0.05) / (a + 0.05) >= 4.5, (ink, ground)
+
+
+@pytest.mark.parametrize(("row", "col"), [(100.0, 90.0), (3.0, 4.0), (188.0, 190.0)])
+def test_the_close_up_is_eight_centimetres_around_the_measured_circle(row, col):
+    """A bright pixel at the circle's centre stands where the close-up draws it, also at the slice's edges."""
+    hu = np.zeros((192, 192), np.int16)
+    hu[int(row), int(col)] = 1000
+    near = close_up(Thumbnail(hu, (1.0, 0.5), 0.0, 1.0, "1.2", 0, Roi(row, col, 8.0)))
+    assert near.hu.shape == (80, 160)
+    at = np.argwhere(near.hu == 1000)[0]
+    assert (near.y * 80 - 0.5, near.x * 160 - 0.5) == pytest.approx(tuple(at))
+    assert near.radius == pytest.approx(8 / 80)
+    assert close_up(Thumbnail(hu, (1.0, 0.5), 0.0, 1.0, "1.2", 0)) is None
