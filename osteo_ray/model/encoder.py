@@ -12,6 +12,7 @@ points, not a number it recalls.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,16 @@ class SliceFeatures:
     def core_circles(self) -> torch.Tensor:
         """The first region of interest as a circle [n, 3]: row and column of its centre and its radius, crop pixels.
 
-        The radius is that of the even disc whose weights spread as far from the centre.
+        The circle has the centre and the area of the cells that weigh at least half of the heaviest one; the long tail
+        of small weights would widen it beyond what is measured.
         """
         core = self.roi[:, 0]
+        heavy = torch.where(core >= 0.5 * core.amax((1, 2), keepdim=True), core, 0.0)
+        weight = heavy / heavy.sum((1, 2), keepdim=True)
         at = 2.0 * torch.arange(core.shape[-1], device=core.device, dtype=core.dtype) + 0.5  # a cell is 2 x 2 pixels
-        row, col = (core.sum(2) * at).sum(1), (core.sum(1) * at).sum(1)
-        away = (at[None, :, None] - row[:, None, None]) ** 2 + (at[None, None] - col[:, None, None]) ** 2
-        return torch.stack([row, col, (2 * (core * away).sum((1, 2))).sqrt()], dim=1)
+        row, col = (weight.sum(2) * at).sum(1), (weight.sum(1) * at).sum(1)
+        area = 4.0 * (heavy > 0).sum((1, 2))
+        return torch.stack([row, col, (area / math.pi).sqrt()], dim=1)
 
 
 class _Block(nn.Module):

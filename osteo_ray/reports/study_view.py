@@ -331,18 +331,22 @@ def _extent(view: StudyView, slices: Sequence[Slice]) -> tuple[str, str]:
 def _groups(shap: Sequence[Mapping[str, Any]]) -> tuple[BarGroup, ...]:
     """Bars by modality, the longest first; all share one scale, and each group has its sum.
 
-    Beyond `MOST_BARS` a group's smallest features are summed in one bar, so that the bars still add up.
+    What was not measured is one bar: that it is missing counts in the score, but each absence is no finding. Beyond
+    `MOST_BARS` a group's smallest features are summed in one bar, so that the bars still add up.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for s in shap:
         groups.setdefault(s["group"], []).append(s)
     lines: dict[str, list[tuple[str, str, float]]] = {}
     for g, features in groups.items():
-        features = sorted(features, key=lambda s: -abs(s["shap"]))
+        absent = [s for s in features if s["value"] is None and s["group"] != "ct"]
+        features = sorted((s for s in features if s not in absent), key=lambda s: -abs(s["shap"]))
         cut = MOST_BARS - 1 if len(features) > MOST_BARS else len(features)
         lines[g] = [(feature_label(s["feature"]), _measured(s), s["shap"]) for s in features[:cut]]
         if features[cut:]:
             lines[g].append((f"{len(features) - cut} others", "", sum(s["shap"] for s in features[cut:])))
+        if absent:
+            lines[g].append((_absent_label(absent), "not measured", sum(s["shap"] for s in absent)))
     totals = {g: sum(x for *_, x in items) for g, items in lines.items()}
     scale = max((abs(x) for g, items in lines.items() for x in (totals[g], *(i[2] for i in items))), default=0.0)
     order = [g for g in GROUPS if g in totals] + sorted(set(totals) - set(GROUPS))
@@ -356,6 +360,10 @@ def _groups(shap: Sequence[Mapping[str, Any]]) -> tuple[BarGroup, ...]:
     )
 
 
+def _absent_label(absent: Sequence[Mapping[str, Any]]) -> str:
+    return feature_label(absent[0]["feature"]) if len(absent) == 1 else f"{len(absent)} values"
+
+
 def _bar(label: str, value: str, shap: float, scale: float) -> Bar:
     width = 50 * abs(shap) / scale if scale else 0.0
     return Bar(label, value, signed(shap), shap >= 0, 50.0 if shap >= 0 else 50 - width, width)
@@ -363,7 +371,7 @@ def _bar(label: str, value: str, shap: float, scale: float) -> Bar:
 
 def _measured(s: Mapping[str, Any]) -> str:
     if s["value"] is None:
-        return "" if s["group"] == "ct" else "missing"
+        return ""
     if s["feature"] == "sex_male":
         return "male" if s["value"] >= 0.5 else "female"
     known = FEATURE.get(s["feature"])

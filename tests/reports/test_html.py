@@ -134,7 +134,7 @@ def test_the_numbers_of_a_scored_study_are_on_its_page(tmp_path):
     assert len(page.images) == 2 * len(row["selected"])
     assert html.count("<circle ") == len(row["selected"])
     assert "L1 131 171 2 4" in page.words
-    assert "Haemoglobin missing" in page.words
+    assert "Haemoglobin not measured" in page.words
 
 
 def test_no_text_of_a_row_becomes_markup(tmp_path):
@@ -254,6 +254,12 @@ def test_shap_bars_add_up_and_small_ones_are_summed():
     assert labs.total.shap == wording.signed(sum(s["shap"] for s in row["shap"][:14]))
     shown = sum(float(b.shap.replace("−", "-")) for b in labs.bars)
     assert shown == pytest.approx(float(labs.total.shap.replace("−", "-")), abs=0.04)
+    for k in (3, 5, 9):
+        row["shap"][k]["value"] = None
+    groups = {g.title: g for g in study_view.page(StudyView(row)).groups}
+    absent = groups["Laboratory values"].bars[-1]
+    assert (absent.label, absent.value) == ("3 values", "not measured")
+    assert groups["Laboratory values"].total == labs.total
     assert ct.total.width == 50.0  # the longest bar fills half of the track
     assert (ct.total.left, ct.total.raises) == (50.0, True)
     for b in labs.bars:
