@@ -164,7 +164,7 @@ def write_population(
         bayes=truth[["p_bayes", "p_bayes_rest"]].to_numpy(),
         perfect=perfect.astype(np.float32),
         texture=texture_of(made, s, picks["belief"].kept, enc, cfg),
-        **out,
+        **out,  # type: ignore[arg-type]  # numpy's stubs read any keyword as `allow_pickle`
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -76,7 +77,7 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def one_setting(
-    name: str, runs: dict[tuple[int, int], dict], label: np.ndarray, bayes: np.ndarray, patterns: list[str]
+    name: str, runs: dict[tuple[int, int], dict], label: np.ndarray, bayes: np.ndarray, patterns: Sequence[str]
 ) -> tuple[list[str], list[dict]]:
     """One setting's lines and rows."""
     keys, every = list(runs), list(runs.values())

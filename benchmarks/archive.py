@@ -17,6 +17,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import pydicom
 import SimpleITK as sitk
 from archive_tree import write_files
 from pydicom.encaps import encapsulate
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, RLELossless
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.instances import digest, instance_rows
@@ -78,9 +79,8 @@ def index_part(folder: Path, n: int, repeats: int) -> None:
     def walker() -> None:
         for e in some:
             head = source.header(e.uri, 16384)
-            instance_rows(
-                e, read_header(lambda k, e=e: source.header(e.uri, k), e.bytes, CFG.limits, head), digest(head), CFG
-            )
+            h = read_header(partial(source.header, e.uri), e.bytes, CFG.limits, head)
+            instance_rows(e, h, digest(head), CFG)
 
     def by_pydicom() -> None:
         for p in paths:
@@ -134,7 +134,7 @@ def slices(ct: Path | None, n: int = 12) -> list[pydicom.Dataset]:
             return [pydicom.dcmread(io.BytesIO(z.read(m))) for m in names[len(names) // 2 :][:n]]
     with tempfile.TemporaryDirectory() as d:
         write_files(Path(d), n)
-        out = [pydicom.dcmread(p) for p in sorted(Path(d).rglob("IM*"))]
+        out: list[pydicom.Dataset] = [pydicom.dcmread(p) for p in sorted(Path(d).rglob("IM*"))]
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:512, :512]
     for ds in out:
@@ -144,7 +144,7 @@ def slices(ct: Path | None, n: int = 12) -> list[pydicom.Dataset]:
     return out
 
 
-CODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes] | None]] = {
+CODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes | bytearray] | None]] = {
     "raw": ("1.2.840.10008.1.2.1", None),
     "JPEG-LS": (J + "80", imagecodecs.jpegls_encode),
     "JPEG 2000": (J + "90", lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", reversible=True, level=0)),
@@ -171,7 +171,7 @@ def write_slices(sets: list[pydicom.Dataset], coder: str, folder: Path) -> list[
             px = np.frombuffer(new.PixelData, np.uint16).reshape(new.Rows, new.Columns)
             new.PixelData = encapsulate([bytes(encode(px))])
             new["PixelData"].is_undefined_length = True
-        new.file_meta.TransferSyntaxUID = syntax
+        new.file_meta.TransferSyntaxUID = UID(syntax)
         out.append(folder / f"{i}.dcm")
         new.save_as(out[-1])
     return out
@@ -188,11 +188,15 @@ def decode_part(ct: Path | None, repeats: int) -> None:
     guard.close()
 
 
+def _first(data: bytes, n: int) -> bytes:
+    return data[:n]
+
+
 def _decoders(paths: list[Path], guard: DecodeGuard) -> Timed:
     rows = []
     for p in paths:
         data = p.read_bytes()
-        h = read_header(lambda k, d=data: d[:k], len(data), CFG.limits)
+        h = read_header(partial(_first, data), len(data), CFG.limits)
         rows += instance_rows(Entry(file_uri(p), len(data), ""), h, 0, CFG)
     items = [r | {"z_mm": float(i)} for i, r in enumerate(rows)]
     shape, axial = (rows[0]["rows"], rows[0]["cols"]), np.array([1.0, 0, 0, 0, 1, 0])
@@ -273,18 +277,19 @@ def dicomweb_part(repeats: int) -> None:
                     for i in range(s.n):
                         s.hu(i)
 
-            index = {k: (lambda u=u: list(index_entries(open_source(u).list(), CFG))) for k, u in places.items()}
+            def index(u: str) -> None:
+                list(index_entries(open_source(u).list(), CFG))
+
             table(
                 "DICOMweb against files: headers",
                 "instances/s",
-                interleaved(index, repeats, 100),
+                interleaved({k: partial(index, u) for k, u in places.items()}, repeats, 100),
                 "DICOMweb (Orthanc, loopback)",
             )
-            slices_ = {k: (lambda k=k: read(k)) for k in places}
             table(
                 "DICOMweb against files: slices",
                 "slices/s",
-                interleaved(slices_, repeats, 100),
+                interleaved({k: partial(read, k) for k in places}, repeats, 100),
                 "DICOMweb (Orthanc, loopback)",
             )
 

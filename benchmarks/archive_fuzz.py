@@ -24,6 +24,7 @@ import pydicom
 from archive_tree import headers
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from osteo_ray.catalogue.assembly import assemble
 from osteo_ray.catalogue.config import IndexConfig
@@ -70,11 +71,11 @@ def seeds(zoo: Path | None) -> list[bytes]:
 def _written(ds: Dataset, syntax: str) -> bytes:
     new = Dataset(ds)
     new.file_meta = pydicom.dataset.FileMetaDataset()
-    new.file_meta.TransferSyntaxUID = syntax
+    new.file_meta.TransferSyntaxUID = UID(syntax)
     new.preamble = bytes(128)
     buffer = io.BytesIO()
     implicit, little = syntax == "1.2.840.10008.1.2", syntax != "1.2.840.10008.1.2.2"
-    new = pydicom.dataset.FileDataset(None, new, preamble=bytes(128), file_meta=new.file_meta)
+    new = pydicom.dataset.FileDataset(buffer, new, preamble=bytes(128), file_meta=new.file_meta)
     pydicom.dcmwrite(buffer, new, implicit_vr=implicit, little_endian=little, force_encoding=True)
     return buffer.getvalue()
 

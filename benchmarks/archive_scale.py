@@ -62,8 +62,14 @@ def measure(archive: str, out: str) -> dict:
     import ray
 
     hook = {"worker_process_setup_hook": generated_archive.register, "env_vars": {"PYTHONPATH": _path()}}
-    kw = {"log_to_driver": False, "include_dashboard": False, "object_store_memory": 256 << 20}
-    ray.init(address="local", num_cpus=1, runtime_env=hook, **kw)
+    ray.init(
+        address="local",
+        num_cpus=1,
+        runtime_env=hook,
+        log_to_driver=False,
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+    )
     ray_setup.tune_data_context()
     peak = {"driver_mb": 0.0, "worker_mb": 0.0}
     stop = threading.Event()
@@ -76,12 +82,13 @@ def measure(archive: str, out: str) -> dict:
     thread = threading.Thread(target=watch)
     thread.start()
     stages: dict[str, float] = {}
-    last = [time.monotonic(), "list"]
+    last = time.monotonic()
 
     def progress(stage: str, done: int, total: int | None) -> None:
+        nonlocal last
         now = time.monotonic()
-        stages[stage] = stages.get(stage, 0.0) + now - last[0]
-        last[:] = [now, stage]
+        stages[stage] = stages.get(stage, 0.0) + now - last
+        last = now
 
     s = build(archive, out, IndexConfig(num_cpus=1), progress)
     stop.set()

@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 PER_STUDY = 100
 SIDE = 512
@@ -53,7 +53,7 @@ def template(side: int = SIDE) -> bytes:
             ds.add_new((group, 0x1000 + k), "LO" if k % 3 else "OB", b"\1" * 40 if k % 3 == 0 else f"private value {k}")
     ds.PixelData = bytes(8)
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, f"{_UID}.3.1000000000"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, UID(f"{_UID}.3.1000000000")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta, ds.preamble = meta, bytes(128)
     out = io.BytesIO()
@@ -88,7 +88,7 @@ def write_zips(out: Path, n: int, side: int = SIDE) -> None:
     pixels = np.zeros(side * side, np.uint16).tobytes()
     archive, at = None, -1
     for study, k, h in headers(n, template(side)):
-        if study != at:
+        if archive is None or study != at:
             if archive:
                 archive.close()
             folder = out / f"{study // 1000:04d}"

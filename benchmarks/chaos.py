@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -348,8 +350,9 @@ def main() -> int:
                 "actor": [lambda: kill_actors(c, a.actors)],
                 "node": [lambda: kill_nodes(c, a.nodes, cluster)],
                 "disk": [lambda: fill_disk(c, False), lambda: fill_disk(c, True)],
-                "store": [lambda: lose_store(c, False, server), lambda: lose_store(c, True, server)],
             }
+            if server is not None:
+                ways["store"] = [partial(lose_store, c, long, server) for long in (False, True)]
             found = []
             for way in a.only:
                 for trial in ways[way]:
@@ -385,7 +388,7 @@ def _cluster():
     )
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     ray_setup.tune_data_context()
     return cluster
 

@@ -133,9 +133,9 @@ def main() -> None:
         print(name, rows[-len(CHANGES)]["measured"], rows[-len(CHANGES)]["failed"], flush=True)
     cfg = CohortConfig(persons=a.patients, seed=a.seed)
     for spec in fast.people(cfg):
-        stack = fast.stack_of(spec, cfg)
-        slices = [stack.axial(i) for i in some(stack.n)]
-        rows += rows_of("synthetic", str(spec.index), slices, stack.axial_spacing_mm, float(stack.scan.kvp))
+        scanned = fast.stack_of(spec, cfg)
+        slices = [scanned.axial(i) for i in some(scanned.n)]
+        rows += rows_of("synthetic", str(spec.index), slices, scanned.axial_spacing_mm, float(scanned.scan.kvp))
         print(spec.index, rows[-len(CHANGES)]["measured"], rows[-len(CHANGES)]["failed"], flush=True)
     command = f"python benchmarks/hu_sanity.py --data ../shared/data/ct --patients {a.patients}"
     bars = []

@@ -13,6 +13,7 @@ import subprocess
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -246,7 +247,7 @@ def page(rows: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for c in CASES:
         got = found(c)
         for day, wanted in c.expected.items():

@@ -160,8 +160,8 @@ def draw(figure: Figure, grid, row: int, name: str, stack: ArrayStack, seen: Pol
     for i in np.flatnonzero(seen.selection.looked[: len(z)]):
         kept = i in seen.selection.kept
         axis.axhline(z[i], color="tab:orange" if kept else "tab:cyan", lw=1.6 if kept else 0.6)
-        if levels.level[i]:
-            axis.text(side + 2, z[i], levels.level[i], fontsize=4.5, va="center", color="black" if kept else "gray")
+        if level := levels.level[i]:
+            axis.text(side + 2, z[i], level, fontsize=4.5, va="center", color="black" if kept else "gray")
     axis.set_title(f"{name}\n{seen.decoded} of {seen.n} slices decoded", fontsize=7)
     axis.tick_params(labelsize=5)
     for j, i in enumerate(sorted(seen.selection.kept.tolist(), reverse=True)[:SHOWN]):
@@ -203,7 +203,9 @@ def main() -> None:
     ]
     figure = Figure(figsize=(13, 2.6 * len(cases)), layout="constrained")
     grid = figure.add_gridspec(len(cases), SHOWN + 2)
-    rows, withheld, wanted = [], [], []
+    rows: list[dict[str, Any]] = []
+    withheld: list[bool] = []
+    wanted: list[bool] = []
     for k, (name, stack, known, wish) in enumerate(cases):
         r, seen = scored(scorer, stack)
         rows.append(picks_row(name, r, seen, known) | {"wanted": wish})

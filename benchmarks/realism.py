@@ -212,9 +212,11 @@ def _slices(real: Volume, ours: list[tuple[fast.SyntheticStack, Volume]], out: P
     """Upper row real, lower row synthetic: four axial levels and a sagittal cut through the spine."""
     stack, v = ours[2]
     level, mid = fast.slice_truth(stack.anatomy, stack.scan).level, fast.slice_truth(stack.anatomy, stack.scan).mid
-    pick = [max(np.flatnonzero(level == k), key=lambda i: mid[i]) for k in ("L4", "L2", "T12", "T10")]
+    pick: list[int] = [
+        max(np.flatnonzero(level == k).tolist(), key=lambda i: float(mid[i])) for k in ("L4", "L2", "T12", "T10")
+    ]
     fig, ax = plt.subplots(2, 5, figsize=(15, 6))
-    chosen = [int(f * len(real.hu)) for f in (0.42, 0.60, 0.80, 0.95)]
+    chosen: list[int] = [int(f * len(real.hu)) for f in (0.42, 0.60, 0.80, 0.95)]
     for row, vol, index in ((0, real, chosen), (1, v, pick)):
         for k, i in enumerate(index):
             ax[row, k].imshow(vol.hu[i][::2, ::2], cmap="gray", vmin=-200, vmax=350)

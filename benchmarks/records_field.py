@@ -16,12 +16,14 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from osteo_ray.patients import RecordsError, load
 from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.match import match
+from osteo_ray.patients.table import RecordTable
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
 LONG = """\
@@ -40,17 +42,17 @@ class Case:
     """One file, how it is loaded, and whether what happened is right: a check of (table or error)."""
 
     file: str
-    check: Callable[[object], bool]
+    check: Callable[[Any], bool]
     mapping: str | None = None
     also: tuple[str, ...] = ()
     text: str | None = None  # a mapping that the case brings itself
 
 
-def _refused(*words: str) -> Callable[[object], bool]:
+def _refused(*words: str) -> Callable[[Any], bool]:
     return lambda got: isinstance(got, RecordsError) and all(w in str(got) for w in words)
 
 
-def _frame(check: Callable) -> Callable[[object], bool]:
+def _frame(check: Callable) -> Callable[[Any], bool]:
     return lambda got: not isinstance(got, Exception) and bool(check(got.frame))
 
 
@@ -130,7 +132,7 @@ CASES = (
 )  # fmt: skip
 
 
-def run_case(case: Case, folder: Path) -> tuple[object, bool]:
+def run_case(case: Case, folder: Path) -> tuple[RecordTable | RecordsError, bool]:
     """(table or error, whether that is right)."""
     with tempfile.TemporaryDirectory() as tmp:
         mapping = folder / case.mapping if case.mapping else None
@@ -138,7 +140,7 @@ def run_case(case: Case, folder: Path) -> tuple[object, bool]:
             mapping = Path(tmp) / "mapping.yaml"
             mapping.write_text(case.text)
         try:
-            got: object = load([folder / n for n in (case.file, *case.also)], mapping)
+            got: RecordTable | RecordsError = load([folder / n for n in (case.file, *case.also)], mapping)
         except RecordsError as e:
             got = e
         try:
@@ -147,7 +149,7 @@ def run_case(case: Case, folder: Path) -> tuple[object, bool]:
             return got, False
 
 
-def happened(got: object) -> str:
+def happened(got: RecordTable | RecordsError) -> str:
     """What became of a case, in a sentence."""
     if isinstance(got, RecordsError):
         more = len(got.problems) - 1
@@ -157,11 +159,12 @@ def happened(got: object) -> str:
         ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {str(v)[:10]}" for k, v in r.items() if v == v and v)
         for r in f.head(3).to_dict("records")
     )
+    assert got.report is not None
     bounds = [f"{x.name} {x.bounds}" for x in got.report.features if x.bounds]
-    said = f"; bounds: {', '.join(bounds)}" if bounds else ""
+    notes = f"; bounds: {', '.join(bounds)}" if bounds else ""
     if any("did you mean" in c for c in got.report.unused_columns):
-        said += f"; unused: {', '.join(got.report.unused_columns)}"
-    return f"{len(got)} records: {rows or 'no value'}{said}"
+        notes += f"; unused: {', '.join(got.report.unused_columns)}"
+    return f"{len(got)} records: {rows or 'no value'}{notes}"
 
 
 def page(rows: list[dict], met: int) -> list[str]:
@@ -178,7 +181,7 @@ def page(rows: list[dict], met: int) -> list[str]:
 def main(folder: str) -> None:
     with open(Path(folder) / "manifest.csv", newline="") as f:
         right = {r["file"]: r["right"] for r in csv.DictReader(f)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in CASES:
         got, ok = run_case(case, Path(folder))
         text = happened(got)

@@ -72,20 +72,18 @@ def write_shards(plan: ledger.Plan, out: Store) -> None:
         "attempt": 1,
         "risk_prob": 0.3,
     }
-    one["shap"] = [
-        {"feature": f"f{k}", "group": "labs", "value": 1.5 * k, "unit": "g/L", "shap": 0.01 * k} for k in range(40)
-    ]
+    shap = [{"feature": f"f{k}", "group": "labs", "value": 1.5 * k, "unit": "g/L", "shap": 0.01 * k} for k in range(40)]
+    one["shap"] = shap
     one["selected"] = [
         {"sop_uid": f"1.2.3.{k}", "index": k, "z_mm": 3.0 * k, "weight": 0.1, "p_lumbar": 0.9} for k in range(8)
     ]
     one["gates"] = [{"gate": f"Q_{k}", "verdict": "pass", "value": "1", "threshold": "2"} for k in range(12)]
     rng, rows = np.random.default_rng(0), []
     for _ in range(CFG.pipeline.shard_rows):
-        shap = [
-            e | {"value": float(v), "shap": float(x)}
-            for e, (v, x) in zip(one["shap"], rng.normal(size=(40, 2)), strict=True)
+        drawn = [
+            e | {"value": float(v), "shap": float(x)} for e, (v, x) in zip(shap, rng.normal(size=(40, 2)), strict=True)
         ]
-        rows.append(one | {"shap": shap, "risk_prob": float(rng.uniform())})
+        rows.append(one | {"shap": drawn, "risk_prob": float(rng.uniform())})
     full = pa.Table.from_pylist(rows, schema=RESULTS)
     key = RESULTS.get_field_index("row_key")
     for s in plan.shards:

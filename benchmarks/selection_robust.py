@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from osteo_ray.screening.predictor import Predictor
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
 from osteo_ray.synthetic.fast import SyntheticStack
+from osteo_ray.synthetic.population import Person
 from osteo_ray.synthetic.scanner import Scan
 
 
@@ -49,6 +51,10 @@ def respaced(scan: Scan, spacing: float) -> Scan:
 def part(scan: Scan, low: float, high: float) -> Scan:
     """The slices between two heights in the body."""
     return replace(scan, z=tuple(z for z in scan.z if low <= z <= high))
+
+
+def _again(spec: Person, cfg: CohortConfig, repeat: int) -> SyntheticStack:
+    return fast.stack_of(spec, cfg, repeat=repeat)
 
 
 def variants(s: SyntheticStack, again: Callable[[int], SyntheticStack]) -> Iterator[tuple[str, SyntheticStack]]:
@@ -85,7 +91,7 @@ def main() -> None:
     rows = []
     for i, spec in enumerate(specs):
         base: np.ndarray | None = None
-        for name, stack in variants(fast.stack_of(spec, cfg), lambda r, s=spec: fast.stack_of(s, cfg, repeat=r)):
+        for name, stack in variants(fast.stack_of(spec, cfg), partial(_again, spec, cfg)):
             if stack.n < 8:
                 continue  # the part has nothing of the scan
             header = {"kvp": float(stack.scan.kvp), "contrast": "venous" if stack.scan.contrast else "none"}

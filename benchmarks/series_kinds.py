@@ -59,7 +59,8 @@ def archived(data: Path) -> list[dict[str, Any]]:
     """One row a zip of `data`: the ends of its series."""
     out = []
     for path in sorted([*data.glob("field/*.zip"), *data.glob("ct/*.zip")]):
-        found, left = [], Counter()
+        found: list[dict[str, Any]] = []
+        left: Counter[str] = Counter()
         for source in roots(path):
             for is_image, r in index_entries(source.list(), IndexConfig()):
                 if is_image:
@@ -100,8 +101,8 @@ def page(rows: list[dict[str, Any]], files: list[dict[str, Any]]) -> str:
     if files:
         lines += ["", "## Archives", ""]
         for f in files:
-            ends = [f"{n} x {k}" for part in (f["series"], f["files_left"]) for k, n in part.items()]
-            lines += textwrap.wrap(f"- {f['file']}: {'; '.join(ends)}", 118, subsequent_indent="  ")
+            counts = [f"{n} x {k}" for part in (f["series"], f["files_left"]) for k, n in part.items()]
+            lines += textwrap.wrap(f"- {f['file']}: {'; '.join(counts)}", 118, subsequent_indent="  ")
     return "\n".join(lines) + "\n"
 
 

@@ -219,10 +219,14 @@ def print_without(folds: list[tuple[People, People]], fitted: Scores) -> None:
         hidden.append(by_fold)
     draws = means([t.y for _, t in folds], [fitted.by_fold, *hidden])
     print(f"\n{'hidden from the teacher':<26} {'change of AUC':<32} known in")
-    for j, gone in enumerate([*labs, "all labs"]):
-        known = np.mean([np.isfinite(t.x[:, names.index(gone)]).mean() for _, t in folds]) if gone in names else None
+    for j, hidden_name in enumerate([*labs, "all labs"]):
+        known = (
+            np.mean([np.isfinite(t.x[:, names.index(hidden_name)]).mean() for _, t in folds])
+            if hidden_name in names
+            else None
+        )
         share = "" if known is None else f"{known:.0%}"
-        print(f"{gone:<26} {interval(draws[:, 1 + j] - draws[:, 0]):<32} {share}")
+        print(f"{hidden_name:<26} {interval(draws[:, 1 + j] - draws[:, 0]):<32} {share}")
 
 
 def main() -> None:

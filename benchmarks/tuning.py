@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,15 @@ def prepared(path: Path) -> Fitting:
     """Steps up to the picks, done or reused."""
     job = load(TrainJob, path)
     cfg = narrow(job, TrainConfig)
+    if job.out is None:
+        raise SystemExit(f"{path} names no out")
     p = prepare(sources(job), job.out, cfg)
     policy, scorers, key = selection(p, cfg)
     if p.heldout is None:
         raise SystemExit(f"{path} names no heldout_slices")
-    mine, fresh = p.people.patients, p.heldout.patients
-    train, val = mine.rows("train", labelled=False), mine.rows("val")
-    std = fit_standardiser(mine.values[train], [f.name for f in FEATURES], GROUPS)
+    fitted, fresh = p.people.patients, p.heldout.patients
+    train, val = fitted.rows("train", labelled=False), fitted.rows("val")
+    std = fit_standardiser(fitted.values[train], [f.name for f in FEATURES], GROUPS)
 
     def read(people, picks):
         return extend(picks.bags, cfg.encoder.layout, people.scanned, cfg.acquisition), picks.masks
@@ -70,7 +73,7 @@ def prepared(path: Path) -> Fitting:
     other = read(p.heldout, pick_slices(p.heldout.scans, policy, scorers, cfg.selection.view))
     test = rows_of(fresh, np.flatnonzero((fresh.label >= 0) & fresh.judged), std, *other)
     test = test.take(torch.where(present(test.batch, GROUPS).all(1))[0])
-    return Fitting(rows_of(mine, train, std, *own), rows_of(mine, val, std, *own), test, cfg)
+    return Fitting(rows_of(fitted, train, std, *own), rows_of(fitted, val, std, *own), test, cfg)
 
 
 def scored(f: Fitting, seed: int) -> Scores:
@@ -103,15 +106,18 @@ def figures(label: np.ndarray) -> dict[str, Any]:
 def table(default: list[Scores], tuned: list[Scores], label: np.ndarray) -> list[str]:
     """Markdown rows: view, figure, both means over seeds, paired difference."""
     out = ["| has | figure | defaults | tuned | difference (95 % interval) |", "|---|---|---|---|---|"]
-    who = np.arange(len(label))
+    patients = np.arange(len(label))
 
     def mean(fns, w):
         return float(np.mean([f(w) for f in fns]))
 
+    def difference(a, b, w):
+        return mean(b, w) - mean(a, w)
+
     for view in default[0]:
         for name, of in figures(label).items():
-            a, b = ([of(s[view]) for s in runs] for runs in (default, tuned))
-            d = interval(lambda w, a=a, b=b: mean(b, w) - mean(a, w), who)
+            a, b = [of(s[view]) for s in default], [of(s[view]) for s in tuned]
+            d = interval(partial(difference, a, b), patients)
             each = [f"{mean(fns, np.ones(len(label))):.4f}" for fns in (a, b)]
             out.append(f"| {view} | {name} | {each[0]} | {each[1]} | {d.value:+.4f} ({d.low:+.4f} to {d.high:+.4f}) |")
     return out

@@ -1,6 +1,8 @@
 """A training config that is done in a minute: every stage, no result worth a thing."""
 
-TRAIN = {
+from typing import Any
+
+TRAIN: dict[str, Any] = {
     "seed": 2,
     "split": {"val": 0.3},
     "pretrain": {"steps": 40, "batch": 24},

@@ -31,6 +31,8 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
     x = rng.normal(size=200)
     y = np.where(x + rng.normal(size=200) > 0.5, 2, 0)
     student = Student(groups, cfg.features, cfg.model).eval()
+    calibrators = {p: c for p in patterns if (c := fit_calibrator(p, x, y, seed)) is not None}
+    assert set(calibrators) == set(patterns)
     return Bundle(
         name="made",
         version="0",
@@ -43,7 +45,7 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
         image=ImageTeacher(cfg.features, cfg.model).eval(),
         student=student,
         background={"values": torch.randn(4, n), "known": torch.ones(4, n), "ct": torch.randn(4, student.pool.width)},
-        calibrators={p: fit_calibrator(p, x, y, seed) for p in patterns},
+        calibrators=calibrators,
         scored_by={p: "image" if p == "ct" else "student" for p in patterns},
         conformal={p: [0.9, 0.9, 0.9] for p in patterns},
         conformal_level=0.9,

@@ -1,7 +1,7 @@
 import pytest
 
 from osteo_ray.commands.train import TrainJob
-from osteo_ray.config import ConfigError, changed, dump, load
+from osteo_ray.config import ConfigError, Section, changed, dump, load
 from osteo_ray.screening.config import ScreenJob
 
 
@@ -66,7 +66,7 @@ def test_every_shipped_config_loads():
     from osteo_ray.commands.evaluate import EvaluateJob
     from osteo_ray.commands.index import IndexJob
 
-    jobs = {"cohort": CohortJob, "slices": CohortJob, "index": IndexJob, "train": TrainJob}
+    jobs: dict[str, type[Section]] = {"cohort": CohortJob, "slices": CohortJob, "index": IndexJob, "train": TrainJob}
     jobs |= {"screen": ScreenJob, "evaluate": EvaluateJob}
     files = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
     assert files

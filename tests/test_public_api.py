@@ -58,6 +58,9 @@ def test_a_result_is_typed_and_repeats_its_row(index, made):
     assert result.to_dict()["state"] == result.state
     assert result.series_uid == series["series_uid"]
     if result.risk is not None:
+        assert result.risk_low is not None
+        assert result.risk_high is not None
+        assert result.probabilities is not None
         assert 0 <= result.risk_low <= result.risk <= result.risk_high <= 1
         assert sum(result.probabilities.values()) == pytest.approx(1)
     assert len(result.slices()) == len(result.selected)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, Self
 from urllib.parse import quote, unquote_to_bytes
 
 from osteo_ray.outcomes import Phase, Rejected, State
@@ -55,6 +55,10 @@ class Source(Reader, Protocol):
         ...
 
     def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 def file_uri(path: str | os.PathLike[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import atexit
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,7 +59,7 @@ class SliceStack:
 
     def __init__(
         self,
-        instances: list[Mapping[str, Any]],
+        instances: Sequence[Mapping[str, Any]],
         shape: tuple[int, int],
         pixel_spacing_mm: tuple[float, float],
         orientation: np.ndarray,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_images_that_are_no_slices_are_excluded(kind):
 
 def test_a_derived_series_is_used_only_where_no_original_is():
     original = series_of(stack(100, SliceThickness=5.0, ConvolutionKernel="BONE"))
-    other = {"SeriesInstanceUID": f"{ROOT}.7", "ImageType": ["DERIVED", "PRIMARY", "AXIAL"]}
+    other: dict[str, Any] = {"SeriesInstanceUID": f"{ROOT}.7", "ImageType": ["DERIVED", "PRIMARY", "AXIAL"]}
     derived = series_of(stack(100, **other))
     both = original + derived
     choose(both, FIT)
@@ -209,7 +210,8 @@ def test_rescale_is_per_slice():
 
 @pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
 def test_ct_without_rescale_is_quarantined_never_guessed(tag):
-    r = one([*stack(80), file_bytes(90, 160.0, **{tag: None})])
+    absent: dict[str, Any] = {tag: None}
+    r = one([*stack(80), file_bytes(90, 160.0, **absent)])
     assert (r["state"], r["code"]) == ("QUARANTINED", "NO_RESCALE")
 
 
@@ -226,7 +228,8 @@ def test_pixel_spacing_that_is_no_length(spacing):
 
 @pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient"])
 def test_no_position_no_volume(tag):
-    rows = series_of([*stack(80), file_bytes(90, 160.0, **{tag: None})])
+    absent: dict[str, Any] = {tag: None}
+    rows = series_of([*stack(80), file_bytes(90, 160.0, **absent)])
     assert {r["code"] for r in rows if r["n_slices"] in (1, 81)} == {"NO_GEOMETRY"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,7 @@ def archive(tmp_path):
         (root / f"{i}.txt").write_bytes(data)
     for i, data in enumerate(stack(90, SeriesInstanceUID=f"{ROOT}.22", SeriesNumber=3, ConvolutionKernel="BONE")):
         (root / f"bone{i}").write_bytes(data.replace(b".3.", b".8."))
-    other = {"StudyInstanceUID": f"{ROOT}.50", "SeriesInstanceUID": f"{ROOT}.51", "PatientID": "P-2"}
+    other: dict[str, Any] = {"StudyInstanceUID": f"{ROOT}.50", "SeriesInstanceUID": f"{ROOT}.51", "PatientID": "P-2"}
     with zipfile.ZipFile(root / "two", "w") as z:
         for i, data in enumerate(stack(80, **other)):
             z.writestr(f"IM{i}", data)

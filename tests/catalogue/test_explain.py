@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow.parquet as pq
 import pytest
 from ct_making import ROOT, series_of, stack
@@ -17,7 +19,13 @@ from osteo_ray.outcomes import InputError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     rows = []
-    for i, tags in enumerate(({}, {"SeriesDescription": "iMAR"}, {"SeriesDescription": "MAR"}, {"PatientAge": "020Y"})):
+    changes: list[dict[str, Any]] = [
+        {},
+        {"SeriesDescription": "iMAR"},
+        {"SeriesDescription": "MAR"},
+        {"PatientAge": "020Y"},
+    ]
+    for i, tags in enumerate(changes):
         rows += series_of(stack(80, SeriesInstanceUID=f"{ROOT}.2{i}", **tags))
     choose(rows, IndexConfig())
     out = tmp_path_factory.mktemp("catalogue")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +30,7 @@ def run(s3, tmp_path) -> Store:
 
 
 def test_inputs_are_fetched_and_what_is_written_is_stored(run):
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def work(job):
         folder = Path(job.results)
@@ -81,9 +82,9 @@ def test_a_bundle_in_a_bucket_is_never_written_over(run):
 
 def test_paths_stay_as_they_are_and_so_do_commands_that_know_stores_themselves(run, tmp_path):
     job = DriftJob(results=str(tmp_path), bundle="b", out="o.json")
-    assert list(run_on_local_copies("drift", job, lambda j: [j])) == [job]
+    assert list(run_on_local_copies("drift", job, lambda j: [repr(j)])) == [repr(job)]
     job = DriftJob(results=run.path("run"), out=run.path("out"))
-    assert list(run_on_local_copies("screen", job, lambda j: [j])) == [job]
+    assert list(run_on_local_copies("screen", job, lambda j: [repr(j)])) == [repr(job)]
 
 
 COMMANDS = """

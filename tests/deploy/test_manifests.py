@@ -162,7 +162,7 @@ def test_the_rayjob_runs_a_job_that_is_there_with_a_config_that_it_takes():
     assert script is not None
     assert (ROOT / script[1]).exists()
     job = validate(ScreenJob, yaml.safe_load(found["ConfigMap"]["data"][script[2]]))
-    assert all(p.startswith("s3://") for p in (job.archive, job.records, job.bundle, job.out))
+    assert all(str(p).startswith("s3://") for p in (job.archive, job.records, job.bundle, job.out))
 
 
 def test_the_rayservice_is_the_app_of_the_serve_config():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def dataset(i: int = 0, z: float | None = None, px: np.ndarray | None = None, **
 def to_bytes(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", CTImageStorage)
-    meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", f"{ROOT}.9") or f"{ROOT}.9"
+    meta.MediaStorageSOPInstanceUID = UID(ds.get("SOPInstanceUID", None) or f"{ROOT}.9")
     meta.TransferSyntaxUID = UID(syntax)
     ds.file_meta, ds.preamble = meta, bytes(128)
     out = io.BytesIO()
@@ -87,11 +88,15 @@ def stack(n: int = 100, spacing: float = 2.0, **tags: Any) -> list[bytes]:
     return [file_bytes(i, i * spacing, **tags) for i in range(n)]
 
 
+def _first(data: bytes, n: int) -> bytes:
+    return data[:n]
+
+
 def header_rows(files: Iterable[bytes], cfg: IndexConfig | None = None) -> list[dict[str, Any]]:
     cfg = cfg or IndexConfig()
     out = []
     for k, data in enumerate(files):
-        h = read_header(lambda n, d=data: d[:n], len(data), cfg.limits)
+        h = read_header(partial(_first, data), len(data), cfg.limits)
         out += instance_rows(Entry(f"mem://{k:05d}", len(data), ""), h, digest(data[:16384]), cfg)
     return out
 

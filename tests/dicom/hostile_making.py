@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -180,7 +181,7 @@ def syntaxes() -> dict[str, tuple[str, str]]:
     }
 
 
-def codestreams(**tags: str) -> dict[str, tuple[bytes, set[str]]]:
+def codestreams(**tags: Any) -> dict[str, tuple[bytes, set[str]]]:
     """name -> (file, codes): what has to end when a slice is decoded.
 
     A lossless JPEG whose end was cut off and put back is not among them: its codestream has no lengths, and no decoder

@@ -66,7 +66,7 @@ def running(
     session.auth = ("reader", "secret")
     env = {"TCP_NODELAY": "1", "PATH": "/usr/bin:/bin"}
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen([binary(), str(home / "orthanc.json")], stdout=log, stderr=log, env=env)
+        process = subprocess.Popen([str(binary()), str(home / "orthanc.json")], stdout=log, stderr=log, env=env)
         try:
             _wait(session, base, home / "log")
             yield base, session, netrc

@@ -165,7 +165,7 @@ CHOSEN_OF_TWO = ("OPEN", "EXCLUDED NOT_CHOSEN")
 
 
 def _small_and_whole() -> list[bytes]:
-    spine = {"SeriesInstanceUID": f"{ROOT}.7", "PixelSpacing": [11.0, 11.0], "SliceThickness": 2.0}
+    spine: dict[str, Any] = {"SeriesInstanceUID": f"{ROOT}.7", "PixelSpacing": [11.0, 11.0], "SliceThickness": 2.0}
     return [
         *(file_bytes(i, 2.0 * i, SliceThickness=5.0) for i in range(90)),
         *(file_bytes(200 + i, 2.0 * i, **spine) for i in range(90)),

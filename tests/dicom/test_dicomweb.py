@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from ct_making import ROOT, compressed, dataset, pixels, stack
@@ -30,7 +32,8 @@ def orthanc(tmp_path_factory):
 
 
 def indexed(uri):
-    rows, files = [], []
+    rows: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     with open_source(uri) as source:
         for ok, r in index_entries(source.list(), IndexConfig(pseudonym_key="k")):
             (rows if ok else files).append(r)

@@ -68,7 +68,6 @@ def test_a_file_without_meta_group_is_sniffed():
     ds = dataset()
     for implicit in (True, False):
         out = io.BytesIO()
-        ds.file_meta = None
         pydicom.dcmwrite(out, Dataset(ds), implicit_vr=implicit, little_endian=True)
         data = out.getvalue()
         h = walk(data[132:] if data[128:132] == b"DICM" else data)
@@ -94,7 +93,12 @@ def test_a_header_longer_than_the_first_read_is_read_on():
 def test_only_the_first_kilobytes_are_asked_for():
     data = file_bytes(px=np.zeros((256, 256), np.int16))
     asked = []
-    read_header(lambda n: asked.append(n) or data[:n], len(data), Limits())
+
+    def read(n: int) -> bytes:
+        asked.append(n)
+        return data[:n]
+
+    read_header(read, len(data), Limits())
     assert asked == [16384]
 
 

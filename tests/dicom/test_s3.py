@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ def bucket():
 
 
 def indexed(uri):
-    rows, files = [], []
+    rows: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     for source in roots(uri):
         for ok, r in index_entries(source.list(), IndexConfig()):
             (rows if ok else files).append(r)

@@ -39,7 +39,7 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
 
 
 def tarred(path: Path, members: dict[str, bytes], mode: str) -> Path:
-    with tarfile.open(path, mode) as t:
+    with tarfile.open(path, mode) as t:  # type: ignore[call-overload]  # the stubs want a literal mode
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)

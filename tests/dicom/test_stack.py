@@ -246,9 +246,10 @@ def test_z_grows_toward_the_head(tmp_path, feet_first):
 
 
 def test_spacing_follows_the_turn():
-    args = ([{"z_mm": 0.0, "sop_uid": "1", "frame": 0, "uri": "x"}], (4, 4), (0.8, 0.7))
-    assert SliceStack(*args, np.array([1.0, 0, 0, 0, 1, 0])).axial_spacing_mm == (0.8, 0.7)
-    turned = SliceStack(*args, np.array([0.0, 1, 0, -1, 0, 0]))
+    items = [{"z_mm": 0.0, "sop_uid": "1", "frame": 0, "uri": "x"}]
+    straight = SliceStack(items, (4, 4), (0.8, 0.7), np.array([1.0, 0, 0, 0, 1, 0]))
+    assert straight.axial_spacing_mm == (0.8, 0.7)
+    turned = SliceStack(items, (4, 4), (0.8, 0.7), np.array([0.0, 1, 0, -1, 0, 0]))
     assert turned.axial_spacing_mm == (0.7, 0.8)
     assert isinstance(turned, Stack)
 

@@ -12,11 +12,11 @@ from osteo_ray.model.look import Look, class_probs, observe
 from osteo_ray.model.pooling import AttentionPool, Pooled
 
 
-class Table(torch.nn.Module):
+class Table(AttentionPool):
     """A scorer whose probabilities are given by how many slices are kept."""
 
     def __init__(self, rows):
-        super().__init__()
+        super().__init__(DIM, 3)
         self.rows = torch.tensor(rows)
 
     def forward(self, bag, mask):
@@ -77,9 +77,9 @@ def test_a_posterior_softens_the_target():
 def test_posteriors_come_from_the_scorer_that_never_saw_the_patient():
     scans = synthetic_scans(12)
 
-    class Fixed(torch.nn.Module):
+    class Fixed(AttentionPool):
         def __init__(self, p):
-            super().__init__()
+            super().__init__(DIM, 3)
             self.p = torch.tensor(p)
 
         def forward(self, bag, mask):

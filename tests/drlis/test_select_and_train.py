@@ -124,9 +124,9 @@ def test_both_algorithms_write_their_curve_and_ppo_repeats_itself(ray_session, t
     if algorithm == "ppo":  # the replay buffer of DQN draws from a generator of its own
         again, _ = train_policy(scans, scorers, cfg, tmp_path / "1", seed=0, quiet=True)
         other, _ = train_policy(scans, scorers, cfg, tmp_path / "2", seed=1, quiet=True)
-        first, again, other = (p.state_dict() for p in (policy, again, other))
-        assert all(torch.equal(first[k], again[k]) for k in first)
-        assert not all(torch.equal(first[k], other[k]) for k in first)
+        first, second, third = (p.state_dict() for p in (policy, again, other))
+        assert all(torch.equal(first[k], second[k]) for k in first)
+        assert not all(torch.equal(first[k], third[k]) for k in first)
     last = curve[-1]
     assert VIEW.coarse <= last["val_decoded"] <= VIEW.coarse + VIEW.keep
     assert 1 <= last["val_kept"] <= VIEW.keep

@@ -119,7 +119,10 @@ class Reader(HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.fetched, self.ids, self.pictures, self.scripts = [], [], [], 0
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.pictures: list[str | None] = []
+        self.scripts = 0
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):

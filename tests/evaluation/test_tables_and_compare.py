@@ -186,6 +186,7 @@ def test_abstention_keeps_the_surest_by_hand():
     y = [1, 1, 0, 0]
     p = [0.9, 0.45, 0.55, 0.1]
     a = selective.abstention(y, p, [0.5] * 4)
+    assert a is not None
     assert a.n[0] == 4
     assert a.at[0].accuracy.value == 0.5
     # 0.9 and 0.1 are equally far from 0.5, and both right; 0.45 and 0.55 are the unsure, and both wrong.

@@ -82,7 +82,7 @@ def test_patience():
     with pytest.raises(StoreError, match=r"out: No space left on device \(tried for 0 s\)"):
         retry_for(lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), "out", 0)
     with pytest.raises(KeyError):  # a mistake of the caller's: trying again mends nothing
-        retry_for(lambda: {}["x"], "out", 60)
+        retry_for(lambda: dict[str, str]()["x"], "out", 60)
 
 
 def test_a_password_in_the_uri_is_refused():

@@ -39,7 +39,7 @@ def head():
     env.pop("RAY_ADDRESS", None)
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as temp:
-        command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}"]
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}"]
         command += [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
         command += [f"--ray-client-server-port={free_port()}", f"--temp-dir={temp}", "--object-store-memory=300000000"]
         log = (Path(temp) / "head.log").open("w")

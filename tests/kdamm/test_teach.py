@@ -23,8 +23,8 @@ def patients(n, seed):
     values, bag = rng.normal(size=(n, 5)), rng.normal(size=(n, 3, 6))
     values[:, 0] += y
     bag[:, :, 0] += y[:, None]
-    values, bag = (torch.from_numpy(a.astype(np.float32)) for a in (values, bag))
-    batch = Batch(values, torch.ones(n, 5).bool(), bag, torch.ones(n, 3).bool())
+    known, present = torch.ones(n, 5).bool(), torch.ones(n, 3).bool()
+    batch = Batch(torch.from_numpy(values).float(), known, torch.from_numpy(bag).float(), present)
     return Rows(batch, torch.from_numpy(y), torch.full((n,), torch.nan))
 
 

@@ -9,7 +9,7 @@ from osteo_ray.kdamm.objective import Rows, build
 from osteo_ray.kdamm.ray_train import from_columns, to_table
 from osteo_ray.kdamm.train import FitJob, fit, validate
 from osteo_ray.model.config import ModelConfig
-from osteo_ray.model.networks import Batch
+from osteo_ray.model.networks import Batch, ImageTeacher, TabularTeacher
 from osteo_ray.model.pooling import MIN_SPREAD, scan_scale
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3
@@ -75,6 +75,7 @@ def test_a_known_t_score_teaches_more_than_its_class():
         j = replace(job("tabular"), train=rows, val=fresh)
         net = build("tabular", GROUPS, 6, SMALL)
         net.load_state_dict(fit(j))
+        assert isinstance(net, TabularTeacher)
         error.append((net.eval().members(fresh.batch).mean.mean(1) - fresh.t_score).square().mean().item())
     assert error[0] < error[1]
 
@@ -119,6 +120,7 @@ def test_scans_are_brought_to_the_training_scans_scale():
         j = replace(job("image"), train=r.take(torch.arange(40, 300)))
         net = build("image", GROUPS, 6, SMALL)
         net.load_state_dict(fit(j))
+        assert isinstance(net, ImageTeacher)
         assert torch.allclose(net.pool.scale, r.batch.bag[40:].mean(1).std(0))
         said.append(net.eval()(r.batch))
     assert torch.allclose(said[0], said[1], atol=0.05)

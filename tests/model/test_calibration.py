@@ -15,6 +15,7 @@ def drawn(n=4000, seed=0, slope=2.0, intercept=-1.0):
 def test_the_curve_is_recovered_and_the_interval_holds_the_truth():
     x, y, p = drawn()
     c = fit_calibrator("ct", x, y, seed=0)
+    assert c is not None
     assert c.slope == pytest.approx(2.0, abs=0.2)
     assert c.intercept == pytest.approx(-1.0, abs=0.2)
     got, low, high = c(x)
@@ -38,7 +39,9 @@ def test_interval_narrows_with_more_patients():
     width = []
     for n in (60, 3000):
         x, y, _ = drawn(n)
-        _, low, high = fit_calibrator("ct", x, y, seed=0)(np.array([0.0]))
+        c = fit_calibrator("ct", x, y, seed=0)
+        assert c is not None
+        _, low, high = c(np.array([0.0]))
         width.append(float(high[0] - low[0]))
     assert width[1] < width[0] / 2
 
@@ -49,6 +52,7 @@ def test_too_few_patients_give_no_calibrator():
 
 def test_separable_scores_keep_a_finite_slope_and_plain_data_round_trips():
     c = fit_calibrator("ct", np.r_[np.zeros(10), np.ones(10)], np.r_[np.zeros(10), np.full(10, 2)], seed=0)
+    assert c is not None
     assert np.isfinite(c.slope)
     assert Calibrator.from_dict(c.to_dict()) == c
 

@@ -4,7 +4,7 @@ import pytest
 from osteo_ray.model.conformal import class_set, fit_conformal
 
 
-def drawn(n, seed):
+def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities of a miscalibrated model and the classes."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, n)
@@ -16,7 +16,8 @@ def drawn(n, seed):
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_each_class_is_covered_at_the_stated_level_though_the_model_is_overconfident(level):
-    accepted = fit_conformal(*drawn(3000, 0), level)
+    p, y = drawn(3000, 0)
+    accepted = fit_conformal(p, y, level)
     p, y = drawn(9000, 1)
     names = ("normal", "osteopenia", "osteoporosis")
     held = np.array([names[c] in class_set(x, accepted) for x, c in zip(p, y, strict=True)])

@@ -185,6 +185,7 @@ def test_equal_ids_of_two_servers_are_two_patients(tmp_path):
 def test_one_page_of_a_search_is_said(tmp_path):
     p, o = {"resource": patient()}, {"resource": crea()}
     t = records.load(bundle(tmp_path, "searchset", p, o, link=[{"relation": "next", "url": "http://x"}]))
+    assert t.report is not None
     assert "the pages after it are not here" in t.report.notes[0]
 
 
@@ -201,6 +202,7 @@ def test_a_bulk_export_is_several_files_or_a_folder(tmp_path):
     (folder / "Condition.ndjson").write_text(json.dumps({"resourceType": "Condition"}))
     t = records.load(folder)
     assert sorted(t.frame["creatinine_umol_l"]) == [61, 80]
+    assert t.report is not None
     assert dict(t.report.dropped) == {"Condition": 1}
     one = records.load([folder / f"{n}.ndjson" for n in files])
     assert sorted(keys(one)) == sorted(keys(t))

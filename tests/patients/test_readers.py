@@ -50,6 +50,7 @@ def test_what_can_not_be_read_is_named_with_its_line(tmp_path, text, error):
 
 def test_a_repeated_column_that_nothing_uses_is_listed(tmp_path):
     t = load(write(tmp_path, "id,day,crea,x,x,y\nA,2024-01-05,61,1,2,3\n"), mapping())
+    assert t.report is not None
     assert set(t.report.unused_columns) == {"x", "y", "x (twice)"}
 
 

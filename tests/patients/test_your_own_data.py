@@ -42,6 +42,7 @@ def test_the_long_export(files):
     assert t.frame["creatinine_umol_l"].tolist() == [pytest.approx(79.6, abs=0.1), pytest.approx(88.4, abs=0.1)]
     assert t.frame["alt_u_l"].tolist()[0] == 92
     assert t.frame["t_score"].tolist()[1] == -2.7
+    assert t.report is not None
     assert t.report.unknown == (("Sodium", 1),)
 
 

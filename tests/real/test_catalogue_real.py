@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def member(uri: str) -> str:
 
 
 def indexed(path: Path):
-    rows, files = [], []
+    rows: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     for source in roots(path):
         for ok, r in index_entries(source.list(), IndexConfig()):
             (rows if ok else files).append(r)

@@ -35,7 +35,7 @@ def test_every_volume_opens_as_nibabel_sees_it_and_label_maps_do_not(real_data):
             continue
         (row,) = series
         assert (row["code"], files) == (None, [])
-        img = nib.load(path)
+        img = nib.Nifti1Image.from_filename(path)
         lps = img.as_reoriented(
             nib.orientations.ornt_transform(nib.io_orientation(img.affine), [[0, -1], [1, -1], [2, 1]])
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -29,7 +30,7 @@ def write_dicom(
     folder.mkdir()
     for k in range(hu.shape[2]):
         px = np.ascontiguousarray(hu[:, :, k].T.clip(-1024, 3071).astype(np.int16) + 1024)
-        tags = {
+        tags: dict[str, Any] = {
             "PixelSpacing": [spacing[1], spacing[0]],
             "ImagePositionPatient": [0, 0, spacing[2] * k],
             "SliceThickness": spacing[2],
@@ -45,7 +46,7 @@ def volume(real_data):
     """HU, mask of the vertebral bodies, spacing in mm: T11 to the femora of one man at 3 mm."""
 
     def load(name):
-        image = nibabel.load(real_data / "ct" / f"totalseg_example_ct_{name}.nii.gz")
+        image = nibabel.Nifti1Image.from_filename(real_data / "ct" / f"totalseg_example_ct_{name}.nii.gz")
         axes = nibabel.orientations.axcodes2ornt(("L", "P", "S"))
         image = image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), axes))
         return np.asarray(image.dataobj), image.header.get_zooms()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from highdicom.sr import srread
+from highdicom.sr import MeasurementReport, srread
 from orthanc_running import installed, running
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
@@ -59,6 +59,7 @@ def written(folder: Path, row, ct, identifiers=False) -> tuple[Path, Path]:
 
 def group_of(path: Path):
     report = srread(path).content
+    assert isinstance(report, MeasurementReport)
     assert report[0].name == codes.DCM.ImagingMeasurementReport
     # The result's own group comes first; each further one is a vertebra's.
     return report.get_image_measurement_groups()[0], report

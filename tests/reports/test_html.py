@@ -83,6 +83,7 @@ def check_page(html: str) -> Reader:
     assert not {k for _, k, _ in page.attributes if k.startswith("on")}
     for tag, name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert value is not None, (tag, name)
             assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:60])
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
@@ -238,6 +239,7 @@ def test_slices_are_numbered_from_head_to_foot_and_placed_in_the_scan():
 
 def test_risk_scale_follows_the_row():
     risk = study_view.page(StudyView(scored_row(1, 0.62))).risk
+    assert risk is not None
     assert (risk.at, risk.low_at, risk.high_at, risk.threshold_at) == pytest.approx((62, 51, 75, 35))
     assert risk.high is True
     abstained = next(r for r in odd_rows() if r["state"] == "ABSTAINED")

@@ -38,7 +38,7 @@ def test_the_order_does_not_depend_on_the_rows_order(pairs, random):
     rows = [dict(patient_key=k, risk_prob=r, series_uid=f"1.{i}", row_key=str(i)) for i, (k, r) in enumerate(pairs)]
     shuffled = random.sample(rows, len(rows))
     assert ranked(rows) == ranked(shuffled)
-    best = {}
+    best: dict[int, float] = {}
     for rank, row in ranked(rows):
         best.setdefault(rank, row["risk_prob"])
     assert list(best) == list(range(1, len({k for k, _ in pairs}) + 1))

@@ -65,6 +65,7 @@ def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_di
     stuck = planted(rows[0], uri=silent)  # holds the child still, so that the kill falls on this series
     with IsolatedPredictor(str(bundle_dir), CFG, IndexConfig(), SeriesLimits()) as scorer:
         scorer.score_rows([rows[1]], values(1))
+        assert scorer.pid is not None
         os.kill(scorer.pid, signal.SIGKILL)
         assert scorer.score_rows([rows[1]], values(1))[0]["risk_prob"] is not None
 

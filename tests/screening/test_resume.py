@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -68,7 +69,7 @@ def test_a_killed_driver_loses_nothing_that_was_written(made, table, bundle_dir,
 
 
 def test_a_killed_actor_is_replaced_and_its_batch_done_again(made, table, bundle_dir, whole, tmp_path):
-    killed = []
+    killed: list[Any] = []
 
     def kill_one() -> None:
         wait_for_a_part(tmp_path)

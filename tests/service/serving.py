@@ -28,11 +28,18 @@ def config(home: Path, made: Any, bundle: Path, **changes: Any) -> ServeConfig:
     return check(validate(ServeConfig, data | changes))
 
 
+def runs_of(cfg: ServeConfig) -> Runs:
+    """The screenings of a service whose config `config` wrote."""
+    assert cfg.runs is not None
+    return Runs(cfg.runs)
+
+
 class LocalScoring:
     """`scoring.Scoring` in this process."""
 
     def __init__(self, cfg: ServeConfig):
-        self.pointer = Pointer(Runs(cfg.runs).root / "model.json")
+        self.pointer = Pointer(runs_of(cfg).root / "model.json")
+        assert cfg.bundle is not None
         self.pointer.deploy(cfg.bundle)
         self.host = ModelHost(self.pointer, cfg.screening)
 
@@ -47,8 +54,8 @@ class LocalScoring:
 class QuietSupervisor:
     """Nothing is started: what the API writes is what is tested."""
 
-    def __init__(self, runs: Path):
-        self.runs = Runs(runs)
+    def __init__(self, runs: Runs):
+        self.runs = runs
 
     async def wake(self) -> None:
         return
@@ -56,13 +63,16 @@ class QuietSupervisor:
     async def cancel(self, run_id: str) -> None:
         from osteo_ray.service.runs import RunState
 
-        self.runs.get(run_id).end(RunState.CANCELLED)
+        run = self.runs.get(run_id)
+        assert run is not None
+        run.end(RunState.CANCELLED)
 
 
 def finished(cfg: ServeConfig, made: Any) -> Run:
     """A screening of the synthetic archive, done in this process."""
+    assert cfg.bundle is not None
     job = RunJob(str(made.archive), str(made.records), None, {}, cfg.bundle, "tester", 1.0e9)
-    run = Runs(cfg.runs).create(job)
+    run = runs_of(cfg).create(job)
     run.begin()
     drive(run, screen_job(run, cfg))
     return run

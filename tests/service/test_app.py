@@ -7,18 +7,19 @@ import sys
 import threading
 import time
 from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 import yaml
-from serving import config, study_zip
+from serving import config, runs_of, study_zip
 from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.service.replica_port import on_loopback
-from osteo_ray.service.runs import RunJob, Runs, RunState
+from osteo_ray.service.runs import RunJob, RunState
 from osteo_ray.service.screenings import Supervisor
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,7 @@ def test_what_serve_deploy_imports_becomes_an_application(tmp_path):
     shipped = yaml.safe_load((ROOT / "configs/serve_deploy.yaml").read_text())["applications"][0]["args"]
     serve_yaml = yaml.safe_load((ROOT / shipped["config"]).read_text()) | {"runs": str(tmp_path), "bundle": None}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(serve_yaml))
+    assert isfunction(build)
     assert isinstance(call(build, shipped | {"config": str(tmp_path / "serve.yaml")}), Application)
 
 
@@ -85,6 +87,7 @@ def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout is not None
         assert "serving" in process.stdout.readline()
         until(lambda: httpx.get(f"http://127.0.0.1:{port}/v1/ready", timeout=60).status_code == 200, "ready")
         parent = psutil.Process(process.pid)
@@ -112,7 +115,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
     other = tmp_path / "other"
     sha = synthetic_bundle(seed=1).save(other)
     cfg = config(tmp_path, made, bundle_dir, bundles=[str(tmp_path)])
-    runs = Runs(cfg.runs)
+    runs = runs_of(cfg)
     study = study_zip(made, tmp_path / "study.zip").read_bytes()
     port = free_port()
     answers, stop = [], threading.Event()
@@ -144,6 +147,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
         new = client.post("/v1/screenings", json=job)
         assert new.status_code == 202, new.text
         run = runs.get(new.json()["id"])
+        assert run is not None
         until(lambda: run.saved.state == RunState.RUNNING, "a driver")
         until(lambda: run.progress().total is not None, "the index")
         (replica,) = _replicas("Api")
@@ -181,9 +185,10 @@ def _replicas(deployment):
 @pytest.mark.ray
 def test_a_desk_gives_up_after_its_attempts(ray_session, made, bundle_dir, tmp_path):
     cfg = config(tmp_path, made, bundle_dir, limits={"attempts": 2})
-    run = Runs(cfg.runs).create(RunJob(str(made.archive), None, None, {}, cfg.bundle, "tester", 1.0e9))
+    runs = runs_of(cfg)
+    run = runs.create(RunJob(str(made.archive), None, None, {}, str(bundle_dir), "tester", 1.0e9))
     run.begin()
     run.begin()
-    assert Supervisor(Runs(cfg.runs), cfg).keep() == 0
+    assert Supervisor(runs, cfg).keep() == 0
     assert run.saved.state == RunState.FAILED
-    assert "died 2 times" in run.saved.error
+    assert "died 2 times" in (run.saved.error or "")

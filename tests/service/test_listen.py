@@ -15,9 +15,8 @@ import yaml
 from orthanc_running import free_port, installed, running, store
 from planted import TAGS, found_in, leaks, plant
 from pydicom import dcmread
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
-from pynetdicom.sop_class import Comprehensive3DSRStorage, MRImageStorage, Verification
 
 from osteo_ray import load_bundle
 from osteo_ray.config import validate
@@ -29,6 +28,8 @@ from osteo_ray.service.listen import Listener, Spool
 from osteo_ray.service.listen_config import ListenConfig
 
 pytestmark = pytest.mark.ray
+
+VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_pa
 
 def test_who_may_not_send_is_refused(scorer, tmp_path):
     with Listener(config(), tmp_path, scorer, scorer.model) as listener:
-        echo = associate(listener, [Verification])
+        echo = associate(listener, [VERIFICATION])
         assert echo.is_established
         assert echo.send_c_echo().Status == 0
         echo.release()
@@ -190,6 +191,7 @@ def test_a_destination_that_is_away_is_tried_again(ct, scorer, tmp_path):
 
         server = away.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
         (line,) = wait(lambda: ledger(tmp_path))
+        assert server is not None
         server.shutdown()
     assert line["state"] == "DONE"
     assert got == [line["sent"][0]] * 2, "refused once, taken the second time"
@@ -222,6 +224,7 @@ def test_a_restart_takes_up_what_the_killed_one_left(ct, bundle_dir, tmp_path):
     command = [sys.executable, "-u", "-m", "osteo_ray.cli", "listen", "--config", str(tmp_path / "listen.yaml")]
     p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert p.stdout is not None
         line = p.stdout.readline()
         assert line.startswith("listening at 127.0.0.1:")
         port = int(line.split(":")[1].split()[0])
@@ -234,6 +237,7 @@ def test_a_restart_takes_up_what_the_killed_one_left(ct, bundle_dir, tmp_path):
     half.write_bytes(b"half")
     p = subprocess.Popen([*command, "--set", "quiet_s=0.5"], stdout=subprocess.PIPE, text=True)
     try:
+        assert p.stdout is not None
         assert p.stdout.readline().startswith("listening")
         (done,) = wait(lambda: ledger(spool))
     finally:

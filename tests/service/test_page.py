@@ -7,7 +7,7 @@ import time
 
 import pytest
 import uvicorn
-from serving import LocalScoring, QuietSupervisor, config, finished
+from serving import LocalScoring, QuietSupervisor, config, finished, runs_of
 
 from osteo_ray.service.http.app import create
 from osteo_ray.service.tokens import Role, Tokens
@@ -30,7 +30,7 @@ def site(made, bundle_dir, tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    app = create(cfg, LocalScoring(cfg), QuietSupervisor(cfg.runs))
+    app = create(cfg, LocalScoring(cfg), QuietSupervisor(runs_of(cfg)))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -123,7 +123,7 @@ def test_a_redirect_of_a_service_is_an_error(tmp_path):
         def do_GET(self):
             asked.append(self.path)
             self.send_response(302)
-            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
+            self.send_header("Location", f"http://127.0.0.1:{self.connection.getsockname()[1]}/elsewhere")
             self.end_headers()
 
         def log_message(self, *_):

@@ -27,7 +27,7 @@ def test_training_patients_become_quantiles_and_counts_and_test_patients_do_not(
     scanned = Acquisition(np.where(np.arange(n) % 4 == 0, 100.0, 120.0), (np.arange(n) % 3 == 0).astype(float))
     series = np.array([f"s{i}" for i in range(n)])
     keys = np.array([f"p{i}" for i in range(n)])
-    z_mm = np.tile(np.float32([0, 40, 80]), (n, 1))
+    z_mm = np.tile(np.array([0, 40, 80], np.float32), (n, 1))
     scans = Scans(picks, np.ones((n, k), bool), z_mm, np.zeros(n, int), keys, series)
     values = np.full((n, len(NAMES)), np.nan)
     values[:, NAMES.index("age_y")] = 60

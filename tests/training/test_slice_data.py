@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.model.config import EncoderConfig
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.training.config import PretrainConfig, TrainConfig
 from osteo_ray.training.prepare import Sources, prepare, start_weights
 from osteo_ray.training.pretrain import pretrain
@@ -75,7 +77,12 @@ def test_a_slice_set_that_does_not_fit_the_view_is_refused_before_any_work(tmp_p
     assert most_slices([large]) == 20
     cfg = TrainConfig.model_validate({"selection": {"view": {"positions": 16, "coarse": 4, "keep": 3}}})
     with pytest.raises(InputError, match=r"20 slices a scan.*positions is 16"):
-        prepare(Sources(None, None, extra_slices=(large,)), tmp_path / "run", cfg, quiet=True)
+        prepare(
+            Sources(None, RecordTable.of(pd.DataFrame({"patient_key": []})), extra_slices=(large,)),
+            tmp_path / "run",
+            cfg,
+            quiet=True,
+        )
     assert not (tmp_path / "run").exists()
 
 

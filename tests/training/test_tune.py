@@ -1,6 +1,7 @@
 """`osteo-ray tune`: trials as table and picture, and a best config that `osteo-ray train` takes as it is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def test_a_space_that_the_training_does_not_take_is_refused(space, words):
 
 
 def test_settings_go_to_their_keys_and_nowhere_else():
-    given = {"kdamm": {"student": {"lr": 0.1, "epochs": 3}}, "out": "x"}
+    given: dict[str, Any] = {"kdamm": {"student": {"lr": 0.1, "epochs": 3}}, "out": "x"}
     assert with_dotted(given, {"kdamm.student.lr": 0.2, "seed": 4}) == {
         "kdamm": {"student": {"lr": 0.2, "epochs": 3}},
         "out": "x",
