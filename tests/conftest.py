@@ -27,7 +27,7 @@ def ray_session():
 
 
 @dataclass(frozen=True)
-class Made:
+class CohortRun:
     """A synthetic archive on disk."""
 
     archive: Path
@@ -37,7 +37,7 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def made(ray_session, tmp_path_factory) -> Made:
+def cohort_run(ray_session, tmp_path_factory) -> CohortRun:
     """A few synthetic patients as DICOM, indexed."""
     from osteo_ray.catalogue import build as catalogue
     from osteo_ray.catalogue.config import IndexConfig
@@ -45,11 +45,11 @@ def made(ray_session, tmp_path_factory) -> Made:
     from osteo_ray.synthetic.config import CohortConfig
     from osteo_ray.synthetic.write import write_cohort
 
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("cohort_run")
     cfg = {"seed": 5, "persons": 120, "scan": {"size_512_share": 0.0, "slice_max": 64, "protocols": {"abdomen": 1.0}}}
     write_cohort(root, validate(CohortConfig, cfg))
     catalogue.build(root / "archive", root / "index", IndexConfig())
-    return Made(root / "archive", root / "records.csv", root / "truth", root / "index" / "catalogue.parquet")
+    return CohortRun(root / "archive", root / "records.csv", root / "truth", root / "index" / "catalogue.parquet")
 
 
 @pytest.fixture(scope="session")

@@ -58,12 +58,14 @@ def test_refused_values_can_be_made_missing_and_are_listed(tmp_path, capsys):
     assert "line 3" in out
 
 
-def test_several_archives_are_one_index(made, tmp_path, capsys):
+def test_several_archives_are_one_index(cohort_run, tmp_path, capsys):
     import pyarrow.parquet as pq
 
-    folders = sorted(str(p) for p in made.archive.iterdir())
+    folders = sorted(str(p) for p in cohort_run.archive.iterdir())
     assert main(["index", *folders, "--out", str(tmp_path)]) == 0
-    one, whole = (pq.read_table(p)["series_uid"].to_pylist() for p in (tmp_path / "catalogue.parquet", made.catalogue))
+    one, whole = (
+        pq.read_table(p)["series_uid"].to_pylist() for p in (tmp_path / "catalogue.parquet", cohort_run.catalogue)
+    )
     assert sorted(one) == sorted(whole)
 
 
@@ -77,13 +79,13 @@ def test_help_is_quick_and_imports_no_heavy_library():
     assert done.stdout.strip().endswith("[]")
 
 
-def test_no_identifier_reaches_outputs_or_logs(made, bundle_dir, tmp_path, capfd):
+def test_no_identifier_reaches_outputs_or_logs(cohort_run, bundle_dir, tmp_path, capfd):
     """Patient IDs and names of the archive are in no byte that screening writes or prints."""
-    ids = {p.name for p in made.archive.iterdir()}
+    ids = {p.name for p in cohort_run.archive.iterdir()}
     assert ids
     job = {
-        "archive": str(made.catalogue),
-        "records": str(made.records),
+        "archive": str(cohort_run.catalogue),
+        "records": str(cohort_run.records),
         "bundle": str(bundle_dir),
         "out": str(tmp_path),
     }

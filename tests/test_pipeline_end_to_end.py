@@ -37,14 +37,14 @@ def root(ray_session, tmp_path_factory):
     return tmp_path_factory.mktemp("pipeline")
 
 
-def test_the_road(root, made, capsys):
+def test_the_road(root, cohort_run, capsys):
     more, trained, out = root / "more", root / "run", root / "out"
     small = ["seed=3", "persons=520", "positions=24", "scan={size_512_share: 0, slice_max: 40}"]
     assert "with CT" in run(capsys, "cohort", "slices", "--out", more, "--set", *small)
     assert "as made before" in run(capsys, "cohort", "slices", "--out", more, "--set", *small)
 
-    train = ["train", "--catalogue", made.catalogue, "--records", made.records, more / "records.csv"]
-    train += ["--targets", made.truth / "slices.parquet", "--extra-slices", more / "slices", "--out", trained]
+    train = ["train", "--catalogue", cohort_run.catalogue, "--records", cohort_run.records, more / "records.csv"]
+    train += ["--targets", cohort_run.truth / "slices.parquet", "--extra-slices", more / "slices", "--out", trained]
     first = run(capsys, *train, "--set", *TRAIN)
     assert "reused" not in first
     again = run(capsys, *train, "--set", *TRAIN)
@@ -54,13 +54,22 @@ def test_the_road(root, made, capsys):
     split = pd.read_parquet(trained / "split.parquet").set_index("patient_key")["part"]
     assert not split.index.duplicated().any()
     held_out = set(split[split == "test"].index)
-    assert held_out <= set(pq.read_table(made.catalogue)["patient_key"].to_pylist())
+    assert held_out <= set(pq.read_table(cohort_run.catalogue)["patient_key"].to_pylist())
 
-    screen = ["screen", made.catalogue, "--records", made.records, "--bundle", trained / "bundle", "--out", out]
+    screen = [
+        "screen",
+        cohort_run.catalogue,
+        "--records",
+        cohort_run.records,
+        "--bundle",
+        trained / "bundle",
+        "--out",
+        out,
+    ]
     dry = run(capsys, *screen, "--dry-run")
     assert "to score" in dry
     printed = run(capsys, *screen)
-    n = len(open_set(made.catalogue))
+    n = len(open_set(cohort_run.catalogue))
     assert f"in all, of {n} indexed series" in printed
     results = pq.read_table(out / "results.parquet")
     assert results.num_rows == n
@@ -76,7 +85,9 @@ def test_the_road(root, made, capsys):
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "0 scored now" in run(capsys, *screen)
 
-    judged = run(capsys, "evaluate", out, "--labels", made.records, "--truth", made.truth / "patients.parquet")
+    judged = run(
+        capsys, "evaluate", out, "--labels", cohort_run.records, "--truth", cohort_run.truth / "patients.parquet"
+    )
     assert "AUC" in judged
     assert "Bayes-optimal AUC" in judged
     figures = json.loads((out / "evaluation.json").read_text())

@@ -16,8 +16,8 @@ EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "first_look.py"
 
 
 @pytest.fixture(scope="module")
-def index(made):
-    return index_archive(made.archive)
+def index(cohort_run):
+    return index_archive(cohort_run.archive)
 
 
 def test_what_is_public_has_a_docstring_with_an_example():
@@ -26,10 +26,10 @@ def test_what_is_public_has_a_docstring_with_an_example():
             assert "Example:" in getattr(osteo_ray, name).__doc__, name
 
 
-def test_the_index_holds_every_series_and_every_file(index, made):
+def test_the_index_holds_every_series_and_every_file(index, cohort_run):
     import pyarrow.parquet as pq
 
-    catalogue = pq.read_table(made.catalogue, columns=["series_uid", "state", "code"]).to_pylist()
+    catalogue = pq.read_table(cohort_run.catalogue, columns=["series_uid", "state", "code"]).to_pylist()
     key = ["series_uid", "state", "code"]
     assert sorted(str([s[k] for k in key]) for s in index.series) == sorted(str([r[k] for k in key]) for r in catalogue)
     assert all({"uri", "code"} <= set(f) for f in index.files)
@@ -49,7 +49,7 @@ def test_every_series_can_be_opened(index):
     assert 1 in sizes
 
 
-def test_a_result_is_typed_and_repeats_its_row(index, made):
+def test_a_result_is_typed_and_repeats_its_row(index, cohort_run):
     series = index.chosen[0]
     folder = series["instances"][0]["uri"].removeprefix("file://").rpartition("/")[0]
     result = load_bundle().score(folder, {"age_y": 67, "sex": "F"})
@@ -80,14 +80,14 @@ def test_scoring_leaves_the_callers_threads_alone(index):
         torch.set_num_threads(before)
 
 
-def test_records_come_in_the_schema(made):
-    values, known = load_records(str(made.records)).matrix()
+def test_records_come_in_the_schema(cohort_run):
+    values, known = load_records(str(cohort_run.records)).matrix()
     assert values.shape == known.shape
     assert np.isfinite(values[known]).all()
 
 
-def test_the_example_in_the_docs_runs(made, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(made.archive), str(made.records)])
+def test_the_example_in_the_docs_runs(cohort_run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(cohort_run.archive), str(cohort_run.records)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     out = capsys.readouterr().out
     assert "files in no series" in out

@@ -97,13 +97,13 @@ for argv in json.load(sys.stdin):
 
 
 @pytest.mark.ray
-def test_from_an_archive_in_a_bucket_to_its_evaluation(s3, made, bundle_dir, tmp_path):
+def test_from_an_archive_in_a_bucket_to_its_evaluation(s3, cohort_run, bundle_dir, tmp_path):
     """Every path an s3:// one: index, records, screen, evaluate, drift, report; the results are those of a disk."""
     there = Store(f"{s3}/{tmp_path.name}")
-    for p in made.archive.rglob("*"):
+    for p in cohort_run.archive.rglob("*"):
         if p.is_file():
-            there.put(f"ct/{p.relative_to(made.archive)}", p.read_bytes())
-    there.put("labs.csv", made.records.read_bytes())
+            there.put(f"ct/{p.relative_to(cohort_run.archive)}", p.read_bytes())
+    there.put("labs.csv", cohort_run.records.read_bytes())
     for p in bundle_dir.iterdir():
         there.put(f"bundle/{p.name}", p.read_bytes())
     screen = "screen @index/catalogue.parquet --records @records.parquet --bundle @bundle --out @run"
@@ -125,7 +125,7 @@ def test_from_an_archive_in_a_bucket_to_its_evaluation(s3, made, bundle_dir, tmp
     )
     told = ran.stdout.split("$ ")[1:]
     assert [t.splitlines()[-1] for t in told] == ["exit 0"] * len(commands), ran.stdout + ran.stderr
-    n = len(open_set(made.catalogue))
+    n = len(open_set(cohort_run.catalogue))
     assert "(unchanged)" in told[1]
     assert there.path("index/catalogue.parquet") in told[1]
     assert f"in all, of {n} indexed series" in told[3]
@@ -136,7 +136,16 @@ def test_from_an_archive_in_a_bucket_to_its_evaluation(s3, made, bundle_dir, tmp
     assert there.exists("run/drift.json")
     assert there.get("told/reports.jsonl").count(b"\n") == 1
 
-    near = ["screen", made.catalogue, "--records", made.records, "--bundle", bundle_dir, "--out", tmp_path / "run"]
+    near = [
+        "screen",
+        cohort_run.catalogue,
+        "--records",
+        cohort_run.records,
+        "--bundle",
+        bundle_dir,
+        "--out",
+        tmp_path / "run",
+    ]
     assert main([*map(str, near), "--set", "scoring.shap=false"]) == 0
     columns = ["study_uid", "series_uid", "state", "code", "risk_prob", "log_odds"]
     with there.parquet("run/results.parquet") as f:

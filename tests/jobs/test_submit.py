@@ -74,18 +74,18 @@ def submit(head, *command: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def screened(head, made, bundle_dir, tmp_path_factory) -> Path:
+def screened(head, cohort_run, bundle_dir, tmp_path_factory) -> Path:
     """Index, then screen, as jobs with the repository as working dir."""
     folder = tmp_path_factory.mktemp("jobs")
     config = folder / "index.yaml"
-    config.write_text(yaml.safe_dump({"archive": str(made.archive), "out": str(folder / "index")}))
+    config.write_text(yaml.safe_dump({"archive": str(cohort_run.archive), "out": str(folder / "index")}))
     done = submit(head, "jobs/index.py", "--config", str(config))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert pq.read_table(folder / "index" / "catalogue.parquet").equals(pq.read_table(made.catalogue))
+    assert pq.read_table(folder / "index" / "catalogue.parquet").equals(pq.read_table(cohort_run.catalogue))
 
     job = {
         "archive": str(folder / "index" / "catalogue.parquet"),
-        "records": str(made.records),
+        "records": str(cohort_run.records),
         "bundle": str(bundle_dir),
         "out": str(folder / "out"),
         "scoring": {"shap": False},
@@ -93,7 +93,7 @@ def screened(head, made, bundle_dir, tmp_path_factory) -> Path:
     config.write_text(yaml.safe_dump(job))
     done = submit(head, "jobs/screen.py", "--config", str(config))
     assert done.returncode == 0, done.stdout + done.stderr
-    n = len(open_set(made.catalogue))
+    n = len(open_set(cohort_run.catalogue))
     assert f"in all, of {n} indexed series" in done.stdout
     assert pq.read_metadata(folder / "out" / "results.parquet").num_rows == n
     return folder / "out"
@@ -134,9 +134,9 @@ def jobs(head, tmp_path_factory) -> Jobs:
     return Jobs(head[0], tmp_path_factory.mktemp("conf"))
 
 
-def test_what_follows_a_screening(jobs, screened, made, bundle_dir, tmp_path):
+def test_what_follows_a_screening(jobs, screened, cohort_run, bundle_dir, tmp_path):
     run = {"results": str(screened), "bundle": str(bundle_dir)}
-    labels = {"labels": str(made.records)}
+    labels = {"labels": str(cohort_run.records)}
     started = {
         "evaluate": jobs.start("evaluate", run | labels | {"out": str(tmp_path / "evaluate"), "resamples": 100}),
         "drift": jobs.start("drift", run | {"baseline": str(screened), "out": str(tmp_path / "drift.json")}),

@@ -48,8 +48,17 @@ def test_its_card_says_what_it_saw_what_it_scored_and_what_it_is_not(bundle):
 
 
 @pytest.mark.ray
-def test_screen_without_a_bundle_uses_it_and_says_so(made, tmp_path, capsys):
-    argv = ["screen", made.catalogue, "--records", made.records, "--out", tmp_path, "--set", "scoring.shap=false"]
+def test_screen_without_a_bundle_uses_it_and_says_so(cohort_run, tmp_path, capsys):
+    argv = [
+        "screen",
+        cohort_run.catalogue,
+        "--records",
+        cohort_run.records,
+        "--out",
+        tmp_path,
+        "--set",
+        "scoring.shap=false",
+    ]
     assert main([str(a) for a in argv]) == 0
     printed = capsys.readouterr().out
     assert "NOT VALIDATED ON PATIENTS" in printed
@@ -63,8 +72,8 @@ def test_screen_without_a_bundle_uses_it_and_says_so(made, tmp_path, capsys):
     assert (lumbar > 0.5).mean() > 0.8, "it looks where the lumbar spine is"
 
 
-def test_one_study_from_python(made):
-    study = next(p for p in sorted(Path(made.archive).iterdir()) if any(p.rglob("*.dcm")))
+def test_one_study_from_python(cohort_run):
+    study = next(p for p in sorted(Path(cohort_run.archive).iterdir()) if any(p.rglob("*.dcm")))
     folder = next(d for d in sorted(study.iterdir()) if d.is_dir())
     r = load_bundle().score(folder, record={"age_y": 70, "sex": "F"}).to_dict()
     assert r["model_name"] == reference.NAME

@@ -19,23 +19,23 @@ pytestmark = pytest.mark.ray
 KEY = "index.pseudonym_key=only the hospital knows"
 
 
-def copy_study(made, to: Path, n: int) -> None:
+def copy_study(cohort_run, to: Path, n: int) -> None:
     """The synthetic archive's n-th open study under planted names."""
-    row = [r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None][n]
+    row = [r for r in pq.read_table(cohort_run.catalogue).to_pylist() if r["state"] is None][n]
     for i, item in enumerate(row["instances"]):
         plant(Path(file_path(item["uri"])), to / f"{FILE}{i:03d}.dcm")
 
 
 @pytest.fixture(scope="module")
-def ran(made, tmp_path_factory):
+def ran(cohort_run, tmp_path_factory):
     """Planted studies and records; (folder, archive, its index's folder, folder of what goes out)."""
     root = tmp_path_factory.mktemp("privacy")
     archive, trusted, public = root / "archive", root / "trusted", root / "public"
-    copy_study(made, archive / FOLDER / "one", 0)
-    copy_study(made, archive / FOLDER / "two", 1)
-    copy_study(made, archive / FOLDER / "three", 2)
+    copy_study(cohort_run, archive / FOLDER / "one", 0)
+    copy_study(cohort_run, archive / FOLDER / "two", 1)
+    copy_study(cohort_run, archive / FOLDER / "three", 2)
     (archive / FOLDER / "Arztbrief_Sonnenschein.txt").write_text("Sonnenschein, Gertrüd")
-    header, *rows = made.records.read_text().splitlines()
+    header, *rows = cohort_run.records.read_text().splitlines()
     patient = rows[0].split(",")
     patient[0] = TAGS["PatientID"]
     bad = [*patient]

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def rows(made):
-    return [r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None][:3]
+def rows(cohort_run):
+    return [r for r in pq.read_table(cohort_run.catalogue).to_pylist() if r["state"] is None][:3]
 
 
 @pytest.fixture

@@ -44,12 +44,12 @@ def as_nifti(row, folder, name: str):
 
 
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
-def test_the_score_is_that_of_the_dicom_series(made, bundle_dir, tmp_path, name):
-    rows = pq.read_table(made.catalogue).to_pylist()
+def test_the_score_is_that_of_the_dicom_series(cohort_run, bundle_dir, tmp_path, name):
+    rows = pq.read_table(cohort_run.catalogue).to_pylist()
     row = next(
         r for r in rows if r["state"] is None and r["spacing_z_max_dev_mm"] < 0.01 and r["gantry_tilt_deg"] < 0.1
     )
-    study = next(p for p in made.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
+    study = next(p for p in cohort_run.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
     scorer = load_bundle(bundle_dir)
     record = {"age_y": 67, "sex": "F", "alp_u_l": 90}
     want = scorer.score(study, record=record).to_dict()

@@ -30,18 +30,18 @@ STABLE = [n for n in RESULTS.names if n not in VOLATILE]
 
 
 @pytest.fixture(scope="module")
-def table(made):
-    return records.load(made.records)
+def table(cohort_run):
+    return records.load(cohort_run.records)
 
 
 @pytest.fixture(scope="module")
-def done(made, table, bundle_dir, tmp_path_factory):
+def done(cohort_run, table, bundle_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("screen")
-    return screen(made.catalogue, table, bundle_dir, out, CFG, quiet=True)
+    return screen(cohort_run.catalogue, table, bundle_dir, out, CFG, quiet=True)
 
 
-def test_every_indexed_series_ends_in_exactly_one_state(made, done):
-    cat = pq.read_table(made.catalogue)
+def test_every_indexed_series_ends_in_exactly_one_state(cohort_run, done):
+    cat = pq.read_table(cohort_run.catalogue)
     results = pq.read_table(done.results)
     assert results.schema.equals(RESULTS)
     assert sorted(results["series_uid"].to_pylist()) == sorted(cat["series_uid"].to_pylist())
@@ -66,9 +66,9 @@ def test_a_scored_row_is_whole(done):
         assert all(0 <= s["index"] < r["slices_total"] and s["sop_uid"] for s in r["selected"])
 
 
-def test_run_again_scores_nothing_and_gives_the_same(made, table, bundle_dir, done):
+def test_run_again_scores_nothing_and_gives_the_same(cohort_run, table, bundle_dir, done):
     before = pq.read_table(done.results)
-    again = screen(made.catalogue, table, bundle_dir, Path(done.results).parent, CFG, quiet=True)
+    again = screen(cohort_run.catalogue, table, bundle_dir, Path(done.results).parent, CFG, quiet=True)
     assert (again.scored_now, again.reused) == (0, done.scored_now)
     assert again.run_id == done.run_id
     assert pq.read_table(again.results).equals(before)
@@ -80,56 +80,58 @@ def some_shards(done, to, n=None):
         (to / "shards" / p.name).write_bytes(p.read_bytes())
 
 
-def test_an_interrupted_run_does_only_what_is_missing(made, table, bundle_dir, done, tmp_path):
+def test_an_interrupted_run_does_only_what_is_missing(cohort_run, table, bundle_dir, done, tmp_path):
     some_shards(done, tmp_path, 2)
     (tmp_path / "shards" / ".half.tmp").write_bytes(b"cut short")
-    rest = screen(made.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
+    rest = screen(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
     assert 0 < rest.reused < done.scored_now
     assert rest.scored_now + rest.reused == done.scored_now
     assert rest.digest == done.digest
     assert pq.read_table(rest.results, columns=STABLE).equals(pq.read_table(done.results, columns=STABLE))
 
 
-def test_how_rows_are_batched_and_cut_does_not_change_a_bit(made, table, bundle_dir, done, tmp_path):
+def test_how_rows_are_batched_and_cut_does_not_change_a_bit(cohort_run, table, bundle_dir, done, tmp_path):
     p = CFG.pipeline.model_copy(update={"series_per_task": 3, "actors": 1, "shard_rows": 1000})
-    other = screen(made.catalogue, table, bundle_dir, tmp_path, CFG.model_copy(update={"pipeline": p}), quiet=True)
+    other = screen(
+        cohort_run.catalogue, table, bundle_dir, tmp_path, CFG.model_copy(update={"pipeline": p}), quiet=True
+    )
     assert other.digest == done.digest
     assert pq.read_table(other.results, columns=STABLE).equals(pq.read_table(done.results, columns=STABLE))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 @pytest.mark.parametrize("asked", [{"pipeline": {"actor_gpus": 0.5}}, {"scoring": {"device": "cuda"}}])
-def test_a_gpu_that_is_not_there_is_said(made, bundle_dir, tmp_path, asked):
+def test_a_gpu_that_is_not_there_is_said(cohort_run, bundle_dir, tmp_path, asked):
     """By the driver where Ray would wait for one, by the scorer where torch sees none; nothing hangs."""
     with pytest.raises(InputError, match="sees no GPU"):
-        screen(made.catalogue, None, bundle_dir, tmp_path, validate(ScreenConfig, asked), quiet=True)
+        screen(cohort_run.catalogue, None, bundle_dir, tmp_path, validate(ScreenConfig, asked), quiet=True)
 
 
-def test_a_changed_record_is_scored_again_and_only_that_one(made, table, bundle_dir, done, tmp_path):
+def test_a_changed_record_is_scored_again_and_only_that_one(cohort_run, table, bundle_dir, done, tmp_path):
     some_shards(done, tmp_path)
     results = pq.read_table(done.results)
     scored = results.filter(pc.is_valid(results["risk_prob"]))["patient_key"].to_pylist()
     key = next(k for k in scored if k in set(table.frame["patient_key"]))
     frame = table.frame.copy()
     frame.loc[frame["patient_key"] == key, "alp_u_l"] = 333.0
-    again = screen(made.catalogue, records.RecordTable.of(frame), bundle_dir, tmp_path, CFG, quiet=True)
+    again = screen(cohort_run.catalogue, records.RecordTable.of(frame), bundle_dir, tmp_path, CFG, quiet=True)
     assert again.scored_now == scored.count(key)
     assert again.digest != done.digest
 
 
-def test_patients_not_asked_for_are_accounted_for(made, table, bundle_dir, tmp_path):
-    cat = pq.read_table(made.catalogue)
+def test_patients_not_asked_for_are_accounted_for(cohort_run, table, bundle_dir, tmp_path):
+    cat = pq.read_table(cohort_run.catalogue)
     one = cat.filter(pc.is_null(cat["state"]))["patient_key"][0].as_py()
-    s = screen(made.catalogue, table, bundle_dir, tmp_path, CFG, only_patients={one}, quiet=True)
+    s = screen(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG, only_patients={one}, quiet=True)
     assert sum(s.states.values()) == cat.num_rows
     assert s.codes["NOT_REQUESTED"] >= 1
     facts = json.loads((tmp_path / "summary.json").read_text())
     assert facts["states"] == s.states
 
 
-def test_a_series_that_can_not_be_decoded_costs_itself_alone(made, table, bundle_dir, tmp_path):
+def test_a_series_that_can_not_be_decoded_costs_itself_alone(cohort_run, table, bundle_dir, tmp_path):
     """The pixels of one series are cut off after indexing; it ends with a code, its neighbours are scored."""
-    cat = pq.read_table(made.catalogue)
+    cat = pq.read_table(cohort_run.catalogue)
     rows = cat.to_pylist()
     victim = next(i for i, r in enumerate(rows) if r["state"] is None)
     bad = tmp_path / "cut.dcm"
@@ -169,14 +171,14 @@ def hostile():
         deadly.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_hang_a_memory_hog_and_a_crash_cost_themselves_alone(made, table, bundle_dir, done, hostile, tmp_path):
+def test_a_hang_a_memory_hog_and_a_crash_cost_themselves_alone(cohort_run, table, bundle_dir, done, hostile, tmp_path):
     """One series lies on a server that never answers, one is a compressed object of 4 GiB, one kills its reader."""
     pytest.importorskip("aiohttp")
     silent, deadly = (f"http://127.0.0.1:{port}/x.dcm" for port in hostile)
     huge = tmp_path / "huge"
     with huge.open("wb") as f:
         f.truncate(1 << 32)
-    cat = pq.read_table(made.catalogue)
+    cat = pq.read_table(cohort_run.catalogue)
     rows = cat.to_pylist()
     before = {r["series_uid"]: r for r in pq.read_table(done.results).to_pylist()}
     victims = [r for r in rows if before[r["series_uid"]]["risk_prob"] is not None][:3]
@@ -194,9 +196,9 @@ def test_a_hang_a_memory_hog_and_a_crash_cost_themselves_alone(made, table, bund
     assert [{k: after[u][k] for k in STABLE} for u in spared] == [{k: before[u][k] for k in STABLE} for u in spared]
 
 
-def test_dry_run_counts_and_keeps_nothing(made, table, bundle_dir, tmp_path):
-    lines = dry_run(made.catalogue, table, bundle_dir, tmp_path, CFG)
-    cat = pq.read_table(made.catalogue)
+def test_dry_run_counts_and_keeps_nothing(cohort_run, table, bundle_dir, tmp_path):
+    lines = dry_run(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG)
+    cat = pq.read_table(cohort_run.catalogue)
     open_rows = sum(s is None for s in cat["state"].to_pylist())
     assert lines[0].split() == [str(cat.num_rows), "series", "indexed"]
     assert lines[3].split() == [str(open_rows), "to", "score"]

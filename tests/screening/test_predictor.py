@@ -22,10 +22,10 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def study(made):
-    rows = pq.read_table(made.catalogue).to_pylist()
+def study(cohort_run):
+    rows = pq.read_table(cohort_run.catalogue).to_pylist()
     row = next(r for r in rows if r["state"] is None)
-    folder = next(p for p in made.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
+    folder = next(p for p in cohort_run.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
     return folder, row
 
 
@@ -58,10 +58,10 @@ def test_without_a_record_age_and_sex_come_from_the_header_or_not_at_all(study, 
     assert r["modalities"] == (["demographics", "ct"] if known else ["ct"])
 
 
-def test_scoring_alone_and_in_a_batch_agree(made, bundle_dir):
-    rows = [r for r in pq.read_table(made.catalogue).to_pylist() if r["state"] is None][:3]
+def test_scoring_alone_and_in_a_batch_agree(cohort_run, bundle_dir):
+    rows = [r for r in pq.read_table(cohort_run.catalogue).to_pylist() if r["state"] is None][:3]
     scorer = load_bundle(bundle_dir)
-    table = records.load(made.records)
+    table = records.load(cohort_run.records)
     found = [table.by_key(r["patient_key"]).matrix()[0] for r in rows]
     values = np.stack([f[-1] if len(f) else np.full(len(NAMES), np.nan) for f in found])
     together = scorer.score_rows(rows, values)
@@ -85,7 +85,7 @@ def test_a_pattern_without_a_calibrator_abstains(study):
     assert (r["state"], r["code"]) == ("ABSTAINED", "NO_CALIBRATOR")
 
 
-def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
+def test_bad_input_is_named(study, bundle_dir, cohort_run, tmp_path):
     folder, _ = study
     scorer = load_bundle(bundle_dir)
     with pytest.raises(RecordsError, match="age_y"):
@@ -96,7 +96,7 @@ def test_bad_input_is_named(study, bundle_dir, made, tmp_path):
     with pytest.raises(InputError, match="no CT series"):
         scorer.score(tmp_path)
     with pytest.raises(InputError, match="studies"):
-        scorer.score(made.archive)
+        scorer.score(cohort_run.archive)
     with pytest.raises(FileNotFoundError):
         scorer.score(tmp_path / "absent")
 

@@ -34,13 +34,13 @@ screen(catalogue, records.load(table), bundle, out, validate(ScreenConfig, eval(
 
 
 @pytest.fixture(scope="module")
-def table(made):
-    return records.load(made.records)
+def table(cohort_run):
+    return records.load(cohort_run.records)
 
 
 @pytest.fixture(scope="module")
-def whole(made, table, bundle_dir, tmp_path_factory):
-    return screen(made.catalogue, table, bundle_dir, tmp_path_factory.mktemp("whole"), CFG, quiet=True)
+def whole(cohort_run, table, bundle_dir, tmp_path_factory):
+    return screen(cohort_run.catalogue, table, bundle_dir, tmp_path_factory.mktemp("whole"), CFG, quiet=True)
 
 
 def wait_for_a_part(out: Path, alive=lambda: True) -> None:
@@ -53,22 +53,22 @@ def rows_there(out: Path) -> int:
     return sum(pq.read_metadata(p).num_rows for p in out.glob("parts/*.parquet"))
 
 
-def test_a_killed_driver_loses_nothing_that_was_written(made, table, bundle_dir, whole, ray_session, tmp_path):
+def test_a_killed_driver_loses_nothing_that_was_written(cohort_run, table, bundle_dir, whole, ray_session, tmp_path):
     env = os.environ | {"RAY_ADDRESS": ray_session.get_runtime_context().gcs_address}
-    args = [made.catalogue, made.records, bundle_dir, tmp_path, RAW]
+    args = [cohort_run.catalogue, cohort_run.records, bundle_dir, tmp_path, RAW]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, args)], env=env)
     wait_for_a_part(tmp_path, lambda: driver.poll() is None)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     written = rows_there(tmp_path)
-    rest = screen(made.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
+    rest = screen(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
     assert rest.reused >= written > 0
     assert rest.reused + rest.scored_now == whole.scored_now
     assert rest.digest == whole.digest
     assert rest.states == whole.states
 
 
-def test_a_killed_actor_is_replaced_and_its_batch_done_again(made, table, bundle_dir, whole, tmp_path):
+def test_a_killed_actor_is_replaced_and_its_batch_done_again(cohort_run, table, bundle_dir, whole, tmp_path):
     killed: list[Any] = []
 
     def kill_one() -> None:
@@ -80,7 +80,7 @@ def test_a_killed_actor_is_replaced_and_its_batch_done_again(made, table, bundle
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    got = screen(made.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
+    got = screen(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
     killer.join()
     assert killed
     assert (got.digest, got.states) == (whole.digest, whole.states)

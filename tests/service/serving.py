@@ -15,13 +15,13 @@ from osteo_ray.service.scoring import Model, ModelHost, Pointer
 from osteo_ray.service.screenings import drive, screen_job
 
 
-def config(home: Path, made: Any, bundle: Path, **changes: Any) -> ServeConfig:
+def config(home: Path, cohort_run: Any, bundle: Path, **changes: Any) -> ServeConfig:
     data: dict[str, Any] = {
         "runs": str(home / "runs"),
         "bundle": str(bundle),
         "bundles": [str(bundle.parent)],
-        "archives": {"roots": [str(made.archive)]},
-        "records": [str(made.records.parent)],
+        "archives": {"roots": [str(cohort_run.archive)]},
+        "records": [str(cohort_run.records.parent)],
         "names": ["testserver"],
         "screening": {"pipeline": {"actors": 1, "actor_cpus": 0.5}, "report_studies": 1},
     }
@@ -68,23 +68,23 @@ class QuietSupervisor:
         run.end(RunState.CANCELLED)
 
 
-def finished(cfg: ServeConfig, made: Any) -> Run:
+def finished(cfg: ServeConfig, cohort_run: Any) -> Run:
     """A screening of the synthetic archive, done in this process."""
     assert cfg.bundle is not None
-    job = RunJob(str(made.archive), str(made.records), None, {}, cfg.bundle, "tester", 1.0e9)
+    job = RunJob(str(cohort_run.archive), str(cohort_run.records), None, {}, cfg.bundle, "tester", 1.0e9)
     run = runs_of(cfg).create(job)
     run.begin()
     drive(run, screen_job(run, cfg))
     return run
 
 
-def study_zip(made: Any, path: Path) -> Path:
+def study_zip(cohort_run: Any, path: Path) -> Path:
     """The study of the first patient whose axial series is open, as a zip."""
     import pyarrow.parquet as pq
 
     from osteo_ray.dicom.sources import file_path
 
-    rows = pq.read_table(made.catalogue).to_pylist()
+    rows = pq.read_table(cohort_run.catalogue).to_pylist()
     row = next(r for r in rows if r["state"] is None and r["instances"][0]["uri"].startswith("file://"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
         for i, uri in enumerate(sorted({x["uri"] for x in row["instances"]})):

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def served(made, bundle_dir, tmp_path_factory):
+def served(cohort_run, bundle_dir, tmp_path_factory):
     """(client, run, tokens by role) of one service for the whole file."""
     home = tmp_path_factory.mktemp("service")
     file = Tokens(home / "tokens.json")
     secrets = {r: file.add(f"the {r} one", r) for r in Role}
-    cfg = config(home, made, bundle_dir, tokens=str(home / "tokens.json"), limits={"body_kb": 8, "upload_mb": 64})
-    run = finished(cfg, made)
+    cfg = config(home, cohort_run, bundle_dir, tokens=str(home / "tokens.json"), limits={"body_kb": 8, "upload_mb": 64})
+    run = finished(cfg, cohort_run)
     assert run.saved.state == RunState.DONE, run.saved.error
     with TestClient(create(cfg, LocalScoring(cfg), QuietSupervisor(runs_of(cfg)))) as client:
         yield client, run, secrets, cfg
@@ -44,9 +44,9 @@ def bearer(served, role=Role.READ):
     return {"Authorization": f"Bearer {served[2][role]}"}
 
 
-def test_status_results_and_worklist_account_for_every_series(served, made):
+def test_status_results_and_worklist_account_for_every_series(served, cohort_run):
     client, run, _, _ = served
-    n = len(open_set(made.catalogue))
+    n = len(open_set(cohort_run.catalogue))
     status = client.get(f"/v1/screenings/{run.id}", headers=bearer(served)).json()
     assert status["state"] == "DONE"
     assert status["series"] == n == sum(status["counts"].values())
@@ -118,9 +118,9 @@ def test_study_page_slices_and_feedback(served):
     assert [f["verdict"] for r in judged for f in r["feedback"]] == ["accept"]  # a person's last word counts
 
 
-def test_score_one_study(served, made, tmp_path):
+def test_score_one_study(served, cohort_run, tmp_path):
     client = served[0]
-    path = study_zip(made, tmp_path / "study.zip")
+    path = study_zip(cohort_run, tmp_path / "study.zip")
     send = bearer(served, Role.SUBMIT)
     said = client.post(
         "/v1/studies:score",
@@ -140,10 +140,12 @@ def test_score_one_study(served, made, tmp_path):
     assert list((Runs(served[3].runs).root / ".spool").iterdir()) == []
 
 
-def test_submit_queues_and_cancel_ends(served, made):
+def test_submit_queues_and_cancel_ends(served, cohort_run):
     client = served[0]
     send = bearer(served, Role.SUBMIT)
-    new = client.post("/v1/screenings", headers=send, json={"archive": str(made.archive), "options": {"shap": False}})
+    new = client.post(
+        "/v1/screenings", headers=send, json={"archive": str(cohort_run.archive), "options": {"shap": False}}
+    )
     assert (new.status_code, new.json()["state"]) == (202, "QUEUED")
     at = f"/v1/screenings/{new.json()['id']}"
     assert client.get(f"{at}/results?format=parquet", headers=send).json()["code"] == "NOT_DONE"
@@ -266,14 +268,14 @@ def test_bodies_hosts_and_origins_are_refused(served, tmp_path):
         assert client.post("/v1/studies:score", headers=send, files={"study": odd}).json()["code"] == "NOT_A_ZIP"
 
 
-def test_audit_knows_who_but_no_paths(served, made):
+def test_audit_knows_who_but_no_paths(served, cohort_run):
     client = served[0]
     send = bearer(served, Role.SUBMIT)
-    client.post("/v1/screenings", headers=send, json={"archive": str(next(made.archive.iterdir()))})
+    client.post("/v1/screenings", headers=send, json={"archive": str(next(cohort_run.archive.iterdir()))})
     lines = client.get("/v1/audit", headers=bearer(served, Role.ADMIN)).json()["lines"]
     last = [x for x in lines if x["action"] == "submit"][-1]
     assert last["who"] == "the submit one"
-    assert next(made.archive.iterdir()).name not in json.dumps(lines)
+    assert next(cohort_run.archive.iterdir()).name not in json.dumps(lines)
 
 
 def test_swap_refuses_what_is_no_bundle(served):

@@ -107,16 +107,18 @@ def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
 
 
 @pytest.mark.ray
-def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_session, made, bundle_dir, tmp_path):
+def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(
+    ray_session, cohort_run, bundle_dir, tmp_path
+):
     from ray import serve
 
     from osteo_ray.service.serve_app import NAME, application
 
     other = tmp_path / "other"
     sha = synthetic_bundle(seed=1).save(other)
-    cfg = config(tmp_path, made, bundle_dir, bundles=[str(tmp_path)])
+    cfg = config(tmp_path, cohort_run, bundle_dir, bundles=[str(tmp_path)])
     runs = runs_of(cfg)
-    study = study_zip(made, tmp_path / "study.zip").read_bytes()
+    study = study_zip(cohort_run, tmp_path / "study.zip").read_bytes()
     port = free_port()
     answers, stop = [], threading.Event()
     try:
@@ -143,7 +145,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
             t.join()
         assert set(answers) == {(200, old), (200, sha)}  # none dropped, both seen
 
-        job = {"archive": str(made.archive), "records": str(made.records), "options": {"shap": False}}
+        job = {"archive": str(cohort_run.archive), "records": str(cohort_run.records), "options": {"shap": False}}
         new = client.post("/v1/screenings", json=job)
         assert new.status_code == 202, new.text
         run = runs.get(new.json()["id"])
@@ -168,7 +170,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(ray_se
         assert replica not in _replicas("Api")
         keys = run.table(["row_key"])["row_key"].to_pylist()
         assert len(keys) == len(set(keys)) == sum(status["counts"].values()) == status["series"]
-        assert status["series"] == len(open_set(made.catalogue))
+        assert status["series"] == len(open_set(cohort_run.catalogue))
     finally:
         stop.set()
         serve.shutdown()
@@ -183,10 +185,10 @@ def _replicas(deployment):
 
 
 @pytest.mark.ray
-def test_a_desk_gives_up_after_its_attempts(ray_session, made, bundle_dir, tmp_path):
-    cfg = config(tmp_path, made, bundle_dir, limits={"attempts": 2})
+def test_a_desk_gives_up_after_its_attempts(ray_session, cohort_run, bundle_dir, tmp_path):
+    cfg = config(tmp_path, cohort_run, bundle_dir, limits={"attempts": 2})
     runs = runs_of(cfg)
-    run = runs.create(RunJob(str(made.archive), None, None, {}, str(bundle_dir), "tester", 1.0e9))
+    run = runs.create(RunJob(str(cohort_run.archive), None, None, {}, str(bundle_dir), "tester", 1.0e9))
     run.begin()
     run.begin()
     assert Supervisor(runs, cfg).keep() == 0

@@ -21,12 +21,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def site(made, bundle_dir, tmp_path_factory):
+def site(cohort_run, bundle_dir, tmp_path_factory):
     """(address, token, run) of the service under uvicorn."""
     home = tmp_path_factory.mktemp("page")
     secret = Tokens(home / "tokens.json").add("dr ito", Role.SUBMIT)
-    cfg = config(home, made, bundle_dir, tokens=str(home / "tokens.json"))
-    run = finished(cfg, made)
+    cfg = config(home, cohort_run, bundle_dir, tokens=str(home / "tokens.json"))
+    run = finished(cfg, cohort_run)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
