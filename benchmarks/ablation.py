@@ -129,14 +129,14 @@ class Population:
 
 
 def write_population(
-    to: Path, seed: int, people: int, s: StudySet, scorers: list, fitted_on: StudySet, made: Path, enc: SliceEncoder,
+    to: Path, seed: int, people: int, s: StudySet, scorers: list, fitted_on: StudySet, cohort: Path, enc: SliceEncoder,
     cfg: Ablation,
 ) -> None:  # fmt: skip
     """Everything a run reads of one cohort, as one file: records, truth, every selector's picks, texture."""
     c = whole_cohort(seed, people)
     specs = fast.people(c)
     frame = fast.records_of(specs, c).frame
-    truth = pq.read_table(made / "truth" / "patients.parquet").to_pandas().set_index("patient_key")
+    truth = pq.read_table(cohort / "truth" / "patients.parquet").to_pandas().set_index("patient_key")
     truth = truth.loc[frame["patient_key"]]
     of = {k: i for i, k in enumerate(s.scans.patient)}
     rows = np.array([of[k] for k in frame["patient_key"]])
@@ -163,14 +163,14 @@ def write_population(
         age_y=np.array([p.age_y for p in specs]),
         bayes=truth[["p_bayes", "p_bayes_rest"]].to_numpy(),
         perfect=perfect.astype(np.float32),
-        texture=texture_of(made, s, picks["belief"].kept, enc, cfg),
+        texture=texture_of(cohort, s, picks["belief"].kept, enc, cfg),
         **out,  # type: ignore[arg-type]  # numpy's stubs read any keyword as `allow_pickle`
     )
 
 
-def texture_of(made: Path, s: StudySet, kept: np.ndarray, enc: SliceEncoder, cfg: Ablation) -> np.ndarray:
+def texture_of(cohort: Path, s: StudySet, kept: np.ndarray, enc: SliceEncoder, cfg: Ablation) -> np.ndarray:
     """Mean texture [n, features] of each scan's picks; NaN where there is none."""
-    t = sl.load_table([made / "slices"], ["series_uid", "z_mm", "crop"])
+    t = sl.load_table([cohort / "slices"], ["series_uid", "z_mm", "crop"])
     t = t.sort_by([("series_uid", "ascending"), ("z_mm", "ascending")])
     series, first = np.unique(np.array(t["series_uid"].to_pylist(), dtype=str), return_index=True)
     begin = first[np.searchsorted(series, s.scans.series)]
@@ -184,16 +184,16 @@ def texture_of(made: Path, s: StudySet, kept: np.ndarray, enc: SliceEncoder, cfg
 
 def prepare(cfg: Ablation, run: StepCache) -> None:
     """Slice sets, encoder, embeddings, populations: each once."""
-    made = {
+    cohorts = {
         seed: slice_set(run, whole_cohort(seed, n), cfg.crop, cfg.positions)
         for seed, n in {cfg.encoder_seed: cfg.encoder_people, **sizes(cfg)}.items()
     }
-    enc = slice_encoder(run, made[cfg.encoder_seed], cfg.encoder, cfg.pretrain, cfg.crop)
+    enc = slice_encoder(run, cohorts[cfg.encoder_seed], cfg.encoder, cfg.pretrain, cfg.crop)
     sets: dict[int, StudySet] = {}
 
     def embedded(seed: int) -> StudySet:
         if seed not in sets:
-            sets[seed] = study_set(run, made[seed], enc, cfg.crop, cfg.positions)
+            sets[seed] = study_set(run, cohorts[seed], enc, cfg.crop, cfg.positions)
         return sets[seed]
 
     for seed, n in sizes(cfg).items():
@@ -201,7 +201,7 @@ def prepare(cfg: Ablation, run: StepCache) -> None:
         def work(to: Path, seed=seed, n=n) -> None:
             fitted_on = embedded(cfg.seeds[0])
             scorers = fit_scorers(fitted_on.scans, ScorerConfig(), cfg.keep, 0, True)
-            write_population(to, seed, n, embedded(seed), scorers, fitted_on, made[seed], enc, cfg)
+            write_population(to, seed, n, embedded(seed), scorers, fitted_on, cohorts[seed], enc, cfg)
 
         run.run(f"population-{seed}", digest(data_key(cfg), seed, n, cfg.keep, cfg.seeds[0]), work)
     if any(s.picks == "policy" for s in cfg.settings):
@@ -288,8 +288,8 @@ def draw(pool: Population, s: Setting, seed: int, repeat: int, val: float) -> Dr
     if s.complete < n:
         share = s.complete / n
         gone = MissingnessConfig(complete_share=share, ct_only_share=0.03 * total / n * min(1, 1 - share))
-        who = {"t_score": pool.t_score.astype(float), "age": pool.age_y}
-        missing = decide(np.random.default_rng([seed, 2, repeat]), who, gone)
+        traits = {"t_score": pool.t_score.astype(float), "age": pool.age_y}
+        missing = decide(np.random.default_rng([seed, 2, repeat]), traits, gone)
         values = lose(values, missing)
         mask = mask & missing["ct"][:, None]
     if s.extra:
@@ -297,8 +297,8 @@ def draw(pool: Population, s: Setting, seed: int, repeat: int, val: float) -> Dr
         others = fast.people(c)
         frame = fast.records_of(others, c).frame
         none = MissingnessConfig(complete_share=1e-9, ct_only_share=0, no_labs_share=0.07)
-        who = {"t_score": np.array([p.t_score for p in others]), "age": np.array([p.age_y for p in others])}
-        missing = decide(np.random.default_rng([seed, 3, repeat]), who, none)
+        traits = {"t_score": np.array([p.t_score for p in others]), "age": np.array([p.age_y for p in others])}
+        missing = decide(np.random.default_rng([seed, 3, repeat]), traits, none)
         values = np.r_[values, lose(frame[list(NAMES)].to_numpy(float), missing)]
         label = np.r_[label, [class_index(x) for x in frame["label"]]]
         t = np.r_[t, frame["t_score"].to_numpy(np.float32)]
@@ -332,7 +332,7 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
     train, val = d.train, d.val
     t = rows_of(d.standardiser, test.values, test.bag, test.mask, test.label, test.t_score).batch
     k = cfg.kdamm
-    said: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
 
     def student(teachers, fit: StudentFit, **distill):
         how = k.model_copy(update={"student": fit, "distill": DistillConfig(**(k.distill.model_dump() | distill))})
@@ -343,23 +343,23 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
     seen = fit_teachers(train, val, GROUPS, k, repeat)
     published = {"on": "complete", "modality_dropout": 0.0}
     quiet = {"alpha_tabular": 0.0, "alpha_image": 0.0, "view": 0.0}
-    _, said["(i) no KD"] = student({}, cfg.arms.no_kd, **published, **quiet)
-    _, said["(iii) KD, teachers on everyone"] = student(seen, cfg.arms.published, **published)
+    _, scores["(i) no KD"] = student({}, cfg.arms.no_kd, **published, **quiet)
+    _, scores["(iii) KD, teachers on everyone"] = student(seen, cfg.arms.published, **published)
     if not s.only_students:
         few = fit_teachers(train, val, GROUPS, k, repeat, on="complete")
-        _, said["(ii) KD, teachers on complete"] = student(few, cfg.arms.published, **published)
-        _, said["(iv) start from unimodal training"] = student(
+        _, scores["(ii) KD, teachers on complete"] = student(few, cfg.arms.published, **published)
+        _, scores["(iv) start from unimodal training"] = student(
             {}, cfg.arms.no_kd, **published, **quiet, start="teachers"
         )
-        _, said["everyone, no KD"] = student({}, cfg.arms.everyone_no_kd, **quiet)
-    whole, said["(iii) as shipped: KD, everyone also in the student"] = student(seen, k.student)
+        _, scores["everyone, no KD"] = student({}, cfg.arms.everyone_no_kd, **quiet)
+    whole, scores["(iii) as shipped: KD, everyone also in the student"] = student(seen, k.student)
     folds = 0 if s.only_students or repeat >= cfg.cross_fitted else cfg.folds
     apart = [(rows, m.student) for rows, m in cross_fitted(train, GROUPS, k, repeat, folds)]
     patterns = {}
     with torch.no_grad():
-        said["tabular teacher"] = seen["tabular"](t).numpy()
-        said["image teacher"] = seen["image"](t).numpy()
-        said["(v) late fusion"] = np.log((np.exp(said["tabular teacher"]) + np.exp(said["image teacher"])) / 2)
+        scores["tabular teacher"] = seen["tabular"](t).numpy()
+        scores["image teacher"] = seen["image"](t).numpy()
+        scores["(v) late fusion"] = np.log((np.exp(scores["tabular teacher"]) + np.exp(scores["image teacher"])) / 2)
         for p in PATTERNS:
             hidden = show_only(t, p, tuple(GROUPS))
             patterns[f"pattern {p}"] = x = whole(hidden).numpy()
@@ -372,8 +372,8 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
         first = cfg.encoder.n_learned
         hand = [*range(first, first + 2 * cfg.encoder.n_rois), *range(cfg.encoder.dim, cfg.encoder.dim + EXTRA)]
         complete = present(train.batch, GROUPS).all(1).numpy()
-        said |= rivals(train, complete, d.texture, t, test.texture, hand)
-    half = {n: a.astype(np.float32) for n, a in (said | patterns).items()}
+        scores |= rivals(train, complete, d.texture, t, test.texture, hand)
+    half = {n: a.astype(np.float32) for n, a in (scores | patterns).items()}
     np.savez(to, seconds=time.process_time() - began, **half)
     return to
 

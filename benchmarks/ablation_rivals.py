@@ -73,25 +73,25 @@ def rivals(
         impute = SimpleImputer(strategy="mean", add_indicator=True, keep_empty_features=True)
         return make_pipeline(impute, StandardScaler(), model)
 
-    def by_class(model, x, to, who) -> np.ndarray:
-        return np.log(np.maximum(model.fit(x[who], y[who]).predict_proba(to), 1e-9))
+    def by_class(model, x, to, rows) -> np.ndarray:
+        return np.log(np.maximum(model.fit(x[rows], y[rows]).predict_proba(to), 1e-9))
 
-    def by_t_score(model, x, to, who) -> np.ndarray:
+    def by_t_score(model, x, to, rows) -> np.ndarray:
         # A Gaussian about the prediction, as wide as the cross-fitted error on complete patients.
-        apart = cross_val_predict(model, x[who], t[who], cv=5)
-        sd = float(np.std((apart - t[who])[complete[who]]))
-        mean = torch.from_numpy(model.fit(x[who], t[who]).predict(to))
+        apart = cross_val_predict(model, x[rows], t[rows], cv=5)
+        sd = float(np.std((apart - t[rows])[complete[rows]]))
+        mean = torch.from_numpy(model.fit(x[rows], t[rows]).predict(to))
         return Latent(mean, torch.tensor(np.log(sd))).logits().numpy()
 
     every = np.ones(len(y), bool)
     for what, columns in (("ROI + GLCM", hand), ("embedding + GLCM", None)):
         x, to = table(train.batch, texture_train, columns), table(test, texture_test, columns)
-        for whom, who in (("everyone", every), ("complete", complete)):
+        for fitted_on, rows in (("everyone", every), ("complete", complete)):
             logistic = prepared(LogisticRegression(C=0.03, max_iter=2000))
-            out[f"(vi) logistic, {what}, {whom}"] = by_class(logistic, x, to, who)
+            out[f"(vi) logistic, {what}, {fitted_on}"] = by_class(logistic, x, to, rows)
             if by_t:
                 ridge = prepared(RidgeCV(np.logspace(0, 4, 13)))
-                out[f"(vi) ridge on T-scores, {what}, {whom}"] = by_t_score(ridge, x, to, who)
+                out[f"(vi) ridge on T-scores, {what}, {fitted_on}"] = by_t_score(ridge, x, to, rows)
         if columns is None:
             continue
         tree = {"learning_rate": 0.04, "max_iter": 120, "max_leaf_nodes": 6, "min_samples_leaf": 20}

@@ -121,18 +121,18 @@ def one_setting(
         "|---|---|---|---|---|---|---|",
     ]
     for p in patterns:
-        mine, teacher = (boot.measures([r[f"{w} {p}"] for r in every]) for w in ("pattern", "teacher"))
+        student, teacher = (boot.measures([r[f"{w} {p}"] for r in every]) for w in ("pattern", "teacher"))
         slopes, apart = (
             [slope(r[f"{w} {p}"], label == 2) for r in every if f"{w} {p}" in r] for w in ("risk", "cross")
         )
         lines.append(
-            f"| {p} | {mine['auc'][0]:.4f} ({_ci(mine['auc'][1])}) | {teacher['auc'][0]:.4f} | "
-            f"{_difference(mine['auc'], teacher['auc'])} | {100 * mine['accuracy'][0]:.2f} | "
+            f"| {p} | {student['auc'][0]:.4f} ({_ci(student['auc'][1])}) | {teacher['auc'][0]:.4f} | "
+            f"{_difference(student['auc'], teacher['auc'])} | {100 * student['accuracy'][0]:.2f} | "
             f"{np.mean(slopes):.2f} ({np.std(slopes):.2f}) | "
             + (f"{np.mean(apart):.2f} ({np.std(apart):.2f}) |" if apart else "- |")
         )
-        row = {"setting": name, "arm": f"pattern {p}", "runs": len(keys), "bayes": best[0], "auc": mine["auc"][0]}
-        row["auc_low"], row["auc_high"] = interval(mine["auc"][1])
+        row = {"setting": name, "arm": f"pattern {p}", "runs": len(keys), "bayes": best[0], "auc": student["auc"][0]}
+        row["auc_low"], row["auc_high"] = interval(student["auc"][1])
         row |= {"teacher_auc": teacher["auc"][0], "slope": float(np.mean(slopes)), "slope_sd": float(np.std(slopes))}
         row |= {"cross_slope": float(np.mean(apart)), "cross_slope_sd": float(np.std(apart))} if apart else {}
         rows.append(row)

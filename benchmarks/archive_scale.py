@@ -23,8 +23,8 @@ import threading
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "docs" / "results"
+BENCHMARKS = Path(__file__).parent
+RESULTS = BENCHMARKS.parent / "docs" / "results"
 PART_ROWS = 2000
 
 
@@ -109,7 +109,7 @@ def measure(archive: str, out: str) -> dict:
 
 
 def _path() -> str:
-    return os.pathsep.join([str(HERE.parent), str(HERE)])
+    return os.pathsep.join([str(BENCHMARKS.parent), str(BENCHMARKS)])
 
 
 def plan(studies: int) -> dict:
@@ -174,7 +174,7 @@ def main(layouts: list[str], studies: list[int], planned: list[int]) -> None:
 
 
 def write(rows: list[dict], planned: list[dict]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=BENCHMARKS, capture_output=True, text=True).stdout.strip()
     ratios = {}
     for layout in sorted({r["layout"] for r in rows}):
         calls = [r["store_calls"] / r["instances"] for r in rows if r["layout"] == layout]
@@ -188,9 +188,9 @@ def write(rows: list[dict], planned: list[dict]) -> None:
         for k, v in ratios.items()
     ]
     command = "python benchmarks/archive_scale.py"
-    made = {"command": command, "commit": commit, "seed": 0, "rows": rows, "planned": planned}
+    result = {"command": command, "commit": commit, "seed": 0, "rows": rows, "planned": planned}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "index_scale.json").write_text(json.dumps(made | {"bars": bars}, indent=1) + "\n")
+    (RESULTS / "index_scale.json").write_text(json.dumps(result | {"bars": bars}, indent=1) + "\n")
     lines = [
         "# Index against the size of the archive",
         "",

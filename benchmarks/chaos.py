@@ -164,14 +164,14 @@ def kill_actors(c: Chaos, kills: int) -> dict:
             if not wait_for_more(out, c.rng.randint(1, max(2, c.series // (kills + 3)))):
                 return
             marks = ("ScoreBatch",) if k % 2 == 0 else ("osteo_ray.screening.isolated",)
-            mine = [
+            victims = [
                 p
                 for p in psutil.process_iter(["cmdline"])
                 if any(m in " ".join(p.info["cmdline"] or []) for m in marks)
             ]
-            if mine:
+            if victims:
                 with suppress(psutil.NoSuchProcess):
-                    c.rng.choice(mine).kill()
+                    c.rng.choice(victims).kill()
                     n += 1
 
     with disturbing(work):

@@ -60,10 +60,13 @@ def through_ray(people: int, slices: int) -> None:
     rows = [{"person": json.dumps(asdict(p.complete()))} for p in fast.people(cfg, people, 2)]
     t = time.perf_counter()
     ds = ray.data.from_items(rows, override_num_blocks=max(2, people // 8)).map_batches(work, batch_size=None)
-    made = int(sum(b["n"].sum() for b in ds.iter_batches(batch_size=None, batch_format="numpy")))
+    n_slices = int(sum(b["n"].sum() for b in ds.iter_batches(batch_size=None, batch_format="numpy")))
     s = time.perf_counter() - t
     minutes = 2000 / people * s / 60
-    print(f"Ray Data: {people} people, {made} slices in {s:.1f} s ({made / s:.0f}/s); 2,000 people: {minutes:.1f} min")
+    print(
+        f"Ray Data: {people} people, {n_slices} slices in {s:.1f} s ({n_slices / s:.0f}/s); "
+        f"2,000 people: {minutes:.1f} min"
+    )
 
 
 def series() -> None:
@@ -77,9 +80,9 @@ def series() -> None:
         scan = replace(s.scan, z=z, transfer=transfer)
         with tempfile.TemporaryDirectory() as folder:
             t = time.process_time()
-            made = dicom.write_series(Path(folder), p, s.anatomy, scan, dicom.study_of(p, 0), "primary")
+            instances = dicom.write_series(Path(folder), p, s.anatomy, scan, dicom.study_of(p, 0), "primary")
             cpu = time.process_time() - t
-            size = sum(m.bytes for m in made) / 2**20
+            size = sum(m.bytes for m in instances) / 2**20
             print(f"DICOM {transfer:<12} 100 x 512 x 512: {cpu:.2f} s of a core, {size:.0f} MiB")
 
 

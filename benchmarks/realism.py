@@ -59,7 +59,7 @@ def read_nifti(path: Path, name: str) -> Volume:
     return Volume(hu, float(px), float(pz), name)
 
 
-def made(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fast.SyntheticStack, Volume]]:
+def drawn(n: int, seed: int, thickness: float, size: int = 512) -> list[tuple[fast.SyntheticStack, Volume]]:
     """Synthetic scans as the real ones were taken: unenhanced, soft kernel, 120 kVp."""
     cfg = CohortConfig.model_validate({
         "scan": {"kvp": {120: 1.0}, "contrast_share": 0, "protocols": {"abdomen": 1.0}, "tilt_share": 0,
@@ -84,7 +84,7 @@ def bodies_real(ct: Volume, labels: Volume, body: Volume) -> dict[str, tuple[flo
     return out
 
 
-def bodies_made(stack: fast.SyntheticStack, v: Volume) -> dict[str, tuple[float, float]]:
+def bodies_of(stack: fast.SyntheticStack, v: Volume) -> dict[str, tuple[float, float]]:
     """The same of a synthetic scan, after the same 3 mm voxels and the same margin."""
     f = max(1, round(3 / v.pixel))
     n = v.hu.shape[1] // f * f
@@ -155,10 +155,10 @@ def figure(ct: Path, out: Path) -> None:
     labels = read_nifti(ct / "totalseg_example_ct_vertebrae_labels.nii.gz", "labels")
     body = read_nifti(ct / "totalseg_example_ct_vertebral_body_label.nii.gz", "bodies")
     acrin = read_dicom_zip(ct / "acrin_flt_breast_001_lower_thorax_to_pelvis_dicom.zip", "ACRIN-FLT-Breast, F 49")
-    thick, fine = made(4, 21, 5.0), made(3, 22, 3.0)
+    thick, fine = drawn(4, 21, 5.0), drawn(3, 22, 3.0)
     fig, ax = plt.subplots(1, 4, figsize=(19, 4.3))
     real = bodies_real(small, labels, body)
-    ours = [bodies_made(s, v) for s, v in fine]
+    ours = [bodies_of(s, v) for s, v in fine]
     for b in ours:
         ax[0].plot([m for m, _ in b.values()], [sd for _, sd in b.values()], ".", color="tab:blue", alpha=0.6)
     ax[0].plot([m for m, _ in real.values()], [sd for _, sd in real.values()], "x", color="tab:red")

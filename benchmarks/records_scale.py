@@ -66,8 +66,8 @@ def measured(what: str, work: Path, rows: int) -> dict[str, float]:
         from osteo_ray.patients.partition import partition_records
 
         files = sorted(map(str, (work / "sources").glob("*.parquet")))
-        made = partition_records(files, str(work / "set"), partitions_for(rows))
-        more = {"partitions": made.partitions, "patients": made.patients}
+        record_set = partition_records(files, str(work / "set"), partitions_for(rows))
+        more = {"partitions": record_set.partitions, "patients": record_set.patients}
     elif what == "driver":
         found = open_record_set(str(work / "set")).digests(cts)
         more = {"met": int((found != 0).sum())}

@@ -37,10 +37,10 @@ def rows(n: int):
     people = max(1, n // ROWS_A_PATIENT)
     for start in range(0, n, 100_000):
         k = min(100_000, n - start)
-        who, what = rng.integers(0, people, k).tolist(), rng.integers(0, len(TESTS), k).tolist()
+        patients, tests = rng.integers(0, people, k).tolist(), rng.integers(0, len(TESTS), k).tolist()
         day, noise = rng.integers(0, 365, k), rng.normal(size=k).tolist()
         at = (np.datetime64("2023-01-01") + day).astype(str).tolist()
-        for p, t, d, z in zip(who, what, at, noise, strict=True):
+        for p, t, d, z in zip(patients, tests, at, noise, strict=True):
             code, unit, mean, sd = TESTS[t]
             yield p, d, code, round(max(mean / 4, mean + sd * z), 2), unit
 
@@ -94,10 +94,13 @@ def main(sizes: dict[str, tuple[int, ...]] = SIZES) -> None:
                 (write_long if kind == "long" else write_fhir)(path, n)
                 size = path.stat().st_size
                 run = [sys.executable, __file__, "read", kind, str(path)]
-                made = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
-            row = {"source": kind, "rows": n, "file_mb": round(size / 2**20, 1), "records": made["records"]}
-            row |= {"peak_mb": round(made["peak_mb"]), "above_imports_mb": round(made["peak_mb"] - made["imports_mb"])}
-            row |= {"cpu_s": round(made["cpu_s"], 1), "rows_per_cpu_s": round(n / made["cpu_s"])}
+                result = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+            row = {"source": kind, "rows": n, "file_mb": round(size / 2**20, 1), "records": result["records"]}
+            row |= {
+                "peak_mb": round(result["peak_mb"]),
+                "above_imports_mb": round(result["peak_mb"] - result["imports_mb"]),
+            }
+            row |= {"cpu_s": round(result["cpu_s"], 1), "rows_per_cpu_s": round(n / result["cpu_s"])}
             out.append(row)
             print(row, flush=True)
             write(out)

@@ -37,7 +37,7 @@ from osteo_ray.screening.shards import Counts, digest_of
 CFG = ScreenConfig()
 
 
-def made_records(rows: int) -> RecordTable:
+def drawn_records(rows: int) -> RecordTable:
     """One dated record for every other patient."""
     n = rows // 2
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def write_shards(plan: ledger.Plan, out: Store) -> None:
 
 def measured(what: str, work: Path, rows: int, bundle: str) -> None:
     """In a fresh process: do `what`, print seconds and peak memory as JSON."""
-    table = made_records(rows)
+    table = drawn_records(rows)
     out, catalogue = Store(work / "out"), str(work / "catalogue.parquet")
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     t, cpu = time.perf_counter(), time.process_time()
@@ -126,7 +126,7 @@ def main() -> None:
         work.mkdir(exist_ok=True)
         write_catalogue(work / "catalogue.parquet", a.rows)
         out = Store(work / "out")
-        people = records_of(made_records(a.rows))
+        people = records_of(drawn_records(a.rows))
         plan = ledger.make_plan(str(work / "catalogue.parquet"), people, a.bundle, out, CFG)
         write_shards(plan, out)
         shards = out.names("shards/")

@@ -167,10 +167,10 @@ def by_pool(catalogue: Path, bundle: str, out: Path, workers: int) -> None:
     with multiprocessing.get_context("spawn").Pool(workers, _pool_start, (bundle, cfg, str(out))) as pool:
         work = (
             (s.name, b)
-            for s, mine in zip(plan.shards, plan.of_shards(), strict=True)
-            for rows in [plan.pending[mine]]
+            for s, of_shard in zip(plan.shards, plan.of_shards(), strict=True)
+            for rows in [plan.pending[of_shard]]
             for b in ledger.batches(
-                str(catalogue), rows, plan.keys[rows], plan.attempt[mine], cfg.pipeline.series_per_task
+                str(catalogue), rows, plan.keys[rows], plan.attempt[of_shard], cfg.pipeline.series_per_task
             )
         )
         for _ in pool.imap_unordered(_pool_work, work):

@@ -39,7 +39,7 @@ class Speed(Section):
     )
 
 
-def made_up(n: int, t: int, dim: int) -> Scans:
+def drawn_scans(n: int, t: int, dim: int) -> Scans:
     """Scans of the right shape; their content is noise."""
     rng = np.random.default_rng(0)
     z = np.broadcast_to(np.arange(t) * 5.0, (n, t)).astype(np.float32)
@@ -100,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ray_setup.start(num_cpus=2)
     sel, dim = cfg.selection, EncoderConfig().dim
-    scans = made_up(cfg.scans, sel.view.positions, dim)
+    scans = drawn_scans(cfg.scans, sel.view.positions, dim)
     scorers = fit_scorers(scans, sel.scorer, sel.view.keep, 0, quiet=True)
     algo = build_algorithm(scans, scorers, sel, 0)
     beliefs = posteriors(scans, scorers, sel.scorer.posterior_slices)

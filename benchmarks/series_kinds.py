@@ -33,7 +33,7 @@ OUT = ROOT / "docs" / "results"
 COLUMNS = ("special", "contrast", "split", "n_slices")
 
 
-def made() -> list[dict[str, Any]]:
+def synthetic() -> list[dict[str, Any]]:
     """One row a case."""
     out = []
     for case in CASES:
@@ -108,7 +108,7 @@ def page(rows: list[dict[str, Any]], files: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write both files."""
-    rows = made()
+    rows = synthetic()
     files = archived(Path(sys.argv[1])) if len(sys.argv) > 1 else []
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False

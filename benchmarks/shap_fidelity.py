@@ -85,7 +85,7 @@ def teacher_reader(train: People, seed: int):
     return predict, std, centres.astype(np.float32)
 
 
-def made(people: int, shown: int, seed: int) -> None:
+def on_synthetic(people: int, shown: int, seed: int) -> None:
     """Fit on synthetic records with gaps, explain other people's complete records, compare with the perfect reader."""
     cfg = CohortConfig(persons=people, seed=303 + seed)
     table = fast.records_of(fast.people(cfg), cfg)
@@ -150,7 +150,7 @@ def main() -> None:
     if args.nhanes:
         nhanes(args.nhanes, args.explained, args.seed)
     else:
-        made(args.people, args.explained, args.seed)
+        on_synthetic(args.people, args.explained, args.seed)
 
 
 if __name__ == "__main__":

@@ -98,10 +98,10 @@ def arm(name: str, slices: Path, site: Path, fresh: Path, job: SiteTraining) -> 
         heldout_slices=(fresh / "slices",),
         heldout_records=load_records(str(fresh / "records.csv")),
     )
-    made = train(src, out, narrow(asked, TrainConfig))
-    m = json.loads((made.bundle / "bundle.json").read_text())["metrics"]
+    trained = train(src, out, narrow(asked, TrainConfig))
+    m = json.loads((trained.bundle / "bundle.json").read_text())["metrics"]
     ct = next((r for r in m["heldout"] if r["pattern"] == "ct"), None)
-    seconds = round(sum(made.seconds.values()))
+    seconds = round(sum(trained.seconds.values()))
     if ct is None:
         return {"table": "arms", "targets": name, "scans": m["heldout_scans"], "scored": 0.0, "seconds": seconds}
     return {

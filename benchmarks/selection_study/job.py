@@ -69,33 +69,33 @@ def slice_set(run: StepCache, cohort: CohortConfig, crop: CropConfig, positions:
 
 
 def slice_encoder(
-    run: StepCache, made: Path, arch: EncoderConfig, how: PretrainConfig, crop: CropConfig
+    run: StepCache, cohort_dir: Path, arch: EncoderConfig, how: PretrainConfig, crop: CropConfig
 ) -> SliceEncoder:
     """An encoder pre-trained once on a slice set, into stage `encoder`."""
 
     def work(folder: Path) -> None:
-        data = sl.slice_data([made / "slices"], crop.size)
+        data = sl.slice_data([cohort_dir / "slices"], crop.size)
         save_file(pretrain(data, arch, how, 0)[0].state_dict(), folder / "encoder.safetensors")
 
-    folder = run.run("encoder", digest(arch.model_dump(), how.model_dump(), made / "done.json"), work)
+    folder = run.run("encoder", digest(arch.model_dump(), how.model_dump(), cohort_dir / "done.json"), work)
     encoder = SliceEncoder(arch)
     encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     return encoder.eval()
 
 
-def study_set(run: StepCache, made: Path, encoder: SliceEncoder, crop: CropConfig, positions: int) -> StudySet:
+def study_set(run: StepCache, cohort_dir: Path, encoder: SliceEncoder, crop: CropConfig, positions: int) -> StudySet:
     """A slice set embedded once (stage `embedded-...`), with its truth."""
     ray_setup.start()
-    sets = [made / "slices"]
+    sets = [cohort_dir / "slices"]
 
     def embed(folder: Path) -> None:
         with progress_bar("embed slices", sl.count(sets), "slice", False) as advance:
             pq.write_table(sl.embed_slice_sets(sets, encoder, crop.size, 2, advance), folder / "embedded.parquet")
 
     weights = [v.numpy().tobytes().hex() for v in encoder.state_dict().values()]
-    folder = run.run(made.name.replace("slices", "embedded"), digest(weights, made / "done.json"), embed)
+    folder = run.run(cohort_dir.name.replace("slices", "embedded"), digest(weights, cohort_dir / "done.json"), embed)
     embedded = pq.read_table(folder / "embedded.parquet")
-    frame = load_records(str(made / "records.csv"), None, None).frame.set_index("patient_key")
+    frame = load_records(str(cohort_dir / "records.csv"), None, None).frame.set_index("patient_key")
     # One record and one scan a person.
     of = {k: class_index(v) for k, v in frame["label"].to_dict().items()}
     pairs = zip(embedded["patient_key"].to_pylist(), embedded["series_uid"].to_pylist(), strict=True)
@@ -117,8 +117,8 @@ def evaluate_selection(job: SelectionStudyJob) -> list[str]:
     """Run what is missing, write tables and pictures; the table as lines for a terminal."""
     out = Path(need(job, "out")).absolute()
     run, positions = StepCache(out), job.selection.view.positions
-    made = slice_set(run, whole_cohort(job.encoder_seed, job.encoder_people), job.crop, positions)
-    encoder = slice_encoder(run, made, job.encoder, job.pretrain, job.crop)
+    cohort_dir = slice_set(run, whole_cohort(job.encoder_seed, job.encoder_people), job.crop, positions)
+    encoder = slice_encoder(run, cohort_dir, job.encoder, job.pretrain, job.crop)
 
     def embedded(seed: int, people: int) -> StudySet:
         at = slice_set(run, whole_cohort(seed, people), job.crop, positions)

@@ -144,8 +144,8 @@ def compare(
         if not at.exists():
             _judge_arm(arm, pick, train, test, cfg, layout, seed, at)
         kept = dict(np.load(at))
-        said = {int(k): v for k, v in kept.items() if k.isdigit()}
-        found[arm] = Found(said, Picks(kept["kept"], kept["seen"]), curves.get(arm, []))
+        log_odds = {int(k): v for k, v in kept.items() if k.isdigit()}
+        found[arm] = Found(log_odds, Picks(kept["kept"], kept["seen"]), curves.get(arm, []))
     return found
 
 
@@ -161,15 +161,15 @@ def _judge_arm(
 ) -> None:
     """Fit image teachers on an arm's picks and keep what they say of the test patients in the file `at`."""
     keep, whole = cfg.selection.view.keep, arm.startswith("all slices")
-    mine, theirs = pick(train), pick(test)
-    said: dict[str, Any] = {}
+    of_train, of_test = pick(train), pick(test)
+    log_odds: dict[str, Any] = {}
     for k in (keep, *(() if whole else [k for k in cfg.curve if k < keep])):
         repeats = cfg.repeats if k == keep else 1
         a, b = (_rows(s, p if whole else p.first(k), cfg, layout, arm.endswith("mean"))
-                for s, p in ((train, mine), (test, theirs)))  # fmt: skip
-        said[str(k)] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
+                for s, p in ((train, of_train), (test, of_test)))  # fmt: skip
+        log_odds[str(k)] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
     unfinished = at.with_suffix(".tmp.npz")
-    np.savez_compressed(unfinished, kept=theirs.kept, seen=theirs.seen, **said)
+    np.savez_compressed(unfinished, kept=of_test.kept, seen=of_test.seen, **log_odds)
     unfinished.replace(at)
 
 

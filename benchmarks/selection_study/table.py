@@ -50,9 +50,9 @@ def judge(runs: Mapping[int, dict[str, Found]], test: StudySet, cfg: StudyConfig
             for j, s in enumerate(seeds):
                 if arm not in runs[s]:
                     continue
-                said = [Order.of(y[rows] == POROTIC, o[rows]) for o in runs[s][arm].log_odds[keep][..., column]]
-                point[arm, column][j] = np.mean([weighted_auc(o, np.ones(len(rows))) for o in said])
-                each[arm, column][:, j] = [np.mean([weighted_auc(o, w) for o in said]) for w in draws]
+                orders = [Order.of(y[rows] == POROTIC, o[rows]) for o in runs[s][arm].log_odds[keep][..., column]]
+                point[arm, column][j] = np.mean([weighted_auc(o, np.ones(len(rows))) for o in orders])
+                each[arm, column][:, j] = [np.mean([weighted_auc(o, w) for o in orders]) for w in draws]
 
     def interval(values: np.ndarray) -> tuple[float, float]:
         """Over patients and cohorts; values [boots, cohorts], NaN where a cohort has no such arm."""

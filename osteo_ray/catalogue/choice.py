@@ -101,9 +101,9 @@ def score(r: Row, cfg: IndexConfig) -> tuple[float, str]:
     total = sum(w * v for w, v in parts)
     kvp = "kVp unknown" if r["kvp"] is None else f"{r['kvp']:g} kVp"
     phase = {"none": "unenhanced", "unknown": "phase unknown"}.get(r["contrast"] or "unknown", r["contrast"])
-    made, named = ("original" if original else "derived"), r["convolution_kernel"] or ""
+    origin, named = ("original" if original else "derived"), r["convolution_kernel"] or ""
     reason = (
-        f"score {total:.2f}: {made}, {kernel} kernel {named}".rstrip()
+        f"score {total:.2f}: {origin}, {kernel} kernel {named}".rstrip()
         + f", {phase}, {thick:g} mm, {cover:.0f} mm coverage, {kvp}"
         + (f", field of view {fov:.0f} mm" if fov is not None and fov < cfg.gates.fov_min_mm else "")
     )

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.instances import digest, instance_rows
-from osteo_ray.dicom.nifti import NIFTI, NIFTI_GZIP, VolumeReader, made_uid
+from osteo_ray.dicom.nifti import NIFTI, NIFTI_GZIP, VolumeReader, derived_uid
 from osteo_ray.dicom.sources import Entry, Reader, sidecar_of
 from osteo_ray.dicom.tags import SEQUENCES, TAGS, Header
 from osteo_ray.outcomes import Phase, Rejected, State
@@ -58,7 +58,7 @@ def volume_rows(entry: Entry, head: bytes, source: Reader, cfg: IndexConfig) -> 
             raise Rejected(State.EXCLUDED, "NOT_HU", Phase.HEADER, f"not Hounsfield units: {why}")
         stated.setdefault("rescale_type", b"HU")  # the values say so; what the sidecar's words say comes first
     for name in ("study_uid", "series_uid"):
-        stated.setdefault(name, made_uid(entry.uri, name).encode())
+        stated.setdefault(name, derived_uid(entry.uri, name).encode())
     rows = instance_rows(entry, _header(entry, reader, stated), digest(head + text), cfg)
     return rows
 
@@ -119,8 +119,8 @@ def _header(entry: Entry, reader: VolumeReader, stated: dict[str, bytes]) -> Hea
     bits = min(v.dtype.itemsize * 8, 32)  # floats and long integers are read by the volume's own header
     rows, cols = v.shape
     values = stated | {
-        "sop_uid": made_uid(entry.uri, "instance").encode(),
-        "for_uid": made_uid(entry.uri, "frame of reference").encode(),
+        "sop_uid": derived_uid(entry.uri, "instance").encode(),
+        "for_uid": derived_uid(entry.uri, "frame of reference").encode(),
         "photometric": b"MONOCHROME2",
         "frames": str(v.n).encode(),
         "iop": _numbers(v.orientation),

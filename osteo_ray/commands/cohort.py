@@ -26,11 +26,11 @@ def write(job: CohortJob) -> list[str]:
     """Write a synthetic archive, its records and its truth, unless it is there already."""
     from osteo_ray.synthetic.write import write_cohort
 
-    def made(out: Path) -> list[str]:
+    def write_archive(out: Path) -> list[str]:
         with progress.counted("patient") as say:
             return write_cohort(out, narrow(job, CohortConfig), lambda i, n: say("write archive", i, n)).lines()
 
-    return _once(job, "cohort", made)
+    return _once(job, "cohort", write_archive)
 
 
 def slices(job: CohortJob) -> list[str]:

@@ -78,9 +78,9 @@ def evaluate(job: EvaluateJob) -> list[str]:
     page = write_evaluation(out / "evaluation.html", ev, str(results), paired, lists)
     lines += ["", f"figures  {out / 'evaluation.json'}, {out / 'figures'}", f"page     {page}"]
     # Results of another system have no run behind them, and no report to put the figures into.
-    made = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
-    if "catalogue" in made and out == folder:
-        lines.append(f"report   {write_report(folder, made['catalogue'], made['report_studies'], ev)}")
+    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
+    if "catalogue" in summary and out == folder:
+        lines.append(f"report   {write_report(folder, summary['catalogue'], summary['report_studies'], ev)}")
     return lines
 
 

@@ -62,8 +62,8 @@ def records(job: RecordsJob) -> list[str]:
         if folder and out:
             from osteo_ray.patients.record_set import write_record_set
 
-            made = write_record_set(load(str(target)), out, job.partitions)
-            lines.append(f"written  {made.uri}: {made.rows} records in {made.partitions} partitions")
+            record_set = write_record_set(load(str(target)), out, job.partitions)
+            lines.append(f"written  {record_set.uri}: {record_set.rows} records in {record_set.partitions} partitions")
         elif out:
             lines.append(f"written  {out}")
     return lines

@@ -57,7 +57,7 @@ def report(job: ReportJob) -> list[str]:
     catalogue = _catalogue(job, table.parent)
     by_uid = _series(catalogue, rows)
     out = Path(job.out) if job.out else table.parent / "studies"
-    made = datetime.now(UTC).replace(microsecond=0)
+    created = datetime.now(UTC).replace(microsecond=0)
     cfg = narrow(job, PackageConfig)
     counts: Counter[str] = Counter()
     problems: list[str] = []
@@ -67,7 +67,7 @@ def report(job: ReportJob) -> list[str]:
         progress.progress_bar("write reports", len(rows), "study") as advance,
     ):
         for row in rows:
-            package = write_package(out, row, _match(row, by_uid), cfg, made)
+            package = write_package(out, row, _match(row, by_uid), cfg, created)
             line: dict[str, Any] = {
                 "row_key": row["row_key"],
                 "series_uid": row["series_uid"],
@@ -121,8 +121,8 @@ def _catalogue(job: ReportJob, folder: Path) -> str:
     if job.catalogue:
         return job.catalogue
     summary = folder / "summary.json"
-    made = json.loads(summary.read_text()) if summary.exists() else {}
-    uri = str(made.get("catalogue", folder / "catalogue.parquet"))
+    facts = json.loads(summary.read_text()) if summary.exists() else {}
+    uri = str(facts.get("catalogue", folder / "catalogue.parquet"))
     if not is_finished(uri):
         raise InputError(f"the catalogue {uri} is not there; name it with --catalogue")
     return uri

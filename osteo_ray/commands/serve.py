@@ -77,7 +77,9 @@ def revoke(job: ServeJob) -> list[str]:
 
 def tokens(job: ServeJob) -> list[str]:
     """Who has a token."""
-    return [f"{role:8s} {made}  {name}" for name, role, made in Tokens(need(job, "tokens")).names()] or ["no tokens"]
+    return [f"{role:8s} {created}  {name}" for name, role, created in Tokens(need(job, "tokens")).names()] or [
+        "no tokens"
+    ]
 
 
 COMMAND = Command(

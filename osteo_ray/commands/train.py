@@ -64,15 +64,15 @@ def train(job: TrainJob) -> list[str]:
     met = []
     if job.catalogue and isinstance(read.records, RecordTable):
         met = announced(match_catalogue(read.records, job.catalogue, job.pseudonym_key, job.identity))
-    made = run(read, need(job, "out"), narrow(job, TrainConfig))
-    lines = [*made.lines(), *met]
+    trained = run(read, need(job, "out"), narrow(job, TrainConfig))
+    lines = [*trained.lines(), *met]
     if job.publish:
         from osteo_ray.io.store import Store
         from osteo_ray.model.bundle import FILES
 
         store = Store(job.publish)
         for name in (*FILES, "SHA256SUMS"):
-            store.put(name, (made.bundle / name).read_bytes())
+            store.put(name, (trained.bundle / name).read_bytes())
         lines.append(f"published    {store.uri}")
     return lines
 
@@ -98,7 +98,7 @@ def synthetic_slices(job: TrainJob) -> list[str]:
     from osteo_ray.commands import cohort
 
     out = Path(need(job, "out")).absolute() / "synthetic"
-    made = {
+    cohort_job = {
         "out": str(out),
         "persons": job.synthetic_scans,
         "seed": SYNTHETIC_SEED,
@@ -107,7 +107,7 @@ def synthetic_slices(job: TrainJob) -> list[str]:
         "crop": job.crop.model_dump(),
         "positions": job.selection.view.positions,
     }
-    cohort.slices(validate(cohort.CohortJob, made))
+    cohort.slices(validate(cohort.CohortJob, cohort_job))
     return [str(out / "slices")]
 
 

@@ -239,6 +239,6 @@ def _native(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def made_uid(uri: str, what: str) -> str:
+def derived_uid(uri: str, what: str) -> str:
     """A UID under 2.25 for what a sidecar does not name: the same for the same file, and for no other."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, f'{uri}|{what}').int}"

@@ -123,18 +123,18 @@ def levels_of(z_mm: np.ndarray, embedding: np.ndarray) -> Levels:
 
 @lru_cache(maxsize=1)
 def _chains() -> _Chains:
-    made = [
+    chains = [
         (_chain(lumbar, size), p * q)
         for lumbar, p in LUMBAR_PRIOR.items()
         for size, q in zip(SIZES, SIZE_PRIOR, strict=True)
     ]
     names = (ABOVE, *BODY_AND_DISC_MM, SACRUM, BELOW)
-    shape = (len(made), max(len(c) for c, _ in made))
+    shape = (len(chains), max(len(c) for c, _ in chains))
     level, region = np.full(shape, -1), np.zeros(shape, int)
     number, mid = np.full(shape, np.nan), np.zeros(shape)
     target = np.zeros(shape, bool)
     stay, one, two = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for h, (chain, _) in enumerate(made):
+    for h, (chain, _) in enumerate(chains):
         n = len(chain)
         for s, (name, r, value, middle, body) in enumerate(chain):
             level[h, s], region[h, s], number[h, s], mid[h, s] = names.index(name), REGIONS.index(r), value, middle
@@ -143,7 +143,7 @@ def _chains() -> _Chains:
         stay[h, 0], one[h, 0], two[h, 0] = 0.9, 0.1, 0.0
         one[h, n - 2], two[h, n - 2] = ONE + TWO, 0.0
         stay[h, n - 1], one[h, n - 1], two[h, n - 1] = 1.0, 0.0, 0.0
-    return _Chains(names, level, region, number, mid, target, stay, one, two, np.array([w for _, w in made]))
+    return _Chains(names, level, region, number, mid, target, stay, one, two, np.array([w for _, w in chains]))
 
 
 def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]]:

@@ -304,8 +304,8 @@ class _Export:
         sorted_keys, sorted_patient = keys[order], patient[order]
 
         def known_alone(block: np.ndarray) -> np.ndarray:
-            who = patient[block["patient"].astype(np.int64)]
-            block = block[who >= 0]
+            patient_index = patient[block["patient"].astype(np.int64)]
+            block = block[patient_index >= 0]
             block["patient"] = keys[block["patient"].astype(np.int64)]
             return block
 

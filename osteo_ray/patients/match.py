@@ -135,7 +135,7 @@ def _would_meet(
         keys = {rule: {patient_key(t, key, identity, site) for t in texts if t} for rule, texts in tries.items()}
         if site:
             keys["the site left out, as the index has none"] = {patient_key(text, key, identity)}
-        hit = next((rule for rule, made in keys.items() if made & cts), None)
+        hit = next((rule for rule, changed in keys.items() if changed & cts), None)
         if hit is not None:
             counts[hit] += 1
     return tuple(counts.most_common())

@@ -40,7 +40,7 @@ class Reading:
             uniques = [f"{uniques[p // len(names)]}\x1f{names[p % len(names)]}" for p in pairs.tolist()]
         elif not len(codes) or codes.max() < len(uniques) - 1:
             uniques = uniques[:-1]  # no cell is empty
-        made: list[str | None] = []
+        keys: list[str | None] = []
         bad: dict[int, str] = {}
         for k, text in enumerate(uniques):
             pid, _, site = text.partition("\x1f")
@@ -48,11 +48,11 @@ class Reading:
                 bad[k] = "no patient id; such a record joins nothing"
             elif lost_digits(pid):
                 bad[k] = f"{pid!r} has lost its last digits in a spreadsheet; export the numbers as text"
-            made.append(None if k in bad else self.key(pid, site or self.mapping.site))
+            keys.append(None if k in bad else self.key(pid, site or self.mapping.site))
         if bad:
             for row in np.flatnonzero(np.isin(codes, list(bad))):
                 self.found.problem(f"{chunk.at(row, column)}: {bad[codes[row]]}")
-        return np.array(made, object)[codes] if len(made) else np.empty(0, object)
+        return np.array(keys, object)[codes] if len(keys) else np.empty(0, object)
 
     def key(self, pid: str, site: str | None) -> str:
         """A patient's key."""

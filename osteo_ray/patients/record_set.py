@@ -205,10 +205,10 @@ def write_record_set(table: RecordTable, uri: str, partitions: int | None = None
 
 def write_facts(store: Store, partitions: int, rows: int, patients: int) -> RecordSet:
     """The file that says that a set is whole; it is written last."""
-    made = RecordSet(store.uri, partitions, rows, patients, uuid.uuid4().hex)
-    facts = {"version": VERSION, "hash": "crc32"} | {k: v for k, v in asdict(made).items() if k != "uri"}
+    record_set = RecordSet(store.uri, partitions, rows, patients, uuid.uuid4().hex)
+    facts = {"version": VERSION, "hash": "crc32"} | {k: v for k, v in asdict(record_set).items() if k != "uri"}
     store.put(FACTS, (json.dumps(facts) + "\n").encode())
-    return made
+    return record_set
 
 
 def write_partition(store: Store, p: int, frame: pd.DataFrame) -> int:

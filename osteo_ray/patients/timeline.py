@@ -203,11 +203,11 @@ class Timelines:
         return self._treated(self.find(keys), _days(days), cfg)
 
     def _treated(self, patient: np.ndarray, until: np.ndarray, cfg: TimelineConfig) -> np.ndarray:
-        said, _ = self.treatment.nearest(self._query(patient, until, cfg), ANY_DAYS, -1)
+        treated, _ = self.treatment.nearest(self._query(patient, until, cfg), ANY_DAYS, -1)
         if cfg.undated == "use":
-            empty = np.isnan(said)
-            said[empty] = self.treatment.undated_at(patient[empty])[0]
-        return said == 1
+            empty = np.isnan(treated)
+            treated[empty] = self.treatment.undated_at(patient[empty])[0]
+        return treated == 1
 
     def _query(self, patient: np.ndarray, days: np.ndarray, cfg: TimelineConfig) -> np.ndarray:
         if cfg.undated_ct == "latest" and len(self.keys):
@@ -240,7 +240,7 @@ class Timelines:
         patient = np.arange(len(self.keys), dtype=np.int64)
         end = code_of(patient, np.full(len(patient), np.datetime64("2199-12-31", "D")))
         t, dxa = self.dxa.nearest(end, ANY_DAYS, -1)
-        said, day = self.treatment.nearest(end, ANY_DAYS, -1)
+        treated, day = self.treatment.nearest(end, ANY_DAYS, -1)
         loose, there = self.treatment.undated_at(patient)
         return pd.DataFrame(
             {
@@ -248,7 +248,7 @@ class Timelines:
                 "dxa_t_score": t,
                 "dxa_undated": self.dxa.undated_at(patient)[1],
                 "treatment_date": day.astype("datetime64[s]"),
-                "treated": said,
+                "treated": treated,
                 "treatment_undated": there & (loose == 1),
             },
             index=pd.Index(self.keys.astype(object), name="patient_key"),

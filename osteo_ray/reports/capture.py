@@ -1,6 +1,6 @@
 """Secondary capture: the report page as a DICOM image, for viewers that show no SR.
 
-write_capture("a.sc.dcm", view, read_source(catalogue_row, row), made=datetime.now())
+write_capture("a.sc.dcm", view, read_source(catalogue_row, row), created=datetime.now())
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from osteo_ray.reports.study_view import StudyView
 SERIES_NUMBER = 9002
 
 
-def build_capture(view: StudyView, source: Source, made: datetime) -> SCImage:
+def build_capture(view: StudyView, source: Source, created: datetime) -> SCImage:
     """The page of one result row as an RGB image; the research-use statement is in the pixels, twice."""
     head = source.head
     image = SCImage(
@@ -49,25 +49,25 @@ def build_capture(view: StudyView, source: Source, made: datetime) -> SCImage:
         study_time=head.StudyTime or None,
         referring_physician_name=head.ReferringPhysicianName,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        content_date=made.date(),
-        content_time=made.time().replace(microsecond=0),
+        content_date=created.date(),
+        content_time=created.time().replace(microsecond=0),
         specific_character_set="ISO_IR 192",
     )
     image["PatientOrientation"].value = ""
     image.BodyPartExamined = "LSPINE"  # not a paired one, so that Laterality stays away
     image.BurnedInAnnotation = "NO"  # the page names a pseudonym, never a patient
-    image.DateOfSecondaryCapture = DA(made.date())
-    image.TimeOfSecondaryCapture = TM(made.time().replace(microsecond=0))
+    image.DateOfSecondaryCapture = DA(created.date())
+    image.TimeOfSecondaryCapture = TM(created.time().replace(microsecond=0))
     for name in ("IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod"):
         if name in head:
             setattr(image, name, head[name].value)
-    stamp(image, made)
+    stamp(image, created)
     return image
 
 
-def write_capture(path: str | Path, view: StudyView, source: Source, made: datetime) -> Path:
+def write_capture(path: str | Path, view: StudyView, source: Source, created: datetime) -> Path:
     """Write `build_capture(...)` as a DICOM file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    build_capture(view, source, made).save_as(path, enforce_file_format=True)
+    build_capture(view, source, created).save_as(path, enforce_file_format=True)
     return path

@@ -1,6 +1,6 @@
 """One result as FHIR R4: a transaction bundle of DiagnosticReport, Observation, RiskAssessment and Device.
 
-    write_fhir("a.fhir.json", row, source, made=datetime.now(UTC))
+    write_fhir("a.fhir.json", row, source, created=datetime.now(UTC))
 
 Every id is made of the row key, and entries are PUT: a server that gets the bundle again changes nothing. What was
 known of the patient (age, labs) is contained in the RiskAssessment under its LOINC codes, so that no server files
@@ -48,7 +48,7 @@ BOUND = {
 _INPUT = {f.name: f for f in FEATURES}
 
 
-def build_fhir(row: Mapping[str, Any], source: Source | None, made: datetime) -> Bundle:
+def build_fhir(row: Mapping[str, Any], source: Source | None, created: datetime) -> Bundle:
     """The bundle of one result row.
 
     Args:
@@ -58,16 +58,16 @@ def build_fhir(row: Mapping[str, Any], source: Source | None, made: datetime) ->
     Raises:
         InputError: what was built is no valid FHIR, or `made` has no time zone.
     """
-    if made.tzinfo is None:
+    if created.tzinfo is None:
         raise InputError("FHIR's `issued` needs a time zone; give `made` with one")
-    return parse(_Writer(row, source, made).bundle())
+    return parse(_Writer(row, source, created).bundle())
 
 
-def write_fhir(path: str | Path, row: Mapping[str, Any], source: Source | None, made: datetime) -> Path:
+def write_fhir(path: str | Path, row: Mapping[str, Any], source: Source | None, created: datetime) -> Path:
     """Write `build_fhir(...)` as JSON."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = json.loads(build_fhir(row, source, made).model_dump_json())
+    document = json.loads(build_fhir(row, source, created).model_dump_json())
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
@@ -122,10 +122,10 @@ def _references(node: Any) -> list[str]:
 class _Writer:
     """Builds the resources of one row."""
 
-    def __init__(self, row: Mapping[str, Any], source: Source | None, made: datetime):
+    def __init__(self, row: Mapping[str, Any], source: Source | None, created: datetime):
         if not row.get("row_key"):
             raise InputError("the result row has no row_key; a report's ids are made of it")
-        self.row, self.made = row, made
+        self.row, self.created = row, created
         self.form = "identified" if source is not None and source.identified else "pseudonym"
         self.scored = c.is_scored(row)
         self.state = State(row["state"])
@@ -145,7 +145,7 @@ class _Writer:
             "resourceType": "Bundle",
             "id": self._id("bundle"),
             "type": "transaction",
-            "timestamp": self.made.isoformat(timespec="seconds"),
+            "timestamp": self.created.isoformat(timespec="seconds"),
             "entry": [
                 {
                     "fullUrl": f"urn:uuid:{r['id']}",
@@ -190,7 +190,7 @@ class _Writer:
             category=[_concept(("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology"))],
             code=_concept(_own(c.SCREENING)),
             effectiveDateTime=self.day,
-            issued=self.made.isoformat(timespec="seconds"),
+            issued=self.created.isoformat(timespec="seconds"),
             imagingStudy=[self.study] if self.study.get("identifier") else None,
             result=results,
             conclusion=self._conclusion(),
@@ -211,7 +211,7 @@ class _Writer:
         out = self._base("Observation", "risk") | _drop(
             code=_concept(_own(c.RISK)),
             effectiveDateTime=self.day,
-            issued=self.made.isoformat(timespec="seconds"),
+            issued=self.created.isoformat(timespec="seconds"),
             device=self._ref("device"),
             bodySite=_concept((SNOMED, *c.LUMBAR_SPINE)),
             derivedFrom=[self.study] if self.study.get("identifier") else None,

@@ -51,7 +51,7 @@ class Package:
 
 
 def write_package(
-    out: Path, row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None, cfg: PackageConfig, made: datetime
+    out: Path, row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None, cfg: PackageConfig, created: datetime
 ) -> Package:
     """Write one result's reports below `out`; a format that can't be made is a problem, the others are written.
 
@@ -81,13 +81,13 @@ def write_package(
             continue
         if kind == "sr" and source is not None:
             if not _is(path, source.uid(kind)):
-                _whole(path, partial(write_sr, row=row, source=source, made=made))
+                _whole(path, partial(write_sr, row=row, source=source, created=created))
         elif kind == "sc" and source is not None:
             if not _is(path, source.uid(kind)):
-                _whole(path, partial(write_capture, view=view, source=source, made=made))
+                _whole(path, partial(write_capture, view=view, source=source, created=created))
         elif kind == "fhir":
-            if not _is_bundle(path, build_fhir(row, source, made).id):
-                _whole(path, partial(write_fhir, row=row, source=source, made=made))
+            if not _is_bundle(path, build_fhir(row, source, created).id):
+                _whole(path, partial(write_fhir, row=row, source=source, created=created))
         elif kind == "html":
             _whole(path, partial(write_study, row=row, thumbnails=view.thumbnails, overview=view.overview))
         elif kind == "pdf":

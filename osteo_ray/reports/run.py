@@ -77,14 +77,14 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
     from osteo_ray.screening.patients import suppressed_in
 
     results = pq.read_table(out / RESULTS_FILE)
-    made = json.loads((out / "summary.json").read_text())
-    facts = {"run_id": made["run_id"], "indexed": made["series"]}
-    if not made["reused"]:  # a rate says something only where this run did all of the work
-        facts["wall_s"] = made["seconds"]
+    summary = json.loads((out / "summary.json").read_text())
+    facts = {"run_id": summary["run_id"], "indexed": summary["series"]}
+    if not summary["reused"]:  # a rate says something only where this run did all of the work
+        facts["wall_s"] = summary["seconds"]
     if reference.NAME in results["model_name"].to_pylist():
         facts["notice"] = reference.NOTICE
     with progress.progress_bar("write report", None, "study"):
         views = study_views(results, catalogue, studies)
-        made.update(catalogue=str(catalogue), report_studies=studies)
-        (out / "summary.json").write_text(json.dumps(made, indent=1) + "\n")
+        summary.update(catalogue=str(catalogue), report_studies=studies)
+        (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         return write_run(out / "report.html", results, facts, views, evaluation, suppressed=suppressed_in(out))

@@ -61,10 +61,10 @@ class Source:
 
     def uid(self, what: str) -> str:
         """The UID of one thing made of this row: the same for the same row, so that a re-send never doubles."""
-        return made_uid(self.key, what, "identified" if self.identified else "pseudonym")
+        return derived_uid(self.key, what, "identified" if self.identified else "pseudonym")
 
 
-def made_uid(*names: str) -> str:
+def derived_uid(*names: str) -> str:
     """A UID under 2.25 made of names: deterministic, and without a registered root."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '|'.join(('osteo-ray', REPORT_VERSION, *names))).int}"
 

@@ -1,6 +1,6 @@
 """DICOM SR: one result as a Comprehensive 3D SR, TID 1500 "Measurement Report".
 
-    write_sr("a.sr.dcm", row, read_source(catalogue_row, row), made=datetime.now())
+    write_sr("a.sr.dcm", row, read_source(catalogue_row, row), created=datetime.now())
 
 A series that was not scored has a report too, which says why and holds no number. Checks are coded evaluations; what
 has no code (messages, the research-use statement) is a comment. highdicom builds and checks the tree.
@@ -36,7 +36,7 @@ from pydicom.sr.codedict import codes
 from osteo_ray import __version__
 from osteo_ray.outcomes import State
 from osteo_ray.reports import codes as c
-from osteo_ray.reports.source import Source, made_uid, unique
+from osteo_ray.reports.source import Source, derived_uid, unique
 from osteo_ray.reports.study_view import DISCLAIMER
 
 SERIES_NUMBER = 9001
@@ -44,7 +44,7 @@ MANUFACTURER = "osteo-ray"
 LONG = 64  # of a Long String, and of a code's meaning
 
 
-def build_sr(row: Mapping[str, Any], source: Source, made: datetime) -> Comprehensive3DSR:
+def build_sr(row: Mapping[str, Any], source: Source, created: datetime) -> Comprehensive3DSR:
     """The SR document of one result row; deterministic but for `made`, which becomes its content time."""
     evidence = unique(source.evidence)
     document = Comprehensive3DSR(
@@ -67,36 +67,36 @@ def build_sr(row: Mapping[str, Any], source: Source, made: datetime) -> Comprehe
         is_complete=True,
         is_final=False,
         is_verified=False,
-        content_date=made.date(),
-        content_time=made.time().replace(microsecond=0),
+        content_date=created.date(),
+        content_time=created.time().replace(microsecond=0),
         specific_character_set="ISO_IR 192",
         coding_schemes=[
             CodingSchemeIdentificationItem(c.SCHEME, name=c.SCHEME_NAME, responsible_organization=MANUFACTURER)
         ],
     )
-    stamp(document, made)
+    stamp(document, created)
     return document
 
 
-def write_sr(path: str | Path, row: Mapping[str, Any], source: Source, made: datetime) -> Path:
+def write_sr(path: str | Path, row: Mapping[str, Any], source: Source, created: datetime) -> Path:
     """Write `build_sr(...)` as a DICOM file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    build_sr(row, source, made).save_as(path, enforce_file_format=True)
+    build_sr(row, source, created).save_as(path, enforce_file_format=True)
     return path
 
 
-def stamp(document: Any, made: datetime) -> None:
+def stamp(document: Any, created: datetime) -> None:
     """Set the creation time that highdicom takes from the clock, so that the same call gives the same bytes."""
-    document.InstanceCreationDate = made.date()
-    document.InstanceCreationTime = made.time().replace(microsecond=0)
+    document.InstanceCreationDate = created.date()
+    document.InstanceCreationTime = created.time().replace(microsecond=0)
     for item in document.get("ContributingEquipmentSequence") or ():
-        item.ContributionDateTime = made.replace(microsecond=0)
+        item.ContributionDateTime = created.replace(microsecond=0)
 
 
 def _observer(row: Mapping[str, Any]) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=made_uid("device", str(row.get("model_sha256"))),
+        uid=derived_uid("device", str(row.get("model_sha256"))),
         name=MANUFACTURER,
         manufacturer_name=MANUFACTURER,
         model_name=one_line(row.get("model_name")) or None,

@@ -115,8 +115,8 @@ class ScoreBatch:
         results = self.scorer.score_rows(rows, records)
         for k, a, r in zip(keys, attempts, results, strict=True):
             r.update(row_key=k, attempt=a, run_id=self.run_id)
-        made = pa.Table.from_pylist(results, schema=RESULTS)
-        self._retry(lambda: ledger.write_part(self.out, shard, made))
+        table = pa.Table.from_pylist(results, schema=RESULTS)
+        self._retry(lambda: ledger.write_part(self.out, shard, table))
 
     def _retry(self, work: Callable[[], Any]) -> Any:
         return retry_for(work, self.out.uri, self.patience_s)

@@ -94,10 +94,10 @@ def write_patient(p: Person, cfg: CohortConfig, archive: Path) -> dict[str, list
     a = fast.body_of(p, cfg)
     cols: dict[str, list] = {k: [] for k in SLICE_COLUMNS}
 
-    def note(made: list[dicom.Instance], study: dicom.Study, t: SliceTruth | None) -> None:
-        n = len(made)
+    def note(instances: list[dicom.Instance], study: dicom.Study, t: SliceTruth | None) -> None:
+        n = len(instances)
         for k in ("series_uid", "sop_uid", "index", "z_mm", "bytes"):
-            cols[k] += [getattr(m, k) for m in made]
+            cols[k] += [getattr(m, k) for m in instances]
         cols["study_uid"] += [study.study_uid] * n
         cols["level"] += [""] * n if t is None else [str(v) for v in t.level]
         cols["mid"] += [0.0] * n if t is None else [float(v) for v in t.mid]
@@ -108,8 +108,8 @@ def write_patient(p: Person, cfg: CohortConfig, archive: Path) -> dict[str, list
     for exam, kind, scan in plan(p, cfg):
         study = dicom.study_of(p, cfg.seed, exam)
         root = archive / p.patient_id / study.study_uid
-        made = dicom.write_series(root / _folder(kind), p, a, scan, study, kind)
-        note(made, study, slice_truth(a, scan))
+        instances = dicom.write_series(root / _folder(kind), p, a, scan, study, kind)
+        note(instances, study, slice_truth(a, scan))
         if kind == "primary" and scout:
             note(views.write_scout(root / _folder("scout"), p, a, scan, study), study, None)
         if kind == "primary" and reformat and not scan.tilt:

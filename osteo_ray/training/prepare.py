@@ -196,8 +196,8 @@ def _embedded(
     def embed(folder: Path) -> None:
         with progress_bar("embed slices", sl.count(sets), "slice", quiet) as advance:
             how = cfg.prepare
-            made = sl.embed_slice_sets(sets, encoder, cfg.crop.size, how.embed_actors, advance, how.embed_gpus)
-            pq.write_table(made, folder / "embedded.parquet")
+            embedded = sl.embed_slice_sets(sets, encoder, cfg.crop.size, how.embed_actors, advance, how.embed_gpus)
+            pq.write_table(embedded, folder / "embedded.parquet")
 
     table = pq.read_table(run.run(name, key, embed) / "embedded.parquet")
     scans = scans_of(table, labels, cfg.selection.view.positions)
@@ -249,10 +249,10 @@ def start_weights(bundle: str | Path, cfg: TrainConfig) -> dict[str, torch.Tenso
     """
     folder = reference.bundle() if str(bundle) == "reference" else bundle
     b = Bundle.load(folder)
-    for name, theirs, ours in (("crop", b.config.crop, cfg.crop), ("encoder", b.config.encoder, cfg.encoder)):
-        if theirs != ours:
+    for name, of_bundle, of_config in (("crop", b.config.crop, cfg.crop), ("encoder", b.config.encoder, cfg.encoder)):
+        if of_bundle != of_config:
             raise InputError(
-                f"start: the {name} of {bundle} is {theirs.model_dump()}, the config's {ours.model_dump()}; "
+                f"start: the {name} of {bundle} is {of_bundle.model_dump()}, the config's {of_config.model_dump()}; "
                 f"set {name} to the bundle's, or train without start"
             )
     return {k: v.clone() for k, v in b.encoder.state_dict().items()}

@@ -133,12 +133,14 @@ def write_targets(
         reasons = "; ".join(f"{r['source']}: {r['code']}, {r['message']}" for r in table.to_pylist()[:5])
         raise InputError(f"no mask could be used: {reasons}")
     path = Path(absolute(out))
-    made = pa.Table.from_pylist(targets, schema=TARGETS).sort_by([("series_uid", "ascending"), ("index", "ascending")])
+    target_table = pa.Table.from_pylist(targets, schema=TARGETS).sort_by(
+        [("series_uid", "ascending"), ("index", "ascending")]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    for where, content in ((path, made), (path.with_suffix(".masks.parquet"), table)):
+    for where, content in ((path, target_table), (path.with_suffix(".masks.parquet"), table)):
         with new_file(where) as new:
             pq.write_table(content, new)
-    return TargetsSummary(path, table, made.num_rows - made["trabecular_hu"].null_count)
+    return TargetsSummary(path, table, target_table.num_rows - target_table["trabecular_hu"].null_count)
 
 
 def targets_table(series_uid: str, sop_uids: Sequence[str], z_mm: np.ndarray, t: SliceTargets) -> pa.Table:
