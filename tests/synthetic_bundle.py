@@ -34,7 +34,7 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
     calibrators = {p: c for p in patterns if (c := fit_calibrator(p, x, y, seed)) is not None}
     assert set(calibrators) == set(patterns)
     return Bundle(
-        name="made",
+        name="synthetic",
         version="0",
         config=cfg,
         standardiser=Standardiser(tuple(f.name for f in FEATURES), tuple(groups), (50.0,) * n, (20.0,) * n),
@@ -54,5 +54,5 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
         operating_point="sensitivity 85% for osteoporosis on validation patients",
         lumbar_threshold=lumbar_threshold,
         metrics={"image_mean_log_odds": -0.5},
-        card="# made\n",
+        card="# synthetic\n",
     )

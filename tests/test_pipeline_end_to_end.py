@@ -37,7 +37,7 @@ def root(ray_session, tmp_path_factory):
     return tmp_path_factory.mktemp("pipeline")
 
 
-def test_the_road(root, cohort_run, capsys):
+def test_the_pipeline(root, cohort_run, capsys):
     more, trained, out = root / "more", root / "run", root / "out"
     small = ["seed=3", "persons=520", "positions=24", "scan={size_512_share: 0, slice_max: 40}"]
     assert "with CT" in run(capsys, "cohort", "slices", "--out", more, "--set", *small)

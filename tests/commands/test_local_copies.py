@@ -123,16 +123,16 @@ def test_from_an_archive_in_a_bucket_to_its_evaluation(s3, cohort_run, bundle_di
     ran = subprocess.run(
         [sys.executable, "-c", COMMANDS], input=json.dumps(argv), env=env, capture_output=True, text=True, timeout=600
     )
-    told = ran.stdout.split("$ ")[1:]
-    assert [t.splitlines()[-1] for t in told] == ["exit 0"] * len(commands), ran.stdout + ran.stderr
+    output = ran.stdout.split("$ ")[1:]
+    assert [t.splitlines()[-1] for t in output] == ["exit 0"] * len(commands), ran.stdout + ran.stderr
     n = len(open_set(cohort_run.catalogue))
-    assert "(unchanged)" in told[1]
-    assert there.path("index/catalogue.parquet") in told[1]
-    assert f"in all, of {n} indexed series" in told[3]
-    assert "0 scored now" in told[4]
+    assert "(unchanged)" in output[1]
+    assert there.path("index/catalogue.parquet") in output[1]
+    assert f"in all, of {n} indexed series" in output[3]
+    assert "0 scored now" in output[4]
     assert json.loads(there.get("run/evaluation.json"))["series"] == n
     assert there.exists("run/evaluation.html")
-    assert "as before" in told[6]
+    assert "as before" in output[6]
     assert there.exists("run/drift.json")
     assert there.get("told/reports.jsonl").count(b"\n") == 1
 

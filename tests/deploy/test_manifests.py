@@ -171,9 +171,9 @@ def test_the_rayservice_is_the_app_of_the_serve_config():
     from osteo_ray.commands.serve import ServeJob
 
     found = manifests("rayservice.yaml")
-    mine = ServeDeploySchema.model_validate(yaml.safe_load(found["RayService"]["spec"]["serveConfigV2"]))
+    in_cluster = ServeDeploySchema.model_validate(yaml.safe_load(found["RayService"]["spec"]["serveConfigV2"]))
     plain = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "configs" / "serve_deploy.yaml").read_text()))
-    assert [a.import_path for a in mine.applications] == [a.import_path for a in plain.applications]
+    assert [a.import_path for a in in_cluster.applications] == [a.import_path for a in plain.applications]
     validate(ServeJob, yaml.safe_load(found["ConfigMap"]["data"]["serve.yaml"]))
 
 

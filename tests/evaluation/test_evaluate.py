@@ -107,10 +107,10 @@ def test_files_and_order_make_no_difference(tmp_path):
     pq.write_table(scored.take(order), tmp_path / "results.parquet")
     labels.to_csv(tmp_path / "labels.csv", index=False)
     read = pd.read_csv(tmp_path / "labels.csv", dtype={"patient_key": str})
-    there, here = evaluate(tmp_path / "results.parquet", read), evaluate(scored, labels)
-    assert there.task("vs_normal").auc == here.task("vs_normal").auc
-    assert there.task("vs_rest").at_threshold == here.task("vs_rest").at_threshold
-    assert [(g.by, g.group, g.n) for g in there.subgroups] == [(g.by, g.group, g.n) for g in here.subgroups]
+    from_file, in_memory = evaluate(tmp_path / "results.parquet", read), evaluate(scored, labels)
+    assert from_file.task("vs_normal").auc == in_memory.task("vs_normal").auc
+    assert from_file.task("vs_rest").at_threshold == in_memory.task("vs_rest").at_threshold
+    assert [(g.by, g.group, g.n) for g in from_file.subgroups] == [(g.by, g.group, g.n) for g in in_memory.subgroups]
     assert evaluate(tmp_path / "results.parquet", tmp_path / "labels.csv").patients_labelled == len(labels)
 
 

@@ -68,9 +68,9 @@ def test_attributions_keep_every_value_in_its_place():
     a = attr.attributions(table["shap"])
     assert a.features == ("age_y", "alp_u_l", "wbc_10e9_l", "ct")
     for i, cell in enumerate(table["shap"].to_pylist()):
-        said = {s["feature"]: (s["value"], s["shap"]) for s in cell}
+        by_feature = {s["feature"]: (s["value"], s["shap"]) for s in cell}
         for j, f in enumerate(a.features):
-            value, shap = said.get(f, (None, None))
+            value, shap = by_feature.get(f, (None, None))
             assert (np.isnan(a.shap[i, j]) and shap is None) or a.shap[i, j] == shap
             assert (np.isnan(a.value[i, j]) and value is None) or a.value[i, j] == value
     assert a.by_group()["labs"][2] == pytest.approx(a.shap[2, 1] + a.shap[2, 2])
@@ -157,9 +157,9 @@ def test_checklists_are_whole_and_take_the_sites_answers(tmp_path):
     assert all(i.state in STATES and i.text for c in (tripod, claim) for i in c.items)
     assert any("without an evaluation" in i.text for i in tripod.items)
     (tmp_path / "a.yaml").write_text('tripod:\n  "6a": "One hospital | two scanners"\n')
-    told = checklists(answers=read_answers(tmp_path / "a.yaml"))
-    assert next(i for i in told[0].items if i.id == "6a").state == "answered"
-    assert "One hospital \\| two scanners" in markdown(told)
+    answered = checklists(answers=read_answers(tmp_path / "a.yaml"))
+    assert next(i for i in answered[0].items if i.id == "6a").state == "answered"
+    assert "One hospital \\| two scanners" in markdown(answered)
     for wrong, words in (({"tripod": {"99": "x"}}, "no item '99'"), ({"stard": {}}, "no checklist 'stard'")):
         with pytest.raises(InputError, match=words):
             checklists(answers=wrong)

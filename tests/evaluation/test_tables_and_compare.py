@@ -172,10 +172,10 @@ def test_net_benefit_is_that_of_dcurves():
     scores, labels = people(300)
     y = (labels["t_score"] <= -2.5).to_numpy()
     cuts = np.round(np.arange(0.05, 0.6, 0.05), 2)
-    theirs = dcurves.dca(pd.DataFrame(dict(y=y.astype(int), p=scores["risk_prob"])), "y", ["p"], thresholds=cuts)
+    reference = dcurves.dca(pd.DataFrame(dict(y=y.astype(int), p=scores["risk_prob"])), "y", ["p"], thresholds=cuts)
     ours = m.decision_curve(y, scores["risk_prob"], cuts)
     for model, values in (("p", ours.model), ("all", ours.treat_all)):
-        column = theirs[theirs["model"] == model].sort_values("threshold")["net_benefit"].to_numpy()
+        column = reference[reference["model"] == model].sort_values("threshold")["net_benefit"].to_numpy()
         assert values == pytest.approx(column, abs=1e-9)
 
 

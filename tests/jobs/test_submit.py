@@ -123,10 +123,10 @@ class Jobs:
         limit = time.monotonic() + 400  # a safeguard, not an expectation
         while not self.client.get_job_status(job).is_terminal() and time.monotonic() < limit:
             time.sleep(0.5)
-        told = self.client.get_job_logs(job)
-        assert self.client.get_job_status(job) == ("SUCCEEDED" if works else "FAILED"), told[-3000:]
-        assert says in told
-        return told
+        log = self.client.get_job_logs(job)
+        assert self.client.get_job_status(job) == ("SUCCEEDED" if works else "FAILED"), log[-3000:]
+        assert says in log
+        return log
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +153,20 @@ def test_what_follows_a_screening(jobs, screened, cohort_run, bundle_dir, tmp_pa
 
 
 def test_train_then_tune(jobs, tmp_path):
-    made = str(tmp_path / "made")
-    people = {"seed": 6, "persons": 330, "scan": {"size_512_share": 0, "slice_max": 40}, "positions": 16, "out": made}
+    cohort_dir = str(tmp_path / "made")
+    people = {
+        "seed": 6,
+        "persons": 330,
+        "scan": {"size_512_share": 0, "slice_max": 40},
+        "positions": 16,
+        "out": cohort_dir,
+    }
     jobs.end(jobs.start("cohort", people | {"missing": {"complete_share": 0.2}}, "slices"), True, "with CT")
-    train = TRAIN | {"records": f"{made}/records.csv", "extra_slices": [f"{made}/slices"], "out": str(tmp_path / "run")}
+    train = TRAIN | {
+        "records": f"{cohort_dir}/records.csv",
+        "extra_slices": [f"{cohort_dir}/slices"],
+        "out": str(tmp_path / "run"),
+    }
     jobs.end(jobs.start("train", train), True, "bundle")
     assert Bundle.load(tmp_path / "run" / "bundle").calibrators
     tune = {
@@ -179,8 +189,8 @@ def test_serve_answers_until_it_is_stopped(jobs, bundle_dir, tmp_path):
     while model is None and time.monotonic() < limit:
         assert not jobs.client.get_job_status(job).is_terminal(), jobs.client.get_job_logs(job)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/model", timeout=30) as said:
-                model = json.load(said)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/model", timeout=30) as answer:
+                model = json.load(answer)
         except OSError:  # not yet
             time.sleep(0.5)
     jobs.client.stop_job(job)

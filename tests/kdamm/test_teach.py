@@ -45,8 +45,8 @@ def test_everybody_is_judged_once_by_models_that_do_not_know_him():
     first, _ = folds[0]
     turned = patients(90, 0)
     turned.batch.bag_mask[60:] = False
-    mine = (turned.batch.values[:, None] == first.batch.values[None]).all(-1).any(1)
-    turned.t_score[mine] = -9.0
+    of_first = (turned.batch.values[:, None] == first.batch.values[None]).all(-1).any(1)
+    turned.t_score[of_first] = -9.0
     again = cross_fitted(turned, GROUPS, CFG, 0, 3)
     same = [
         torch.equal(a[1].student(first.batch), b[1].student(first.batch)) for a, b in zip(folds, again, strict=True)

@@ -115,15 +115,15 @@ def test_scans_are_brought_to_the_training_scans_scale():
     rows.batch.bag_mask[:40] = False
     units = torch.tensor([1.0, 50.0, 0.5, 1.0, 1.0, 1.0])
     moved = replace(rows, batch=replace(rows.batch, bag=rows.batch.bag * units + 3.0))
-    said = []
+    scores = []
     for r in (rows, moved):
         j = replace(job("image"), train=r.take(torch.arange(40, 300)))
         net = build("image", GROUPS, 6, SMALL)
         net.load_state_dict(fit(j))
         assert isinstance(net, ImageTeacher)
         assert torch.allclose(net.pool.scale, r.batch.bag[40:].mean(1).std(0))
-        said.append(net.eval()(r.batch))
-    assert torch.allclose(said[0], said[1], atol=0.05)
+        scores.append(net.eval()(r.batch))
+    assert torch.allclose(scores[0], scores[1], atol=0.05)
     still = torch.zeros(5, 3, 6) + torch.arange(6)
     centre, scale = scan_scale(still, torch.ones(5, 3).bool())
     assert torch.equal(centre, torch.arange(6.0))
@@ -152,7 +152,7 @@ def test_rows_survive_arrow_in_their_order():
 @pytest.mark.ray
 def test_the_same_loop_under_ray_train(ray_session, tmp_path):
     """TorchTrainer with two data-parallel workers, fed by Ray Data, learns what the in-process loop learns."""
-    here = fit(job("image"))
-    there = fit(job("image"), workers=2, storage=str(tmp_path))
-    assert auc(job("image"), there) > 0.95
-    assert auc(job("image"), there) == pytest.approx(auc(job("image"), here), abs=0.03)
+    local = fit(job("image"))
+    remote = fit(job("image"), workers=2, storage=str(tmp_path))
+    assert auc(job("image"), remote) > 0.95
+    assert auc(job("image"), remote) == pytest.approx(auc(job("image"), local), abs=0.03)

@@ -16,8 +16,8 @@ def folder(tmp_path):
 def test_round_trip_is_exact(folder):
     a, b = synthetic_bundle(), Bundle.load(folder)
     for name, net in a.networks().items():
-        theirs = b.networks()[name].state_dict()
-        assert all(torch.equal(v, theirs[k]) for k, v in net.state_dict().items())
+        loaded = b.networks()[name].state_dict()
+        assert all(torch.equal(v, loaded[k]) for k, v in net.state_dict().items())
     assert b.config == a.config
     assert b.standardiser == a.standardiser
     assert b.calibrators == a.calibrators

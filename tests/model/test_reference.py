@@ -1,4 +1,4 @@
-"""The bundle that ships with the package: it fits this code, scores a made study, and says what it is."""
+"""The bundle that ships with the package: it fits this code, scores a synthetic study, and says what it is."""
 
 from pathlib import Path
 

@@ -129,17 +129,19 @@ def rows_of(frame: pd.DataFrame, sha: str, seed: int = 0) -> pa.Table:
 
 
 def test_results_are_read_as_they_were_made(tmp_path):
-    made = cohort(80, 3)
-    pq.write_table(rows_of(made, "m"), tmp_path / "results.parquet")
+    written = cohort(80, 3)
+    pq.write_table(rows_of(written, "m"), tmp_path / "results.parquet")
     read = of_results(tmp_path / "results.parquet", AcquisitionConfig())
     assert len(read) == 80
     order = np.argsort([f"p{i}" for i in range(80)])
-    made = made.iloc[order].reset_index(drop=True)
-    scored = (made["abstained"] == "scored").to_numpy()
-    assert read["abstained"].tolist() == made["abstained"].tolist()
+    written = written.iloc[order].reset_index(drop=True)
+    scored = (written["abstained"] == "scored").to_numpy()
+    assert read["abstained"].tolist() == written["abstained"].tolist()
     for name in ("hu_120", "hu_120_contrast", "score", "age_y"):
-        assert read[name].to_numpy(float)[scored] == pytest.approx(made[name].to_numpy(float)[scored], nan_ok=True)
-    assert read["labs_known"].to_numpy(float)[scored] == pytest.approx(made["labs_known"].to_numpy()[scored], abs=0.03)
+        assert read[name].to_numpy(float)[scored] == pytest.approx(written[name].to_numpy(float)[scored], nan_ok=True)
+    assert read["labs_known"].to_numpy(float)[scored] == pytest.approx(
+        written["labs_known"].to_numpy()[scored], abs=0.03
+    )
     assert read.loc[~scored, ["hu_120", "age_y", "kvp"]].isna().all(axis=None)
 
 
@@ -157,9 +159,9 @@ def test_the_command_says_what_moved_and_ends_with_6(tmp_path, capsys):
     assert drift("same") == 0
     assert "moved" not in capsys.readouterr().out
     assert drift("moved") == 6
-    told = capsys.readouterr()
-    assert "trabecular HU at 120 kVp, unenhanced: median" in told.out
-    assert "osteo-ray drift: moved: " in told.err
+    output = capsys.readouterr()
+    assert "trabecular HU at 120 kVp, unenhanced: median" in output.out
+    assert "osteo-ray drift: moved: " in output.err
     report = json.loads((tmp_path / "moved" / "drift.json").read_text())
     assert "hu_120" in report["moved"]
     assert drift("moved", "--baseline", str(tmp_path / "same")) == 6

@@ -19,7 +19,7 @@ from osteo_ray.screening.schema import RESULTS
 CFG = SiteConfig(resamples=100)
 
 
-def made_pairs(n: int, slope: float, intercept: float, seed: int = 0) -> Pairs:
+def drawn_pairs(n: int, slope: float, intercept: float, seed: int = 0) -> Pairs:
     """Patients of a site where osteoporosis follows sigmoid(slope * logit(reported) + intercept)."""
     rng = np.random.default_rng(seed)
     p = expit(rng.normal(-0.5, 1.5, n))
@@ -32,7 +32,7 @@ def made_pairs(n: int, slope: float, intercept: float, seed: int = 0) -> Pairs:
 
 
 def test_a_shifted_site_is_mended_and_the_gain_is_shown_on_unseen_patients():
-    found = recalibrate(made_pairs(400, 0.6, -1.2), "north", CFG, seed=1, conformal_level=0.9)
+    found = recalibrate(drawn_pairs(400, 0.6, -1.2), "north", CFG, seed=1, conformal_level=0.9)
     assert (found.slope, found.intercept) == (pytest.approx(0.6, abs=0.15), pytest.approx(-1.2, abs=0.3))
     f = found.figures
     for name, ideal in (("slope", 1.0), ("intercept", 0.0)):
@@ -45,7 +45,7 @@ def test_a_shifted_site_is_mended_and_the_gain_is_shown_on_unseen_patients():
 
 
 def test_the_figures_are_those_of_the_evaluation():
-    pairs = made_pairs(200, 0.6, -1.2)
+    pairs = drawn_pairs(200, 0.6, -1.2)
     figures = recalibrate(pairs, "north", CFG, seed=1).figures
     known = calibration(pairs.y, pairs.probs[:, 2])
     assert figures["slope"].before[0] == pytest.approx(known.slope.value, abs=1e-4)
@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_the_evaluation():
 
 
 def test_a_site_like_the_training_data_shows_no_sure_gain():
-    found = [recalibrate(made_pairs(150, 1.0, 0.0, s), "same", CFG, seed=s) for s in range(4)]
+    found = [recalibrate(drawn_pairs(150, 1.0, 0.0, s), "same", CFG, seed=s) for s in range(4)]
     assert sum(f.gains for f in found) <= 1
     assert all(abs(f.slope - 1) < 0.5 for f in found)
     assert any("no sure gain" in line for f in found for line in f.lines())
@@ -63,7 +63,7 @@ def test_a_site_like_the_training_data_shows_no_sure_gain():
 
 def test_few_pairs_move_the_bundle_less_than_many():
     def moved(n: int) -> float:
-        pairs = made_pairs(n, 0.6, -1.2)
+        pairs = drawn_pairs(n, 0.6, -1.2)
         free = SiteConfig(slope_sd=100, intercept_sd=100)
         x = logit(pairs.probs[:, 2])
         return abs(fit_curve(x, pairs.y, CFG)[1]) / abs(fit_curve(x, pairs.y, free)[1])
@@ -72,13 +72,13 @@ def test_few_pairs_move_the_bundle_less_than_many():
 
 
 def test_too_few_and_unordered_pairs_are_refused_with_the_number_and_the_remedy():
-    pairs = made_pairs(60, 1.0, -2.5)
+    pairs = drawn_pairs(60, 1.0, -2.5)
     with pytest.raises(
         InputError, match=rf"{pairs.y.sum()} scored patients with .* at least 20 of each .* Screen more"
     ):
         recalibrate(pairs, "small", CFG, 0)
     with pytest.raises(InputError, match="do not order this site's patients"):
-        recalibrate(made_pairs(300, -0.8, 0.0), "odd", CFG, 0)
+        recalibrate(drawn_pairs(300, -0.8, 0.0), "odd", CFG, 0)
     with pytest.raises(InputError, match="site 'a b'"):
         recalibrate(pairs, "a b", CFG, 0)
 
@@ -88,7 +88,7 @@ def at_site(tmp_path):
     """A bundle, a run's results by it, and labels, on disk."""
     bundle = synthetic_bundle()
     sha = bundle.save(tmp_path / "run" / "bundle")
-    pairs = made_pairs(260, 0.7, -1.0, seed=3)
+    pairs = drawn_pairs(260, 0.7, -1.0, seed=3)
     rows = []
     for k, p, pattern in zip(pairs.patient, pairs.probs, pairs.pattern, strict=True):
         row = dict.fromkeys(RESULTS.names) | dict(patient_key=k, row_key=k, series_uid=k, state="SCORED", code="OK")
@@ -111,9 +111,9 @@ def test_the_command_writes_a_bundle_that_scores_by_the_sites_curve(at_site, cap
     split = pa.table({"patient_key": pairs.patient[:20].tolist(), "part": ["train"] * 10 + ["test"] * 10})
     pq.write_table(split, folder / "run" / "split.parquet")
     assert run(folder) == 0
-    told = capsys.readouterr().out
-    assert "10 patients on whom the bundle was trained or calibrated were left out" in told
-    assert "250 patients with CT and DXA" in told
+    output = capsys.readouterr().out
+    assert "10 patients on whom the bundle was trained or calibrated were left out" in output
+    assert "250 patients with CT and DXA" in output
     new = Bundle.load(folder / "new")
     assert new.sha256 != old.sha256
     site = new.metrics["site"]
@@ -148,6 +148,6 @@ def test_a_dxa_long_before_the_ct_does_not_count(at_site, capsys):
 
     RecordTable.of(frame).to_parquet(folder / "labels.parquet")
     assert run(folder, "--labels", str(folder / "labels.parquet")) == 0
-    told = capsys.readouterr().out
-    assert "30 DXA of more than 365 days" in told
-    assert "230 patients with CT and DXA" in told
+    output = capsys.readouterr().out
+    assert "30 DXA of more than 365 days" in output
+    assert "230 patients with CT and DXA" in output

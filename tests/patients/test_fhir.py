@@ -9,12 +9,12 @@ from osteo_ray import patients as records
 from osteo_ray.patients.identity import patient_key
 
 
-def observation(code, value, unit, day="2024-05-01", who="p1", status="final"):
+def observation(code, value, unit, day="2024-05-01", patient_id="p1", status="final"):
     return {
         "resourceType": "Observation",
         "status": status,
         "code": {"coding": [{"system": "http://loinc.org", "code": code}]},
-        "subject": {"reference": f"Patient/{who}"},
+        "subject": {"reference": f"Patient/{patient_id}"},
         "effectiveDateTime": f"{day}T08:00:00Z",
         "valueQuantity": {"value": value, "code": unit, "system": "http://unitsofmeasure.org"},
     }
@@ -79,8 +79,8 @@ def patient(pid="p1", mrn="7", **more):
     return PATIENT | {"id": pid, "identifier": [{"type": {"coding": [{"code": "MR"}]}, "value": mrn}]} | more
 
 
-def crea(value=61, who="p1", **more):
-    return observation("14682-9", value, "umol/L", who=who) | more
+def crea(value=61, patient_id="p1", **more):
+    return observation("14682-9", value, "umol/L", patient_id=patient_id) | more
 
 
 def load_lines(tmp_path, *resources, **kw):
@@ -194,7 +194,7 @@ def test_a_bulk_export_is_several_files_or_a_folder(tmp_path):
     folder.mkdir()
     files = {
         "Observation.1": [crea(61)],
-        "Observation.2": [crea(80, who="p2")],
+        "Observation.2": [crea(80, patient_id="p2")],
         "Patient": [patient(), patient("p2", "8")],
     }
     for name, resources in files.items():

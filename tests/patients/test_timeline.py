@@ -111,19 +111,19 @@ def test_classes_and_days_of_arrays_are_those_of_one_value():
 @pytest.mark.parametrize("partitions", [1, 7])
 def test_a_partitioned_set_says_the_same_as_the_table(tmp_path, partitions):
     table, cts = drawn(4000), scans(500, 1500)
-    made = write_record_set(table, str(tmp_path / "set"), partitions)
-    assert made == open_record_set(str(tmp_path / "set"))
+    record_set = write_record_set(table, str(tmp_path / "set"), partitions)
+    assert record_set == open_record_set(str(tmp_path / "set"))
     whole = MemoryRecords(table)
-    assert (len(made), made.patients) == (len(whole), table.frame["patient_key"].nunique())
+    assert (len(record_set), record_set.patients) == (len(whole), table.frame["patient_key"].nunique())
     keys, days = cts["patient_key"], days_of(cts["study_date"])
     for name in ("values", "days"):
-        a, b = (getattr(r.take(keys).values_at(keys, days, CFG), name) for r in (whole, made))
+        a, b = (getattr(r.take(keys).values_at(keys, days, CFG), name) for r in (whole, record_set))
         assert np.array_equal(a, b, equal_nan=True)
-    a, b = (r.take(keys).labels_at(keys, days, CFG) for r in (whole, made))
+    a, b = (r.take(keys).labels_at(keys, days, CFG) for r in (whole, record_set))
     assert a.why.tolist() == b.why.tolist()
-    assert (whole.digests([*keys, "nobody", None]) == made.digests([*keys, "nobody", None])).all()
-    assert sum(len(t) for t in made.parts()) == made.patients
-    pd.testing.assert_frame_equal(whole.take(keys).known(), made.take(keys).known())
+    assert (whole.digests([*keys, "nobody", None]) == record_set.digests([*keys, "nobody", None])).all()
+    assert sum(len(t) for t in record_set.parts()) == record_set.patients
+    pd.testing.assert_frame_equal(whole.take(keys).known(), record_set.take(keys).known())
 
 
 def test_a_set_that_is_written_anew_is_read_anew(tmp_path):

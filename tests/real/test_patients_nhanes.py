@@ -46,10 +46,10 @@ def test_units_agree_between_the_two_that_the_survey_gives(nhanes, real_data):
         ("LBXSGL", "glucose_mmol_l"),
         ("LBXSCA", "calcium_mmol_l"),
     ):
-        mine = convert(raw[column].to_numpy(), "mg/dL", feature(name))
-        theirs = nhanes.frame[name].to_numpy()
-        ok = ~np.isnan(mine) & ~np.isnan(theirs)
-        np.testing.assert_allclose(mine[ok], theirs[ok], rtol=0.012)
+        converted = convert(raw[column].to_numpy(), "mg/dL", feature(name))
+        published = nhanes.frame[name].to_numpy()
+        ok = ~np.isnan(converted) & ~np.isnan(published)
+        np.testing.assert_allclose(converted[ok], published[ok], rtol=0.012)
 
 
 def test_labs_are_there_and_missing_stays_missing(nhanes):

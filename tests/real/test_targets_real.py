@@ -52,8 +52,8 @@ def catalogue(volume, ray_session, tmp_path_factory):
 def test_core_hu_of_the_labelled_volume(real_data, volume, catalogue, tmp_path, with_bodies):
     hu, labels, bodies, (dx, dy, dz), _ = volume
     names = [f"{NAME}vertebrae_labels.nii.gz", *([f"{NAME}vertebral_body_label.nii.gz"] if with_bodies else [])]
-    made = write_targets(catalogue, [real_data / "ct" / n for n in names], tmp_path / "t.parquet", quiet=True)
-    assert {r["code"] for r in made.masks.to_pylist()} <= {None, "BODIES_ONLY"}
+    summary = write_targets(catalogue, [real_data / "ct" / n for n in names], tmp_path / "t.parquet", quiet=True)
+    assert {r["code"] for r in summary.masks.to_pylist()} <= {None, "BODIES_ONLY"}
     table = pd.read_parquet(tmp_path / "t.parquet")
     for value, level in LABELS.items():
         core = ndimage.distance_transform_edt((labels == value) & (bodies == 1), sampling=(dx, dy, dz)) >= 5

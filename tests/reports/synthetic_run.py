@@ -1,4 +1,4 @@
-"""Made result rows for the report tests: deterministic, with every state and the odd cases among them."""
+"""Synthetic result rows for the report tests: deterministic, with every state and the odd cases among them."""
 
 from __future__ import annotations
 

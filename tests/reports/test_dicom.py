@@ -24,7 +24,7 @@ from osteo_ray.reports.stow import find, store
 from osteo_ray.reports.study_view import DISCLAIMER, StudyView
 from osteo_ray.reports.views import study_view
 
-MADE = datetime(2031, 4, 2, 10, 11, 12)
+CREATED = datetime(2031, 4, 2, 10, 11, 12)
 SECRETS = [v for k, v in PLANTED.items() if k not in ("PatientSex", "SpecificCharacterSet")]
 # What dciodvfy says of any private coding scheme, and of attributes that only a DICOMDIR needs.
 EXPECTED = ("Unrecognized defined term = <99OSTEORAY>", "needed to build DICOMDIR")
@@ -45,15 +45,15 @@ def validator() -> str:
 def complaints(path: Path) -> list[str]:
     """What dciodvfy has to say, without what is expected."""
     p = subprocess.run([validator(), "-new", str(path)], capture_output=True, text=True, check=False)
-    said = [x for x in (p.stderr + p.stdout).splitlines() if x.startswith(("Error", "Warning"))]
-    return [x for x in said if not any(e in x for e in EXPECTED)]
+    lines = [x for x in (p.stderr + p.stdout).splitlines() if x.startswith(("Error", "Warning"))]
+    return [x for x in lines if not any(e in x for e in EXPECTED)]
 
 
 def written(folder: Path, row, ct, identifiers=False) -> tuple[Path, Path]:
     source = read_source(ct, row, identifiers)
     return (
-        write_sr(folder / "a.sr.dcm", row, source, MADE),
-        write_capture(folder / "a.sc.dcm", study_view(row, ct), source, MADE),
+        write_sr(folder / "a.sr.dcm", row, source, CREATED),
+        write_capture(folder / "a.sc.dcm", study_view(row, ct), source, CREATED),
     )
 
 

@@ -13,7 +13,7 @@ from osteo_ray.reports.fhir import parse, write_fhir
 from osteo_ray.reports.source import read_source
 from osteo_ray.reports.study_view import DISCLAIMER
 
-MADE = datetime(2031, 4, 2, 10, 11, 12, tzinfo=UTC)
+CREATED = datetime(2031, 4, 2, 10, 11, 12, tzinfo=UTC)
 NOT_OURS = {T_SCORE_LOINC, "24966-4"}
 """LOINC codes of DXA: they mean something else."""
 
@@ -37,7 +37,7 @@ def codings(node):
 
 @pytest.mark.parametrize("row", [*many_rows(3)[:3], *odd_rows()], ids=lambda r: f"{r['state']}-{r['row_key'][-3:]}")
 def test_every_row_is_valid_fhir_and_reads_back_equal(tmp_path, row):
-    path = write_fhir(tmp_path / "a.json", row, None, MADE)
+    path = write_fhir(tmp_path / "a.json", row, None, CREATED)
     document = json.loads(path.read_text())
     again = parse(document)
     assert json.loads(again.model_dump_json()) == document
@@ -50,7 +50,7 @@ def test_every_row_is_valid_fhir_and_reads_back_equal(tmp_path, row):
 
 def test_the_numbers_of_a_scored_row(tmp_path):
     row = scored_row(1, 0.62)
-    found = resources(write_fhir(tmp_path / "a.json", row, None, MADE))
+    found = resources(write_fhir(tmp_path / "a.json", row, None, CREATED))
     assert set(found) == {"DiagnosticReport", "Observation", "RiskAssessment", "Device"}
     risk, gates, *densities = found["Observation"]
     for v, r in zip(row["hu_by_level"], densities, strict=True):
@@ -80,7 +80,7 @@ def test_the_numbers_of_a_scored_row(tmp_path):
 
 
 def test_inputs_have_loinc_codes_and_what_was_found_has_not(tmp_path):
-    found = resources(write_fhir(tmp_path / "a.json", scored_row(1, 0.62), None, MADE))
+    found = resources(write_fhir(tmp_path / "a.json", scored_row(1, 0.62), None, CREATED))
     inputs = {r["id"]: r for r in found["RiskAssessment"][0]["contained"]}
     assert inputs["in-alp-u-l"]["code"]["coding"][0] == {
         "system": "http://loinc.org",
@@ -102,7 +102,7 @@ def test_inputs_have_loinc_codes_and_what_was_found_has_not(tmp_path):
 @pytest.mark.parametrize("state", ["ABSTAINED", "EXCLUDED", "QUARANTINED", "ERROR"])
 def test_without_a_score_there_is_no_number_and_no_assessment(tmp_path, state):
     row = scored_row(1, 0.62) | {"state": state, "code": "Q_X", "message": "why it is so"}
-    path = write_fhir(tmp_path / "a.json", row, None, MADE)
+    path = write_fhir(tmp_path / "a.json", row, None, CREATED)
     found = resources(path)
     assert "RiskAssessment" not in found
     assert "valueQuantity" not in json.dumps(found["Observation"])
@@ -115,13 +115,13 @@ def test_without_a_score_there_is_no_number_and_no_assessment(tmp_path, state):
 def test_the_same_row_has_the_same_ids_and_who_it_is_about_is_asked_for(tmp_path):
     ct = study(tmp_path / "ct")
     row = result(ct)
-    a = write_fhir(tmp_path / "a.json", row, read_source(ct, row), MADE).read_text()
-    assert a == write_fhir(tmp_path / "b.json", row, read_source(ct, row), MADE).read_text()
+    a = write_fhir(tmp_path / "a.json", row, read_source(ct, row), CREATED).read_text()
+    assert a == write_fhir(tmp_path / "b.json", row, read_source(ct, row), CREATED).read_text()
     assert ct["patient_key"] in a
     for secret in PLANTED.values():
         if len(secret) > 2:
             assert secret not in a
-    known = write_fhir(tmp_path / "c.json", row, read_source(ct, row, identifiers=True), MADE)
+    known = write_fhir(tmp_path / "c.json", row, read_source(ct, row, identifiers=True), CREATED)
     report = resources(known)["DiagnosticReport"][0]
     assert report["subject"]["identifier"] == {"value": PLANTED["PatientID"]}
     assert "Müller" not in known.read_text(), "an identifier files it; a name is not needed"
@@ -132,7 +132,7 @@ def test_the_same_row_has_the_same_ids_and_who_it_is_about_is_asked_for(tmp_path
 
 
 def test_what_is_no_fhir_is_refused(tmp_path):
-    good = json.loads(write_fhir(tmp_path / "a.json", scored_row(1, 0.62), None, MADE).read_text())
+    good = json.loads(write_fhir(tmp_path / "a.json", scored_row(1, 0.62), None, CREATED).read_text())
 
     def spoilt(change) -> dict:
         document = json.loads(json.dumps(good))
@@ -146,6 +146,6 @@ def test_what_is_no_fhir_is_refused(tmp_path):
     with pytest.raises(InputError, match="refers to nothing"):
         parse(spoilt(lambda e: e.pop(1)))
     with pytest.raises(InputError, match="time zone"):
-        write_fhir(tmp_path / "b.json", scored_row(1, 0.62), None, MADE.replace(tzinfo=None))
+        write_fhir(tmp_path / "b.json", scored_row(1, 0.62), None, CREATED.replace(tzinfo=None))
     with pytest.raises(InputError, match="row_key"):
-        write_fhir(tmp_path / "b.json", scored_row(1, 0.62) | {"row_key": None}, None, MADE)
+        write_fhir(tmp_path / "b.json", scored_row(1, 0.62) | {"row_key": None}, None, CREATED)

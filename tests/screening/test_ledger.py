@@ -45,13 +45,15 @@ def result(key: bytes, attempt: int = 1, code: str = "OK", run: str = "r") -> di
 
 def score(plan, out, rows=None, codes=None, run="r"):
     """What the actors do: parts of two rows of one shard; `codes` by catalogue row."""
-    for shard, mine in zip(plan.shards, plan.of_shards(), strict=True):
+    for shard, of_shard in zip(plan.shards, plan.of_shards(), strict=True):
         todo = [
-            (i, a) for i, a in zip(plan.pending[mine], plan.attempt[mine], strict=True) if rows is None or i in rows
+            (i, a)
+            for i, a in zip(plan.pending[of_shard], plan.attempt[of_shard], strict=True)
+            if rows is None or i in rows
         ]
         for k in range(0, len(todo), 2):
-            made = [result(plan.keys[i], int(a), (codes or {}).get(int(i), "OK"), run) for i, a in todo[k : k + 2]]
-            ledger.write_part(out, shard.name, pa.Table.from_pylist(made, schema=RESULTS))
+            results = [result(plan.keys[i], int(a), (codes or {}).get(int(i), "OK"), run) for i, a in todo[k : k + 2]]
+            ledger.write_part(out, shard.name, pa.Table.from_pylist(results, schema=RESULTS))
 
 
 def finish(plan, out, catalogue):

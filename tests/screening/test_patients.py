@@ -21,7 +21,7 @@ def study(patient: str, date: str | None, risk: float, hu: float | None = 120.0,
 
 
 @pytest.fixture
-def told(tmp_path):
+def judged(tmp_path):
     """Patients by key, of rows and records."""
 
     def run(rows, records=None, cfg=CFG, **kw):
@@ -34,7 +34,7 @@ def told(tmp_path):
     return run
 
 
-def test_the_latest_scored_study_stands_for_a_patient(told):
+def test_the_latest_scored_study_stands_for_a_patient(judged):
     rows = [
         study("a", "20200101", 0.8),
         study("a", "20220101", 0.3, n=1),
@@ -45,7 +45,7 @@ def test_the_latest_scored_study_stands_for_a_patient(told):
         study("c", None, 0.6),
         study("x", "20220101", 0.6, patient_key=None),
     ]
-    p = told(rows)
+    p = judged(rows)
     assert set(p) == {"a", "b", "c"}
     assert (p["a"]["risk_prob"], p["a"]["n_studies"], p["a"]["series_uid"]) == (0.4, 2, "a.20220101.2")
     assert [str(p["a"][k]) for k in ("first_date", "study_date")] == ["2020-01-01", "2022-01-01"]
@@ -67,16 +67,16 @@ def test_the_latest_scored_study_stands_for_a_patient(told):
         (dict(risk=0.1), dict(risk=0.5), "NONE", "RISEN"),
     ],
 )
-def test_change_is_told_only_between_like_scans_and_beyond_their_noise(told, before, now, hu, risk):
+def test_change_is_told_only_between_like_scans_and_beyond_their_noise(judged, before, now, hu, risk):
     rows = [study("a", d, **{"risk": 0.3} | kw) for d, kw in (("20200101", before), ("20230101", now))]
-    p = told(rows)["a"]
+    p = judged(rows)["a"]
     assert (p["hu_verdict"], p["risk_verdict"]) == (hu, risk)
     if hu in ("NONE", "FALLEN", "RISEN"):
         assert (abs(p["hu_change"]) > p["hu_noise"]) == (hu != "NONE")
         assert p["hu_noise"] == pytest.approx(2.77 * 0.065 * (p["trabecular_hu"] + p["hu_before"]) / 2, rel=1e-3)
 
 
-def test_repeats_without_change_are_called_unchanged_as_often_as_promised(told):
+def test_repeats_without_change_are_called_unchanged_as_often_as_promised(judged):
     rng = np.random.default_rng(3)
     rows = []
     for i in range(800):
@@ -84,7 +84,7 @@ def test_repeats_without_change_are_called_unchanged_as_often_as_promised(told):
         logit = -1 + PatientConfig().risk_repeat_sd * rng.normal(size=2)
         for date, h, x in zip(("20210101", "20220101"), hu, logit, strict=True):
             rows.append(study(f"p{i}", date, float(1 / (1 + np.exp(-x))), float(h)))
-    p = pd.DataFrame(told(rows).values())
+    p = pd.DataFrame(judged(rows).values())
     for verdict in ("hu_verdict", "risk_verdict"):
         assert 0.93 <= (p[verdict] == "NONE").mean() <= 0.97
 
@@ -109,37 +109,37 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("record", "code", "suppressed"), KNOWN)
-def test_what_is_known_suppresses_only_with_a_date_that_places_it(told, record, code, suppressed):
+def test_what_is_known_suppresses_only_with_a_date_that_places_it(judged, record, code, suppressed):
     n = len(next(iter(record.values())))
-    p = told([study("a", "20220101", 0.9), study("b", "20220101", 0.5)], records(patient_key=["a"] * n, **record))
+    p = judged([study("a", "20220101", 0.9), study("b", "20220101", 0.5)], records(patient_key=["a"] * n, **record))
     assert (p["a"]["known"], p["a"]["suppressed"]) == (code, suppressed)
     assert bool(p["a"]["known_text"]) == (code is not None)
     assert (p["b"]["known"], p["b"]["suppressed"]) == (None, False)
 
 
-def test_a_ct_without_a_date_is_placed_by_nothing_and_suppression_can_be_turned_off(told):
+def test_a_ct_without_a_date_is_placed_by_nothing_and_suppression_can_be_turned_off(judged):
     known = records(patient_key=["a"], t_score=[-3.0], dxa_date=["2021-06-01"])
-    assert told([study("a", None, 0.9)], known)["a"]["known"] == "STUDY_UNDATED"
-    p = told([study("a", "20220101", 0.9)], known, PatientConfig(suppress=False))["a"]
+    assert judged([study("a", None, 0.9)], known)["a"]["known"] == "STUDY_UNDATED"
+    p = judged([study("a", "20220101", 0.9)], known, PatientConfig(suppress=False))["a"]
     assert (p["known"], p["suppressed"]) == ("KNOWN_DXA", False)
 
 
-def test_a_run_too_large_for_memory_comes_out_the_same(told):
+def test_a_run_too_large_for_memory_comes_out_the_same(judged):
     rng = np.random.default_rng(0)
     rows = [
         study(f"p{rng.integers(40)}", f"20{rng.integers(10, 24)}0101", float(rng.random()), n=i) for i in range(300)
     ]
     for r in rows:
         r["study_uid"] = r["series_uid"]
-    whole = told(rows)
-    assert told(rows, rows_at_once=29) == whole
+    whole = judged(rows)
+    assert judged(rows, rows_at_once=29) == whole
     assert set(READ) <= set(RESULTS.names)
 
 
-def test_suppressed_patients_use_no_capacity_and_are_listed_beside(tmp_path, told):
+def test_suppressed_patients_use_no_capacity_and_are_listed_beside(tmp_path, judged):
     rows = [study(k, "20220101", r) for k, r in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("d", 0.6))]
     rows.append(study("c", "20200101", 0.95))
-    told(rows, records(patient_key=["a", "b"], t_score=[-3.0, np.nan], dxa_date=["2021-06-01"] * 2))
+    judged(rows, records(patient_key=["a", "b"], t_score=[-3.0, np.nan], dxa_date=["2021-06-01"] * 2))
     results = pa.Table.from_pylist(rows, schema=RESULTS)
     written = write_worklist(tmp_path / "w.csv", results, 2, pq.read_table(tmp_path / "patients.parquet"))
     listed, beside = pd.read_csv(tmp_path / "w.csv"), pd.read_csv(tmp_path / "suppressed.csv")

@@ -186,10 +186,10 @@ def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
     scorer = Predictor.load(bundle_dir)
     record = records.from_mapping_dict({"age_y": 67, "sex": "F"}).matrix()[0][0]
     with SliceStack.from_row(row) as stack:
-        mine = scorer.score_stack(stack, row, record)
-    theirs = scorer.score_rows([row], record[None])[0]
-    assert mine["risk_prob"] == theirs["risk_prob"]
-    assert mine["selected"] == theirs["selected"]
+        one = scorer.score_stack(stack, row, record)
+    batched = scorer.score_rows([row], record[None])[0]
+    assert one["risk_prob"] == batched["risk_prob"]
+    assert one["selected"] == batched["selected"]
 
 
 def test_a_chest_inside_the_lumbar_spine_abstains(bundle_dir):

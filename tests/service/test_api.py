@@ -122,16 +122,16 @@ def test_score_one_study(served, cohort_run, tmp_path):
     client = served[0]
     path = study_zip(cohort_run, tmp_path / "study.zip")
     send = bearer(served, Role.SUBMIT)
-    said = client.post(
+    answer = client.post(
         "/v1/studies:score",
         headers=send,
         files={"study": path.read_bytes()},
         data={"record": '{"age_y": 67, "sex": "F"}'},
     )
-    assert said.status_code == 200, said.text
-    jsonschema.validate(said.json(), schema())
-    assert said.json()["model"]["sha256"]
-    assert said.headers["X-Model"].startswith("made 0 ")
+    assert answer.status_code == 200, answer.text
+    jsonschema.validate(answer.json(), schema())
+    assert answer.json()["model"]["sha256"]
+    assert answer.headers["X-Model"].startswith("synthetic 0 ")
     bad = client.post(
         "/v1/studies:score", headers=send, files={"study": path.read_bytes()}, data={"record": '{"age_y": 670}'}
     )
@@ -262,8 +262,8 @@ def test_bodies_hosts_and_origins_are_refused(served, tmp_path):
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("0", bytes(64 << 20))
-    said = client.post("/v1/studies:score", headers=send, files={"study": bomb.read_bytes()})
-    assert (said.status_code, said.json()["code"]) == (413, "ZIP_BOMB")
+    answer = client.post("/v1/studies:score", headers=send, files={"study": bomb.read_bytes()})
+    assert (answer.status_code, answer.json()["code"]) == (413, "ZIP_BOMB")
     for odd in (b"", b"PK\x03\x04 no", b"\x00" * 200):
         assert client.post("/v1/studies:score", headers=send, files={"study": odd}).json()["code"] == "NOT_A_ZIP"
 

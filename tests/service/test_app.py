@@ -128,11 +128,11 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(
         old = client.get("/v1/model").json()["sha256"]
 
         def ask():
-            with httpx.Client(base_url=client.base_url, timeout=300) as mine:
+            with httpx.Client(base_url=client.base_url, timeout=300) as own_client:
                 while not stop.is_set():
-                    said = mine.post("/v1/studies:score", files={"study": study})
-                    ok = said.status_code == 200
-                    answers.append((said.status_code, said.json()["model"]["sha256"] if ok else said.text))
+                    answer = own_client.post("/v1/studies:score", files={"study": study})
+                    ok = answer.status_code == 200
+                    answers.append((answer.status_code, answer.json()["model"]["sha256"] if ok else answer.text))
 
         threads = [threading.Thread(target=ask) for _ in range(2)]
         for t in threads:
@@ -185,7 +185,7 @@ def _replicas(deployment):
 
 
 @pytest.mark.ray
-def test_a_desk_gives_up_after_its_attempts(ray_session, cohort_run, bundle_dir, tmp_path):
+def test_a_supervisor_gives_up_after_its_attempts(ray_session, cohort_run, bundle_dir, tmp_path):
     cfg = config(tmp_path, cohort_run, bundle_dir, limits={"attempts": 2})
     runs = runs_of(cfg)
     run = runs.create(RunJob(str(cohort_run.archive), None, None, {}, str(bundle_dir), "tester", 1.0e9))

@@ -34,7 +34,7 @@ VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
 
 @pytest.fixture(scope="module")
 def ct(cohort_run, tmp_path_factory) -> list[Path]:
-    """The files of one made study, with planted names."""
+    """The files of one synthetic study, with planted names."""
     row = next(r for r in pq.read_table(cohort_run.catalogue).to_pylist() if r["state"] is None)
     folder = tmp_path_factory.mktemp("ct")
     for i, item in enumerate(row["instances"]):

@@ -61,12 +61,12 @@ def test_outside_is_refused(root, path):
 
 
 def test_outside_tells_nothing_of_what_exists(root, tmp_path):
-    said = []
+    answers = []
     for path in (tmp_path / "secret", tmp_path / "no such"):
         with pytest.raises(Problem) as e:
             allowed_archive(str(path), Archives(roots=(str(root),)))
-        said.append((e.value.status_code, e.value.detail))
-    assert said[0] == said[1]
+        answers.append((e.value.status_code, e.value.detail))
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def person():
 @pytest.mark.parametrize("transfer", list(SYNTAXES))
 def test_every_transfer_syntax_decodes_to_the_rendered_hu(tmp_path, person, transfer):
     a, scan = small(person, transfer=transfer, tilt=0.0)
-    made = dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")
-    ds = pydicom.dcmread(made[2].path)
+    instances = dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")
+    ds = pydicom.dcmread(instances[2].path)
     assert ds.file_meta.TransferSyntaxUID == SYNTAXES[transfer]
     hu = ds.pixel_array.astype(int) * int(ds.RescaleSlope) + int(ds.RescaleIntercept)
     np.testing.assert_array_equal(hu, fast.SyntheticStack(a, scan).axial(2))
@@ -65,21 +65,21 @@ def test_files_are_valid_dicom(tmp_path, person, kind):
     scan = replace(scan, transfer="explicit-le" if scan.transfer == "deflated" else scan.transfer)
     study = dicom.study_of(person, 7)
     if kind == "scout":
-        made = views.write_scout(tmp_path, person, a, scan, study)
+        instances = views.write_scout(tmp_path, person, a, scan, study)
     elif kind == "reformat":
-        made = views.write_reformat(tmp_path, person, a, scan, study)
+        instances = views.write_reformat(tmp_path, person, a, scan, study)
     else:
-        made = dicom.write_series(tmp_path, person, a, scan, study, "sharp" if kind == "sharp" else "primary")
-    run = subprocess.run([validator(), "-new", made[0].path], capture_output=True, text=True, check=False)
-    said = [line for line in (run.stdout + run.stderr).splitlines() if line and line != "CTImage"]
+        instances = dicom.write_series(tmp_path, person, a, scan, study, "sharp" if kind == "sharp" else "primary")
+    run = subprocess.run([validator(), "-new", instances[0].path], capture_output=True, text=True, check=False)
+    findings = [line for line in (run.stdout + run.stderr).splitlines() if line and line != "CTImage"]
     # The term is what scanners write into multiplanar reformats, though the standard does not list it.
-    assert [line for line in said if "<REFORMATTED>" not in line] == []
+    assert [line for line in findings if "<REFORMATTED>" not in line] == []
 
 
 def test_a_deflated_file_holds_a_valid_dataset(tmp_path, person):
     a, scan = small(person, transfer="deflated", tilt=0.0)
-    made = dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")
-    ds = pydicom.dcmread(made[0].path)  # dciodvfy does not inflate
+    instances = dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")
+    ds = pydicom.dcmread(instances[0].path)  # dciodvfy does not inflate
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     plain = tmp_path / "plain.dcm"
     ds.save_as(plain, enforce_file_format=True)
@@ -89,8 +89,8 @@ def test_a_deflated_file_holds_a_valid_dataset(tmp_path, person):
 
 def test_a_tilted_gantry_shears_the_stack_and_not_the_slice(tmp_path, person):
     a, scan = small(person, tilt=10.0, transfer="explicit-le")
-    made = dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")
-    sets = [pydicom.dcmread(m.path, stop_before_pixels=True) for m in made]
+    instances = dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")
+    sets = [pydicom.dcmread(m.path, stop_before_pixels=True) for m in instances]
     row, col = np.array(sets[0].ImageOrientationPatient[:3]), np.array(sets[0].ImageOrientationPatient[3:])
     step = np.array(sets[1].ImagePositionPatient) - np.array(sets[0].ImagePositionPatient)
     normal = np.cross(row, col)
@@ -150,9 +150,9 @@ def test_a_whole_cohort(ray_session, tmp_path):
     assert summary.files == len(list(tmp_path.rglob("*.dcm")))
     table = records.load(tmp_path / "records.csv", pseudonym_key="k")
     assert len(table) == 24
-    made = fast.records_of(people, cfg)
-    assert table.frame["patient_key"].tolist() == made.frame["patient_key"].tolist()
-    np.testing.assert_allclose(table.matrix()[0], made.matrix()[0], rtol=1e-5, equal_nan=True)
+    rendered = fast.records_of(people, cfg)
+    assert table.frame["patient_key"].tolist() == rendered.frame["patient_key"].tolist()
+    np.testing.assert_allclose(table.matrix()[0], rendered.matrix()[0], rtol=1e-5, equal_nan=True)
     truth = pd.read_parquet(tmp_path / "truth" / "patients.parquet").set_index("patient_key")
     assert set(truth.index) == set(table.frame["patient_key"])
     assert truth["p_bayes"].between(0, 1).all()
@@ -165,7 +165,7 @@ def test_a_whole_cohort(ray_session, tmp_path):
 
 
 @pytest.mark.ray
-def test_the_archive_room_reads_what_the_fast_path_renders(ray_session, tmp_path):
+def test_the_archive_reads_what_the_fast_path_renders(ray_session, tmp_path):
     from osteo_ray.catalogue import build as catalogue
     from osteo_ray.catalogue.config import IndexConfig
     from osteo_ray.dicom.stack import SliceStack
@@ -183,12 +183,12 @@ def test_the_archive_room_reads_what_the_fast_path_renders(ray_session, tmp_path
     assert {r["patient_key"] for r in rows} == set(specs)
     for r in rows:
         p = specs[r["patient_key"]]
-        read, made = SliceStack.from_row(r), fast.stack_of(p, cfg)
-        assert read.n == made.n
-        assert read.axial_spacing_mm == pytest.approx(made.axial_spacing_mm)
-        np.testing.assert_allclose(np.diff(read.z_mm), np.diff(made.z_mm), atol=1e-3)
-        for i in (0, made.n // 2, made.n - 1):
-            np.testing.assert_array_equal(read.axial(i), made.axial(i))
+        read, drawn = SliceStack.from_row(r), fast.stack_of(p, cfg)
+        assert read.n == drawn.n
+        assert read.axial_spacing_mm == pytest.approx(drawn.axial_spacing_mm)
+        np.testing.assert_allclose(np.diff(read.z_mm), np.diff(drawn.z_mm), atol=1e-3)
+        for i in (0, drawn.n // 2, drawn.n - 1):
+            np.testing.assert_array_equal(read.axial(i), drawn.axial(i))
         assert r["age_y"] == int(p.age_y)
         assert r["sex"] == ("M" if p.male else "F")
-        assert r["kvp"] == made.scan.kvp
+        assert r["kvp"] == drawn.scan.kvp

@@ -111,8 +111,8 @@ def test_a_site_is_held_out_whole():
 def test_records_in_partitions_give_the_same_examples(tmp_path):
     at = scans(("b", "20200601"), ("d", None), ("a", "20210201"), ("a", "20200120"))
     whole = gathered(at, [])
-    made = write_record_set(table(), str(tmp_path), 3)
-    parts = gather(made, at, [], 0, SplitConfig(test=0.0, val=0.5), TimelineConfig())
+    record_set = write_record_set(table(), str(tmp_path), 3)
+    parts = gather(record_set, at, [], 0, SplitConfig(test=0.0, val=0.5), TimelineConfig())
     for f in ("key", "scan", "series", "label", "judged"):
         assert getattr(whole, f).tolist() == getattr(parts, f).tolist()
     assert np.array_equal(whole.values, parts.values, equal_nan=True)

@@ -46,8 +46,8 @@ def test_training_patients_become_quantiles_and_counts_and_test_patients_do_not(
     assert seen.categories["kvp"] == {"100 kVp": 30, "120 kVp": 60}
     assert seen.categories["abstained"] == {"scored": 60}, "of validation patients alone"
     assert seen.categories["pattern"] == {"demographics+ct": 30, "demographics+labs+ct": 30}
-    mine = (part != "test") & (scanned.contrast == 0)
-    expected = hu[mine] / np.where(scanned.kvp[mine] == 100, 1.17, 1.0)
+    used = (part != "test") & (scanned.contrast == 0)
+    expected = hu[used] / np.where(scanned.kvp[used] == 100, 1.17, 1.0)
     assert abs(np.median(expected) - seen.numbers["hu_120"].at(np.array(0.5))) < 2
     assert set(seen.numbers) >= {"age_y", "labs_known", "score demographics+ct", "score demographics+labs+ct"}
     assert Distributions.from_dict(json.loads(json.dumps(seen.to_dict()))) == seen

@@ -102,26 +102,26 @@ def test_a_killed_search_keeps_its_finished_trials(tmp_path):
     command = [sys.executable, tmp_path / "driver.py", tmp_path / "ray", log]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
 
-    def said(what):
+    def logged(what):
         return [x.split()[1] for x in log.read_text().splitlines() if x.startswith(what)] if log.exists() else []
 
     first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(900):
-        if len(said("nearly")) >= 6:
+        if len(logged("nearly")) >= 6:
             break
         assert first.poll() is None, "the search ended before it could be killed"
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     first.wait()
     time.sleep(2)  # its workers notice
-    begun, whole = said("start"), said("nearly")
+    begun, whole = logged("start"), logged("nearly")
     assert 6 <= len(whole) < 12
     again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     table = json.loads((tmp_path / "log.json").read_text())
     assert len(table["trial"]) == 12
     assert set(table["state"]) == {"finished"}
-    later = said("start")[len(begun) :]
+    later = logged("start")[len(begun) :]
     kept = set(whole) - set(later)
     assert len(kept) >= 3, "what was finished before the kill is not done again"
     assert kept <= {repr(x) for x in table["param:x"]}

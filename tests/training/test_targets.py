@@ -80,12 +80,12 @@ def test_each_form(scanned, tmp_path, form):
         write_nifti(s, numbered(s, VERSE if form == "verse" else TOTAL), masks / "x.nii.gz")
         if form == "with bodies":
             write_nifti(s, s.body, masks / "y.nii.gz")
-    made = write_targets(catalogue, [masks], tmp_path / "targets.parquet", quiet=True)
+    summary = write_targets(catalogue, [masks], tmp_path / "targets.parquet", quiet=True)
     table = pd.read_parquet(tmp_path / "targets.parquet")
     assert table.columns.tolist() == TARGETS.names
     assert set(table["series_uid"]) == {s.uid}
     check(table, s.uid)
-    used = [r for r in made.masks.to_pylist() if r["code"] is None]
+    used = [r for r in summary.masks.to_pylist() if r["code"] is None]
     assert [r["levels"] for r in used] == ["L2 L3 L4"]
     assert used[0]["left_out"] == "L1 cut"
     known = _read_targets(tmp_path / "targets.parquet", [s.uid])[s.uid]  # as training reads it
@@ -108,8 +108,8 @@ def test_masks_that_contradict_the_ct_are_left_out(scanned, tmp_path):
     write_nifti(s, np.where(labels == 28, 28, 0), masks / "which.nii.gz")
     write_nifti(s, np.zeros_like(labels), masks / "empty.nii.gz")
     (masks / "broken.nii.gz").write_bytes(b"not gzip")
-    made = write_targets(catalogue, [masks], tmp_path / "targets.parquet", quiet=True)
-    codes = {r["source"].rsplit("/", 1)[1].split(".")[0]: r["code"] for r in made.masks.to_pylist()}
+    summary = write_targets(catalogue, [masks], tmp_path / "targets.parquet", quiet=True)
+    codes = {r["source"].rsplit("/", 1)[1].split(".")[0]: r["code"] for r in summary.masks.to_pylist()}
     assert codes == {
         "good": None,
         "elsewhere": "MASK_UNMATCHED",
@@ -121,7 +121,7 @@ def test_masks_that_contradict_the_ct_are_left_out(scanned, tmp_path):
         "broken": "MASK_UNREADABLE",
     }
     assert set(pd.read_parquet(tmp_path / "targets.parquet")["series_uid"]) == {other.uid}
-    assert "numbering" in next(r["message"] for r in made.masks.to_pylist() if "which" in r["source"])
+    assert "numbering" in next(r["message"] for r in summary.masks.to_pylist() if "which" in r["source"])
 
 
 def test_a_mask_with_a_missing_level_is_used(scanned, tmp_path):

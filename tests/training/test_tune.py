@@ -46,10 +46,14 @@ def run(capsys, *argv: object) -> str:
 
 
 def test_each_target_from_space_to_config(ray_session, tmp_path, capsys):
-    made = tmp_path / "made"
+    cohort_dir = tmp_path / "made"
     small = ["seed=6", "persons=330", "positions=16", "scan={size_512_share: 0, slice_max: 40}"]
-    run(capsys, "cohort", "slices", "--out", made, "--set", *small, "missing.complete_share=0.2")
-    paths = {"records": f"{made}/records.csv", "extra_slices": [f"{made}/slices"], "out": str(tmp_path / "run")}
+    run(capsys, "cohort", "slices", "--out", cohort_dir, "--set", *small, "missing.complete_share=0.2")
+    paths = {
+        "records": f"{cohort_dir}/records.csv",
+        "extra_slices": [f"{cohort_dir}/slices"],
+        "out": str(tmp_path / "run"),
+    }
     train, tune = tmp_path / "train.yaml", tmp_path / "tune.yaml"
     train.write_text(yaml.safe_dump(TRAIN | paths))
     tune.write_text(yaml.safe_dump(TUNE | {"train": str(train), "out": str(tmp_path / "tune")}))
