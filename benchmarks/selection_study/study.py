@@ -145,7 +145,7 @@ def compare(
             _judge_arm(arm, pick, train, test, cfg, layout, seed, at)
         kept = dict(np.load(at))
         log_odds = {int(k): v for k, v in kept.items() if k.isdigit()}
-        found[arm] = Found(log_odds, Picks(kept["kept"], kept["seen"]), curves.get(arm, []))
+        found[arm] = Found(log_odds, Picks(kept["kept"], kept["decoded_not_kept"]), curves.get(arm, []))
     return found
 
 
@@ -169,7 +169,7 @@ def _judge_arm(
                 for s, p in ((train, of_train), (test, of_test)))  # fmt: skip
         log_odds[str(k)] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
     unfinished = at.with_suffix(".tmp.npz")
-    np.savez_compressed(unfinished, kept=of_test.kept, seen=of_test.seen, **log_odds)
+    np.savez_compressed(unfinished, kept=of_test.kept, decoded_not_kept=of_test.decoded_not_kept, **log_odds)
     unfinished.replace(at)
 
 

@@ -30,31 +30,32 @@ class Picks:
     """Slices of n scans that a selector keeps."""
 
     kept: np.ndarray  # int [n, K], grid positions in the order of taking; -1: none
-    seen: np.ndarray  # bool [n, T], grid positions decoded and not kept, or decoded before the first was taken
+    # bool [n, T]: grid positions decoded and not kept, or decoded before the first was taken
+    decoded_not_kept: np.ndarray
 
     @property
     def looked(self) -> np.ndarray:
         """Grid positions decoded in all, bool [n, T]."""
-        out = self.seen.copy()
+        out = self.decoded_not_kept.copy()
         row, _ = np.nonzero(self.kept >= 0)
         out[row, self.kept[self.kept >= 0]] = True
         return out
 
     def first(self, k: int) -> Picks:
         """The first k of each scan's picks."""
-        return Picks(self.kept[:, :k], self.seen)
+        return Picks(self.kept[:, :k], self.decoded_not_kept)
 
 
 def by_policy(scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig) -> Picks:
     """What a trained policy keeps, looking as it does in screening."""
     kept = np.full((len(scans), view.keep), -1)
-    seen = np.zeros(scans.valid.shape, bool)
+    decoded_not_kept = np.zeros(scans.valid.shape, bool)
     for i, s in enumerate(select_each(scans, policy, scorers, view)):
         kept[i, : len(s.kept)] = s.kept
-        seen[i] = s.looked
+        decoded_not_kept[i] = s.looked
         late = np.setdiff1d(s.kept, first_positions(int(scans.valid[i].sum()), view))
-        seen[i, late] = False
-    return Picks(kept, seen)
+        decoded_not_kept[i, late] = False
+    return Picks(kept, decoded_not_kept)
 
 
 def at_random(scans: Scans, keep: int, rng: np.random.Generator) -> Picks:
@@ -111,10 +112,10 @@ def interpolated(scans: Scans, keep: int, coarse: int) -> Picks:
     Where no coarse slice shows a vertebra the coarse slices themselves are kept.
     """
     kept = np.full((len(scans), keep), -1)
-    seen = np.zeros_like(scans.valid)
+    decoded_not_kept = np.zeros_like(scans.valid)
     for i, n in enumerate(scans.valid.sum(1)):
         at = coarse_positions(int(n), coarse)
-        seen[i, at] = True
+        decoded_not_kept[i, at] = True
         e, z = scans.embedding[i], scans.z_mm[i, :n]
         spine = p_lumbar(e[at]) + 0.25  # thoracic vertebrae are numbered too, less surely so near the belly
         if np.ptp(vertebra(e[at])) < 1:
@@ -125,7 +126,7 @@ def interpolated(scans: Scans, keep: int, coarse: int) -> Picks:
             nearest = np.clip(np.rint(number), L1_NUMBER, L1_NUMBER + 3)
             best = np.argsort(np.abs(number - nearest), kind="stable")[:keep]
         kept[i, : len(best)] = best
-    return Picks(kept, seen)
+    return Picks(kept, decoded_not_kept)
 
 
 def oracle(scans: Scans, lumbar: np.ndarray, mid: np.ndarray, keep: int) -> Picks:

@@ -139,6 +139,6 @@ def student_loss(
 
 
 def _drop(available: torch.Tensor, chance: float) -> torch.Tensor:
-    """Hide modalities at random, never all of a patient's."""
+    """Mask modalities at random, never all of a patient's."""
     left = available & ~(torch.rand(available.shape, device=available.device) < chance)
     return torch.where(left.any(1, keepdim=True), left, available)

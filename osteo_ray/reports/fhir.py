@@ -53,13 +53,13 @@ def build_fhir(row: Mapping[str, Any], source: Source | None, created: datetime)
 
     Args:
         source: whose study it is; None: the pseudonym, for a row whose images are gone.
-        made: with a time zone.
+        created: with a time zone.
 
     Raises:
-        InputError: what was built is no valid FHIR, or `made` has no time zone.
+        InputError: what was built is no valid FHIR, or `created` has no time zone.
     """
     if created.tzinfo is None:
-        raise InputError("FHIR's `issued` needs a time zone; give `made` with one")
+        raise InputError("FHIR's `issued` needs a time zone; give `created` with one")
     return parse(_Writer(row, source, created).bundle())
 
 

@@ -1,7 +1,7 @@
 """All reports of one result in a folder of its own: page, JSON, SR, secondary capture, FHIR, PDF.
 
-    made = write_package(Path("out"), row, catalogue_row, PackageConfig(), datetime.now(UTC))
-    made.files, made.problems
+    package = write_package(Path("out"), row, catalogue_row, PackageConfig(), datetime.now(UTC))
+    package.files, package.problems
 
 Files appear whole or not at all. DICOM and FHIR objects that are there already are left as they are: the same result
 has the same UIDs, and a second copy with another creation time would be another object under one UID.
@@ -57,7 +57,7 @@ def write_package(
 
     Args:
         catalogue_row: the row's series, for pictures, evidence and identifiers; None: what needs it is left out.
-        made: creation time, with a time zone.
+        created: creation time, with a time zone.
     """
     if not row.get("row_key"):
         raise InputError("the result row has no row_key; its reports have no name")

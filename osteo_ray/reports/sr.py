@@ -45,7 +45,7 @@ LONG = 64  # of a Long String, and of a code's meaning
 
 
 def build_sr(row: Mapping[str, Any], source: Source, created: datetime) -> Comprehensive3DSR:
-    """The SR document of one result row; deterministic but for `made`, which becomes its content time."""
+    """The SR document of one result row; deterministic but for `created`, which becomes its content time."""
     evidence = unique(source.evidence)
     document = Comprehensive3DSR(
         evidence=evidence,

@@ -111,7 +111,7 @@ def test_policy_arm_looks_as_screening_does():
     p = controls.by_policy(s, PolicyNet(DIM, 16).eval(), [AttentionPool(DIM, 3).eval()], view)
     for i in range(6):
         n = int(s.valid[i].sum())
-        assert set(np.flatnonzero(p.seen[i])) == set(first_positions(n, view).tolist())
+        assert set(np.flatnonzero(p.decoded_not_kept[i])) == set(first_positions(n, view).tolist())
     assert (p.looked.sum(1) <= 4 + K).all()
     assert (p.kept >= 0).any(1).all()
 

@@ -107,7 +107,7 @@ def test_student_loss_terms_add_up_and_an_absent_teacher_costs_nothing():
     kd = distillation_loss(s(no_ct)[:3], teacher[:3], quiet.temperature).sum() / 6
     assert seen.item() == pytest.approx((plain + kd).item(), rel=1e-5)
     unlabelled = student_loss(s, Rows(b, torch.full((6,), -1), rows.t_score, {"tabular": teacher}), 0.8, one_view)
-    assert unlabelled.item() == pytest.approx(kd.item(), rel=1e-5), "a patient without a label is taught by teachers"
+    assert unlabelled.item() == pytest.approx(kd.item(), rel=1e-5), "a patient without a label learns from the teachers"
 
 
 def test_latent_by_hand():
