@@ -23,7 +23,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
 
 from osteo_ray.catalogue.config import Limits
-from osteo_ray.dicom.header import read_header
+from osteo_ray.dicom import header as dicom_header
 from osteo_ray.dicom.sources import read_uri
 from osteo_ray.outcomes import InputError
 
@@ -118,7 +118,7 @@ def parse_header(data: bytes, transfer_syntax: str = "") -> Dataset:
     """The beginning of a DICOM file -> data set without pixels; a deflated one is inflated no further than 8 MiB."""
     if transfer_syntax != DeflatedExplicitVRLittleEndian:
         return dcmread(io.BytesIO(data), stop_before_pixels=True)
-    start = parse_header(lambda n: data[:n], len(data), Limits()).dataset_offset
+    start = dicom_header.read_header(lambda n: data[:n], len(data), Limits()).dataset_offset
     flat = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], MOST_HEADER)
     return read_dataset(io.BytesIO(flat), False, True, stop_when=lambda tag, vr, n: tag == PIXEL_DATA)
 
