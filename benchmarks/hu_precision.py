@@ -26,7 +26,7 @@ from osteo_ray.screening.predictor import Predictor
 from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
 from osteo_ray.synthetic.contrast import Enhancement
-from osteo_ray.synthetic.scanner import SHARP, Scan
+from osteo_ray.synthetic.scanner import KVP_FACTOR, SHARP, Scan
 from osteo_ray.synthetic.truth import slice_truth
 
 PUBLISHED = {"kernel": 1.3, "phase": 2.9, "session": 4.7}
@@ -43,13 +43,13 @@ def measure(scorer: Predictor, stack: fast.SyntheticStack) -> dict[str, float]:
 
 
 def truth(stack: fast.SyntheticStack) -> dict[str, float]:
-    """HU at 120 kVp of the cores of L1-L4: mean over the inner half of each body, this scan's bone error left out."""
+    """HU at 120 kVp of the cores of L1-L4: mean over the inner half of each body."""
     t = slice_truth(stack.anatomy, stack.scan)
     out = {}
     for level in LUMBAR:
         inner = (t.level == level) & (t.mid > 0.5) & np.isfinite(t.trabecular_hu)
         if inner.any():
-            out[level] = float(t.trabecular_hu[inner].mean()) / stack.scan.factor
+            out[level] = float(t.trabecular_hu[inner].mean()) / KVP_FACTOR[stack.scan.kvp]
     return out
 
 
@@ -57,7 +57,7 @@ def changed(scan: Scan) -> dict[str, Scan]:
     """The same examination with one thing changed."""
     sharp = SHARP[scan.kernel.vendor]
     kernel = replace(scan, seed=scan.seed + 1, kernel=sharp, sigma=scan.sigma * sharp.noise / scan.kernel.noise)
-    phase = replace(scan, seed=scan.seed + 2, enhancement=Enhancement() if scan.contrast else PORTAL)
+    phase = replace(scan, seed=scan.seed + 2, enhancement=PORTAL)
     return {"kernel": kernel, "phase": phase}
 
 
@@ -84,7 +84,9 @@ def main() -> None:
     scorer = Predictor.load(a.bundle, ScoringConfig(shap=False))
     rng = np.random.default_rng(a.seed)
     everybody = MissingnessConfig(complete_share=1, ct_only_share=0, no_labs_share=0)
-    trunk = ScanConfig(protocols={"abdomen": 0.5, "abdomen_pelvis": 0.3, "trunk": 0.2}, sharp_share=0, tilt_share=0)
+    trunk = ScanConfig(
+        protocols={"abdomen": 0.5, "abdomen_pelvis": 0.3, "trunk": 0.2}, sharp_share=0, tilt_share=0, contrast_share=0
+    )
     cfg = CohortConfig(seed=a.seed, persons=a.scans, missing=everybody, scan=trunk)
     errors: dict[str, list[float]] = {level: [] for level in LUMBAR}
     pairs: dict[str, list[tuple[float, float]]] = {k: [] for k in PUBLISHED}
