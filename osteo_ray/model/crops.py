@@ -70,13 +70,11 @@ def spine_crop(
         int16 HU [size, size] at `pixel_mm`, area-averaged where the slice is finer; -1024 outside it.
     """
     square = square or CropSquare.of(hu, spacing_mm, cfg)
-    rows = _area_weights(hu.shape[0], spacing_mm[0], square.top_mm, cfg)
-    cols = _area_weights(hu.shape[1], spacing_mm[1], square.left_mm, cfg)
     # Weights are summed only inside the slice; what lies outside is air.
-    r0, r1 = _support(rows)
-    c0, c1 = _support(cols)
+    rows, r0, r1 = _area_weights(hu.shape[0], spacing_mm[0], square.top_mm, cfg)
+    cols, c0, c1 = _area_weights(hu.shape[1], spacing_mm[1], square.left_mm, cfg)
     inner = np.clip(hu[r0:r1, c0:c1], AIR_HU, 3071).astype(np.float32) - AIR_HU
-    out = rows[:, r0:r1] @ inner @ cols[:, c0:c1].T
+    out = rows @ inner @ cols.T
     return np.rint(out + AIR_HU).astype(np.int16)
 
 
@@ -87,7 +85,9 @@ def _anchor(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) ->
     pitch = [s * k for s, k in zip(spacing_mm, step, strict=True)]
     # Opening cuts the table's thin shell and cloth off the body before the largest piece is taken.
     radius = [max(1, round(8.0 / p)) for p in pitch]
-    opened = ndimage.binary_opening(small, np.ones([2 * r + 1 for r in radius], bool))
+    # The same as binary_opening with a rectangle, along one axis after the other.
+    shrunk = ndimage.minimum_filter(small.view(np.uint8), [2 * r + 1 for r in radius], mode="constant", cval=0)
+    opened = ndimage.maximum_filter(shrunk, [2 * r + 1 for r in radius], mode="constant", cval=0)
     pieces, n = ndimage.label(opened)
     if n == 0:
         return hu.shape[0] * spacing_mm[0], hu.shape[1] * spacing_mm[1] / 2
@@ -102,18 +102,18 @@ def _anchor(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) ->
     return float((rows[-1] + 1) * pitch[0]), float(centre)
 
 
-def _area_weights(n: int, spacing: float, start_mm: float, cfg: CropConfig) -> np.ndarray:
-    """[size, n] matrix whose row i averages the source pixels under crop pixel i by overlap."""
+def _area_weights(n: int, spacing: float, start_mm: float, cfg: CropConfig) -> tuple[np.ndarray, int, int]:
+    """Weights [size, last - first] whose row i averages the source pixels under crop pixel i by overlap, first, last.
+
+    Only source pixels first to last (not included) of the `n` lie under the crop; at least one is given.
+    """
     low = start_mm + np.arange(cfg.size)[:, None] * cfg.pixel_mm
     high = low + cfg.pixel_mm
-    src = np.arange(n)[None, :] * spacing
+    first = min(max(int(start_mm / spacing) - 1, 0), n - 1)
+    last = min(max(int(float(high[-1, 0]) / spacing) + 2, first + 1), n)
+    src = np.arange(first, last)[None, :] * spacing
     overlap = np.clip(np.minimum(high, src + spacing) - np.maximum(low, src), 0.0, None)
-    return (overlap / cfg.pixel_mm).astype(np.float32)
-
-
-def _support(weights: np.ndarray) -> tuple[int, int]:
-    used = np.flatnonzero(weights.any(axis=0))
-    return (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
+    return (overlap / cfg.pixel_mm).astype(np.float32), first, last
 
 
 def grid_positions(z_mm: np.ndarray, n_positions: int) -> np.ndarray:
