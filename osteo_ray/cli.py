@@ -1,8 +1,6 @@
 """`osteo-ray ...`: parses, calls one function, prints. Built from `osteo_ray.commands.REGISTRY`; no logic.
 
-Exit codes: 0 done; 2 the command line or a config can't be used; 3 an input (archive, records, bundle) can't be
-used; 4 the results do not account for every series; 5 results could not be written (run again when they can);
-6 `drift` found that something moved; 1 anything unforeseen.
+Exit codes: `osteo_ray.outcomes.EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -11,6 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from osteo_ray.commands import REGISTRY, load_command
+
+GO_ON = ("index", "train", "tune", "screen", "retry", "cohort", "listen", "serve")
+"""Commands that keep what they have done when they are stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,19 +30,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = load(command.job, values.config, values.overrides, values.options)
         # From here on it works: what a command imports may bring Ray, whose settings are read when it is imported.
         from osteo_ray import ray_setup  # noqa: F401
+        from osteo_ray.commands.first_look import look_first
         from osteo_ray.commands.local_copies import run_on_local_copies
 
+        look_first(name, job)
         for line in run_on_local_copies(name, job, command.runner(values.action)):
             print(line)
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        return _stopped(name)
     except Exception as e:
-        code = 3 if isinstance(e, FileNotFoundError) else getattr(e, "exit_code", None)
+        code = _exit_code(e)
         if code is None:
             raise
         print(f"osteo-ray {name}: {e}", file=sys.stderr)
         return code
     return 0
+
+
+def _stopped(name: str) -> int:
+    """What is left to do after Ctrl-C: one line, and an end without anybody's traceback."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the tidying up with a traceback
+    goes_on = "the same command goes on" if name in GO_ON else "nothing was finished; the same command starts anew"
+    print(f"osteo-ray {name}: stopped; {goes_on}", file=sys.stderr)
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+    return 130
+
+
+def _exit_code(e: Exception) -> int | None:
+    """The exit code of an error that the command line can explain; None for one that nobody foresaw."""
+    known = getattr(e, "exit_code", None)
+    if known is not None:
+        return known
+    from osteo_ray.io.store import is_storage_trouble  # late: an error in a config needs no pyarrow
+
+    if is_storage_trouble(e):
+        return 5
+    return 3 if isinstance(e, (FileNotFoundError, PermissionError, NotADirectoryError)) else None
 
 
 if __name__ == "__main__":

@@ -60,6 +60,19 @@ class Rejected(Exception):
         return (Rejected, (o.state, o.code, o.stage, o.message))
 
 
+EXIT_CODES = {
+    0: "done; also where there was nothing to do (`retry` of a code that no series has)",
+    1: "unforeseen: a defect; the traceback says where",
+    2: "the command line or a config can't be used; the key is named",
+    3: "an input (archive, records, mapping, bundle, results) is absent, empty, damaged, or can't be compared",
+    4: "the results do not account for every indexed series",
+    5: "a store can't be written or read for now (full, read-only, away); run the same command again later",
+    6: "`drift` found that something moved",
+    130: "stopped by Ctrl-C; the same command goes on",
+}
+"""What a command's exit code means to whoever scheduled it: the one list of them."""
+
+
 class InputError(ValueError):
     """Input that can't be used; the text names it and says what to do."""
 

@@ -52,7 +52,7 @@ def test_every_series_can_be_opened(index):
 def test_a_result_is_typed_and_repeats_its_row(index, cohort_run):
     series = index.chosen[0]
     folder = series["instances"][0]["uri"].removeprefix("file://").rpartition("/")[0]
-    result = load_bundle().score(folder, {"age_y": 67, "sex": "F"})
+    result = load_bundle().score(folder, {"age_y": series["age_y"], "sex": series["sex"]})
     assert isinstance(result, StudyResult)
     assert result.state in State
     assert result.to_dict()["state"] == result.state

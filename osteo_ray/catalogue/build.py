@@ -44,8 +44,9 @@ from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.dicom.sources import Branch, Entry
 from osteo_ray.dicom.stack import same_pixels
 from osteo_ray.io.parquet_set import KEY_BITS, SetPart, is_finished, read_manifest, write_manifest
-from osteo_ray.io.store import Store, join, retry_for
+from osteo_ray.io.store import Store, join, retry_for, watched
 from osteo_ray.io.tables import to_rows, to_table
+from osteo_ray.outcomes import InputError
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -55,6 +56,8 @@ PARTS_FILE = f"{WORK}parts.parquet"
 SERIES_TOGETHER = 64  # rows of a row group: some megabytes, what a reader of a few series takes
 LISTED_ALONE = 20_000  # entries that the driver lists itself: less than Ray's start would take
 IN_FLIGHT = 1000  # tasks that wait or run at a time
+UNITS = {"list": "files", "headers": "parts", "exchange": "merges", "series": "parts"}
+"""What each stage's progress counts."""
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: unknown)
 
@@ -107,7 +110,23 @@ def build(
         StoreError: where `out` could not be read or written for as long as `store_patience_s`.
     """
     start = time.monotonic()
-    return _Build(Store(out), cfg, progress or (lambda stage, done, total: None), start).run(archive)
+    with watched(str(out), cfg.store_patience_s):
+        return _Build(Store(out), cfg, progress or (lambda stage, done, total: None), start).run(archive)
+
+
+def check_not_empty(summary: CatalogueSummary, archive: str | Path | Sequence[str | Path] | None) -> None:
+    """An archive without a CT series is an error: most often a volume that is not mounted, or the wrong folder.
+
+    Raises:
+        InputError: naming the archive and what it holds instead.
+    """
+    if summary.n_series:
+        return
+    named = archive if isinstance(archive, str | Path) else ", ".join(map(str, archive or ()))
+    if not summary.entries:
+        raise InputError(f"{named} holds no file; is its volume mounted?")
+    codes = ", ".join(f"{k} {n}" for k, n in sorted(summary.files.items(), key=lambda x: -x[1]))
+    raise InputError(f"{named} holds no CT series; its {summary.entries} files ended as {codes}")
 
 
 class _Build:

@@ -6,6 +6,7 @@ A check that can't fire is a defect: each has a test that makes it fire.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -159,6 +160,32 @@ def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     if age_y is None:
         return judged("Q_AGE", True, "off" if cfg.age == "off" else "warn", None, f">= {cfg.age_min_y:g}", cfg)
     return judged("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
+
+
+OLDEST_STATED_Y = 89.0
+"""De-identified headers state every age beyond this as 90 (HIPAA, 45 CFR 164.514): such ages can't be compared."""
+
+
+def q_identity(header: Mapping[str, float], record: Mapping[str, float], cfg: QualityChecks) -> QualityCheck:
+    """Whether header and record can be one patient: the same sex, and ages within `identity_age_y` years.
+
+    Where they differ it is most often the wrong patient's record, or an age without the date on which it was true.
+
+    Args:
+        header, record: `age_y` and `sex_male`, as far as they are known.
+    """
+    known = [k for k in ("age_y", "sex_male") if k in header and k in record]
+    differ = []
+    if "age_y" in known:
+        a, b = (min(float(x["age_y"]), OLDEST_STATED_Y) for x in (header, record))
+        if abs(a - b) > cfg.identity_age_y:
+            differ.append(f"age {header['age_y']:.0f} in the header, {record['age_y']:.0f} in the record")
+    if "sex_male" in known and header["sex_male"] != record["sex_male"]:
+        words = ["F" if x["sex_male"] < 0.5 else "M" for x in (header, record)]
+        differ.append(f"sex {words[0]} in the header, {words[1]} in the record")
+    value = "; ".join(differ) if differ else "no conflict" if known else None
+    wanted = f"one sex, ages within {cfg.identity_age_y:g} years"
+    return judged("Q_IDENTITY", bool(differ), cfg.identity, value, wanted, cfg)
 
 
 def q_metal(hu: np.ndarray, cfg: QualityChecks) -> QualityCheck:

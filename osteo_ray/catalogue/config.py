@@ -94,6 +94,14 @@ class QualityChecks(Section):
         "fail",
         description="Q_AGE: the patient is younger than `age_min_y`; off, warn, or fail: the series is not screened",
     )
+    identity: Action = Field(
+        "fail",
+        description="Q_IDENTITY: header and record differ in sex, or in age by more than `identity_age_y`, most often "
+        "because the record is another patient's; off, warn, or fail: the series is not scored",
+    )
+    identity_age_y: float = Field(
+        2.0, ge=0, description="ages of header and record may differ by this much without Q_IDENTITY, years"
+    )
     metal: Action = Field(
         "warn",
         description="Q_METAL: more metal in the slices than `metal_fraction`; off, warn, or fail: the "

@@ -42,6 +42,8 @@ class Command:
     default_action: str | None = None
     positional: str | None = None
     """The key that is given without `--`."""
+    shorthands: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Options that stand for a key and a value: `--json` for `--format json`."""
 
     def runner(self, action: str | None) -> Run:
         """The function behind an action, or of a command without any."""
@@ -56,6 +58,7 @@ REGISTRY: dict[str, str] = {
     "targets": "vertebra masks (NIfTI, DICOM SEG) to per-slice targets for `train --targets`",
     "train": "train a bundle from a catalogue and records",
     "tune": "search settings of teachers, student or selection policy (Ray Tune); writes trials and the best config",
+    "score": "score one study (folder, zip, NIfTI) to the terminal, or with --json; without Ray",
     "screen": "score an archive: results, worklist, report",
     "retry": "score again what ended with a code or state, e.g. --code TIMEOUT; the run's own archive and config",
     "evaluate": "judge results by labels, of this or any other system, alone or against another's",

@@ -27,7 +27,7 @@ def write(job: CohortJob) -> list[str]:
     from osteo_ray.synthetic.write import write_cohort
 
     def write_archive(out: Path) -> list[str]:
-        with progress.counted("patient") as say:
+        with progress.counted({"write archive": "patients"}) as say:
             return write_cohort(out, narrow(job, CohortConfig), lambda i, n: say("write archive", i, n)).lines()
 
     return _once(job, "cohort", write_archive)

@@ -64,6 +64,11 @@ def drift(job: DriftJob) -> Iterator[str]:
     out.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     yield from report.lines()
     yield f"figures  {out}"
+    if not report.findings:
+        raise InputError(
+            f"nothing could be compared: of {report.patients_current} patients too little is known; "
+            "screen more of them, or name another --baseline"
+        )
     if report.moved:
         raise Moved("moved: " + ", ".join(f.words for f in report.moved))
 

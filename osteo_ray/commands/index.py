@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
@@ -20,17 +22,24 @@ class IndexJob(IndexConfig):
     )
 
 
-def index(job: IndexJob) -> list[str]:
-    """Build a catalogue of an archive, or explain one of its series."""
+def index(job: IndexJob) -> Iterator[str]:
+    """Build a catalogue of an archive, or explain one of its series.
+
+    Raises:
+        InputError: after the last line, where the archive holds no CT series.
+    """
     from osteo_ray import progress
     from osteo_ray.catalogue import build
     from osteo_ray.catalogue.explain import one_series, reasons
 
     if job.explain is not None:
-        return one_series(str(need(job, "out")), job.explain)
-    with progress.counted("it") as say:
+        yield from one_series(str(need(job, "out")), job.explain)
+        return
+    with progress.counted(build.UNITS) as say:
         summary = build.build(need(job, "archive"), need(job, "out"), narrow(job, IndexConfig), say)
-    return [*summary.lines(), *reasons(summary.out)]
+    yield from summary.lines()
+    yield from reasons(summary.out)
+    build.check_not_empty(summary, job.archive)
 
 
 COMMAND = Command(IndexJob, index, positional="archive")

@@ -27,13 +27,13 @@ from pydantic_core import PydanticUndefined
 from osteo_ray import __version__
 from osteo_ray.commands import REGISTRY, Command, load_command
 from osteo_ray.config import Section
+from osteo_ray.outcomes import EXIT_CODES
 
 PROGRAM = "osteo-ray"
 DESCRIPTION = "Opportunistic osteoporosis screening on CT archives. Research use only; an aid, not a diagnosis."
-EXIT_CODES = """\
-exit codes: 0 done; 2 the command line or a config can't be used; 3 an input (archive, records, bundle) can't be used;
-4 the results do not account for every series; 5 results could not be written (run again when they can);
-6 `drift` found that something moved; 1 anything unforeseen"""
+CODES = "exit codes:\n" + "\n".join(
+    textwrap.fill(f"{n:4d}  {text}", 110, subsequent_indent="      ") for n, text in EXIT_CODES.items()
+)
 
 
 # --- keys of a config ---
@@ -164,7 +164,7 @@ def program_parser(full: bool = False) -> argparse.ArgumentParser:
     p = _Parser(
         prog=PROGRAM,
         description=DESCRIPTION,
-        epilog=f"`{PROGRAM} COMMAND --help` explains every option.\n\n{EXIT_CODES}",
+        epilog=f"`{PROGRAM} COMMAND --help` explains every option.\n\n{CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -184,7 +184,7 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
         prog=f"{PROGRAM} {name}",
         description=REGISTRY[name][0].upper() + REGISTRY[name][1:] + ".",
         epilog="A key of the YAML is an option of the same name. What is given later wins: --config, then --set, then "
-        f"the options by name.\n\n{EXIT_CODES}",
+        f"the options by name.\n\n{CODES}",
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -260,6 +260,9 @@ def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
         cli_use_class_docs_for_groups=True,
         cli_enforce_required=False,
     )
+    for flag, (path, value) in command.shorthands.items():
+        text = f"the same as --{path} {value}"
+        parser.add_argument(flag, dest=path, action="store_const", const=value, default=None, help=text)
 
 
 def _metavar(key: Key) -> str:

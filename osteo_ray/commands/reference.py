@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.options import Key, keys, plain, section_of
+from osteo_ray.outcomes import EXIT_CODES
 from osteo_ray.patients.mapping import Column, Fhir, Mapping, Numbers, Test
 
 HEAD = """\
@@ -40,16 +41,18 @@ options and their choices:
 osteo-ray --print-completion bash > ~/.local/share/bash-completion/completions/osteo-ray
 ```
 
-**Exit codes.** 0 done; 2 the command line or a config can't be used; 3 an input (archive, records, bundle) can't be
-used; 4 the results do not account for every series; 5 results could not be written (run again when they can);
-6 `drift` found that something moved; 1 anything unforeseen.
+## Exit codes {#exit-codes}
+
+| code | meaning |
+|---|---|
 """
 
 
 def page() -> str:
     """The whole page."""
     sections: dict[type[BaseModel], None] = {}
-    out = [HEAD, "## Commands\n"]
+    codes = "".join(f"| {n} | {text} |\n" for n, text in EXIT_CODES.items())
+    out = [HEAD + codes, "## Commands\n"]
     for name, text in REGISTRY.items():
         command = load_command(name)
         out.append(f"### osteo-ray {name}\n\n{_wrapped(f'{text[0].upper()}{text[1:]}.')}\n")

@@ -24,10 +24,11 @@ def retry(job: RetryJob) -> list[str]:
 
     Raises:
         ConfigError: neither code nor state is given.
-        InputError: the run isn't finished, or no series ended so.
+        InputError: the run isn't finished.
     """
     from osteo_ray.io.store import Store
     from osteo_ray.reports.run import screen_archive
+    from osteo_ray.screening.ledger import NothingToRetry
 
     if not job.code and not job.state:
         raise ConfigError("code, state: give at least one code or state to score again")
@@ -35,7 +36,10 @@ def retry(job: RetryJob) -> list[str]:
     if not store.exists("summary.json"):
         raise InputError(f"{store.uri} holds no finished run: `osteo-ray screen` with the same config finishes it")
     run = json.loads(store.get("summary.json"))["run_id"]
-    return screen_archive(job, codes=frozenset(job.code), states=frozenset(map(str, job.state)), run_id=run)
+    try:
+        return screen_archive(job, codes=frozenset(job.code), states=frozenset(map(str, job.state)), run_id=run)
+    except NothingToRetry as e:
+        return [f"nothing to do: {e}"]
 
 
 COMMAND = Command(RetryJob, retry, positional="archive")

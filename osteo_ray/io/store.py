@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
+from osteo_ray.progress import notice
 
 T = TypeVar("T")
 _NOT_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError)
@@ -37,6 +40,7 @@ _TRANSIENT = frozenset(
         *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPIPE, errno.EBUSY, errno.ENFILE, errno.EMFILE),
     )
 )
+_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 _TRANSIENT_HTTP = frozenset((408, 429, 500, 502, 503, 504))
 
 
@@ -190,6 +194,32 @@ class Store:
                     if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
                         self._fs.put_file(str(p), self._at(p.relative_to(root).as_posix()))
 
+    def check_writable(self) -> None:
+        """Write and remove a small file: in the folder, or where it does not exist yet in the nearest one above it.
+
+        Raises:
+            StoreError: naming the folder and why nothing can be written.
+        """
+        self.calls += 1
+        try:
+            if self.remote:
+                probe = self._at(f".probe-{secrets.token_hex(4)}")
+                self._fs.pipe_file(probe, b"osteo-ray")
+                with suppress(Exception):  # a store may allow to write and not to delete
+                    self._fs.rm_file(probe)
+                return
+            above = Path(self._root)
+            while not os.path.lexists(above):
+                above = above.parent
+            with tempfile.TemporaryFile(dir=above, prefix=".probe-") as f:
+                f.write(bytes(4096))
+                f.flush()
+                os.fsync(f.fileno())  # some file systems take what they have no room for, and say so only now
+        except _NOT_THE_STORE:
+            raise
+        except Exception as e:  # stores raise their own kinds of error
+            raise StoreError(f"{self.uri} can't be written: {_why(e)}") from e
+
     def remove_unfinished(self, folder: str) -> None:
         """Delete what killed writers left in `folder` of a disk; object stores show whole files only."""
         if not self.remote:
@@ -290,6 +320,54 @@ def is_transient(e: BaseException) -> bool:
     return e.__cause__ is not None and e.__cause__ is not e and is_transient(e.__cause__)
 
 
+def is_storage_trouble(e: BaseException) -> bool:
+    """Whether a disk is full, read-only or failing: a later run may succeed."""
+    while e is not None:
+        if isinstance(e, StoreError) or (isinstance(e, OSError) and e.errno in _DISK):
+            return True
+        cause = getattr(e, "cause", None)  # what Ray wraps
+        if isinstance(cause, BaseException) and is_storage_trouble(cause):
+            return True
+        e = e.__cause__  # type: ignore[assignment]
+    return False
+
+
+@contextmanager
+def watched(uri: str, patience_s: float, every_s: float = 5.0) -> Iterator[None]:
+    """Say on stderr that a folder can't be written, and when it can again, while others (Ray tasks) write there.
+
+    Those try again by themselves (`retry_for`) and can't be heard from another machine. An object store is asked
+    six times more rarely.
+    """
+    store, ended, failing = Store(uri), threading.Event(), False
+
+    def look() -> None:
+        nonlocal failing
+        while not ended.wait(every_s * (6 if store.remote else 1)):
+            try:
+                store.check_writable()
+            except Exception as e:
+                if not failing:
+                    notice(f"cannot write: {e}; trying again for {patience_s:g} s")
+                failing = True
+            else:
+                if failing:
+                    notice(f"{store.uri} can be written again")
+                failing = False
+
+    thread = threading.Thread(target=look, name="watch-store", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _why(e: BaseException) -> str:
+    return str(getattr(e, "strerror", None) or f"{type(e).__name__}: {e}")[:300]
+
+
 def retry_for(
     work: Callable[[], T], where: str, patience_s: float, only: Callable[[Exception], bool] = lambda e: True
 ) -> T:
@@ -310,7 +388,6 @@ def retry_for(
                 raise
             left = patience_s - (time.monotonic() - start)
             if left <= 0:
-                why = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
-                raise StoreError(f"{where}: {str(why)[:300]} (tried for {patience_s:g} s)") from e
+                raise StoreError(f"{where}: {_why(e)} (tried for {patience_s:g} s)") from e
             time.sleep(min(pause, left))
             pause = min(2 * pause, 15.0)

@@ -24,10 +24,10 @@ import pandas as pd
 
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.events import ANY_DAYS, NAT, ZERO_DAY, Events, class_of, code_of, day_of, days_of, events_of
+from osteo_ray.patients.header import AGE, SEX
 from osteo_ray.patients.schema import DEMOGRAPHICS, LABS, NAMES, feature
 from osteo_ray.patients.table import RecordTable
 
-SEX = NAMES.index("sex_male")
 _HEIGHT, _WEIGHT, _BMI = (NAMES.index(n) for n in ("height_cm", "weight_kg", "bmi"))
 
 
@@ -168,6 +168,7 @@ class Timelines:
             if cfg.undated == "use":
                 empty = np.isnan(values[:, j])
                 values[empty, j] = events.undated_at(patient[empty])[0]
+        _age_on(values, days, query)
         _mend_bmi(values, days, query)
         conflict = self.sex_conflict[patient] & (patient >= 0) if len(self.sex) else np.zeros(n, bool)
         return Values(values, days, conflict)
@@ -369,6 +370,13 @@ def _last(patient: np.ndarray, day: np.ndarray, n: int) -> np.ndarray:
     known = ~np.isnat(day)
     np.maximum.at(out, patient[known], day[known].astype(np.int64))
     return np.where(out == -ZERO_DAY, NAT, out.astype("datetime64[D]"))
+
+
+def _age_on(values: np.ndarray, days: np.ndarray, query: np.ndarray) -> None:
+    """An age that was true on another day, as it is on the day of the query."""
+    gap = (day_of(np.maximum(query, 0)) - days[:, AGE]).astype("timedelta64[D]")
+    moved = (query >= 0) & ~np.isnat(gap)
+    values[moved, AGE] += gap[moved].astype(np.float64) / 365.25
 
 
 def _mend_bmi(values: np.ndarray, days: np.ndarray, query: np.ndarray) -> None:

@@ -45,6 +45,7 @@ BOUND = {
 }
 """Codes that R4 binds as `required`, of the resources written here."""
 
+_ORIGIN = {"record": "patient's record", "header": "CT's header"}
 _INPUT = {f.name: f for f in FEATURES}
 
 
@@ -320,6 +321,7 @@ class _Writer:
                 value = {"valueCodeableConcept": _concept(("http://hl7.org/fhir/administrative-gender", *sex))}
             elif f.kind == "binary":
                 value = {"valueBoolean": s["value"] >= 0.5}
+            origin = self.row.get({"age_y": "age_from", "sex_male": "sex_from"}.get(f.name, ""))
             out.append(
                 _drop(
                     resourceType="Observation",
@@ -327,6 +329,7 @@ class _Writer:
                     status="unknown",  # the record does not say
                     code=_concept((LOINC, f.loinc, f.label)),
                     subject=self.subject,
+                    note=[{"text": f"from the {_ORIGIN[origin]}"}] if origin in _ORIGIN else None,
                 )
                 | value
             )

@@ -72,7 +72,7 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "hu_by_level": [{k: _known(v.get(k)) for k in _LEVEL_HU} for v in get("hu_by_level") or ()],
         "shap": {"base": get("shap_base"), "groups": _shap_groups(get("shap") or ())},
         "gates": [{k: _known(g.get(k)) for k in _GATE} for g in get("gates") or ()],
-        "patient": {"age_y": get("age_y"), "sex": get("sex")},
+        "patient": {k: get(k) for k in ("age_y", "sex", "age_from", "sex_from")},
         "acquisition": {
             k: get(k)
             for k in (

@@ -6,57 +6,131 @@ The command line, `ray job submit` and the service all call `screen_archive`.
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray import progress
+from osteo_ray.catalogue import build as cat
 from osteo_ray.config import narrow, need
-from osteo_ray.io.store import Store
+from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.store import Store, absolute
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.match import announced, match_catalogue
 from osteo_ray.patients.record_set import open_records
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.config import ScreenConfig, ScreenJob
+from osteo_ray.screening.ledger import model_of
+from osteo_ray.screening.schema import RESULTS
 
 RESULTS_FILE = "results.parquet"
+RUN_FILE = "run.json"
 WRITTEN = {"results": RESULTS_FILE, "worklist": "worklist.csv", "report": "report.html"}
+
+
+def claim_folder(job: ScreenJob) -> None:
+    """Write down in `out` whose run it holds: of which archive, by which bundle.
+
+    An archive that grew, other records and other settings are the same run: what changed is scored again.
+
+    Raises:
+        InputError: it holds another archive's or another bundle's run, and `overwrite` is not set.
+    """
+    store = Store(need(job, "out"))
+    archive = [catalogue_of(a) or absolute(a) for a in _archives(job)]
+    model = model_of(job.bundle or reference.bundle())
+    before: dict[str, Any] = {}
+    if store.is_file(RUN_FILE):
+        before = json.loads(store.get(RUN_FILE))
+    elif store.is_file("summary.json"):  # a run of a version that wrote no such file
+        made = json.loads(store.get("summary.json"))
+        before = {"archive": [made["catalogue"]] if "catalogue" in made else None, "model": made.get("model_sha256")}
+        if before["archive"] == [store.path(cat.CATALOGUE_FILE)]:
+            before["archive"] = None  # indexed into the folder itself: from what is not known
+    differ = [k for k, v in (("archive", archive), ("model", model)) if before.get(k) not in (None, v)]
+    if differ and not job.overwrite:
+        what = {"archive": f"another archive ({', '.join(before.get('archive') or ())})", "model": "another bundle"}
+        raise InputError(
+            f"out: {store.uri} holds the results of {' and '.join(what[k] for k in differ)}; give another folder, or "
+            "replace them with --overwrite"
+        )
+    store.put(RUN_FILE, (json.dumps({"archive": archive, "model": model}, indent=1) + "\n").encode())
+
+
+def catalogue_of(archive: str) -> str | None:
+    """The catalogue where `archive` names one, or the folder of a finished index; None where it is to be indexed."""
+    if archive.endswith(".parquet"):
+        return absolute(archive)
+    if archive.startswith("dicomweb+") or "::" in archive or not Store(archive).exists(cat.CATALOGUE_FILE):
+        return None
+    return Store(archive).path(cat.CATALOGUE_FILE)
+
+
+def _archives(job: ScreenJob) -> list[str]:
+    archive = need(job, "archive")
+    return [archive] if isinstance(archive, str) else list(archive)
+
+
+def _catalogue(archives: list[str], out: str, cfg: ScreenConfig) -> tuple[str, list[str]]:
+    """The catalogue to screen, and what there is to say of an index that was made for it in `out`.
+
+    Raises:
+        InputError: it holds no series.
+    """
+    known = [catalogue_of(a) for a in archives]
+    if len(archives) == 1 and known[0] is not None:
+        if not len(open_set(known[0])):
+            raise InputError(f"{known[0]} holds no series: the archive that it was made of was empty, or not mounted")
+        return known[0], []
+    if any(known):
+        raise InputError("archive: give one index, or archives alone; `osteo-ray index A B` makes one index of several")
+    named = ", ".join(archives)
+    progress.notice(f"indexing {named} first; `osteo-ray index` does it once for all runs, which then take its folder")
+    with progress.counted(cat.UNITS) as say:
+        summary = cat.build(archives, out, cfg.index, say)
+    cat.check_not_empty(summary, archives)
+    return Store(out).path(cat.CATALOGUE_FILE), summary.lines()
 
 
 def screen_archive(
     job: ScreenJob, codes: frozenset[str] = frozenset(), states: frozenset[str] = frozenset(), run_id: str | None = None
 ) -> list[str]:
-    """Score an archive; worklist, results and report in `out`. For the rest see `screening.pipeline.screen`."""
-    from osteo_ray.catalogue import build as cat
+    """Score an archive; worklist, results and report in `out`. For the rest see `screening.pipeline.screen`.
+
+    Raises:
+        InputError: the archive holds no CT series.
+    """
     from osteo_ray.reports.worklist import write_worklist
     from osteo_ray.screening.patients import write_patients
     from osteo_ray.screening.pipeline import dry_run
     from osteo_ray.screening.pipeline import screen as run
 
-    archive, store = need(job, "archive"), Store(need(job, "out"))
     bundle = job.bundle or reference.bundle()
     notes = [] if job.bundle else [f"model    {reference.NOTICE}"]
     cfg = narrow(job, ScreenConfig)
-    table = open_records(job.records, job.mapping, cfg.index.pseudonym_key, cfg.index.identity) if job.records else None
-    indexed: list[str] = []
-    archives = [archive] if isinstance(archive, str) else list(archive)
-    if len(archives) == 1 and archives[0].endswith(".parquet"):
-        catalogue = archives[0]
-    else:
-        catalogue = store.path(cat.CATALOGUE_FILE)
-        with progress.counted("it") as say:
-            indexed = cat.build(archives, store.uri, cfg.index, say).lines()
-    if isinstance(table, RecordTable):
-        notes += announced(match_catalogue(table, str(catalogue), cfg.index.pseudonym_key, cfg.index.identity))
-    only = None
-    if job.patients:
-        split = pq.read_table(job.patients).to_pylist()
-        only = {r["patient_key"] for r in split if r["part"] == job.part}
-        if not only:
-            raise InputError(f"{job.patients} names no patient of part {job.part!r}")
-    if job.dry_run:
-        return [*notes, *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
+    with ExitStack() as stack:
+        nowhere = None if job.out or not job.dry_run else stack.enter_context(tempfile.TemporaryDirectory())
+        store = Store(nowhere or need(job, "out"))
+        table = (
+            open_records(job.records, job.mapping, cfg.index.pseudonym_key, cfg.index.identity) if job.records else None
+        )
+        indexes = stack.enter_context(tempfile.TemporaryDirectory()) if job.dry_run else store.uri
+        catalogue, indexed = _catalogue(_archives(job), indexes, cfg)
+        if isinstance(table, RecordTable):
+            notes += announced(match_catalogue(table, str(catalogue), cfg.index.pseudonym_key, cfg.index.identity))
+        only = None
+        if job.patients:
+            split = pq.read_table(job.patients).to_pylist()
+            only = {r["patient_key"] for r in split if r["part"] == job.part}
+            if not only:
+                raise InputError(f"{job.patients} names no patient of part {job.part!r}")
+        if job.dry_run:
+            return [*notes, *indexed[:-1], *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
     summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
         patients = write_patients(out / RESULTS_FILE, table, out / "patients.parquet", cfg.people)
@@ -76,7 +150,7 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
     from osteo_ray.reports.views import study_views
     from osteo_ray.screening.patients import suppressed_in
 
-    results = pq.read_table(out / RESULTS_FILE)
+    results = pads.dataset(out / RESULTS_FILE, schema=RESULTS).to_table()  # an earlier version's results lack columns
     summary = json.loads((out / "summary.json").read_text())
     facts = {"run_id": summary["run_id"], "indexed": summary["series"]}
     if not summary["reused"]:  # a rate says something only where this run did all of the work

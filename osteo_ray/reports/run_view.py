@@ -118,9 +118,17 @@ def _line(rank: int, row: Mapping[str, Any], anchors: Collection[str], suppresse
         high={"high": True, "low": False}.get(row["risk_class"] or ""),
         age=w.NONE if row["age_y"] is None else f"{row['age_y']:.0f}",
         sex=w.text(row["sex"]),
+        demographics_from=_origins(row),
         modalities=", ".join(SHORT.get(m, m) for m in GROUPS if m in (row["modalities"] or ())) or w.NONE,
         note=", ".join(n for n in notes if n),
     )
+
+
+def _origins(row: Mapping[str, Any]) -> str:
+    """Where age and sex come from: one word where both have one source."""
+    words = {"record": "record", "header": "CT header"}
+    age, sex = (words.get(row.get(c) or "", w.NONE) for c in ("age_from", "sex_from"))
+    return age if age == sex else f"age {age}, sex {sex}"
 
 
 class Cell:

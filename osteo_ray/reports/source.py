@@ -134,7 +134,7 @@ def _subject(header: Dataset, row: Mapping[str, Any], identifiers: bool) -> Data
         del ds.IssuerOfPatientID
     if not identifiers:
         ds.PatientID = row.get("patient_key") or ""
-        ds.PatientSex = row.get("sex") or ""
+        ds.PatientSex = header.get("PatientSex") or ""  # the images' own: the report belongs beside them
         ds.PatientIdentityRemoved = "YES"
         ds.DeidentificationMethod = "keyed pseudonym; name, birth date, accession, physician removed"
     if ds.PatientSex not in ("M", "F", "O"):

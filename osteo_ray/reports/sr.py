@@ -37,7 +37,7 @@ from osteo_ray import __version__
 from osteo_ray.outcomes import State
 from osteo_ray.reports import codes as c
 from osteo_ray.reports.source import Source, derived_uid, unique
-from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.reports.study_view import DISCLAIMER, origin
 
 SERIES_NUMBER = 9001
 MANUFACTURER = "osteo-ray"
@@ -177,12 +177,21 @@ def comments(row: Mapping[str, Any]) -> list[str]:
     out = [DISCLAIMER]
     if row.get("message"):
         out.append(f"{row['code']}: {row['message']}")
+    if known := demographics(row):
+        out.append(known)
     if c.is_scored(row):
         out.append(f"Operating point: {row.get('operating_point')}")
         out.append("Score rests on: " + ", ".join(row.get("modalities") or ()))
     fired = [g for g in row.get("gates") or () if g["verdict"] != "pass"]
     out += [f"{g['gate']}: found {g['value']}; allowed {g['threshold']}" for g in fired]
     return [one_line(text) for text in out]
+
+
+def demographics(row: Mapping[str, Any]) -> str:
+    """Age and sex that the score rests on, and where they come from, in a sentence; "" where neither is known."""
+    known = [f"age {row['age_y']:.0f} y{origin(row, 'age_from')}"] if row.get("age_y") is not None else []
+    known += [f"sex {row['sex']}{origin(row, 'sex_from')}"] if row.get("sex") else []
+    return "Patient as scored: " + ", ".join(known) if known else ""
 
 
 def _measurements(row: Mapping[str, Any]) -> list[Measurement] | None:

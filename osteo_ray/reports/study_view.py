@@ -188,13 +188,13 @@ def anchor(row: Mapping[str, Any]) -> str:
 
 
 def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    age = row.get("age_y")
+    age = None if row.get("age_y") is None else f"{row['age_y']:.0f} y"
     sex = {"F": "female", "M": "male"}.get(row.get("sex") or "", row.get("sex"))
     kvp = row.get("kvp")
     thick = row.get("slice_thickness_mm")
     facts = (
-        ("Age", None if age is None else f"{age:.0f} y"),
-        ("Sex", sex),
+        ("Age", age and age + origin(row, "age_from")),
+        ("Sex", sex and sex + origin(row, "sex_from")),
         ("Scanner", row.get("manufacturer")),
         ("Tube voltage", None if kvp is None else f"{kvp:g} kVp"),
         ("Slice thickness", None if thick is None else f"{thick:g} mm"),
@@ -206,6 +206,12 @@ def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     # For a scored study a gap in what is known is itself a finding; elsewhere it is only noise.
     scored = row.get("risk_prob") is not None
     return tuple((k, shorten(str(v)) if v else "not recorded") for k, v in facts if v or scored)
+
+
+def origin(row: Mapping[str, Any], column: str) -> str:
+    """Where an age or sex comes from, in words behind it: " (record)", " (CT header)"; "" where a row does not say."""
+    words = {"record": " (record)", "header": " (CT header)"}
+    return words.get(row.get(column) or "", "")
 
 
 def _risk(row: Mapping[str, Any]) -> Risk | None:

@@ -36,6 +36,8 @@ COLUMNS = (
     "operating_point",
     "age_y",
     "sex",
+    "age_from",
+    "sex_from",
     "modalities",
     "warning",
     "latest",

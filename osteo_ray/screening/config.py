@@ -84,7 +84,10 @@ class ScreenConfig(Section):
 class ScreenJob(ScreenConfig):
     """`osteo-ray screen`."""
 
-    archive: tuple[str, ...] | str | None = Field(None, description="archive, or a catalogue.parquet made by index")
+    archive: tuple[str, ...] | str | None = Field(
+        None,
+        description="folder of an index, or its catalogue.parquet: the usual way. Or an archive, indexed first",
+    )
     records: str | None = Field(None, description="table of demographics and labs; null: CT alone")
     mapping: str | None = Field(
         None,
@@ -97,4 +100,7 @@ class ScreenJob(ScreenConfig):
     out: str | None = Field(None, description="folder or URI for results, worklist and report")
     patients: str | None = Field(None, description="Parquet with patient_key and part: screen only `part`'s patients")
     part: str = Field("test", description="with `patients`: the part whose patients are screened")
-    dry_run: bool = Field(False, description="count series, estimate time and memory, score nothing")
+    overwrite: bool = Field(
+        False, description="write into a folder that holds the run of another archive or another bundle"
+    )
+    dry_run: bool = Field(False, description="count series and estimate the time; nothing is written, nothing scored")

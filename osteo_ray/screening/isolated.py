@@ -76,15 +76,15 @@ class IsolatedPredictor:
             i = todo[at or 0]  # where none had been begun, the first is charged: nothing is tried for ever
             deaths[i] += 1
             if code == "TIMEOUT" or deaths[i] >= self._limits.deaths:
-                results[i] = closed_row(rows[i], Outcome(State.QUARANTINED, code, Phase.DECODE, message), **self._model)
+                outcome = Outcome(State.QUARANTINED, code, Phase.DECODE, message)
+                results[i] = closed_row(rows[i], outcome, records[i], **self._model)
         return [results[i] for i in range(len(rows))]
 
     def _try(
         self, rows: Sequence[Mapping[str, Any]], records: np.ndarray
     ) -> tuple[list[dict[str, Any]] | None, int | None, str, str]:
         """One pass over rows: (results, -, -, -), or (None, the row at which it ended, code, message)."""
-        if self._child is None:
-            self._start()
+        self.start()
         conn, at = self._conn, None
         assert conn is not None
         limit = self._limits.series_timeout_s
@@ -103,7 +103,14 @@ class IsolatedPredictor:
             how = self._end()
             return None, at, "WORKER_DIED", f"the scorer's process ended ({how}) {self._limits.deaths} times"
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the child, where there is none.
+
+        Raises:
+            ScorerStartError: it can't be started.
+        """
+        if self._child is not None:
+            return
         self._child = ChildProcess("osteo_ray.screening.isolated", "serve", env=MALLOC)
         self._conn = conn = Connection(self._child.socket.detach())
         try:

@@ -25,7 +25,6 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.store import Store, local_folder
 from osteo_ray.model.bundle import FILES, verify
-from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.record_set import Records
 from osteo_ray.screening.config import ScreenConfig
@@ -39,6 +38,10 @@ NOT_REQUESTED = "NOT_REQUESTED"
 NOT_SCORED = ("dxa_days", "dxa_from_record", "treated", "without_ct_days")
 _READ = 65_536  # catalogue rows in memory at a time
 _SHARD = re.compile(r"shards/(\d{6,}-[0-9a-f]{20})\.r(\d+)\.parquet")
+
+
+class NothingToRetry(Exception):
+    """No scored series ended with what was asked for: nothing is wrong, and nothing is to be done."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,15 @@ def _distinct(keys: np.ndarray) -> np.ndarray:
     return keys
 
 
-def settle(plan: Plan, out: Store) -> Plan:
-    """Take what lies in the run's folder into account: rows in parts are done; rows elsewhere are carried over."""
-    have = [_read_keys(out, n) for n in _parts_of(plan, out)]
+def settle(plan: Plan, out: Store, write: bool = True) -> Plan:
+    """Take what lies in the run's folder into account: rows in parts are done; rows elsewhere are carried over.
+
+    Args:
+        write: False leaves the folder as it is, and only counts what would be carried over.
+    """
+    have = [_read_keys(out, n, write) for n in _parts_of(plan, out)]
     done = np.isin(plan.keys[plan.pending], np.concatenate(have)) if have else np.zeros(len(plan.pending), bool)
-    carried, shards = _carry_over(plan, plan.pending[~done], out)
+    carried, shards = _carry_over(plan, plan.pending[~done], out, write)
     done |= np.isin(plan.keys[plan.pending], carried)
     return replace(plan, pending=plan.pending[~done], attempt=plan.attempt[~done], touched=plan.touched | shards)
 
@@ -193,7 +200,7 @@ def again(plan: Plan, out: Store, codes: frozenset[str], states: frozenset[str])
     What an interrupted retry has done already stays done.
 
     Raises:
-        InputError: where no scored row has one.
+        NothingToRetry: where no scored row has one.
     """
     rank = np.argsort(plan.keys)
     latest: dict[int, tuple[int, str, str, bool]] = {}
@@ -213,7 +220,7 @@ def again(plan: Plan, out: Store, codes: frozenset[str], states: frozenset[str])
         asked = " or ".join(sorted(codes | states))
         seen = Counter(c for _, c, _, _ in latest.values())
         there = ", ".join(f"{c} {n}" for c, n in sorted(seen.items())) or "none"
-        raise InputError(f"no series that was scored ended as {asked}; codes there are: {there}")
+        raise NothingToRetry(f"no series that was scored ended as {asked}; codes there are: {there}")
     rows = np.array(sorted(i for i, a in wanted.items() if not (latest[i][3] and a > 1)), np.int64)
     pending = np.union1d(plan.pending, rows).astype(np.int64)
     attempt = np.array([wanted.get(i, 0) + 1 for i in pending.tolist()], np.int32)
@@ -230,7 +237,7 @@ def _parts_of(plan: Plan, out: Store) -> list[str]:
     return [n for n in out.names(PARTS) if shard_of(n) in names]
 
 
-def _read_keys(out: Store, name: str) -> np.ndarray:
+def _read_keys(out: Store, name: str, remove_damaged: bool) -> np.ndarray:
     """Row keys of a results file; a file that a machine's crash left damaged is removed, and its rows done again."""
     try:
         with out.parquet(name) as f:
@@ -241,12 +248,13 @@ def _read_keys(out: Store, name: str) -> np.ndarray:
         # Arrow's own complaints about the content have no errno; a disk's or a network's failure is nobody's content.
         if not (isinstance(e, pa.ArrowInvalid) or (type(e) is OSError and e.errno is None)):
             raise
-        out.remove([name])
+        if remove_damaged:
+            out.remove([name])
         return np.zeros(0, KEY)
     return np.array(column.to_pylist(), KEY)
 
 
-def _carry_over(plan: Plan, missing: np.ndarray, out: Store) -> tuple[np.ndarray, set[str]]:
+def _carry_over(plan: Plan, missing: np.ndarray, out: Store, write: bool) -> tuple[np.ndarray, set[str]]:
     """Copy missing rows that lie in files of other plans into parts: (their keys, the shards that got parts)."""
     current = {s.name for s in plan.shards}
     stale = [n for n in out.names(SHARDS) if not ((m := _SHARD.fullmatch(n)) and m[1] in current)]
@@ -256,9 +264,12 @@ def _carry_over(plan: Plan, missing: np.ndarray, out: Store) -> tuple[np.ndarray
     starts = np.array([s.start for s in plan.shards])
     moved, touched = [np.zeros(0, KEY)], set()
     for name in stale if len(missing) else []:
-        shard_keys = _read_keys(out, name)
+        shard_keys = _read_keys(out, name, write)
         hit = np.isin(shard_keys, wanted)
         if not hit.any():
+            continue
+        if not write:
+            moved.append(shard_keys[hit])
             continue
         with out.parquet(name) as f:
             table = f.read().filter(pa.array(hit))

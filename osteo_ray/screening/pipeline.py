@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from osteo_ray import ray_setup
-from osteo_ray.io.store import Store, StoreError, absolute, local_folder, retry_for
-from osteo_ray.model.bundle import FILES, BundleError
+from osteo_ray.io.store import Store, StoreError, absolute, retry_for, watched
+from osteo_ray.model.bundle import BundleError
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.record_set import (
     Records,
@@ -40,7 +39,6 @@ from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.ledger import Plan
-from osteo_ray.screening.predictor import Predictor
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
@@ -55,6 +53,8 @@ ADDED = ("row_key", "attempt", "record")
 """Columns of a batch that its catalogue rows do not have."""
 JOINED = "records"
 """Folder of a run in which records that came as a table lie while it scores."""
+RAY_START_S = 8.0
+"""What Ray takes to start on one machine, about."""
 FINISHING = 2
 """Shards being finished at a time, beside the scorers."""
 
@@ -174,7 +174,8 @@ def screen(
     files = {s.name: s.file for s in plan.shards}
     if len(plan.pending):
         ray_setup.start()
-        files |= _score(catalogue, plan, _partitioned(records, store), bundle, store, cfg, quiet)
+        with watched(store.uri, cfg.pipeline.store_patience_s):
+            files |= _score(catalogue, plan, _partitioned(records, store), bundle, store, cfg, quiet)
         if isinstance(records, RecordTable):
             remove_record_set(store.path(JOINED))
     else:
@@ -217,11 +218,11 @@ def dry_run(
     only_patients: set[str] | None = None,
     sample: int = 3,
 ) -> list[str]:
-    """What a run would do: counts, and a time estimated by scoring `sample` series here, keeping nothing."""
+    """What a run would do: counts, and a time estimated by scoring `sample` series here. Nothing is written."""
     catalogue, bundle = absolute(catalogue), absolute(bundle)
     book: Records = records_of(records)
     store = Store(out)
-    plan = ledger.settle(ledger.make_plan(catalogue, book, bundle, store, cfg, only_patients), store)
+    plan = ledger.settle(ledger.make_plan(catalogue, book, bundle, store, cfg, only_patients), store, write=False)
     n_open = int(plan.open.sum())
     lines = [
         f"{len(plan):8d}  series indexed",
@@ -234,21 +235,26 @@ def dry_run(
         batches = ledger.batches(catalogue, tried, plan.keys[tried], np.ones(len(tried), np.int32), sample)
         table = pa.concat_tables(batches)
         rows, keys, dates = table.to_pylist(), table["patient_key"].to_pylist(), table["study_date"].to_pylist()
-        with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
-            scorer = Predictor.load(folder, cfg.scoring, cfg.index)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(cfg.scoring.threads)
-        try:
-            t = time.perf_counter()
-            scorer.score_rows(rows, values_at_ct(book, keys, dates, cfg.timeline))
-            each = (time.perf_counter() - t) / len(tried)
-        finally:
-            torch.set_num_threads(threads)
-        total = each * len(plan.pending) / cfg.pipeline.actors
+        values = values_at_ct(book, keys, dates, cfg.timeline)
+        with IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
+            begun = time.perf_counter()
+            scorer.start()
+            started = time.perf_counter()
+            scorer.score_rows(rows, values)
+            each = (time.perf_counter() - started) / len(tried)
+        # A scorer's actor is such a process too, and starts its own; Ray starts before them.
+        start_up = RAY_START_S + 2 * (started - begun)
+        scoring = each * len(plan.pending) / min(cfg.pipeline.actors, max(1, len(plan.pending)))
         lines.append(
-            f"about {total:.0f} s with {cfg.pipeline.actors} scorers ({each:.2f} s a series, from {len(tried)})"
+            f"about {_time(start_up + scoring)} with {cfg.pipeline.actors} scorers: {start_up:.0f} s to start, then "
+            f"{each:.2f} s a series (from {len(tried)})"
         )
     return lines
+
+
+def _time(s: float) -> str:
+    """Seconds in the unit that a person plans with."""
+    return f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
 
 
 def _score(

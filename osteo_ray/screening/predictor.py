@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from osteo_ray.catalogue.checks import QualityCheck, q_air_calib, q_crop, q_metal
-from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.checks import QualityCheck, q_age, q_air_calib, q_crop, q_identity, q_metal
+from osteo_ray.catalogue.config import IndexConfig, QualityChecks
 from osteo_ray.catalogue.tissue import TissuePeaks, q_hu, q_orientation, tissue_peaks
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
@@ -36,7 +36,7 @@ from osteo_ray.model.networks import Batch
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
-from osteo_ray.patients.header import fill_from_header, header_demographics
+from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics, used_demographics
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.table import from_mapping_dict
@@ -53,8 +53,6 @@ COPIED = (
     "patient_key",
     "site",
     "study_date",
-    "age_y",
-    "sex",
     "manufacturer",
     "kvp",
     "convolution_kernel",
@@ -66,10 +64,18 @@ COPIED = (
 """Columns that a result takes from its catalogue row."""
 
 
-def closed_row(row: Mapping[str, Any], outcome: Outcome, **model: str) -> dict[str, Any]:
-    """The result row of a series that ends without a score; `model`: the columns that name the model."""
+def closed_row(
+    row: Mapping[str, Any], outcome: Outcome, record: np.ndarray | None = None, **model: str
+) -> dict[str, Any]:
+    """The result row of a series that ends without a score.
+
+    Args:
+        record: the patient's, where one was joined, float [F].
+        model: the columns that name the model.
+    """
     out: dict[str, Any] = dict.fromkeys(RESULTS.names)
     out.update({k: row.get(k) for k in COPIED})
+    out.update(used_demographics(row, record).columns())
     out.update(
         state=str(outcome.state),
         code=outcome.code,
@@ -90,6 +96,21 @@ class _Decoded:
     square: CropSquare
     crop: np.ndarray
     circle: tuple[float, float, float] = (float("nan"),) * 3  # row and column in pixels, radius in mm
+
+
+def patient_checks(row: Mapping[str, Any], record: np.ndarray, cfg: QualityChecks) -> list[QualityCheck]:
+    """The catalogue's checks of a series once its record is joined: Q_IDENTITY compares the two, and Q_AGE judges the
+    record's age where the header states none.
+
+    Args:
+        record: float [F], NaN where missing.
+    """
+    header = header_demographics(row)
+    own = {NAMES[i]: float(record[i]) for i in (AGE, SEX) if not np.isnan(record[i])}
+    checks = [QualityCheck(**c) for c in row.get("gates") or []]
+    if "age_y" not in header and "age_y" in own:
+        checks = [q_age(own["age_y"], cfg) if c.gate == "Q_AGE" else c for c in checks]
+    return [*checks, q_identity(header, own, cfg)]
 
 
 class PolicyTrace:
@@ -168,7 +189,7 @@ class Predictor:
             values = from_mapping_dict(record).matrix()[0][0]
         if row.get("state"):
             outcome = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"])
-            return StudyResult.of(self.closed(row, outcome), row)
+            return StudyResult.of(self.closed(row, outcome, values), row)
         return StudyResult.of(self.score_rows([row], values[None])[0], row)
 
     # ---- many series
@@ -186,9 +207,6 @@ class Predictor:
                 lacks of age and sex is taken from the CT's header.
             begun: told each row's number before work on it begins.
         """
-        records = np.stack(
-            [fill_from_header(r, header_demographics(row)) for r, row in zip(records, rows, strict=True)]
-        )
         results = []
         for i, row in enumerate(rows):
             if begun is not None:
@@ -196,13 +214,13 @@ class Predictor:
             try:
                 results.append(self._score_traces([row], [self._see_row(row)], records[i : i + 1])[0])
             except Rejected as e:
-                results.append(self.closed(row, e.outcome))
+                results.append(self.closed(row, e.outcome, records[i]))
             except Exception as e:  # a row's failure is a row
                 message = f"{type(e).__name__}: {e}"[:500]
                 outcome = Outcome(State.ERROR, "UNEXPECTED", Phase.SCORE, message)
                 if isinstance(e, MemoryError) or "can't allocate memory" in message:  # the latter is torch's
                     outcome = Outcome(State.QUARANTINED, "OUT_OF_MEMORY", Phase.DECODE, message)
-                results.append(self.closed(row, outcome))
+                results.append(self.closed(row, outcome, records[i]))
         return results
 
     def score_stack(self, stack: Stack, row: Mapping[str, Any], record: np.ndarray) -> dict[str, Any]:
@@ -211,13 +229,13 @@ class Predictor:
         Args:
             row: what is known of the scan: `kvp` and `contrast` as a catalogue has them, and whatever of a catalogue's
                 columns the result is to repeat.
-            record: float [F], NaN where missing.
+            record: float [F], NaN where missing; what it lacks of age and sex is taken from `row`.
         """
         return self._score_traces([row], [self.see(stack)], record[None])[0]
 
-    def closed(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    def closed(self, row: Mapping[str, Any], outcome: Outcome, record: np.ndarray | None = None) -> dict[str, Any]:
         """The result row of a series that ends without a score."""
-        return closed_row(row, outcome, **self.model)
+        return closed_row(row, outcome, record, **self.model)
 
     @property
     def model(self) -> dict[str, str]:
@@ -269,6 +287,8 @@ class Predictor:
         self, rows: Sequence[Mapping[str, Any]], traces: Sequence[PolicyTrace], records: np.ndarray
     ) -> list[dict[str, Any]]:
         t = time.perf_counter()
+        given = records
+        records = np.stack([fill_from_header(r, header_demographics(row)) for r, row in zip(given, rows, strict=True)])
         batch = self._batch(rows, traces, records)
         present = self.bundle.student.present(batch).numpy()
         weights = self.bundle.student.attention(batch).numpy()
@@ -278,11 +298,11 @@ class Predictor:
             t = time.perf_counter()
             pattern = pattern_of(present[i])
             scan = s.view(row.get("kvp"))
-            checks = [QualityCheck(**c) for c in row.get("gates") or []]
+            checks = patient_checks(row, given[i], self.index.gates)
             checks += [*s.pixel_gates, q_hu(s.tissue, row.get("kvp"), self.index.gates)]
             checks += model_checks(self.bundle, scan, pattern, self.index.gates)
             outcome = decide(self.bundle, scan, records[i], pattern, checks)
-            result = self.closed(row, outcome) | {"gates": [c.row() for c in checks]}
+            result = self.closed(row, outcome, given[i]) | {"gates": [c.row() for c in checks]}
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
             result |= self._density(s, row.get("kvp"))

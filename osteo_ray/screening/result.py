@@ -71,6 +71,14 @@ class StudyResult:
     """The reason for a person."""
     study_uid: str | None
     series_uid: str | None
+    age_y: float | None
+    """Age that the score rests on, years."""
+    sex: str | None
+    """Sex that the score rests on: M or F."""
+    age_from: str | None
+    """Where the age comes from: record or header."""
+    sex_from: str | None
+    """Where the sex comes from: record or header."""
     risk: float | None
     """Calibrated probability of osteoporosis (DXA T-score of -2.5 or below), 0..1."""
     risk_low: float | None
@@ -115,6 +123,10 @@ class StudyResult:
             message=row["message"] or "",
             study_uid=row["study_uid"],
             series_uid=row["series_uid"],
+            age_y=row["age_y"],
+            sex=row["sex"],
+            age_from=row["age_from"],
+            sex_from=row["sex_from"],
             risk=row["risk_prob"],
             risk_low=row["risk_low"],
             risk_high=row["risk_high"],

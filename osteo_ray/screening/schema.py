@@ -88,8 +88,10 @@ RESULTS = pa.schema(
         ("gates", pa.list_(GATE)),
         # what subgroups are cut by
         ("site", pa.string()),
-        ("age_y", pa.float64()),
+        ("age_y", pa.float64()),  # age and sex that the score rests on; for unscored rows what is known
         ("sex", pa.string()),
+        ("age_from", pa.string()),  # record | header; null: not known
+        ("sex_from", pa.string()),
         ("manufacturer", pa.string()),
         ("kvp", pa.float64()),
         ("convolution_kernel", pa.string()),

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.store import Store
 from osteo_ray.outcomes import Phase, State
+from osteo_ray.patients.header import used_demographics
 from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
 from osteo_ray.screening.predictor import COPIED
 from osteo_ray.screening.schema import FOOTER, RESULTS, VOLATILE
@@ -175,7 +176,7 @@ def _closed_rows(catalogue: str, shard: Shard, keys: np.ndarray, is_open: np.nda
     """Result rows of the shard's series that the index ended, or that were not asked for."""
     if is_open.all():
         return RESULTS.empty_table()
-    columns = [*COPIED, "n_slices", "state", "code", "stage", "message"]
+    columns = [*COPIED, "age_y", "sex", "n_slices", "state", "code", "stage", "message"]
     rows = open_set(catalogue).rows(shard.start, shard.stop, columns).filter(pa.array(~is_open)).to_pylist()
     for key, row in zip(keys[~is_open].tolist(), rows, strict=True):
         if row["state"] is None:
@@ -185,6 +186,7 @@ def _closed_rows(catalogue: str, shard: Shard, keys: np.ndarray, is_open: np.nda
                 "stage": str(Phase.CHOOSE),
                 "message": "the patient is not among those asked for",
             }
+        row |= used_demographics(row).columns()
         row |= {"row_key": key.decode(), "attempt": 1, "slices_total": row.pop("n_slices"), "model_sha256": model}
     return pa.Table.from_pylist(rows, schema=RESULTS)
 

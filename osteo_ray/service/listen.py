@@ -311,7 +311,7 @@ class Listener:
         values = self._record(row)
         if row.get("state"):
             outcome = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
-            result = closed_row(row, outcome, **self.model)
+            result = closed_row(row, outcome, values, **self.model)
         else:
             result = self.scorer.score_rows([row], values[None])[0]
         # The same study sent twice gives the same reports; a record that has changed since gives others.

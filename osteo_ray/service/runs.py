@@ -26,6 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
@@ -164,7 +165,7 @@ class Run:
         """These columns of the results, as far as there are any: the final table, or the parts so far."""
         whole = self.complete()
         if whole:
-            return pq.read_table(whole, columns=columns)
+            return pads.dataset(whole, schema=RESULTS).to_table(columns=columns)  # older results lack some
         tables = []
         for p, _ in _parts(self.out):
             with suppress(FileNotFoundError):  # a part that became a shard meanwhile: the next reading has its rows

@@ -160,7 +160,7 @@ class ModelHost:
         for i, row in enumerate(rows):
             if row.get("state"):
                 o = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
-                out[i] = scorer.closed(row, o)
+                out[i] = scorer.closed(row, o, values[i])
             else:
                 open_rows.append(i)
         if open_rows:

@@ -133,3 +133,27 @@ def test_tilt_of_either_sign():
 def test_counts(fn):
     assert fn(0, CFG).verdict == "pass"
     assert fn(3, CFG).verdict in ("warn", "fail")
+
+
+@pytest.mark.parametrize(
+    ("header", "record", "verdict", "value"),
+    [
+        ({"age_y": 49, "sex_male": 0}, {"age_y": 67, "sex_male": 1}, "fail",
+         "age 49 in the header, 67 in the record; sex F in the header, M in the record"),
+        ({"age_y": 49, "sex_male": 0}, {"age_y": 51, "sex_male": 0}, "pass", "no conflict"),
+        ({"age_y": 49}, {"age_y": 51.1}, "fail", "age 49 in the header, 51 in the record"),
+        ({"age_y": 90}, {"age_y": 97}, "pass", "no conflict"),  # de-identified: 90 stands for every age above 89
+        ({"age_y": 90}, {"age_y": 80}, "fail", "age 90 in the header, 80 in the record"),
+        ({"sex_male": 1}, {"age_y": 51}, "pass", "absent"),
+        ({}, {}, "pass", "absent"),
+    ],
+)  # fmt: skip
+def test_header_and_record_of_two_people(header, record, verdict, value):
+    q = g.q_identity(header, record, CFG)
+    assert (q.gate, q.verdict, q.value) == ("Q_IDENTITY", verdict, value)
+    assert g.q_identity(header, record, QualityChecks(identity="off")).verdict == "pass"
+    warned = g.q_identity(header, record, QualityChecks(identity="warn"))
+    assert warned.verdict == {"fail": "warn", "pass": "pass"}[verdict]
+    assert g.q_identity(header, record, QualityChecks(identity_age_y=120)).verdict in (
+        ("fail",) if "sex" in value else ("pass",)
+    )

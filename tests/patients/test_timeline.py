@@ -151,3 +151,13 @@ def test_the_latest_study_stands_for_a_patient_and_a_label_goes_first():
     assert latest_per_patient(rows)["row_key"].tolist() == ["2", "5"]
     labelled = np.array([True, False, False, False, False])
     assert set(latest_per_patient(rows, labelled)["row_key"]) == {"1", "5"}
+
+
+def test_an_age_grows_until_the_ct():
+    """60 at its record, 65 at a CT five years later: a wide window must not make a patient younger than the header."""
+    frame = pd.DataFrame({"patient_key": ["a"], "record_date": pd.to_datetime(["2015-03-01"]), "age_y": [60.0]})
+    wide = TimelineConfig(demographics_days=3650, after_days=3650)
+    days = days_of(["20200301", "20100301", "20150301", None])
+    ages = Timelines.of(RecordTable.of(frame)).values_at(["a"] * 4, days, wide).values[:, NAMES.index("age_y")]
+    assert ages[:3] == pytest.approx([65, 55, 60], abs=0.01)
+    assert np.isnan(ages[3])

@@ -51,7 +51,7 @@ def test_the_score_is_that_of_the_dicom_series(cohort_run, bundle_dir, tmp_path,
     )
     study = next(p for p in cohort_run.archive.rglob("*") if p.is_dir() and p.name == row["study_uid"])
     scorer = load_bundle(bundle_dir)
-    record = {"age_y": 67, "sex": "F", "alp_u_l": 90}
+    record = {"age_y": row["age_y"], "sex": row["sex"], "alp_u_l": 90}
     want = scorer.score(study, record=record).to_dict()
     got = scorer.score(as_nifti(row, tmp_path / "nifti", name), record=record).to_dict()
     # A NIfTI header keeps the spacing in single precision, and so the crops differ in the seventh digit.

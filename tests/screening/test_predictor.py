@@ -29,22 +29,27 @@ def study(cohort_run):
     return folder, row
 
 
+def record_of(row, **labs):
+    """A record of the patient whom the header shows."""
+    return {"age_y": row["age_y"], "sex": row["sex"]} | labs
+
+
 def test_two_lines_from_python(study, bundle_dir):
     folder, row = study
-    result = load_bundle(bundle_dir).score(folder, record={"age_y": 67, "sex": "F", "alp_u_l": 90}).to_dict()
+    result = load_bundle(bundle_dir).score(folder, record=record_of(row, alp_u_l=90)).to_dict()
     assert result["state"] in ("SCORED", "SCORED_WARN")
     assert result["series_uid"] == row["series_uid"]
     assert 0 < result["risk_prob"] < 1
     assert result["modalities"] == ["demographics", "labs", "ct"]
     values = {s["feature"]: s["value"] for s in result["shap"]}
-    assert (values["age_y"], values["sex_male"], values["alp_u_l"]) == (67, 0, 90)
+    assert (values["age_y"], values["sex_male"], values["alp_u_l"]) == (row["age_y"], row["sex"] == "M", 90)
     assert values["creatinine_umol_l"] is None, "what the record lacks is not made up"
 
 
 def test_shap_adds_up_to_the_score(study, bundle_dir):
-    folder, _ = study
+    folder, row = study
     scorer = load_bundle(bundle_dir)
-    r = scorer.score(folder, record={"age_y": 50, "sex": "M"}).to_dict()
+    r = scorer.score(folder, record=record_of(row)).to_dict()
     c = scorer.bundle.calibrators[r["calibrator"]]
     logit = np.log(r["risk_prob"] / (1 - r["risk_prob"]))
     total = r["shap_base"] + sum(s["shap"] for s in r["shap"])
@@ -56,6 +61,43 @@ def test_without_a_record_age_and_sex_come_from_the_header_or_not_at_all(study, 
     r = load_bundle(bundle_dir).score(folder).to_dict()
     known = row["age_y"] is not None or row["sex"] in ("M", "F")
     assert r["modalities"] == (["demographics", "ct"] if known else ["ct"])
+    assert (r["age_from"], r["sex_from"]) == tuple("header" if row[k] is not None else None for k in ("age_y", "sex"))
+
+
+def test_a_result_carries_the_age_and_sex_that_the_model_used(study, bundle_dir):
+    folder, row = study
+    result = load_bundle(bundle_dir).score(folder, record={"age_y": row["age_y"] + 1.5, "alp_u_l": 90})
+    used = (row["age_y"] + 1.5, row["sex"], "record", "header")
+    assert (result.age_y, result.sex, result.age_from, result.sex_from) == used
+    shap = result.shap.set_index("feature")["value"]
+    assert (shap["age_y"], "M" if shap["sex_male"] else "F") == used[:2]
+
+
+@pytest.mark.parametrize("what", ["age", "sex"])
+def test_a_record_of_somebody_else_abstains(study, bundle_dir, what):
+    folder, row = study
+    other = {"F": "M", "M": "F"}[row["sex"]]
+    record = record_of(row) | ({"age_y": row["age_y"] + 18} if what == "age" else {"sex": other})
+    r = load_bundle(bundle_dir).score(folder, record=record)
+    assert (r.state, r.code, r.risk) == ("ABSTAINED", "Q_IDENTITY", None)
+    values = (f"{row['age_y']:.0f}", f"{row['age_y'] + 18:.0f}") if what == "age" else (row["sex"], other)
+    assert f"{what} {values[0]} in the header, {values[1]} in the record" in r.message
+    assert {c.gate: c.verdict for c in r.checks}["Q_IDENTITY"] == "fail"
+    assert (r.age_from, r.sex_from) == ("record", "record")
+    r = load_bundle(bundle_dir).score(folder, record=record_of(row))
+    assert {c.gate: c.verdict for c in r.checks}["Q_IDENTITY"] == "pass"
+
+
+def test_an_age_of_the_record_alone_is_judged_too(study, bundle_dir):
+    _, row = study
+    silent = row | {"age_y": None, "gates": [g | {"verdict": "warn", "value": "absent"} if g["gate"] == "Q_AGE" else g
+                                             for g in row["gates"]]}  # fmt: skip
+    scorer = Predictor.load(bundle_dir)
+    for age, verdict in ((25, "fail"), (65, "pass")):
+        record = records.from_mapping_dict({"age_y": age, "sex": row["sex"]}).matrix()[0][0]
+        r = scorer.score_rows([silent], record[None])[0]
+        assert {g["gate"]: g["verdict"] for g in r["gates"]}["Q_AGE"] == verdict
+        assert (r["age_y"], r["age_from"]) == (age, "record")
 
 
 def test_scoring_alone_and_in_a_batch_agree(cohort_run, bundle_dir):
@@ -107,9 +149,6 @@ def gates_of(folder, gates, record=None):
     return r, {g["gate"]: g["verdict"] for g in r["gates"]}
 
 
-WHOLE = {"age_y": 67, "sex": "F", "alp_u_l": 90}
-
-
 @pytest.mark.parametrize(
     ("gate", "gates"),
     [
@@ -119,44 +158,48 @@ WHOLE = {"age_y": 67, "sex": "F", "alp_u_l": 90}
     ],
 )
 def test_gates_on_pixels_fire_and_do_not(study, gate, gates):
-    folder, _ = study
+    folder, row = study
+    whole = record_of(row, alp_u_l=90)
     action = {"Q_METAL": "metal", "Q_AIR_CALIB": "air_calib", "Q_COVERAGE": "coverage"}[gate]
-    _, quiet = gates_of(folder, {}, WHOLE)
+    _, quiet = gates_of(folder, {}, whole)
     assert quiet[gate] == "pass"
-    r, fired = gates_of(folder, {**gates, action: "fail"}, WHOLE)
+    r, fired = gates_of(folder, {**gates, action: "fail"}, whole)
     assert fired[gate] == "fail"
     assert (r["state"], r["code"]) == ("ABSTAINED", gate)
     assert r["risk_prob"] is None
-    r, fired = gates_of(folder, {**gates, action: "warn"}, WHOLE)
+    r, fired = gates_of(folder, {**gates, action: "warn"}, whole)
     assert fired[gate] == "warn"
     assert (r["state"], r["code"]) == ("SCORED_WARN", "GATE_WARN")
     assert gate in r["message"]
 
 
 def test_a_missing_modality_warns(study):
-    folder, _ = study
-    assert gates_of(folder, {}, WHOLE)[1]["Q_MODALITY_MISSING"] == "pass"
-    r, gates = gates_of(folder, {}, {"age_y": 67, "sex": "F"})
+    folder, row = study
+    whole = record_of(row, alp_u_l=90)
+    assert gates_of(folder, {}, whole)[1]["Q_MODALITY_MISSING"] == "pass"
+    r, gates = gates_of(folder, {}, record_of(row))
     assert gates["Q_MODALITY_MISSING"] == "warn"
     assert r["state"] == "SCORED_WARN"
 
 
 @pytest.mark.parametrize("what", ["image", "record"])
 def test_input_unlike_the_training_data_abstains_and_ordinary_input_does_not(study, what):
-    folder, _ = study
+    folder, row = study
+    whole = record_of(row, alp_u_l=90)
     bundle = synthetic_bundle()
-    assert Predictor(bundle).score(folder, record=WHOLE).code not in ("OOD_IMAGE", "OOD_RECORD")
+    assert Predictor(bundle).score(folder, record=whole).code not in ("OOD_IMAGE", "OOD_RECORD")
     bundle.novelty[what] = replace(bundle.novelty[what], threshold=1e-4)
-    r = Predictor(bundle).score(folder, record=WHOLE).to_dict()
+    r = Predictor(bundle).score(folder, record=whole).to_dict()
     assert (r["state"], r["code"], r["stage"]) == ("ABSTAINED", f"OOD_{what.upper()}", "score")
     assert r["risk_prob"] is None
     assert "accepted up to" in r["message"]
 
 
 def test_a_class_set_comes_with_the_score(study):
-    folder, _ = study
+    folder, row = study
+    whole = record_of(row, alp_u_l=90)
     bundle = synthetic_bundle()
-    r = Predictor(bundle).score(folder, record=WHOLE).to_dict()
+    r = Predictor(bundle).score(folder, record=whole).to_dict()
     wanted = [c for c in ("normal", "osteopenia", "osteoporosis") if r[f"p_{c}"] >= 1 - 0.9]
     assert r["conformal_set"] == wanted
     assert r["p_normal"] + r["p_osteopenia"] + r["p_osteoporosis"] == pytest.approx(1)
@@ -184,7 +227,7 @@ def test_a_series_filed_the_other_way_round_is_scored_the_same(study, bundle_dir
 def test_a_stack_at_hand_is_scored_as_its_row_is(study, bundle_dir):
     _, row = study
     scorer = Predictor.load(bundle_dir)
-    record = records.from_mapping_dict({"age_y": 67, "sex": "F"}).matrix()[0][0]
+    record = records.from_mapping_dict(record_of(row)).matrix()[0][0]
     with SliceStack.from_row(row) as stack:
         one = scorer.score_stack(stack, row, record)
     batched = scorer.score_rows([row], record[None])[0]

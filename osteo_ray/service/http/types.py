@@ -115,6 +115,8 @@ class WorklistRow(BaseModel):
     risk_class: Literal["high", "low"] | None
     age_y: float | None
     sex: str | None
+    age_from: Literal["record", "header"] | None = Field(description="where the age comes from")
+    sex_from: Literal["record", "header"] | None = Field(description="where the sex comes from")
     modalities: list[str]
     study_date: str | None
     suppressed: str | None = Field(description="why `worklist.csv` leaves the patient out (KNOWN_DXA, ON_TREATMENT)")

@@ -40,6 +40,8 @@ COLUMNS = [
     "risk_class",
     "age_y",
     "sex",
+    "age_from",
+    "sex_from",
     "modalities",
     "study_date",
 ]
