@@ -52,10 +52,10 @@ print(f"{len(records)} records; a CT for {sum(s['patient_key'] in of_patient.ind
 
 # %%
 bundle = load_bundle()
-result = bundle.score(
-    series["instances"][0]["uri"].removeprefix("file://").rpartition("/")[0], {"age_y": 67, "sex": "F"}
-)
+folder = series["instances"][0]["uri"].removeprefix("file://").rpartition("/")[0]
+result = bundle.score(folder, {"age_y": series["age_y"], "sex": series["sex"]})  # a record may hold labs as well
 print(result.state, result.code, result.message)
+print(f"age {result.age_y} from the {result.age_from}, sex {result.sex} from the {result.sex_from}")
 if result.risk is not None:
     print(f"risk {result.risk:.2f} ({result.risk_low:.2f} to {result.risk_high:.2f}), {result.risk_class}")
     print(f"from {', '.join(result.modalities)}; {result.slices_decoded} of {result.slices_total} slices decoded")

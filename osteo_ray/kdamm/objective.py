@@ -10,7 +10,7 @@ from torch import nn
 
 from osteo_ray.kdamm.config import DistillConfig
 from osteo_ray.model.config import ModelConfig
-from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
+from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularNetwork, build_tabular
 from osteo_ray.outcomes import InputError
 
 TEACHES = {"tabular": ("demographics", "labs"), "image": ("ct",)}
@@ -51,7 +51,7 @@ class Rows:
 def build(kind: str, groups: list[str], dim: int, cfg: ModelConfig) -> nn.Module:
     """The untrained model of a kind; `dim` is the length of a slice's features."""
     if kind == "tabular":
-        return TabularTeacher(len(groups), cfg)
+        return build_tabular(len(groups), cfg)
     if kind == "image":
         return ImageTeacher(dim, cfg)
     if kind == "student":
@@ -83,7 +83,7 @@ class Objective(nn.Module):
     def forward(self, rows: Rows) -> torch.Tensor:
         """Mean loss of the patients."""
         m = self.model
-        if isinstance(m, TabularTeacher):
+        if isinstance(m, TabularNetwork):
             predicted = m.members(rows.batch)
             label = rows.label[:, None].expand(predicted.mean.shape)
             return predicted.loss(label, rows.t_score[:, None].expand(predicted.mean.shape), self.t_weight).mean()

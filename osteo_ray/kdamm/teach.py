@@ -18,7 +18,7 @@ from torch import nn
 from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.kdamm.objective import Rows, build
 from osteo_ray.kdamm.train import FitJob, Weights, fit
-from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
+from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularNetwork
 
 Run = Callable[[FitJob], Weights]
 Teachers = dict[str, nn.Module]
@@ -29,7 +29,7 @@ CT = MODALITIES.index("ct")
 class Models:
     """Fitted networks in eval mode."""
 
-    tabular: TabularTeacher
+    tabular: TabularNetwork
     image: ImageTeacher
     student: Student
 

@@ -170,13 +170,15 @@ def train_loop(
         if f.patience and since >= f.patience:
             break
         model.train()
-        batches = list(feed(epoch))
+        batches, losses = list(feed(epoch)), []
         for i, rows in enumerate(batches):
             rate = f.lr * _schedule((epoch + i / len(batches)) / f.epochs)
             for group in opt.param_groups:
                 group["lr"] = rate
             with torch.autocast(kind, cast) if cast else nullcontext():
                 loss = wrapped(rows.to(device))
+            if on_epoch:
+                losses.append(float(loss.detach()))
             opt.zero_grad()
             scaler.scale(loss).backward()
             scaler.unscale_(opt)
@@ -186,7 +188,7 @@ def train_loop(
         if f.patience or on_epoch:
             measured = validate(model, val)
             if on_epoch:
-                on_epoch({"epoch": epoch, **measured})
+                on_epoch({"epoch": epoch, "train_loss": float(np.mean(losses)), **measured})
             if measured["loss"] < best_loss - 1e-4:
                 best, best_loss, since = copy.deepcopy(model.state_dict()), measured["loss"], 0
             else:

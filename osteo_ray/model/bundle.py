@@ -22,8 +22,9 @@ from torch import nn
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.model.calibration import Calibrator, class_probabilities, rest_log_odds
 from osteo_ray.model.config import BundleConfig
-from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularTeacher
+from osteo_ray.model.encoder import build_encoder
+from osteo_ray.model.extension import identities, names_of
+from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularNetwork, build_tabular
 from osteo_ray.model.novelty import Novelty
 from osteo_ray.model.patterns import show_only
 from osteo_ray.model.policy import PolicyNet
@@ -67,10 +68,10 @@ class Bundle:
     version: str
     config: BundleConfig
     standardiser: Standardiser
-    encoder: SliceEncoder
+    encoder: nn.Module  # SliceEncoder, or one of one's own
     policy: PolicyNet
     reward_classifiers: list[AttentionPool]
-    tabular: TabularTeacher
+    tabular: TabularNetwork
     image: ImageTeacher
     student: Student
     background: dict[str, torch.Tensor]  # values, known [B, F], ct [B, width]: cluster centres, nobody's record
@@ -135,6 +136,8 @@ class Bundle:
             "lumbar_threshold": self.lumbar_threshold,
             "metrics": self.metrics,
         }
+        if own := identities(names_of(self.config)):
+            manifest["own"] = own
         (folder / "bundle.json").write_text(json.dumps(manifest, indent=1) + "\n")
         (folder / "card.md").write_text(self.card)
         sums = "".join(f"{_sha256(folder / f)}  {f}\n" for f in FILES)
@@ -164,6 +167,7 @@ class Bundle:
             cfg = validate(BundleConfig, m["config"])
         except ConfigError as e:
             raise BundleError(f"{folder}/bundle.json: {e}") from None
+        _check_own(folder, cfg, m.get("own", {}))
         if tuple(m["standardiser"]["features"]) != NAMES:
             raise BundleError(f"{folder}: the bundle was trained on other features than this version's record schema")
         std = Standardiser(**{k: tuple(v) for k, v in m["standardiser"].items()})
@@ -173,10 +177,10 @@ class Bundle:
             version=m["version"],
             config=cfg,
             standardiser=std,
-            encoder=SliceEncoder(cfg.encoder),
+            encoder=build_encoder(cfg.encoder),
             policy=PolicyNet(cfg.encoder.dim, cfg.policy_hidden),
             reward_classifiers=[AttentionPool(cfg.encoder.dim, len(CLASSES)) for _ in range(cfg.n_scorers)],
-            tabular=TabularTeacher(len(groups), cfg.model),
+            tabular=build_tabular(len(groups), cfg.model),
             image=ImageTeacher(cfg.features, cfg.model),
             student=Student(groups, cfg.features, cfg.model),
             background={},
@@ -208,6 +212,21 @@ class Bundle:
             for k, limit in m["novelty_thresholds"].items()
         }
         return bundle
+
+
+def _check_own(folder: Path, cfg: BundleConfig, stated: dict[str, dict[str, str]]) -> None:
+    """Parts of one's own must be those that the bundle was trained with."""
+    try:
+        here = identities(names_of(cfg))
+    except ConfigError as e:
+        raise BundleError(f"{folder}: {e}") from None
+    for kind in here | stated:
+        if here.get(kind) != stated.get(kind):
+            name = (here.get(kind) or stated[kind])["name"]
+            raise BundleError(
+                f"{folder}: the {kind} {name} is another than the bundle was trained with (its source's sha256 "
+                "differs); install the version of then, or train again"
+            )
 
 
 def verify(folder: Path) -> str:

@@ -44,6 +44,10 @@ class ViewConfig(Section):
         description="picks that the column of looked-at slices places outside the bodies of L1-L4 fall out "
         "(model.levels), and the surest slices inside take their place",
     )
+    selector: str | None = Field(
+        None,
+        description="dotted name of a slice selector of one's own (model/extension.py); null: the learned policy",
+    )
 
 
 class AcquisitionConfig(Section):
@@ -69,6 +73,9 @@ class EncoderConfig(Section):
         "the trabecular core",
     )
     n_learned: int = Field(20, ge=1, le=512, description="free dimensions of the embedding")
+    network: str | None = Field(
+        None, description="dotted name of an encoder of one's own (model/extension.py); null: the project's"
+    )
 
     @property
     def layout(self) -> EmbeddingLayout:
@@ -91,6 +98,9 @@ class ModelConfig(Section):
     hidden: int = Field(48, ge=8, description="width of each branch")
     dropout: float = Field(
         0.15, ge=0, lt=1, description="share of hidden units dropped in training, teachers and student"
+    )
+    tabular_network: str | None = Field(
+        None, description="dotted name of a tabular teacher of one's own (model/extension.py); null: TabM"
     )
     pattern_heads: bool = Field(True, description="the student's head differs by pattern of modalities")
 

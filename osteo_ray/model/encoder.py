@@ -21,6 +21,7 @@ from torch import nn
 
 from osteo_ray.model.config import EncoderConfig
 from osteo_ray.model.embedding import REGIONS, number_of, scaled_hu
+from osteo_ray.model.extension import own_part
 
 
 @dataclass
@@ -95,34 +96,60 @@ class SliceEncoder(nn.Module):
         for conv, skip in zip(self.up, reversed(levels[:-1]), strict=True):
             y = F.relu(F.interpolate(conv(y), scale_factor=2.0, mode="nearest") + skip)
         roi = self.roi(y).flatten(2).softmax(dim=-1)  # [n, K, P]
-        flat = F.avg_pool2d(hu.clamp(-200.0, 1200.0), 2).flatten(2)  # [n, 1, P]
-        mean = (roi * flat).sum(-1)
-        spread = ((roi * (flat - mean[..., None]) ** 2).sum(-1) + 1.0).sqrt()
         local = torch.einsum("nkp,ncp->nkc", roi, y.flatten(2)).flatten(1)
         pooled = F.relu(self.trunk(torch.cat([levels[-1].mean(dim=(2, 3)), local], dim=1)))
-        region = self.region(pooled)
-        height = self.vertebra(pooled)
-        mid = self.mid(pooled)
-        embedding = torch.cat(
-            [
-                torch.tanh(self.learned(pooled)),
-                scaled_hu(mean),
-                spread / 25.0 - 2.0,
-                height,
-                region.softmax(-1),
-                mid.sigmoid(),
-            ],
-            dim=1,
-        )
-        side = hu.shape[-1] // 2
-        return SliceFeatures(
-            embedding=embedding,
-            region_logits=region,
-            vertebra=number_of(height[:, 0]),
-            mid_logit=mid[:, 0],
-            trabecular_hu=mean[:, 0],
-            roi=roi.unflatten(-1, (side, side)),
-        )
+        height, mid = self.vertebra(pooled)[:, 0], self.mid(pooled)[:, 0]
+        return features_of(hu[:, 0], roi, self.learned(pooled), self.region(pooled), height, mid)
+
+
+def features_of(
+    hu: torch.Tensor,
+    roi: torch.Tensor,
+    learned: torch.Tensor,
+    region_logits: torch.Tensor,
+    height: torch.Tensor,
+    mid_logit: torch.Tensor,
+) -> SliceFeatures:
+    """What an encoder says, laid out as `EmbeddingLayout` has it; an encoder of one's own ends with it too.
+
+    Args:
+        hu: the crops [n, S, S].
+        roi: weights [n, n_rois, (S/2)^2] that sum to 1; the density is measured inside them, from untouched HU.
+        learned: free dimensions [n, n_learned], before tanh.
+        region_logits: [n, len(REGIONS)]; height: [n], on the scale of `embedding.height_of`; mid_logit: [n].
+    """
+    flat = F.avg_pool2d(hu.float()[:, None].clamp(-200.0, 1200.0), 2).flatten(2)  # [n, 1, P]
+    mean = (roi * flat).sum(-1)
+    spread = ((roi * (flat - mean[..., None]) ** 2).sum(-1) + 1.0).sqrt()
+    embedding = torch.cat(
+        [
+            torch.tanh(learned),
+            scaled_hu(mean),
+            spread / 25.0 - 2.0,
+            height[:, None],
+            region_logits.softmax(-1),
+            mid_logit[:, None].sigmoid(),
+        ],
+        dim=1,
+    )
+    side = hu.shape[-1] // 2
+    return SliceFeatures(
+        embedding=embedding,
+        region_logits=region_logits,
+        vertebra=number_of(height),
+        mid_logit=mid_logit,
+        trabecular_hu=mean[:, 0],
+        roi=roi.unflatten(-1, (side, side)),
+    )
+
+
+def build_encoder(cfg: EncoderConfig) -> nn.Module:
+    """The untrained encoder of a config: the project's, or one of one's own.
+
+    Raises:
+        ConfigError: one of one's own that can't be imported.
+    """
+    return SliceEncoder(cfg) if cfg.network is None else own_part("encoder", cfg.network)(cfg)
 
 
 def _window(hu: torch.Tensor, low: float, high: float) -> torch.Tensor:

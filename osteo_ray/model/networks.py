@@ -14,6 +14,7 @@ from tabm import TabM
 from torch import nn
 
 from osteo_ray.model.config import ModelConfig
+from osteo_ray.model.extension import own_part
 from osteo_ray.model.ordinal import Latent, LatentHead, latent_of
 from osteo_ray.model.pooling import ScanPool
 from osteo_ray.patients.labels import CLASSES
@@ -42,8 +43,39 @@ class Batch:
         return len(self.values)
 
 
-class TabularTeacher(nn.Module):
-    """TabM (Gorishniy et al. 2025, arXiv 2410.24210) over values and masks."""
+class TabularNetwork(nn.Module):
+    """A tabular teacher: whatever it is made of, it has members that each say a T-score, and gives the student a hint.
+
+    A subclass is made by `(n_features, ModelConfig)` and says `hidden` and `raw`; see docs/examples/own_teacher.py.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def hidden(self, b: Batch) -> torch.Tensor:
+        """Last hidden layer of each of k members, [n, k, width]."""
+        raise NotImplementedError
+
+    def raw(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What each member says, on the scale of `ordinal.latent_of`, [n, k]."""
+        raise NotImplementedError
+
+    def members(self, b: Batch) -> Latent:
+        """What each member says of the T-score, [n, k]; each is trained on its own loss."""
+        return latent_of(self.raw(self.hidden(b)), self.log_sigma)
+
+    def features(self, b: Batch) -> torch.Tensor:
+        """What a student is given as a hint: the members' mean hidden layer, [n, width]."""
+        return self.hidden(b).mean(1)
+
+    def forward(self, b: Batch) -> torch.Tensor:
+        """Log of the members' mean probability, [n, classes]."""
+        return self.members(b).logits().exp().mean(1).clamp_min(1e-9).log()
+
+
+class TabularTeacher(TabularNetwork):
+    """TabM (Gorishniy et al. 2025, arXiv 2410.24210) over values and masks; its members are an implicit ensemble."""
 
     def __init__(self, n_features: int, cfg: ModelConfig):
         super().__init__()
@@ -56,24 +88,26 @@ class TabularTeacher(nn.Module):
             dropout=cfg.dropout,
             k=cfg.tabular_k,
         )
-        self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def hidden(self, b: Batch) -> torch.Tensor:
         """Last hidden layer of each implicit member, [n, k, width]."""
         x = self.net.num_module(torch.cat([b.values, b.known.float()], dim=1)).flatten(1)
         return self.net.backbone(self.net.ensemble_view(x))
 
-    def members(self, b: Batch) -> Latent:
-        """What each implicit member says, [n, k]; each is trained on its own loss."""
-        return latent_of(self.net.output(self.hidden(b))[..., 0], self.log_sigma)
+    def raw(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What each implicit member says, [n, k]."""
+        return self.net.output(hidden)[..., 0]
 
-    def features(self, b: Batch) -> torch.Tensor:
-        """What a student is given as a hint: the members' mean hidden layer, [n, width]."""
-        return self.hidden(b).mean(1)
 
-    def forward(self, b: Batch) -> torch.Tensor:
-        """Log of the members' mean probability, [n, classes]."""
-        return self.members(b).logits().exp().mean(1).clamp_min(1e-9).log()
+def build_tabular(n_features: int, cfg: ModelConfig) -> TabularNetwork:
+    """The untrained tabular teacher of a config: TabM, or one of one's own.
+
+    Raises:
+        ConfigError: one of one's own that can't be imported.
+    """
+    if cfg.tabular_network is None:
+        return TabularTeacher(n_features, cfg)
+    return own_part("tabular", cfg.tabular_network)(n_features, cfg)
 
 
 class ImageTeacher(nn.Module):

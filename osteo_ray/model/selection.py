@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from osteo_ray.config import ConfigError
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, p_mid
+from osteo_ray.model.extension import own_part
 from osteo_ray.model.levels import levels_of
 from osteo_ray.model.look import Look, class_probs, first_positions, observe
 from osteo_ray.model.policy import PolicyNet
@@ -44,6 +46,8 @@ def select(
     n, t = len(z_mm), view.positions
     if not 0 < n <= t:
         raise ValueError(f"a scan has 1..{t} grid positions, this one has {n}")
+    if view.selector is not None:
+        return _levelled(own_selection(z_mm, embed, view), z_mm, view)
     z = np.zeros(t, np.float32)
     z[:n] = z_mm
     first = first_positions(n, view)
@@ -61,10 +65,45 @@ def select(
             look.embedding[action] = embed(np.array([action]))[0]
             look.looked[action] = True
         look.take(action)
-    kept = np.array(look.kept, int)
-    if view.by_level:
-        kept = on_levels(kept, look.looked[:n], look.embedding[:n], z[:n])
-    return Selection(kept, look.looked.copy(), look.embedding)
+    return _levelled(Selection(np.array(look.kept, int), look.looked.copy(), look.embedding), z_mm, view)
+
+
+def own_selection(z_mm: np.ndarray, embed: Embed, view: ViewConfig) -> Selection:
+    """What a selector of one's own keeps (`view.selector`): at most `view.keep`, of the grid positions that it looked
+    at or names only in the end.
+
+    Raises:
+        ConfigError: it can't be imported, or names positions that there are not.
+    """
+    assert view.selector is not None
+    n, t = len(z_mm), view.positions
+    looked = np.zeros(t, bool)
+    seen: dict[int, np.ndarray] = {}
+
+    def remembered(at: np.ndarray) -> np.ndarray:
+        wanted = [int(k) for k in np.asarray(at, int)]
+        new = [k for k in dict.fromkeys(wanted) if k not in seen]
+        if new:
+            seen.update(zip(new, embed(np.array(new)), strict=True))
+        return np.stack([seen[k] for k in wanted])
+
+    kept = np.array(list(dict.fromkeys(int(k) for k in own_part("selector", view.selector)(z_mm, remembered, view))))
+    if not len(kept) or len(kept) > view.keep or kept.min() < 0 or kept.max() >= n:
+        raise ConfigError(
+            f"selector {view.selector}: gave positions {kept.tolist()}; 1 to {view.keep} of 0..{n - 1} are asked for"
+        )
+    dim = remembered(kept).shape[1]
+    embedding = np.zeros((t, dim), np.float32)
+    for k, e in seen.items():
+        embedding[k], looked[k] = e, True
+    return Selection(kept, looked, embedding)
+
+
+def _levelled(s: Selection, z_mm: np.ndarray, view: ViewConfig) -> Selection:
+    if not view.by_level:
+        return s
+    n = len(z_mm)
+    return replace(s, kept=on_levels(s.kept, s.looked[:n], s.embedding[:n], np.asarray(z_mm, np.float32)))
 
 
 def on_levels(kept: np.ndarray, looked: np.ndarray, embedding: np.ndarray, z_mm: np.ndarray) -> np.ndarray:

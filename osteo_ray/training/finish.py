@@ -43,6 +43,7 @@ from osteo_ray.training.patients import Patients, rows_of
 from osteo_ray.training.picks import Picks
 from osteo_ray.training.prepare import Prepared
 from osteo_ray.training.reference_distributions import reference_of
+from osteo_ray.training.scalars import scalars
 
 MIN_CLUSTER = 5
 """Fewest patients behind a background centre, so that none of them can be read from the bundle."""
@@ -74,7 +75,17 @@ def finish(
 
         def run(job: FitJob) -> Weights:
             keep = None if cfg.kdamm.workers else out / f"{job.kind}{'-start' if not job.distill.fused else ''}.state"
-            weights = fit(job, cfg.kdamm.workers, storage, keep=keep, use_gpu=cfg.kdamm.use_gpu)
+            alone = "" if job.distill.fused else " alone"  # the student's branches, before they are distilled
+            carried_on = keep is not None and keep.exists()
+            with scalars(prepared.stages.out, f"{job.kind}{alone}", carried_on) as write:
+                weights = fit(
+                    job,
+                    cfg.kdamm.workers,
+                    storage,
+                    on_epoch=lambda r: write(int(r["epoch"]), {k: v for k, v in r.items() if k != "epoch"}),
+                    keep=keep,
+                    use_gpu=cfg.kdamm.use_gpu,
+                )
             advance(1)
             return weights
 

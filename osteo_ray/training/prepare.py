@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from osteo_ray import ray_setup
 from osteo_ray.drlis.reward import fit_scorers
@@ -29,7 +30,8 @@ from osteo_ray.model import reference
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.encoder import build_encoder
+from osteo_ray.model.extension import identities
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.outcomes import InputError
@@ -41,6 +43,7 @@ from osteo_ray.training import slices as sl
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.patients import Patients, acquisition_of, gather, scans_of
 from osteo_ray.training.pretrain import pretrain
+from osteo_ray.training.scalars import scalars
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Prepared:
     stages: StepCache
     key: str  # of the embeddings
     people: People
-    encoder: SliceEncoder
+    encoder: nn.Module
     heldout: People | None
     failed: dict[str, str]  # outcome code by series that could not be read
 
@@ -122,19 +125,21 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(split, out / "split.parquet")
 
+    own = identities({"encoder": cfg.encoder.network} if cfg.encoder.network else {})
     begun = None if start is None else {k: v.tolist() for k, v in start.items() if v.numel() < 64}
     key = digest(key, [digest(p) for p in extra], [digest(p) for p in mixed], split.to_pydict(),
                  [people.series.tolist(), people.label.tolist()], begun,
-                 cfg.encoder.model_dump(), cfg.pretrain.model_dump(), cfg.seed)  # fmt: skip
+                 cfg.encoder.model_dump(), own, cfg.pretrain.model_dump(), cfg.seed)  # fmt: skip
 
     def fit_encoder(folder: Path) -> None:
         data = sl.slice_data(sets, cfg.crop.size, people, mixed, cfg.pretrain.slices, cfg.seed)
-        enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet, start)
+        with scalars(folder, "encoder") as write:
+            enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet, start, write)
         save_file(enc.state_dict(), folder / "encoder.safetensors")
         (folder / "losses.json").write_text(json.dumps({"losses": losses, "slices with targets": data.targets()}))
 
     folder = run.run("encoder", key, fit_encoder)
-    encoder = SliceEncoder(cfg.encoder)
+    encoder = build_encoder(cfg.encoder)
     encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     encoder.eval()
 
@@ -146,7 +151,8 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
 
 def selection(p: Prepared, cfg: TrainConfig, quiet: bool = False) -> tuple[PolicyNet, list[AttentionPool], str]:
     """The selection step: policy, the reward's classifiers, and the step's key."""
-    key = digest(p.key, cfg.selection.model_dump())
+    selector = cfg.selection.view.selector
+    key = digest(p.key, cfg.selection.model_dump(), identities({"selector": selector} if selector else {}))
     folder = p.stages.run("selection", key, lambda f: _fit_selection(f, p.people, cfg, quiet))
     w = load_file(folder / "selection.safetensors")
     policy = PolicyNet(cfg.encoder.dim, cfg.selection.policy.hidden)
@@ -191,7 +197,7 @@ def _read_archive(
 
 
 def _embedded(
-    run: StepCache, name: str, key: str, sets: list[Path], encoder: SliceEncoder, labels: dict, cfg: TrainConfig, quiet
+    run: StepCache, name: str, key: str, sets: list[Path], encoder: nn.Module, labels: dict, cfg: TrainConfig, quiet
 ) -> tuple[Scans, Acquisition]:
     def embed(folder: Path) -> None:
         with progress_bar("embed slices", sl.count(sets), "slice", quiet) as advance:
@@ -205,7 +211,7 @@ def _embedded(
 
 
 def _heldout(
-    run: StepCache, key: str, src: Sources, encoder: SliceEncoder, cfg: TrainConfig, quiet: bool
+    run: StepCache, key: str, src: Sources, encoder: nn.Module, cfg: TrainConfig, quiet: bool
 ) -> People | None:
     if not src.heldout_slices:
         return None
@@ -227,13 +233,18 @@ def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) 
     val = val.take(val.label >= 0)
     sel = cfg.selection
     scorers = fit_scorers(train, sel.scorer, sel.view.keep, cfg.seed, quiet)
-    policy, curve = train_policy(train, scorers, sel, folder, cfg.seed, quiet, val if len(val) else None)
+    if sel.view.selector is None:
+        policy, curve = train_policy(train, scorers, sel, folder, cfg.seed, quiet, val if len(val) else None)
+    else:  # a selector of one's own picks; the bundle holds an untrained policy that nothing asks
+        torch.manual_seed(cfg.seed)
+        policy, curve = PolicyNet(cfg.encoder.dim, sel.policy.hidden), []
     weights = {f"policy.{k}": v.contiguous() for k, v in policy.state_dict().items()}
     for i, s in enumerate(scorers):
         weights |= {f"scorer{i}.{k}": v for k, v in s.state_dict().items()}
     save_file(weights, folder / "selection.safetensors")
     (folder / "curve.json").write_text(json.dumps(curve))
-    learning_curves({"policy": curve}, folder / "curve.png")
+    if curve:
+        learning_curves({"policy": curve}, folder / "curve.png")
 
 
 def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from osteo_ray.model.config import EncoderConfig
 from osteo_ray.model.embedding import L1_NUMBER, LUMBAR, REGIONS, height_of
-from osteo_ray.model.encoder import SliceEncoder, SliceFeatures
+from osteo_ray.model.encoder import SliceFeatures, build_encoder
 from osteo_ray.model.ordinal import LatentHead
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import progress_bar
@@ -62,18 +62,20 @@ def pretrain(
     seed: int,
     quiet: bool = False,
     start: Mapping[str, torch.Tensor] | None = None,
-) -> tuple[SliceEncoder, dict[str, float]]:
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[nn.Module, dict[str, float]]:
     """Train and return the encoder in eval mode, and the mean losses of the last tenth of the steps.
 
     Args:
         start: weights to go on from; None: from random ones.
+        on_step: told each step's number and losses.
 
     Raises:
         InputError: where no slice has a target, and there are no weights to start from.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    enc = SliceEncoder(arch)
+    enc = build_encoder(arch)
     if start is not None:
         enc.load_state_dict(dict(start))
     slices = _slice_sampler(data, cfg, rng)
@@ -96,7 +98,7 @@ def pretrain(
     log: list[dict[str, float]] = []
     enc.train()
     with progress_bar("pre-train encoder", cfg.steps, "step", quiet) as advance:
-        for _ in range(cfg.steps):
+        for step in range(cfg.steps):
             targeted = slices() if slices else np.zeros(0, int)
             bagged = bags() if bags else np.zeros(0, int)
             crops = torch.from_numpy(data.crops[np.concatenate([targeted, bagged])]).to(device)
@@ -114,6 +116,8 @@ def pretrain(
                 opt.step()
             sched.step()
             log.append({name: float(v.detach()) for name, v in losses.items()})
+            if on_step:
+                on_step(step, log[-1])
             advance(1)
     tail = log[-max(1, cfg.steps // 10) :]
     names = sorted({k for r in tail for k in r})

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import CropConfig, EncoderConfig
 from osteo_ray.model.crops import grid_positions, spine_crop
-from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.encoder import build_encoder
 from osteo_ray.outcomes import InputError, Rejected
 from osteo_ray.progress import Advance
 from osteo_ray.training.patients import Patients
@@ -184,7 +185,7 @@ class EmbedSlices:
     """Ray Data actor: crops -> embeddings. The encoder is loaded once."""
 
     def __init__(self, weights: dict[str, torch.Tensor], arch: EncoderConfig, size: int, device: str = "cpu"):
-        self.encoder = SliceEncoder(arch)
+        self.encoder = build_encoder(arch)
         self.encoder.load_state_dict(weights)
         self.encoder.eval().to(device)
         self.size, self.device = size, device
@@ -198,7 +199,7 @@ class EmbedSlices:
 
 
 def embed_slice_sets(
-    sets: list[Path], encoder: SliceEncoder, size: int, actors: int, advance: Advance, gpus: float = 0.0
+    sets: list[Path], encoder: nn.Module, size: int, actors: int, advance: Advance, gpus: float = 0.0
 ) -> pa.Table:
     """Embed every slice of the sets; columns EMBEDDED and embedding. `gpus`: of each actor; 0: on CPU."""
     import ray.data
