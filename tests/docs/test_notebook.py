@@ -21,13 +21,13 @@ def test_it_is_a_clean_notebook():
     assert cells()[0]["metadata"]["tags"] == ["parameters"]
 
 
-def test_every_cell_runs(made, bundle_dir, tmp_path, capsys):
+def test_every_cell_runs(cohort_run, bundle_dir, tmp_path, capsys):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     space: dict = {}
     first, *rest = ["".join(c["source"]) for c in cells()]
     exec(compile(first, "parameters", "exec"), space)
-    given = {"ARCHIVE": made.archive, "RECORDS": made.records, "BUNDLE": bundle_dir, "OUT": tmp_path}
+    given = {"ARCHIVE": cohort_run.archive, "RECORDS": cohort_run.records, "BUNDLE": bundle_dir, "OUT": tmp_path}
     assert {k for k in space if not k.startswith("_")} == set(given)
     space |= {k: str(v) for k, v in given.items()}
     for i, source in enumerate(rest, 1):
