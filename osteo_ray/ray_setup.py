@@ -13,6 +13,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_REPORT_URL", "http://127.0.0.1:9")
 
 
+START_TRIES = 4
+"""A machine that others keep busy starts Ray too, in the second or third half minute."""
+
+
 def joined() -> bool:
     """Whether Ray is a cluster that is there already, not one of our own on this machine."""
     return "RAY_ADDRESS" in os.environ
@@ -39,13 +43,14 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
             kw["object_store_memory"] = object_store_mb * 2**20
         # Never one that happens to be there: Ray would else join what a killed run left behind.
         kw |= {"address": "local", "num_cpus": num_cpus}
-        try:
-            ray.init(**kw)
-        except Exception as e:  # Ray's own words, for it has no type for it: it gives itself 30 s, at any load
-            if "timed out during startup" not in str(e):
-                raise
-            ray.shutdown()
-            ray.init(**kw)
+        for tries_left in reversed(range(START_TRIES)):
+            try:
+                ray.init(**kw)
+                break
+            except Exception as e:  # Ray's own words, for it has no type for it: it gives itself 30 s, at any load
+                ray.shutdown()
+                if "timed out during startup" not in str(e) or not tries_left:
+                    raise
     tune_data_context()
 
 

@@ -27,6 +27,7 @@ def test_doctor_names_versions_cores_and_codecs(capsys):
 )
 def test_errors_name_the_thing_and_have_their_exit_code(argv, code, words, tmp_path, capsys):
     (tmp_path / "bad.csv").write_text("patient_id,age_y,sex\nA,512,F\n")
+    (tmp_path / "c.parquet").write_text("a catalogue that is not read before the bundle")
     assert main([a.format(tmp=tmp_path) for a in argv]) == code
     assert words in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from osteo_ray.config import ConfigError, Section, need
 from osteo_ray.outcomes import InputError
 
 READ = (
-    *("archive", "source", "study", "catalogue", "records", "patients", "masks", "targets", "start"),
+    *("archive", "source", "study", "catalogue", "records", "patients", "masks", "targets"),
     *("extra_slices", "encoder_slices", "heldout_slices", "heldout_records"),
     *("results", "labels", "truth", "against", "baseline", "split", "answers"),
 )

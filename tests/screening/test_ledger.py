@@ -12,7 +12,6 @@ import pytest
 from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.config import validate
 from osteo_ray.io.store import Store
-from osteo_ray.outcomes import InputError
 from osteo_ray.patients import RecordTable
 from osteo_ray.patients.record_set import records_of
 from osteo_ray.screening import ledger
@@ -178,7 +177,9 @@ def test_retry_does_only_what_was_asked_and_the_last_attempt_counts(at):
     score(p, out, codes={4: "TIMEOUT", 8: "TIMEOUT", 9: "WORKER_DIED"})
     before = finish(p, out, catalogue)
     assert before.codes["TIMEOUT"] == 2
-    with pytest.raises(InputError, match=r"ended as NO_SUCH; codes there are: OK 4, TIMEOUT 2, WORKER_DIED 1"):
+    with pytest.raises(
+        ledger.NothingToRetry, match=r"ended as NO_SUCH; codes there are: OK 4, TIMEOUT 2, WORKER_DIED 1"
+    ):
         ledger.again(plan(), out, frozenset({"NO_SUCH"}), frozenset())
 
     r = ledger.again(plan(), out, frozenset({"TIMEOUT"}), frozenset())
