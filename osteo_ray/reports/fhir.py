@@ -256,7 +256,7 @@ class _Writer:
                 | _drop(
                     code=_concept((DCM, *c.ATTENUATION), f"trabecular bone of {v['level']}, mean, as scanned"),
                     effectiveDateTime=self.day,
-                    issued=self.made.isoformat(timespec="seconds"),
+                    issued=self.created.isoformat(timespec="seconds"),
                     device=self._ref("device"),
                     bodySite=_concept((SNOMED, *c.vertebra(v["level"])), v["level"]),
                     derivedFrom=[self.study] if self.study.get("identifier") else None,

@@ -51,8 +51,8 @@ def study_view(row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None) 
 
 def _thumbnail(stack: SliceStack, s: Mapping[str, Any]) -> Thumbnail:
     hu = stack.axial(s["index"])
-    circle = [s.get(k) for k in ("roi_row", "roi_col", "roi_radius_mm")]
-    roi = None if None in circle else Roi(*circle)
+    row, col, radius_mm = (s.get(k) for k in ("roi_row", "roi_col", "roi_radius_mm"))
+    roi = None if row is None or col is None or radius_mm is None else Roi(row, col, radius_mm)
     return Thumbnail(hu, stack.axial_spacing_mm, s["z_mm"], s["weight"], s["sop_uid"], s["index"], roi)
 
 

@@ -93,5 +93,5 @@ def test_a_place_in_the_crop_is_found_again_in_the_slice():
         square = CropSquare.of(hu, (pitch, pitch), CFG)
         crop = spine_crop(hu, (pitch, pitch), CFG, square)
         assert np.array_equal(crop, spine_crop(hu, (pitch, pitch), CFG))
-        bright = np.argwhere(crop > 2500).mean(0)
-        assert square.to_slice(*bright, (pitch, pitch)) == pytest.approx((row, col), abs=0.8 / pitch)
+        y, x = np.argwhere(crop > 2500).mean(0)
+        assert square.to_slice(y, x, (pitch, pitch)) == pytest.approx((row, col), abs=0.8 / pitch)

@@ -114,7 +114,9 @@ def test_a_scored_sr_reads_back_equal(tmp_path, ct):
 def test_a_scored_sr_has_hu_by_vertebra(tmp_path, ct):
     row = result(ct)
     sr, _ = written(tmp_path, row, ct)
-    levels = srread(sr).content.get_image_measurement_groups()[1:]
+    report = srread(sr).content
+    assert isinstance(report, MeasurementReport)
+    levels = report.get_image_measurement_groups()[1:]
     assert [g.finding_sites[0].value for g in levels] == [codes.SCT.L1Vertebra, codes.SCT.L2Vertebra]
     for group, found in zip(levels, row["hu_by_level"], strict=True):
         got = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}

@@ -364,6 +364,7 @@ def test_the_close_up_is_eight_centimetres_around_the_measured_circle(row, col):
     hu = np.zeros((192, 192), np.int16)
     hu[int(row), int(col)] = 1000
     near = close_up(Thumbnail(hu, (1.0, 0.5), 0.0, 1.0, "1.2", 0, Roi(row, col, 8.0)))
+    assert near is not None
     assert near.hu.shape == (80, 160)
     at = np.argwhere(near.hu == 1000)[0]
     assert (near.y * 80 - 0.5, near.x * 160 - 0.5) == pytest.approx(tuple(at))
