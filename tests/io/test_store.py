@@ -1,9 +1,20 @@
 """Files of a run, on a disk and in an object store (moto's S3 server on loopback)."""
 
+import time
+
 import pyarrow as pa
 import pytest
 
-from osteo_ray.io.store import Store, StoreError, local_file, local_folder, open_parquet, read_table, retry_for
+from osteo_ray.io.store import (
+    Store,
+    StoreError,
+    local_file,
+    local_folder,
+    open_parquet,
+    read_table,
+    retry_for,
+    watched,
+)
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -88,3 +99,40 @@ def test_patience():
 def test_a_password_in_the_uri_is_refused():
     with pytest.raises(ValueError, match="password"):
         Store("s3://user:secret@bucket/run")
+
+
+def test_a_folder_is_looked_at_before_it_is_written(tmp_path):
+    Store(tmp_path / "not" / "there" / "yet").check_writable()
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind, and nothing made"
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"file/x can't be written: Not a directory"):
+        Store(tmp_path / "file" / "x").check_writable()
+
+
+def test_a_remote_store_is_looked_at_too():
+    import fsspec
+
+    store = Store("memory://looked-at/run")
+    store.check_writable()
+    assert fsspec.filesystem("memory").find("/looked-at") == []
+
+
+def test_while_others_write_somebody_says_that_nothing_can_be_written(tmp_path, capsys):
+    out = tmp_path / "out"
+    out.write_text("in the way")
+    with watched(str(out), 300, every_s=0.02):
+        wait_for(capsys, "cannot write: ", "trying again for 300 s")
+        out.unlink()
+        wait_for(capsys, "can be written again")
+    with watched(str(out), 300, every_s=0.02):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def wait_for(capsys, *words):
+    """Until all of these have been printed; a minute at most."""
+    printed, end = "", time.monotonic() + 60
+    while not all(w in printed for w in words):
+        assert time.monotonic() < end, printed
+        printed += capsys.readouterr().err
+        time.sleep(0.02)

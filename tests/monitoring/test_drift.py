@@ -165,6 +165,11 @@ def test_the_command_says_what_moved_and_ends_with_6(tmp_path, capsys):
     report = json.loads((tmp_path / "moved" / "drift.json").read_text())
     assert "hu_120" in report["moved"]
     assert drift("moved", "--baseline", str(tmp_path / "same")) == 6
+    (tmp_path / "few").mkdir()
+    pq.write_table(rows_of(cohort(3, 13), sha), tmp_path / "few" / "results.parquet")
+    capsys.readouterr()
+    assert drift("few") == 3, "a run that nothing can be said of is no run without drift"
+    assert "nothing could be compared: of 3 patients" in capsys.readouterr().err
     del bundle.metrics["distributions"]
     bundle.save(tmp_path / "bundle")
     capsys.readouterr()
