@@ -67,7 +67,7 @@ def test_every_shipped_config_loads():
     from osteo_ray.commands.index import IndexJob
 
     jobs: dict[str, type[Section]] = {"cohort": CohortJob, "slices": CohortJob, "index": IndexJob, "train": TrainJob}
-    jobs |= {"screen": ScreenJob, "evaluate": EvaluateJob}
+    jobs["screen"], jobs["evaluate"] = ScreenJob, EvaluateJob
     files = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
     assert files
     for f in files:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from osteo_ray.config import Section
 from osteo_ray.dicom.limits import Limits
-from osteo_ray.patients.config import IdentityConfig
+from osteo_ray.patients.config import SitePatientKeys
 
 Action = Literal["off", "warn", "fail"]
 
@@ -192,16 +192,9 @@ class NiftiConfig(Section):
     )
 
 
-class IndexConfig(Section):
+class IndexConfig(SitePatientKeys):
     """`osteo-ray index`."""
 
-    pseudonym_key: str | None = Field(
-        None,
-        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
-        "no key, so that pseudonyms can be recomputed from patient numbers",
-    )
-    site: str | None = Field(None, description="hospital that this archive is from; part of each patient's key")
-    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one patient")
     num_cpus: int | None = Field(None, ge=1, description="cores Ray may use; null: all")
     part_entries: int = Field(2000, ge=1, description="files of one header task, on average")
     part_bytes: int = Field(2 << 30, ge=1, description="bytes of files after which a header task is cut")

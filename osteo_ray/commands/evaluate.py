@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from osteo_ray.commands import Command
 from osteo_ray.commands.checklist import bundle_manifest
-from osteo_ray.config import Section, need
-from osteo_ray.outcomes import InputError
-from osteo_ray.patients.config import IdentityConfig, TimelineConfig
+from osteo_ray.config import narrow, need
+from osteo_ray.patients.config import LabelRecords, SitePatientKeys
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class EvaluateJob(Section):
+class EvaluateJob(LabelRecords, SitePatientKeys):
     """`osteo-ray evaluate`."""
 
     results: str | None = Field(
         None, description="results.parquet, the folder that holds it, or any system's scores as CSV or Parquet"
     )
-    labels: str | None = Field(None, description="records with a T-score, or a table of patient_key and label")
-    mapping: str | None = Field(
-        None,
-        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
-        "to the schema; null: default; for labels that are records",
-    )
-    pseudonym_key: str | None = Field(
-        None,
-        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
-        "no key, so that pseudonyms can be recomputed from patient numbers",
-    )
-    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     truth: str | None = Field(None, description="synthetic cohort's truth/patients.parquet: Bayes-optimal AUC beside")
     against: str | None = Field(None, description="other results of the same patients, compared pair by pair")
     bundle: str | None = Field(None, description="the bundle that scored, for the reporting checklists")
@@ -41,7 +31,6 @@ class EvaluateJob(Section):
     level: float = Field(0.95, gt=0, lt=1, description="confidence level of every interval")
     resamples: int = Field(1000, ge=100, description="draws of the bootstrap over patients")
     seed: int = Field(0, ge=0, description="of the bootstrap's draws")
-    timeline: TimelineConfig = TimelineConfig()
 
 
 def evaluate(job: EvaluateJob) -> list[str]:
@@ -49,22 +38,22 @@ def evaluate(job: EvaluateJob) -> list[str]:
     from osteo_ray.evaluation.checklists import checklists, read_answers
     from osteo_ray.evaluation.compare import compare
     from osteo_ray.evaluation.evaluate import evaluate as judge
+    from osteo_ray.evaluation.labels import open_labels
     from osteo_ray.reports.evaluation_page import pictures, write_evaluation
     from osteo_ray.reports.run import write_report
 
     results = Path(need(job, "results"))
     folder = results if results.is_dir() else results.parent
     out = Path(job.out) if job.out else folder
-    labels = _labels(job)
+    keys = narrow(job, SitePatientKeys)
+    labels = _with_truth(open_labels(need(job, "labels"), job.mapping, keys), job.truth)
     answers = read_answers(job.answers)
     manifest = bundle_manifest(job.bundle)
-    boot: dict[str, Any] = {"level": job.level, "resamples": job.resamples, "seed": job.seed, "timeline": job.timeline}
-    ev = judge(results, labels, pseudonym_key=job.pseudonym_key, **boot)
+    how: dict[str, Any] = {"level": job.level, "resamples": job.resamples, "seed": job.seed, "timeline": job.timeline}
+    ev = judge(results, labels, keys=keys, **how)
     paired = None
     if job.against:
-        paired = compare(
-            results, job.against, labels, (str(results), job.against), pseudonym_key=job.pseudonym_key, **boot
-        )
+        paired = compare(results, job.against, labels, (str(results), job.against), keys=keys, **how)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(ev.to_json() + "\n")
     lines = ev.lines()
@@ -84,25 +73,15 @@ def evaluate(job: EvaluateJob) -> list[str]:
     return lines
 
 
-def _labels(job: EvaluateJob) -> Any:
-    """Labels as a frame: a plain table as it is, anything else through the records' mapping."""
+def _with_truth(labels: pd.DataFrame, truth: str | None) -> pd.DataFrame:
+    """Labels with a synthetic cohort's posteriors beside them, where its truth is given."""
     import pyarrow.parquet as pq
 
-    from osteo_ray.evaluation.tables import is_plain_labels, read_labels
-    from osteo_ray.patients import load_records
-
-    path = need(job, "labels")
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file; give records with a T-score, or a table of patient_key and label")
-    if job.mapping is None and is_plain_labels(path):
-        frame = read_labels(path, job.pseudonym_key)
-    else:
-        frame = load_records(path, job.mapping, job.pseudonym_key, identity=job.identity).frame
-    if job.truth:
-        truth = pq.read_table(job.truth).to_pandas()
-        extra = [c for c in truth.columns if c == "patient_key" or c.startswith("p_bayes")]
-        frame = frame.merge(truth[extra], on="patient_key", how="left")
-    return frame
+    if truth is None:
+        return labels
+    posteriors = pq.read_table(truth).to_pandas()
+    extra = [c for c in posteriors.columns if c == "patient_key" or c.startswith("p_bayes")]
+    return labels.merge(posteriors[extra], on="patient_key", how="left")
 
 
 COMMAND = Command(EvaluateJob, evaluate, positional="results")

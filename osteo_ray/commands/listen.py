@@ -13,25 +13,20 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.config import RecordsOfCt
 from osteo_ray.service.listen_config import ListenConfig
 
 
-class ListenJob(ListenConfig):
+class ListenJob(RecordsOfCt, ListenConfig):
     """`osteo-ray listen`."""
 
     bundle: str | None = Field(None, description="null: the reference bundle, which is not validated on patients")
     spool: str | None = Field(None, description="folder for what arrives, where it stands, and reports")
-    records: str | None = Field(None, description="table of demographics and labs; null: CT alone")
-    mapping: str | None = Field(
-        None,
-        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
-        "to the schema; null: default",
-    )
 
 
 def listen(job: ListenJob) -> Iterator[str]:
     """Take studies by C-STORE, screen each when it is complete, send its reports back."""
-    from osteo_ray.patients import load
+    from osteo_ray.patients.record_set import open_records
     from osteo_ray.screening.isolated import IsolatedPredictor
     from osteo_ray.screening.predictor import Predictor
 
@@ -41,9 +36,7 @@ def listen(job: ListenJob) -> Iterator[str]:
         raise InputError(f"{e.name} is missing; pip install 'osteo-ray[listen]' brings it") from None
 
     cfg = narrow(job, ListenConfig)
-    table = (
-        load(job.records, job.mapping, cfg.index.pseudonym_key, identity=cfg.index.identity) if job.records else None
-    )
+    records = open_records(job.records, job.mapping, cfg.index) if job.records else None
     bundle = job.bundle or reference.bundle()
     model = Predictor.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -51,7 +44,7 @@ def listen(job: ListenJob) -> Iterator[str]:
     # A study that hangs, crashes or eats memory ends itself, not the service.
     with (
         IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer,
-        Listener(cfg, Path(need(job, "spool")), scorer, model, table) as listener,
+        Listener(cfg, Path(need(job, "spool")), scorer, model, records) as listener,
     ):
         for s in (signal.SIGTERM, signal.SIGINT):
             signal.signal(s, lambda *_: listener.stop())

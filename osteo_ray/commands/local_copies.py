@@ -42,6 +42,11 @@ def run_on_local_copies(command: str, job: J, run: Callable[[J], Iterable[str]])
     reads = READS.get(command, {})
     keys = (*reads, "out") if reads else ()
     far = {k: v for k in keys if isinstance(v := getattr(job, k, None), str) and is_remote(v)}
+    if "labels" in far:
+        from osteo_ray.patients.record_set import is_record_set
+
+        if is_record_set(far["labels"]):  # is read where it lies
+            del far["labels"]
     if not far:
         yield from run(job)
         return

@@ -10,57 +10,38 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients.config import IdentityConfig, TimelineConfig
+from osteo_ray.patients.config import LabelRecords, PatientKeys, SitePatientKeys
 
 
-class RecalibrateJob(SiteConfig):
+class RecalibrateJob(LabelRecords, PatientKeys, SiteConfig):
     """`osteo-ray recalibrate`."""
 
     site: str | None = Field(None, description="the site's name")
     bundle: str | None = Field(None, description="the bundle that scored the results")
     results: str | None = Field(None, description="folder of a run, or its results.parquet")
-    labels: str | None = Field(None, description="records with the DXA T-score, or a table of patient_key and label")
-    mapping: str | None = Field(
-        None,
-        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
-        "to the schema; null: default; for labels that are records",
-    )
-    pseudonym_key: str | None = Field(
-        None,
-        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
-        "no key, so that pseudonyms can be recomputed from patient numbers",
-    )
-    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     split: str | None = Field(None, description="split.parquet of the training run; null: beside the bundle, if there")
     out: str | None = Field(None, description="folder for the new bundle")
-    timeline: TimelineConfig = TimelineConfig()
     seed: int = Field(0, ge=0, description="of the bootstrap's draws and folds")
 
 
 def recalibrate(job: RecalibrateJob) -> list[str]:
     """Write a bundle whose risks fit a site."""
-
-    from osteo_ray.evaluation.tables import is_plain_labels, read_labels
+    from osteo_ray.evaluation.labels import open_labels
     from osteo_ray.model.bundle import Bundle
     from osteo_ray.monitoring.pairs import load_pairs
     from osteo_ray.monitoring.recalibrate import apply
     from osteo_ray.monitoring.recalibrate import recalibrate as fit
-    from osteo_ray.patients import load_records
 
     site, folder, out = need(job, "site"), Path(need(job, "bundle")), Path(need(job, "out"))
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is there already; a bundle is never written over: give another --out")
-    labels = Path(need(job, "labels"))
-    if not labels.exists():
-        raise InputError(f"{labels}: no such file; give records with a T-score, or a table of patient_key and label")
-    if job.mapping is None and is_plain_labels(labels):
-        frame = read_labels(labels, job.pseudonym_key)
-    else:
-        frame = load_records(str(labels), job.mapping, job.pseudonym_key, identity=job.identity).frame
+    # `site` names the calibration; whose numbers a table holds, its mapping may say.
+    keys = SitePatientKeys(pseudonym_key=job.pseudonym_key, identity=job.identity)
+    labels = open_labels(need(job, "labels"), job.mapping, keys)
     beside = folder.absolute().parent / "split.parquet"
     split = job.split or (str(beside) if beside.exists() else None)
     bundle = Bundle.load(folder)
-    pairs, notes = load_pairs(need(job, "results"), frame, bundle.sha256, job.timeline, split)
+    pairs, notes = load_pairs(need(job, "results"), labels, bundle.sha256, job.timeline, split)
     found = fit(pairs, site, narrow(job, SiteConfig), job.seed, bundle.conformal_level)
     sha256 = apply(bundle, found).save(out)
     return [*notes, *found.lines(), f"bundle   {out} (sha256 {sha256[:12]}...): screening scores anew with it"]

@@ -9,17 +9,16 @@ from typing import Literal
 from pydantic import Field
 
 from osteo_ray.commands import Command
-from osteo_ray.config import Section, need
-from osteo_ray.patients.config import IdentityConfig
+from osteo_ray.config import need
+from osteo_ray.patients.config import RecordMapping, SitePatientKeys
 
 
-class RecordsJob(Section):
+class RecordsJob(RecordMapping, SitePatientKeys):
     """`osteo-ray records`."""
 
     source: tuple[str, ...] | str | None = Field(
         None, description="files, URIs or folders: .csv, .tsv, .xlsx, .parquet, FHIR .ndjson or Bundle .json"
     )
-    mapping: str | None = Field(None, description="shipped name, or path to YAML; null: the default mapping")
     out: str | None = Field(None, description="Parquet file in the schema's columns and units; null: report alone")
     partitions: int | None = Field(
         None, ge=1, description="write `out` as a folder, partitioned by patient, that tasks read from; null: one file"
@@ -29,8 +28,6 @@ class RecordsJob(Section):
     )
     catalogue: str | None = Field(None, description="catalogue.parquet of an index: say how many records met a CT")
     draft: str | None = Field(None, description="a table: print a proposal of its mapping, to be corrected, and end")
-    pseudonym_key: str | None = Field(None, description="secret that keys patient pseudonyms; that of the index")
-    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
 
 
 def records(job: RecordsJob) -> list[str]:
@@ -51,7 +48,7 @@ def records(job: RecordsJob) -> list[str]:
         folder = stack.enter_context(tempfile.TemporaryDirectory()) if job.partitions and out else None
         target = f"{folder}/records.parquet" if folder else out
         with new_file(target) if target else nullcontext() as path:
-            how = job.mapping, job.pseudonym_key, job.identity, found, job.on_bad
+            how = job.mapping, job.pseudonym_key, job.identity, found, job.on_bad, job.site
             done = convert(need(job, "source"), path, *how)
         counts = ", ".join(f"{k or 'unlabelled'} {n}" for k, n in done.labels.most_common())
         lines = [f"refused  {i}" for i in found.listed()]

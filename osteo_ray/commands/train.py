@@ -8,33 +8,23 @@ from pydantic import Field
 
 from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need, validate
-from osteo_ray.patients.config import IdentityConfig
+from osteo_ray.patients.config import RecordMapping, SitePatientKeys
 from osteo_ray.training.config import TrainConfig
 
 SYNTHETIC_SEED = 4001
 """Of the synthetic people whose slices teach an encoder: not a demo's or the reference bundle's."""
 
 
-class TrainJob(TrainConfig):
+class TrainJob(RecordMapping, SitePatientKeys, TrainConfig):
     """`osteo-ray train`."""
 
     catalogue: str | None = Field(
         None, description="catalogue.parquet of the archive to train on; null: slice sets alone"
     )
     records: tuple[str, ...] | str | None = Field(
-        None, description="tables of demographics, labs and T-scores: files, URIs or folders"
-    )
-    mapping: str | None = Field(
         None,
-        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
-        "to the schema; null: default",
+        description="demographics, labs and T-scores: files, URIs or folders of tables, or the folder of a record set",
     )
-    pseudonym_key: str | None = Field(
-        None,
-        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
-        "no key, so that pseudonyms can be recomputed from patient numbers",
-    )
-    identity: IdentityConfig = Field(IdentityConfig(), description="when two patient numbers are one; as in the index")
     targets: str | None = Field(
         None, description="Parquet of per-slice targets, as `osteo-ray targets` writes them; null: none"
     )
@@ -84,7 +74,7 @@ def sources(job: TrainJob):
 
     if job.catalogue is None and not job.extra_slices:
         need(job, "catalogue")
-    how = job.mapping, job.pseudonym_key, job.identity
+    how = job.mapping, job, job.site
     table = open_records(need(job, "records"), *how)
     held = open_records(job.heldout_records, *how) if job.heldout_records else None
     mixed = (*job.encoder_slices, *synthetic_slices(job))

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample
 from osteo_ray.evaluation.evaluate import TITLES
-from osteo_ray.evaluation.tables import one_per_patient, pair_labels, plain, read_labels, read_results, scored_rows
+from osteo_ray.evaluation.labels import pair_labels, read_labels
+from osteo_ray.evaluation.tables import NO_SECRET, one_per_patient, plain, read_results, scored_rows
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.config import SitePatientKeys, TimelineConfig
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def compare(
     level: float = 0.95,
     resamples: int = resample.N_BOOT,
     seed: int = 0,
-    pseudonym_key: str | None = None,
+    keys: SitePatientKeys = NO_SECRET,
     timeline: TimelineConfig | None = None,
 ) -> PairedComparison:
     """Compare two results; each may be whatever `tables.read_results` takes.
@@ -97,10 +98,10 @@ def compare(
         InputError: a table can't be read, or the two share no labelled patient.
     """
     notes: list[str] = []
-    facts = read_labels(labels, pseudonym_key).drop(columns=["site"], errors="ignore")
+    facts = read_labels(labels, keys).drop(columns=["site"], errors="ignore")
     sides, certain = [], True
     for results, name in zip((a, b), names, strict=True):
-        rows = read_results(results, pseudonym_key)
+        rows = read_results(results, keys)
         certain &= bool(rows.attrs["probabilities"])
         own: list[str] = []
         kept = one_per_patient(pair_labels(scored_rows(rows), facts, timeline or TimelineConfig(), own), own)

@@ -30,18 +30,11 @@ from numpy.typing import NDArray
 from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample, selective
+from osteo_ray.evaluation.labels import BAYES, pair_labels, read_labels
 from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
-from osteo_ray.evaluation.tables import (
-    BAYES,
-    one_per_patient,
-    pair_labels,
-    plain,
-    read_labels,
-    read_results,
-    scored_rows,
-)
+from osteo_ray.evaluation.tables import NO_SECRET, one_per_patient, plain, read_results, scored_rows
 from osteo_ray.outcomes import State
-from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.config import SitePatientKeys, TimelineConfig
 from osteo_ray.patients.labels import CLASSES
 
 THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 80))
@@ -154,25 +147,25 @@ def evaluate(
     level: float = 0.95,
     resamples: int = resample.N_BOOT,
     seed: int = 0,
-    pseudonym_key: str | None = None,
+    keys: SitePatientKeys = NO_SECRET,
     timeline: TimelineConfig | None = None,
 ) -> Evaluation:
     """Evaluate one run.
 
     Args:
         results: the results table or its Parquet file or folder, or any system's scores (`tables.read_results`).
-        labels: `label` and/or `t_score` by patient and, where known, date (`tables.read_labels`).
+        labels: `label` and/or `t_score` by patient and, where known, date (`labels.read_labels`).
             `p_bayes` (against normal) and `p_bayes_rest` may stand beside them.
         level: of every interval.
         resamples, seed: of the bootstrap over patients.
-        pseudonym_key: where tables hold `patient_id` instead of `patient_key`.
+        keys: how a `patient_id` becomes a key, where tables hold no `patient_key`.
         timeline: which DXA is the label of a CT; None: the default rules.
 
     Raises:
         InputError: a needed column is missing, a value can't be, or one patient has two labels.
     """
-    rows = read_results(results, pseudonym_key)
-    facts = read_labels(labels, pseudonym_key)
+    rows = read_results(results, keys)
+    facts = read_labels(labels, keys)
     probabilities = bool(rows.attrs["probabilities"])
     notes: list[str] = []
     if not probabilities:

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from osteo_ray.evaluation.tables import one_per_patient, pair_labels, read_labels, scored_rows
+from osteo_ray.evaluation.labels import pair_labels, read_labels
+from osteo_ray.evaluation.tables import one_per_patient, scored_rows
 from osteo_ray.monitoring.recalibrate import Pairs
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import TimelineConfig
@@ -40,7 +41,7 @@ def load_pairs(
     """Each labelled patient's latest study scored by the bundle, and what was left out.
 
     Args:
-        labels: records with a T-score or label (`evaluation.tables.read_labels`).
+        labels: records with a T-score or label (`evaluation.labels.read_labels`).
         timeline: which DXA is the label of a CT.
         split: `split.parquet` of the bundle's training run: its train and val patients do not count.
 

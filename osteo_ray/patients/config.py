@@ -33,6 +33,54 @@ class IdentityConfig(Section):
 DEFAULT_IDENTITY = IdentityConfig()
 
 
+class PseudonymConfig(Section):
+    """The secret of the patient keys."""
+
+    pseudonym_key: str | None = Field(
+        None,
+        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
+        "no key, so that pseudonyms can be recomputed from patient numbers",
+    )
+
+
+class PatientKeys(PseudonymConfig):
+    """How a patient's number becomes the key by which CTs, records and labels meet: the same for all of them."""
+
+    identity: IdentityConfig = Field(
+        IdentityConfig(), description="when two patient numbers are one patient; the same for index and records"
+    )
+
+
+class SitePatientKeys(PatientKeys):
+    """The same, of numbers that one hospital gave."""
+
+    site: str | None = Field(
+        None,
+        description="hospital that gave the patient numbers; part of each patient's key. Of a table whose mapping or "
+        "rows name one, theirs counts",
+    )
+
+
+class RecordMapping(Section):
+    """How a table's columns become the schema's."""
+
+    mapping: str | None = Field(
+        None,
+        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
+        "to the schema; null: default",
+    )
+
+
+class RecordsOfCt(RecordMapping):
+    """What is known of the patients beside their CT."""
+
+    records: tuple[str, ...] | str | None = Field(
+        None,
+        description="demographics and labs: files, URIs or folders of tables, or the folder of a record set; "
+        "null: CT alone",
+    )
+
+
 class TimelineConfig(Section):
     """Which facts of a patient belong to a CT. One set of rules for training, screening, evaluation and monitoring."""
 
@@ -77,3 +125,14 @@ class TimelineConfig(Section):
         description="patients without a CT: values up to this many days before or after the DXA, or the last record, "
         "are one training example (days)",
     )
+
+
+class LabelRecords(RecordMapping):
+    """What results are judged by."""
+
+    labels: str | None = Field(
+        None,
+        description="records with the DXA T-score: a file, a folder of tables or of a record set; or a table of "
+        "patient_key and label, which needs no mapping",
+    )
+    timeline: TimelineConfig = TimelineConfig()

@@ -139,7 +139,8 @@ def _site_numbers(raw: pd.DataFrame, texts: pd.Series | None, m: Mapping, sites:
     if texts is None:
         return np.full(len(raw), -1 if m.site is None else sites.setdefault(m.site, len(sites)), np.int16)
     codes, uniques = texts_of(texts)
-    numbers = [sites.setdefault(u, len(sites)) if u and u.casefold() not in m.missing_texts else -1 for u in uniques]
+    named = [u if u and u.casefold() not in m.missing_texts else m.site for u in uniques]
+    numbers = [-1 if u is None else sites.setdefault(u, len(sites)) for u in named]
     return np.array(numbers, np.int16)[codes]
 
 

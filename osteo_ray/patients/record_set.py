@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from osteo_ray.io.store import Store, open_parquet
-from osteo_ray.patients.config import IdentityConfig, TimelineConfig
+from osteo_ray.patients.config import PatientKeys, TimelineConfig
 from osteo_ray.patients.events import days_of
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.schema import NAMES
@@ -41,6 +41,8 @@ ROWS_PER_GROUP = 1024
 ROWS_PER_PARTITION = 50_000
 """Records that fit one partition; fewer are one file, which every task reads for itself."""
 COLUMNS = ("patient_key", "site", "record_date", *NAMES, "t_score", "dxa_date", "osteoporosis_treatment")
+LABEL_COLUMNS = ("patient_key", "site", "record_date", "t_score", "dxa_date", "osteoporosis_treatment")
+"""What labels are made of."""
 SCHEMA = pa.schema(
     [
         ("patient_key", pa.string()),
@@ -140,6 +142,16 @@ class RecordSet:
         for p in range(self.partitions):
             yield Timelines.of(read_partition(self.uri, p))
 
+    def label_facts(self) -> pd.DataFrame:
+        """The rows with a T-score or a statement on treatment, in LABEL_COLUMNS; one partition in memory at a time."""
+        found = []
+        for p in range(self.partitions):
+            with open_parquet(f"{self.uri}/{_part_file(p)}") as f:
+                t = f.read(columns=list(LABEL_COLUMNS))
+            states = pc.or_(pc.is_valid(t["t_score"]), pc.is_valid(t["osteoporosis_treatment"]))
+            found.append(t.filter(states))
+        return pa.concat_tables(found).to_pandas()
+
 
 def open_record_set(uri: str) -> RecordSet:
     """The set in a folder.
@@ -164,7 +176,7 @@ def is_record_set(uri: str) -> bool:
 
 
 def open_records(
-    sources: str | Sequence[str], mapping: str | None, pseudonym_key: str | None, identity: IdentityConfig
+    sources: str | Sequence[str], mapping: str | None, keys: PatientKeys, site: str | None = None
 ) -> RecordTable | RecordSet:
     """Records by path or URI: a record set as it lies, anything else read into memory (`source.load_records`)."""
     from osteo_ray.patients.source import load_records
@@ -172,7 +184,7 @@ def open_records(
     only = sources if isinstance(sources, str) else sources[0] if len(sources) == 1 else None
     if only is not None and is_record_set(only):
         return open_record_set(only)
-    return load_records(sources, mapping, pseudonym_key, identity)
+    return load_records(sources, mapping, keys.pseudonym_key, keys.identity, site)
 
 
 def records_of(records: RecordTable | RecordSet | None) -> Records:

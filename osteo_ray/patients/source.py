@@ -36,6 +36,7 @@ def load(
     pseudonym_key: str | None = None,
     on_bad: str = "raise",
     identity: IdentityConfig = DEFAULT_IDENTITY,
+    site: str | None = None,
 ) -> RecordTable:
     """Read records from one or more paths or URIs (.csv, .tsv, .xlsx, .parquet, .ndjson, .json; folders of them).
 
@@ -45,6 +46,7 @@ def load(
         pseudonym_key: secret under which patient ids become patient keys; the same as for the CT catalogue.
         on_bad: "raise" ends with every bad value listed; "missing" makes them missing and lists them in `issues`.
         identity: when two patient numbers are one patient; the same as for the CT catalogue.
+        site: hospital of rows of which neither the mapping nor a column names one; part of their patients' keys.
 
     Raises:
         RecordsError: naming file, row, column, value and remedy, or the column that is absent.
@@ -52,7 +54,7 @@ def load(
     if on_bad not in ("raise", "missing"):
         raise ValueError(f"on_bad={on_bad!r}: 'raise' or 'missing'")
     found = Findings()
-    frames = list(read(source, mapping, pseudonym_key, identity, found))
+    frames = list(read(source, mapping, pseudonym_key, identity, found, site))
     if on_bad == "raise":
         found.check()
     if not frames:
@@ -67,9 +69,10 @@ def load_records(
     mapping: str | Path | Mapping | None = None,
     pseudonym_key: str | None = None,
     identity: IdentityConfig = DEFAULT_IDENTITY,
+    site: str | None = None,
 ) -> RecordTable:
     """Records of one or more files as one table; any bad value is an error. See `load`."""
-    return load(paths, mapping, pseudonym_key, "raise", identity)
+    return load(paths, mapping, pseudonym_key, "raise", identity, site)
 
 
 def read(
@@ -78,6 +81,7 @@ def read(
     pseudonym_key: str | None,
     identity: IdentityConfig,
     found: Findings,
+    site: str | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The same, piece by piece: frames in the schema's columns and units, whatever the size of the source.
 
@@ -90,9 +94,9 @@ def read(
     with ExitStack() as stack:
         files = [f for s in _listed(source) for f in _files(s, stack)]
         fhir = [f for f in files if kind_of(f[1]) in FHIR]
-        yield from _fhir(fhir, mapping, pseudonym_key, identity, found) if fhir else ()
+        yield from _fhir(fhir, mapping, pseudonym_key, identity, found, site) if fhir else ()
         for path, name in (f for f in files if kind_of(f[1]) not in FHIR):
-            yield from _table(path, name, mapping, pseudonym_key, identity, found)
+            yield from _table(path, name, mapping, pseudonym_key, identity, found, site)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def convert(
     identity: IdentityConfig,
     found: Findings,
     on_bad: str = "raise",
+    site: str | None = None,
 ) -> Converted:
     """Read sources and write them as one Parquet file in the schema's columns; memory does not grow with their size.
 
@@ -121,7 +126,7 @@ def convert(
     kept = load_mapping(mapping).keep if mapping is not None else ()
     rows, labels, keys, writer = 0, Counter[str | None](), set[str](), None
     try:
-        for frame in read(source, mapping, pseudonym_key, identity, found):
+        for frame in read(source, mapping, pseudonym_key, identity, found, site):
             table = RecordTable.of(frame)
             rows += len(table)
             labels.update(table.frame["label"].where(table.frame["label"].notna(), None).tolist())
@@ -168,13 +173,19 @@ def _fhir(
     pseudonym_key: str | None,
     identity: IdentityConfig,
     found: Findings,
+    site: str | None,
 ) -> Iterator[pd.DataFrame]:
     from osteo_ray.patients.fhir import read_fhir
 
     m = Mapping(format="fhir") if mapping is None else load_mapping(mapping)
     if m.format != "fhir":
         raise RecordsError([f"{files[0][1]}: FHIR needs a mapping with `format: fhir` (or none), not {m.format}"])
-    yield from read_fhir(files, Reading(m, pseudonym_key, identity, found))
+    yield from read_fhir(files, Reading(_of_site(m, site), pseudonym_key, identity, found))
+
+
+def _of_site(m: Mapping, site: str | None) -> Mapping:
+    """The mapping, of rows of `site` where neither it nor they name one."""
+    return m if site is None or m.site is not None else m.model_copy(update={"site": site})
 
 
 def _table(
@@ -184,6 +195,7 @@ def _table(
     pseudonym_key: str | None,
     identity: IdentityConfig,
     found: Findings,
+    site: str | None,
 ) -> Iterator[pd.DataFrame]:
     if kind_of(name) == "parquet" and mapping is None and is_own(path):
         for chunk in chunks(path, Mapping(format="fhir"), name):
@@ -194,7 +206,7 @@ def _table(
                     found.source(f, f)
             yield chunk.frame
         return
-    m = load_mapping(mapping)
+    m = _of_site(load_mapping(mapping), site)
     if m.format == "fhir":
         raise RecordsError([f"{name}: the mapping is of `format: fhir`, the file a table; give a wide or long mapping"])
     reading = Reading(m, pseudonym_key, identity, found)

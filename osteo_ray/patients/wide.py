@@ -78,7 +78,7 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
     sites = raw[m.site_column] if m.site_column and m.site_column in raw else None
     out: dict[str, object] = {"patient_key": reading.keys(raw[m.patient_id], sites, chunk, m.patient_id)}
     if sites is not None or m.site:
-        out["site"] = np.full(len(raw), m.site, object) if sites is None else _texts(sites, m)
+        out["site"] = np.full(len(raw), m.site, object) if sites is None else _sites(sites, m)
     for name, column in (("record_date", m.date), ("dxa_date", m.dxa_date)):
         if column and column in raw:
             out[name] = dates(chunk, column, reading)
@@ -106,11 +106,12 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
     return frame
 
 
-def _texts(column: pd.Series, m: Mapping) -> np.ndarray:
+def _sites(column: pd.Series, m: Mapping) -> np.ndarray:
+    """Each row's site; the mapping's where a row names none."""
     from osteo_ray.patients.values import plain
 
     texts = column.map(plain)
-    return texts.where(~texts.str.casefold().isin(m.missing_texts), None).to_numpy(object)
+    return texts.where(~texts.str.casefold().isin(m.missing_texts), m.site).to_numpy(object)
 
 
 def dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:

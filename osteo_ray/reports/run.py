@@ -116,9 +116,7 @@ def screen_archive(
     with ExitStack() as stack:
         nowhere = None if job.out or not job.dry_run else stack.enter_context(tempfile.TemporaryDirectory())
         store = Store(nowhere or need(job, "out"))
-        table = (
-            open_records(job.records, job.mapping, cfg.index.pseudonym_key, cfg.index.identity) if job.records else None
-        )
+        table = open_records(job.records, job.mapping, cfg.index) if job.records else None
         indexes = stack.enter_context(tempfile.TemporaryDirectory()) if job.dry_run else store.uri
         catalogue, indexed = _catalogue(_archives(job), indexes, cfg)
         if isinstance(table, RecordTable):

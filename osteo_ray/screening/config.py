@@ -8,7 +8,7 @@ from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
-from osteo_ray.patients.config import TimelineConfig
+from osteo_ray.patients.config import RecordsOfCt, TimelineConfig
 
 
 class PatientConfig(Section):
@@ -81,18 +81,12 @@ class ScreenConfig(Section):
     report_studies: int = Field(12, ge=0, description="studies shown in full in the HTML report")
 
 
-class ScreenJob(ScreenConfig):
+class ScreenJob(RecordsOfCt, ScreenConfig):
     """`osteo-ray screen`."""
 
     archive: tuple[str, ...] | str | None = Field(
         None,
         description="folder of an index, or its catalogue.parquet: the usual way. Or an archive, indexed first",
-    )
-    records: str | None = Field(None, description="table of demographics and labs; null: CT alone")
-    mapping: str | None = Field(
-        None,
-        description="shipped name (default, nhanes), or path to a YAML, of how the records' columns map "
-        "to the schema; null: default",
     )
     bundle: str | None = Field(
         None, description="folder of a trained bundle; null: the reference bundle, which is not validated on patients"

@@ -40,7 +40,7 @@ from pynetdicom.events import Event
 from osteo_ray.catalogue.study import index_study
 from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
-from osteo_ray.patients.record_set import MemoryRecords, values_at_ct
+from osteo_ray.patients.record_set import RecordSet, records_of, values_at_ct
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.reports.package import write_package
 from osteo_ray.screening.ledger import row_key, salt_of
@@ -182,11 +182,11 @@ class Listener:
         spool: Path,
         scorer: Scores,
         model: Mapping[str, str],
-        records: RecordTable | None = None,
+        records: RecordTable | RecordSet | None = None,
     ):
         if not cfg.callers:
             raise InputError("callers: name the AE titles that may send, e.g. --set 'callers=[PACS]'")
-        self.cfg, self.scorer, self.model, self.records = cfg, scorer, model, MemoryRecords(records)
+        self.cfg, self.scorer, self.model, self.records = cfg, scorer, model, records_of(records)
         self.spool = Spool(spool, cfg.max_spool_bytes)
         self._stop = threading.Event()
         self._worker = threading.Thread(target=self._work, name="listen-worker", daemon=True)

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from osteo_ray.config import Section
+from osteo_ray.patients.config import PseudonymConfig
 from osteo_ray.synthetic.tables import PROTOCOLS
 
 
@@ -138,16 +139,11 @@ class BodyConfig(Section):
     hip_prosthesis_share: float = Field(0.02, ge=0, le=1, description="hips with a prosthesis, more with age")
 
 
-class CohortConfig(Section):
+class CohortConfig(PseudonymConfig):
     """The tree behind `osteo-ray cohort`."""
 
     seed: int = Field(0, ge=0, description="of everybody and everything in the cohort")
     persons: int = Field(440, ge=1, description="people; about 14 % of them have a CT by the defaults")
-    pseudonym_key: str | None = Field(
-        None,
-        description="secret that keys patient pseudonyms: the same for index, records and cohort; null: "
-        "no key, so that pseudonyms can be recomputed from patient numbers",
-    )
     transfer_syntaxes: tuple[str, ...] = Field(
         (
             "explicit-le",

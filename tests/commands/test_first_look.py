@@ -110,7 +110,7 @@ def test_the_folder_of_an_index_stands_for_its_catalogue(places):
     assert catalogue_of(str(places / "archive")) is None
     (places / "archive" / "catalogue.parquet").mkdir()
     assert catalogue_of(str(places / "archive")) == str(places / "archive" / "catalogue.parquet")
-    assert catalogue_of("x/catalogue.parquet").endswith("/x/catalogue.parquet")
+    assert str(catalogue_of("x/catalogue.parquet")).endswith("/x/catalogue.parquet")
     assert catalogue_of("dicomweb+https://pacs/dicom-web") is None
 
 

@@ -20,8 +20,10 @@ from osteo_ray.evaluation import resample as r
 from osteo_ray.evaluation import selective
 from osteo_ray.evaluation.compare import compare
 from osteo_ray.evaluation.evaluate import evaluate
-from osteo_ray.evaluation.tables import is_plain_labels, read_results
+from osteo_ray.evaluation.labels import is_plain_labels
+from osteo_ray.evaluation.tables import read_results
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.config import SitePatientKeys
 from osteo_ray.patients.identity import patient_key
 
 RNG = np.random.default_rng(0)
@@ -63,11 +65,10 @@ def test_patient_ids_become_keys_under_the_same_secret(tmp_path):
     scores.to_csv(tmp_path / "s.csv", index=False)
     labels.assign(label="").to_csv(tmp_path / "l.csv", index=False)
     assert is_plain_labels(tmp_path / "l.csv")
-    read = read_results(tmp_path / "s.csv", "secret")
+    keys = SitePatientKeys(pseudonym_key="secret")
+    read = read_results(tmp_path / "s.csv", keys)
     assert read["patient_key"][7] == patient_key("0007", "secret"), "zeros in front are kept"
-    assert (
-        evaluate(tmp_path / "s.csv", tmp_path / "l.csv", resamples=100, pseudonym_key="secret").patients_labelled == 60
-    )
+    assert evaluate(tmp_path / "s.csv", tmp_path / "l.csv", resamples=100, keys=keys).patients_labelled == 60
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from osteo_ray.model.bundle import Bundle, BundleError
 from osteo_ray.model.config import EncoderConfig, ModelConfig, ViewConfig
 from osteo_ray.model.encoder import build_encoder
 from osteo_ray.model.networks import Batch, build_tabular
+from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.selection import select
 from osteo_ray.training.config import AugmentConfig, PretrainConfig
 from osteo_ray.training.pretrain import SliceData, pretrain
@@ -95,12 +98,13 @@ def test_a_teacher_of_ones_own_learns(examples):
         return Rows(batch, torch.from_numpy(y), torch.full((n,), torch.nan))
 
     job = FitJob("tabular", patients(300, 0), patients(100, 1), groups, cfg, FitConfig(epochs=15, lr=5e-3), seed=0)
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     net = build("tabular", groups, 4, cfg)
     net.load_state_dict(fit(job, on_epoch=rows.append))
     assert validate(net, patients(300, 2))["auc"] > 0.85
     assert [r["epoch"] for r in rows] == list(range(15))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert callable(net.features)
     assert net.features(job.val.batch).shape == (100, 16)
 
 
@@ -116,7 +120,7 @@ def test_a_selector_of_ones_own_decodes_only_what_it_asks_for(examples):
         asked.extend(at.tolist())
         return scan[at]
 
-    got = select(np.arange(30.0), embed, None, (), view)
+    got = select(np.arange(30.0), embed, PolicyNet(layout.dim, 8), (), view)
     assert set(got.kept) <= {8, 9, 10, 11}
     assert len(got.kept) == 3
     assert len(asked) == len(set(asked)) == got.looked.sum() < 10
@@ -127,7 +131,7 @@ def test_a_selector_that_answers_nonsense_is_named(examples):
     (examples / "own_selector.py").write_text("def densest(z_mm, embed, view):\n    return [99]\n")
     view = ViewConfig(positions=32, keep=3, selector="own_selector.densest")
     with pytest.raises(ConfigError, match=r"own_selector.densest: gave positions \[99\]"):
-        select(np.arange(30.0), lambda at: np.zeros((len(at), 4), np.float32), None, (), view)
+        select(np.arange(30.0), lambda at: np.zeros((len(at), 4), np.float32), PolicyNet(4, 8), (), view)
 
 
 def test_a_bundle_names_its_parts_with_their_hash(examples, tmp_path):

@@ -14,6 +14,8 @@ from osteo_ray.model.bundle import Bundle
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.monitoring.recalibrate import Pairs, fit_curve, recalibrate
 from osteo_ray.outcomes import InputError
+from osteo_ray.patients.record_set import write_record_set
+from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.schema import RESULTS
 
 CFG = SiteConfig(resamples=100)
@@ -144,10 +146,11 @@ def test_a_dxa_long_before_the_ct_does_not_count(at_site, capsys):
     dates = np.where(np.arange(len(t)) < 30, "2015-01-01", "2023-10-01")
     frame = pd.DataFrame({"patient_key": pairs.patient, "record_date": pd.NaT, "t_score": t})
     frame["dxa_date"] = pd.to_datetime(dates)
-    from osteo_ray.patients.table import RecordTable
-
     RecordTable.of(frame).to_parquet(folder / "labels.parquet")
     assert run(folder, "--labels", str(folder / "labels.parquet")) == 0
     output = capsys.readouterr().out
     assert "30 DXA of more than 365 days" in output
     assert "230 patients with CT and DXA" in output
+    write_record_set(RecordTable.of(frame), str(folder / "set"), partitions=3)
+    assert run(folder, "--labels", str(folder / "set"), "--out", str(folder / "of_set")) == 0
+    assert capsys.readouterr().out == output.replace(str(folder / "new"), str(folder / "of_set"))

@@ -23,6 +23,7 @@ from osteo_ray.config import validate
 from osteo_ray.dicom.sources import file_path
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.record_set import write_record_set
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.service.listen import Listener, Spool
 from osteo_ray.service.listen_config import ListenConfig
@@ -127,11 +128,14 @@ def test_orthanc_sends_a_study_and_gets_sr_back(ct, scorer, tmp_path):
     assert not list((spool / "studies").iterdir())
 
 
-def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_path, caplog):
+@pytest.mark.parametrize("as_set", [False, True])
+def test_nobody_is_named_where_identifiers_were_not_asked_for(ct, scorer, tmp_path, caplog, as_set):
     key = patient_key(TAGS["PatientID"], "k")
     record = {"patient_key": [key], "record_date": pd.to_datetime([None]), "alp_u_l": [99.0], "urea_mmol_l": [5.0]}
     table = RecordTable.of(pd.DataFrame(record))
-    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer, scorer.model, table) as listener:
+    folder = str(tmp_path.with_name(f"{tmp_path.name}-records"))
+    records = write_record_set(table, folder, 3) if as_set else table
+    with caplog.at_level("INFO"), Listener(config(), tmp_path, scorer, scorer.model, records) as listener:
         assert set(send(listener, ct)) == {0}
         (line,) = wait(lambda: ledger(tmp_path))
     assert line["outcome"] in ("SCORED", "SCORED_WARN", "ABSTAINED")
