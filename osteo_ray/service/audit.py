@@ -23,8 +23,8 @@ class Audit:
 
     def write(self, caller: str, action: str, **facts: Any) -> None:
         """Append one line. `facts` must be codes, ids, counts or hashes, never what a patient or a file is called."""
-        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = json.dumps({"time": made, "who": caller, "action": action, **facts}) + "\n"
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = json.dumps({"time": at, "who": caller, "action": action, **facts}) + "\n"
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(fd, line.encode())

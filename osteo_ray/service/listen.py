@@ -268,8 +268,8 @@ class Listener:
             except Exception as e:
                 self._again(name, state, "SCREENING_FAILED", e, files)
                 return
-            made = datetime.now(UTC).replace(microsecond=0)
-            package = write_package(self.spool.reports, result, row, self.cfg.reports, made)
+            created = datetime.now(UTC).replace(microsecond=0)
+            package = write_package(self.spool.reports, result, row, self.cfg.reports, created)
             send = [package.files[k] for k in ("sr", "sc") if k in package.files]
             state.state, state.attempt, state.next_try = "SENDING", 0, 0.0
             state.outcome, state.code = result["state"], result["code"]

@@ -268,11 +268,11 @@ class Runs:
     def create(self, job: RunJob) -> Run:
         """A new screening, waiting for its driver. It can be found as soon as its folder has its name."""
         run_id = secrets.token_hex(8)
-        made = self.root / f".{run_id}"
-        made.mkdir()
-        write_json(made / "job.json", asdict(job))
-        write_json(made / "state.json", asdict(_Saved(RunState.QUEUED)))
-        made.rename(self.root / run_id)
+        folder = self.root / f".{run_id}"
+        folder.mkdir()
+        write_json(folder / "job.json", asdict(job))
+        write_json(folder / "state.json", asdict(_Saved(RunState.QUEUED)))
+        folder.rename(self.root / run_id)
         return Run(self.root / run_id)
 
     def get(self, run_id: str) -> Run | None:

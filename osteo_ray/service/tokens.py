@@ -39,8 +39,8 @@ def allows(has: Role, needs: Role) -> bool:
 
 
 @dataclass(frozen=True)
-class Who:
-    """Who asks."""
+class TokenHolder:
+    """The name and role of a token."""
 
     name: str
     role: Role
@@ -54,7 +54,7 @@ class Tokens:
         self._lock = threading.Lock()
         self._read_at = 0.0
         self._stamp: tuple[int, int] | None = None
-        self._by_hash: dict[str, Who] = {}
+        self._by_hash: dict[str, TokenHolder] = {}
 
     def add(self, name: str, role: Role) -> str:
         """Make a token and return it; this is the only time it can be seen.
@@ -66,8 +66,8 @@ class Tokens:
         if not name or any(r["name"] == name for r in rows):
             raise ConfigError(f"name: {name!r} is {'taken; revoke it first' if name else 'empty'}")
         secret = PREFIX + secrets.token_urlsafe(32)
-        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._write([*rows, {"name": name, "role": str(role), "sha256": _hash(secret), "created": made}])
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._write([*rows, {"name": name, "role": str(role), "sha256": _hash(secret), "created": created}])
         return secret
 
     def revoke(self, name: str) -> None:
@@ -88,7 +88,7 @@ class Tokens:
         """(name, role, created) of each token."""
         return [(r["name"], r["role"], r["created"]) for r in self._rows()]
 
-    def holder(self, secret: str) -> Who | None:
+    def holder(self, secret: str) -> TokenHolder | None:
         """Whose token this is. The look-up is by hash, so its time tells nothing about a secret."""
         with self._lock:
             if time.monotonic() - self._read_at > 1.0:
@@ -104,7 +104,7 @@ class Tokens:
             self._stamp, self._by_hash = None, {}
             return
         if stamp != self._stamp:
-            self._by_hash = {r["sha256"]: Who(r["name"], Role(r["role"])) for r in self._rows()}
+            self._by_hash = {r["sha256"]: TokenHolder(r["name"], Role(r["role"])) for r in self._rows()}
             self._stamp = stamp
 
     def _rows(self) -> list[dict[str, str]]:

@@ -25,9 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osteo_ray.service.config import ServeConfig, ServiceLimits
 from osteo_ray.service.http.problems import Problem, respond
-from osteo_ray.service.tokens import Role, Tokens, Who, allows
+from osteo_ray.service.tokens import Role, TokenHolder, Tokens, allows
 
-LOCAL = Who("local", Role.ADMIN)
+LOCAL = TokenHolder("local", Role.ADMIN)
 PROBES = ("/v1/health", "/v1/ready")
 
 CSP = (
@@ -52,7 +52,7 @@ class Access:
         self.tokens = Tokens(cfg.tokens) if cfg.tokens else None
         self.limits = cfg.limits
 
-    def caller(self, headers: Headers) -> Who:
+    def caller(self, headers: Headers) -> TokenHolder:
         """Who asks.
 
         Raises:
@@ -67,7 +67,7 @@ class Access:
             raise Problem(401, "NO_TOKEN", "no valid token", remedy, {"WWW-Authenticate": "Bearer"})
         return caller
 
-    def still(self, caller: Who, headers: Headers) -> bool:
+    def still(self, caller: TokenHolder, headers: Headers) -> bool:
         """Whether a long answer may go on: its token was not revoked."""
         try:
             return self.caller(headers) == caller

@@ -18,7 +18,7 @@ from osteo_ray.service.http.views import Studies
 from osteo_ray.service.metrics import Metrics
 from osteo_ray.service.runs import Run, Runs
 from osteo_ray.service.scoring import Pointer, Scoring
-from osteo_ray.service.tokens import Who
+from osteo_ray.service.tokens import TokenHolder
 
 
 class Supervising(Protocol):
@@ -75,10 +75,10 @@ def _context(request: Request) -> ApiContext:
     return request.app.state.context
 
 
-def _caller(request: Request) -> Who:
+def _caller(request: Request) -> TokenHolder:
     return request.state.caller
 
 
 Context = Annotated[ApiContext, Depends(_context)]
-Caller = Annotated[Who, Depends(_caller)]
+Caller = Annotated[TokenHolder, Depends(_caller)]
 Offset = Annotated[int, Query(ge=0, le=2**31)]

@@ -23,7 +23,7 @@ from osteo_ray.service.http.context import ApiContext, Caller, Context, Offset
 from osteo_ray.service.http.problems import Problem
 from osteo_ray.service.runs import OPEN, Run, RunJob, RunState
 from osteo_ray.service.security import allowed_archive, under
-from osteo_ray.service.tokens import Role, Who
+from osteo_ray.service.tokens import Role, TokenHolder
 
 PARQUET = "application/vnd.apache.parquet"
 HEARTBEAT_S = 15.0
@@ -132,7 +132,7 @@ async def events(run_id: str, request: Request, context: Context, caller: Caller
     )
 
 
-async def _events(run: Run, context: ApiContext, caller: Who, headers: Headers) -> AsyncIterator[str]:
+async def _events(run: Run, context: ApiContext, caller: TokenHolder, headers: Headers) -> AsyncIterator[str]:
     """Until the screening ends, the stream's time is over, or the token was revoked."""
     async with context.streams:
         loop = asyncio.get_running_loop()

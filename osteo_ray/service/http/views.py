@@ -187,15 +187,15 @@ class Studies:
         series = self._series(run, row)
         with self._decoding:
             view = study_view(row, series)
-        made = t.StudyPage(
+        page = t.StudyPage(
             result=t.ResultDocument(to_result(row)),
             page=asdict(laid_out(view)),
             slices_total=row.get("slices_total"),
             readable=view.overview is not None,
             feedback=judged,
         )
-        _remember(self._pages, key, made)
-        return made
+        _remember(self._pages, key, page)
+        return page
 
     def slice(self, run: Run, row: dict[str, Any], index: int) -> Cut:
         """HU of one slice.
