@@ -170,7 +170,8 @@ def train_loop(
         if f.patience and since >= f.patience:
             break
         model.train()
-        batches, losses = list(feed(epoch)), []
+        batches = list(feed(epoch))
+        losses: list[float] = []
         for i, rows in enumerate(batches):
             rate = f.lr * _schedule((epoch + i / len(batches)) / f.epochs)
             for group in opt.param_groups:
