@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
+from osteo_ray.dicom.library_logs import keep_values_out
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import RecordsOfCt
@@ -28,7 +30,6 @@ def listen(job: ListenJob) -> Iterator[str]:
     """Take studies by C-STORE, screen each when it is complete, send its reports back."""
     from osteo_ray.patients.record_set import open_records
     from osteo_ray.screening.isolated import IsolatedPredictor
-    from osteo_ray.screening.predictor import Predictor
 
     try:
         from osteo_ray.service.listen import Listener
@@ -38,20 +39,20 @@ def listen(job: ListenJob) -> Iterator[str]:
     cfg = narrow(job, ListenConfig)
     records = open_records(job.records, job.mapping, cfg.index) if job.records else None
     bundle = job.bundle or reference.bundle()
-    model = Predictor.load(bundle, cfg.scoring, cfg.index).model  # the bundle is sound, before anything is taken
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)  # below that it prints what it is sent
+    keep_values_out()
+    os.umask(0o077)  # images and reports are the owner's alone
     # A study that hangs, crashes or eats memory ends itself, not the service.
-    with (
-        IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer,
-        Listener(cfg, Path(need(job, "spool")), scorer, model, records) as listener,
-    ):
-        for s in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(s, lambda *_: listener.stop())
-        if not job.bundle:
-            yield reference.NOTICE
-        yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
-        listener.serve_forever()
+    with IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer:
+        scorer.start()  # the bundle is sound, before anything is taken
+        with Listener(cfg, Path(need(job, "spool")), scorer, scorer.model, records) as listener:
+            for s in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(s, lambda *_: listener.stop())
+            if not job.bundle:
+                yield reference.NOTICE
+            yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
+            listener.serve_forever()
     yield "ended; what is unfinished is taken up at the next start"
 
 

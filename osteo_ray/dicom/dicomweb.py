@@ -10,7 +10,9 @@ reader looks at what came.
 
 from __future__ import annotations
 
+import errno
 import json
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +24,13 @@ from osteo_ray.io.store import refuse_password
 
 _PAGE = 200
 _TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two packets
+ANSWER_S = 900.0
+"""Longest time that one answer may take as a whole: a service that drips bytes never runs into the time above."""
+MOST_BYTES = 4 << 30
+"""Largest answer: one instance, or the headers of one series."""
+MOST_PAGES = 100_000
+"""Pages of one list, each of up to 200 items."""
+_CHUNK = 1 << 20
 _US = frozenset(("US", "SS", "UL"))
 
 
@@ -43,25 +52,36 @@ class DicomWebSource:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))
 
-    def _get(self, uri: str, accept: str, **params: Any) -> Any:
+    def _get(self, uri: str, accept: str, **params: Any) -> tuple[bytes, str]:
+        """(body, content type) of an answer, bounded in time and bytes.
+
+        Raises:
+            OSError: no answer, another status than 2xx, a redirect, an answer beyond its bounds.
+        """
         url = uri.removeprefix("dicomweb+")
-        r = self._session.get(url, params=params, headers={"Accept": accept}, timeout=_TIMEOUT, allow_redirects=False)
-        if r.status_code >= 300:
-            raise OSError(r.status_code, f"HTTP {r.status_code} {r.reason}")
-        return r
+        end = time.monotonic() + ANSWER_S
+        with self._session.get(
+            url, params=params, headers={"Accept": accept}, timeout=_TIMEOUT, allow_redirects=False, stream=True
+        ) as r:
+            if r.status_code >= 300:
+                raise OSError(r.status_code, f"HTTP {r.status_code} {r.reason}")
+            return _bounded(r, end), r.headers.get("Content-Type", "")
 
     def _json(self, uri: str, **params: Any) -> list[dict[str, Any]]:
-        r = self._get(uri, "application/dicom+json", **params)
-        return json.loads(r.content) if r.status_code != 204 and r.content else []
+        body, _ = self._get(uri, "application/dicom+json", **params)
+        return json.loads(body) if body else []
 
     def _paged(self, uri: str, **params: Any) -> Iterator[dict[str, Any]]:
-        offset = 0
-        while True:
+        offset, before = 0, None
+        for _ in range(MOST_PAGES):
             page = self._json(uri, limit=_PAGE, offset=offset, **params)
+            if page and page == before:  # it ignores `offset`, and would go on for ever
+                raise OSError(errno.EIO, "the service answers every page of its list with the same one")
             yield from page
             if len(page) < _PAGE:
                 return
-            offset += len(page)
+            offset, before = offset + len(page), page
+        raise OSError(errno.EFBIG, f"the service's list has more than {MOST_PAGES * _PAGE} items")
 
     def list(self) -> Iterator[Entry]:
         studies = [self.study] if self.study else (_value(s, "0020000D") for s in self._paged(f"{self.base}/studies"))
@@ -84,8 +104,7 @@ class DicomWebSource:
 
     def read(self, uri: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of one instance as the service holds it; the service can't send a part."""
-        r = self._get(uri, 'multipart/related; type="application/dicom"; transfer-syntax=*')
-        whole = first_part(r.content, r.headers.get("Content-Type", ""))
+        whole = first_part(*self._get(uri, 'multipart/related; type="application/dicom"; transfer-syntax=*'))
         return whole[offset : None if length is None else offset + length]
 
     def close(self) -> None:
@@ -96,6 +115,30 @@ class DicomWebSource:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _bounded(answer: Any, end: float) -> bytes:
+    """The body of a streamed answer.
+
+    Raises:
+        OSError: it is longer than `MOST_BYTES`, or still coming at `end` (of time.monotonic).
+    """
+    from urllib3.exceptions import HTTPError
+
+    parts: list[bytes] = []
+    size = 0
+    try:
+        # One read returns what is there, so that a drip is seen as one; `iter_content` would wait for a whole chunk.
+        while part := answer.raw.read1(_CHUNK, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                raise OSError(errno.EFBIG, f"the service's answer is longer than {MOST_BYTES} bytes")
+            if time.monotonic() > end:
+                raise OSError(errno.ETIMEDOUT, f"the service's answer did not end within {ANSWER_S:g} s")
+    except HTTPError as e:
+        raise OSError(errno.EIO, f"the service's answer was cut short ({type(e).__name__})") from None
+    return b"".join(parts)
 
 
 def _value(item: dict[str, Any], tag: str) -> Any:

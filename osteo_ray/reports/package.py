@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError
@@ -51,13 +51,19 @@ class Package:
 
 
 def write_package(
-    out: Path, row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None, cfg: PackageConfig, created: datetime
+    out: Path,
+    row: Mapping[str, Any],
+    catalogue_row: Mapping[str, Any] | None,
+    cfg: PackageConfig,
+    created: datetime,
+    earlier: Dataset | None = None,
 ) -> Package:
     """Write one result's reports below `out`; a format that can't be made is a problem, the others are written.
 
     Args:
         catalogue_row: the row's series, for pictures, evidence and identifiers; None: what needs it is left out.
         created: creation time, with a time zone.
+        earlier: study, series, SOP instance and SOP class UID of an earlier SR of the study, which this one replaces.
     """
     if not row.get("row_key"):
         raise InputError("the result row has no row_key; its reports have no name")
@@ -70,6 +76,8 @@ def write_package(
             if catalogue_row is None:
                 raise InputError(f"series {row.get('series_uid')} is not in the catalogue")
             source = read_source(catalogue_row, row, cfg.identifiers)
+            if earlier is not None:
+                source = source.after(str(earlier.SOPInstanceUID))
         except InputError as e:
             problems.append(f"no SR, no secondary capture{', no FHIR' if cfg.identifiers else ''}: {e}")
     view = study_view(row, catalogue_row)
@@ -81,7 +89,7 @@ def write_package(
             continue
         if kind == "sr" and source is not None:
             if not _is(path, source.uid(kind)):
-                _whole(path, partial(write_sr, row=row, source=source, created=created))
+                _whole(path, partial(write_sr, row=row, source=source, created=created, earlier=earlier))
         elif kind == "sc" and source is not None:
             if not _is(path, source.uid(kind)):
                 _whole(path, partial(write_capture, view=view, source=source, created=created))

@@ -14,7 +14,7 @@ import io
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import dcmread
@@ -62,6 +62,10 @@ class Source:
     def uid(self, what: str) -> str:
         """The UID of one thing made of this row: the same for the same row, so that a re-send never doubles."""
         return derived_uid(self.key, what, "identified" if self.identified else "pseudonym")
+
+    def after(self, sop_uid: str) -> Source:
+        """The source of reports that replace an earlier one: other objects than the first of the same row."""
+        return replace(self, key=f"{self.key}|after {sop_uid}")
 
 
 def derived_uid(*names: str) -> str:

@@ -31,6 +31,7 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from osteo_ray import __version__
@@ -41,18 +42,25 @@ from osteo_ray.reports.study_view import DISCLAIMER, origin
 
 SERIES_NUMBER = 9001
 MANUFACTURER = "osteo-ray"
+REPLACES = "This report replaces an earlier one: the study, or the patient's record, has changed since."
 LONG = 64  # of a Long String, and of a code's meaning
 
 
-def build_sr(row: Mapping[str, Any], source: Source, created: datetime) -> Comprehensive3DSR:
-    """The SR document of one result row; deterministic but for `created`, which becomes its content time."""
+def build_sr(
+    row: Mapping[str, Any], source: Source, created: datetime, earlier: Dataset | None = None
+) -> Comprehensive3DSR:
+    """The SR document of one result row; deterministic but for `created`, which becomes its content time.
+
+    Args:
+        earlier: study, series, SOP instance and SOP class UID of the SR that this one replaces.
+    """
     evidence = unique(source.evidence)
     document = Comprehensive3DSR(
         evidence=evidence,
         content=MeasurementReport(
             observation_context=_observer(row),
             procedure_reported=CodedConcept(*_ln(c.CT_STUDY)),
-            imaging_measurements=[_group(row, source), *_level_groups(row, source)],
+            imaging_measurements=[_group(row, source, earlier is not None), *_level_groups(row, source)],
             title=codes.DCM.ImagingMeasurementReport,
         )[0],
         series_instance_uid=source.uid("sr series"),
@@ -70,6 +78,7 @@ def build_sr(row: Mapping[str, Any], source: Source, created: datetime) -> Compr
         content_date=created.date(),
         content_time=created.time().replace(microsecond=0),
         specific_character_set="ISO_IR 192",
+        previous_versions=None if earlier is None else [earlier],
         coding_schemes=[
             CodingSchemeIdentificationItem(c.SCHEME, name=c.SCHEME_NAME, responsible_organization=MANUFACTURER)
         ],
@@ -78,11 +87,13 @@ def build_sr(row: Mapping[str, Any], source: Source, created: datetime) -> Compr
     return document
 
 
-def write_sr(path: str | Path, row: Mapping[str, Any], source: Source, created: datetime) -> Path:
+def write_sr(
+    path: str | Path, row: Mapping[str, Any], source: Source, created: datetime, earlier: Dataset | None = None
+) -> Path:
     """Write `build_sr(...)` as a DICOM file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    build_sr(row, source, created).save_as(path, enforce_file_format=True)
+    build_sr(row, source, created, earlier).save_as(path, enforce_file_format=True)
     return path
 
 
@@ -105,7 +116,7 @@ def _observer(row: Mapping[str, Any]) -> ObservationContext:
     return ObservationContext(ObserverContext(codes.DCM.Device, device))
 
 
-def _group(row: Mapping[str, Any], source: Source) -> MeasurementsAndQualitativeEvaluations:
+def _group(row: Mapping[str, Any], source: Source, replaces: bool) -> MeasurementsAndQualitativeEvaluations:
     state = State(row["state"])
     spine = FindingSite(anatomic_location=CodedConcept(c.LUMBAR_SPINE[0], "SCT", c.LUMBAR_SPINE[1]))
     evaluations = [
@@ -135,7 +146,7 @@ def _group(row: Mapping[str, Any], source: Source) -> MeasurementsAndQualitative
         qualitative_evaluations=evaluations,
         source_images=pictures,
     )
-    for text in comments(row):
+    for text in [*comments(row), *([REPLACES] if replaces else [])]:
         item = TextContentItem(
             name=codes.DCM.Comment,
             value=text,

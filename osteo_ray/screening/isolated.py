@@ -1,12 +1,13 @@
 """A scorer in a process of its own: a series that hangs, crashes or eats memory costs itself, not its neighbours.
 
-    with IsolatedScorer("bundle/", cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
+    with IsolatedPredictor("bundle/", cfg.scoring, cfg.index, cfg.pipeline.limits) as scorer:
         results = scorer.score_rows(rows, records)
+        result = scorer.score_study("study.zip", record, timeout_s=60)
 
 The child says at which series it is. One that takes longer than `series_timeout_s` is ended with its child and becomes
 QUARANTINED TIMEOUT; one at which the child died twice becomes QUARANTINED WORKER_DIED (once may be the kernel's or an
 operator's doing); one that asks for more memory than allowed fails inside the child and becomes QUARANTINED
-OUT_OF_MEMORY. Then the batch goes on in a new child, without it.
+OUT_OF_MEMORY. Then the batch goes on in a new child, without it. `score_study` has its headers read there, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import faulthandler
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,10 +24,13 @@ import numpy as np
 import torch
 
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.study import index_study
+from osteo_ray.dicom import sources
+from osteo_ray.dicom.library_logs import keep_values_out
 from osteo_ray.io.child_process import ChildProcess
 from osteo_ray.io.store import local_folder
 from osteo_ray.model.bundle import FILES
-from osteo_ray.outcomes import Outcome, Phase, State
+from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.screening.config import ScoringConfig, SeriesLimits
 from osteo_ray.screening.predictor import Predictor, closed_row
 
@@ -38,8 +42,25 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": s
 """Else glibc hands each freed slice to the kernel and takes it anew: 2,000 page faults a series, 5 % of its time."""
 
 
+LOOK_S = 0.2
+"""How often the wait for a study's result looks whether it is still wanted."""
+
+
 class ScorerStartError(RuntimeError):
     """The scorer's process could not start: no series is to blame, and none can be scored."""
+
+
+class StudyFailed(RuntimeError):
+    """A study without a result row. `code`: NO_STUDY (no CT study can be read from it), TIMEOUT, OUT_OF_MEMORY,
+    WORKER_DIED, CANCELLED, UNEXPECTED.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+    def __reduce__(self):
+        return (StudyFailed, (self.code, self.message))
 
 
 class IsolatedPredictor:
@@ -89,7 +110,7 @@ class IsolatedPredictor:
         assert conn is not None
         limit = self._limits.series_timeout_s
         try:
-            conn.send((list(rows), records))
+            conn.send(("rows", list(rows), records))
             deadline = time.monotonic() + limit
             while True:
                 if not conn.poll(max(0.0, deadline - time.monotonic())):
@@ -103,11 +124,68 @@ class IsolatedPredictor:
             how = self._end()
             return None, at, "WORKER_DIED", f"the scorer's process ended ({how}) {self._limits.deaths} times"
 
+    def score_study(
+        self, study: str, record: np.ndarray, timeout_s: float, cancelled: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Index one study and score its chosen series in the child; nothing of the study is read in this process.
+
+        Args:
+            study: folder, zip or URI.
+            record: float [F], NaN where missing.
+            timeout_s: wall time of all of it.
+            cancelled: asked several times a second; True ends the work.
+
+        Raises:
+            StudyFailed: there is no result row, and why.
+            ScorerStartError: where the scorer can't be started.
+        """
+        return self._ask(("study", study, record, timeout_s), timeout_s, cancelled)
+
+    def index_study(self, study: str, timeout_s: float) -> dict[str, Any]:
+        """The catalogue row of one study's chosen series, its headers read in the child.
+
+        Raises:
+            StudyFailed: there is no row, and why.
+            ScorerStartError: where the scorer can't be started.
+        """
+        return self._ask(("index", study, timeout_s), timeout_s)
+
+    def _ask(self, question: tuple[Any, ...], timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
+        how = ""
+        for _ in range(self._limits.deaths):
+            self.start()
+            conn = self._conn
+            assert conn is not None
+            try:
+                conn.send(question)
+                deadline = time.monotonic() + timeout_s
+                while not conn.poll(max(0.0, min(LOOK_S, deadline - time.monotonic()))):
+                    if time.monotonic() >= deadline:
+                        self._end()
+                        raise StudyFailed("TIMEOUT", f"not done within {timeout_s:g} s")
+                    if cancelled():
+                        self._end()
+                        raise StudyFailed("CANCELLED", "nobody waits for it any more")
+                what, answer = conn.recv()
+            except (EOFError, OSError):
+                how = self._end()
+                continue
+            if what == "failed":
+                raise StudyFailed(*answer)
+            return answer
+        raise StudyFailed("WORKER_DIED", f"the scorer's process ended ({how}) {self._limits.deaths} times")
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The result columns that name the model; empty before the first start."""
+        return self._model
+
     def start(self) -> None:
         """Start the child, where there is none.
 
         Raises:
             ScorerStartError: it can't be started.
+            BundleError: the bundle can't be used.
         """
         if self._child is not None:
             return
@@ -147,6 +225,7 @@ class IsolatedPredictor:
 
 def serve(fd: int) -> None:
     """The child's loop: batches in, "at" a series and "done" out, until the other end closes."""
+    keep_values_out()
     with Connection(fd) as conn:
         bundle, cfg, index, limits = conn.recv()
         try:
@@ -167,14 +246,42 @@ def serve(fd: int) -> None:
         conn.send(("ready", scorer.model))
         while True:
             try:
-                rows, records = conn.recv()
+                what, *asked = conn.recv()
             except EOFError:
                 if scorer.guard is not None:
                     scorer.guard.close()
                 return
-            results = scorer.score_rows(rows, records, begun)
+            if what == "rows":
+                rows, records = asked
+                answer = "done", scorer.score_rows(rows, records, begun)
+            else:
+                study, *record, timeout_s = asked
+                faulthandler.dump_traceback_later(2 * timeout_s + 60, exit=True)
+                answer = _study(scorer, study, *record)
             faulthandler.cancel_dump_traceback_later()
-            conn.send(("done", results))
+            conn.send(answer)
+
+
+def _study(scorer: Predictor, study: str, record: np.ndarray | None = None) -> tuple[str, Any]:
+    """("done", result row of a study, without a record its catalogue row) or ("failed", (code, message))."""
+    try:
+        row = index_study(study, scorer.index)
+        if record is None:
+            return "done", row
+        if row.get("state"):
+            outcome = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
+            return "done", scorer.closed(row, outcome, record)
+        return "done", scorer.score_rows([row], record[None])[0]
+    except (InputError, Rejected, OSError, ValueError) as e:
+        # The path under which an upload lies says nothing to who sent it.
+        return "failed", ("NO_STUDY", str(e).replace(study, "the study")[:500])
+    except MemoryError:
+        return "failed", ("OUT_OF_MEMORY", "reading it takes more memory than one study may take")
+    except Exception as e:  # its text may quote what the study holds
+        return "failed", ("UNEXPECTED", f"{type(e).__name__} while the study was read")
+    finally:
+        # Uploads are deleted after the answer; an archive held open would keep their blocks on the disk.
+        sources.shared.cache_clear()
 
 
 def _limit_memory(memory_mb: int) -> None:

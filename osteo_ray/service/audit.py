@@ -6,12 +6,13 @@ An archive's path may hold a name, so the log has the configured folder that it 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from osteo_ray.service import json_lines
 
 
 class Audit:
@@ -19,17 +20,12 @@ class Audit:
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def write(self, caller: str, action: str, **facts: Any) -> None:
         """Append one line. `facts` must be codes, ids, counts or hashes, never what a patient or a file is called."""
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = json.dumps({"time": at, "who": caller, "action": action, **facts}) + "\n"
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(fd, line.encode())
-        finally:
-            os.close(fd)
+        json_lines.append(self.path, {"time": at, "who": caller, "action": action, **facts})
 
     def tail(self, n: int) -> list[dict[str, Any]]:
         """The last n lines, oldest first."""
@@ -37,12 +33,9 @@ class Audit:
             with self.path.open("rb") as f:
                 size = f.seek(0, os.SEEK_END)
                 f.seek(max(0, size - 1024 * n))
-                lines = f.read().splitlines()
+                return json_lines.parse(f.read())[-n:]  # the first line may be cut, and is left out then
         except FileNotFoundError:
             return []
-        if size > 1024 * n:
-            lines = lines[1:]  # the first may be cut
-        return [json.loads(line) for line in lines[-n:]]
 
 
 def place(archive: str, roots: Sequence[str]) -> dict[str, str]:

@@ -46,11 +46,16 @@ class ServiceLimits(Section):
     body_s: float = Field(20.0, gt=0, description="time for the body of any other request to arrive, s")
     upload_s: float = Field(900.0, gt=0, description="time for a study's zip to arrive, s")
     idle_s: float = Field(15.0, gt=0, description="silence within a body after which its request ends, s")
-    score_timeout_s: float = Field(120.0, gt=0, description="wall time of scoring one uploaded study, s")
+    score_timeout_s: float = Field(120.0, gt=0, description="wall time of scoring one study, its turn awaited, s")
     uploads: int = Field(16, ge=1, description="studies being received or scored at once, in one replica")
     running: int = Field(1, ge=1, description="screenings at once; more wait")
     waiting: int = Field(100, ge=1, description="screenings that may wait")
-    attempts: int = Field(3, ge=1, description="drivers that a screening may use up")
+    attempts: int = Field(
+        3, ge=1, description="drivers of a screening that may die in a row without progress; a restart is none"
+    )
+    keep_days: float | None = Field(
+        None, gt=0, description="screenings are removed, results and feedback too, so long after their end; null: kept"
+    )
     events_s: float = Field(1800.0, gt=0, description="after this an event stream ends; a client opens it again")
     streams: int = Field(
         16, ge=1, description="event streams at once, in one replica; below half of deployment.max_ongoing, checked"
@@ -61,10 +66,8 @@ class Deployment(Section):
     """How Ray Serve runs it. Processor shares of 0 leave the machine to the screenings."""
 
     api_replicas: int = Field(1, ge=1, description="replicas of the HTTP interface")
-    scorers: int = Field(1, ge=1, description="replicas that hold the bundle, for single studies")
+    scorers: int = Field(1, ge=1, description="replicas that hold the bundle; each scores one upload after the other")
     scorer_cpus: float = Field(0.0, ge=0, description="processor share that Ray reserves for each scorer")
-    batch: int = Field(8, ge=1, description="studies scored together by one scorer")
-    batch_wait_s: float = Field(0.02, ge=0, description="how long a scorer waits for a batch to fill, s")
     max_ongoing: int = Field(64, ge=1, description="requests in one replica at once")
     graceful_s: float = Field(20.0, ge=0, description="time for a replica that is replaced to finish its requests")
     haproxy: bool = Field(

@@ -3,29 +3,30 @@
     with Listener(ListenConfig(...), spool, scorer, scorer.model, records) as listener:
         listener.serve_forever()
 
-What arrives goes to a spool: one file an instance, whole or not at all, named by hashes, bounded in bytes. A study
-is complete when nothing has come for `quiet_s`. Where it stands is in one small file a study, so that a restart goes
-on where it was; what fails is tried again with growing pauses, then ends as FAILED with a code. The spool
-holds images as they came and stays inside the archive's trust zone; the ledger names studies by UID, nobody by name.
+What arrives goes to a spool (`service.spool`). A study is complete when nothing has come for `quiet_s` and nothing of
+it was refused. What fails is tried again with growing pauses, then ends as FAILED with a code. Where no study is to
+blame (a full disk, a scorer that does not start) nothing counts as an attempt, and nothing is taken until it is mended:
+senders are told "out of resources" and keep their images. The spool holds images as they came and stays inside the
+archive's trust zone; the ledger names studies by UID, nobody by name.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import io
-import json
 import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     CTImageStorage,
@@ -35,17 +36,19 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 
-from osteo_ray.catalogue.study import index_study
-from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.record_set import RecordSet, records_of, values_at_ct
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.reports.package import write_package
+from osteo_ray.screening.isolated import ScorerStartError, StudyFailed
 from osteo_ray.screening.ledger import row_key, salt_of
 from osteo_ray.screening.predictor import closed_row
+from osteo_ray.service import dicom_server
 from osteo_ray.service.listen_config import ListenConfig
+from osteo_ray.service.spool import Reported, Spool, StudyState, names_in
 
 log = logging.getLogger("osteo_ray.listen")
 
@@ -56,121 +59,29 @@ SYNTAXES = [s for s in ALL_TRANSFER_SYNTAXES if s != DeflatedExplicitVRLittleEnd
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 
 
-@dataclass
-class StudyState:
-    """Where one study stands: one JSON file each, until it is done and a line of the ledger."""
-
-    study_uid: str
-    state: str = "RECEIVING"  # RECEIVING -> SENDING -> DONE | FAILED
-    code: str = ""
-    message: str = ""
-    attempt: int = 0
-    next_try: float = 0.0  # seconds since 1970
-    outcome: str = ""  # state of the result
-    row_key: str = ""
-    series_uid: str = ""
-    send: list[str] = field(default_factory=list)  # files still to send, relative to the spool
-    sent: list[str] = field(default_factory=list)
+NOT_OF_A_STUDY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+MOST_PAUSE_S = 60.0
+SWEEP_S = 3600.0
 
 
-class Spool:
-    """Files of studies that are not done, and where each stands. Safe between threads; a restart reads it back."""
-
-    def __init__(self, root: Path, max_bytes: int):
-        self.root, self.max_bytes = root, max_bytes
-        self.incoming, self.states, self.reports = root / "incoming", root / "studies", root / "reports"
-        for folder in (self.incoming, self.states, self.reports):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.lock = threading.RLock()
-        for half in self.incoming.glob("*/.*.tmp"):
-            half.unlink()
-        self.used = sum(f.stat().st_size for f in self.incoming.rglob("*") if f.is_file())
-        self.last: dict[str, float] = {}
-        for folder in self.incoming.iterdir():
-            files = sorted(folder.iterdir())
-            self.last[folder.name] = max((f.stat().st_mtime for f in files), default=0.0)
-            if files and self.load(folder.name) is None:  # it was ended between the two files
-                uid = dcmread(files[0], stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID
-                self.save(folder.name, StudyState(str(uid)))
-
-    def put(self, study_uid: str, sop_uid: str, data: bytes) -> bool:
-        """Keep one instance; False where the spool is full. One that is there already is kept once."""
-        name = _hash(study_uid)
-        path = self.incoming / name / f"{_hash(sop_uid)}.dcm"
-        with self.lock:
-            self.last[name] = time.time()
-            if path.exists():
-                return True
-            if self.used + len(data) > self.max_bytes:
-                return False
-            self.used += len(data)
-        try:
-            path.parent.mkdir(exist_ok=True, mode=0o700)
-            with replaced(path, durable=True) as tmp:
-                tmp.write_bytes(data)
-            with self.lock:
-                self.last[name] = time.time()
-                state = self.load(name)
-                # What comes while reports are on their way opens the study again.
-                if state is None or state.state != "RECEIVING":
-                    state = StudyState(study_uid)
-                state.attempt, state.next_try = 0, 0.0
-                self.save(name, state)
-        except OSError:
-            with self.lock:
-                self.used -= len(data)
-            return False
-        return True
-
-    def load(self, name: str) -> StudyState | None:
-        try:
-            return StudyState(**json.loads((self.states / f"{name}.json").read_text()))
-        except FileNotFoundError:
-            return None
-
-    def save(self, name: str, state: StudyState) -> None:
-        with self.lock, replaced(self.states / f"{name}.json") as tmp:
-            tmp.write_text(json.dumps(asdict(state), indent=1) + "\n")
-
-    def due(self, quiet_s: float) -> list[tuple[str, StudyState]]:
-        """Studies that are complete or wait for another attempt, and whose time has come."""
-        now = time.time()
-        out = []
-        for path in sorted(self.states.glob("*.json")):
-            with self.lock:
-                state = self.load(path.stem)
-                if state is None or now < state.next_try:
-                    continue
-                if state.state == "RECEIVING" and now - self.last.get(path.stem, 0.0) < quiet_s:
-                    continue
-            out.append((path.stem, state))
-        return out
-
-    def finish(self, name: str, state: StudyState, files: set[str]) -> bool:
-        """Record a terminal state and remove the instances it rests on; False where others came meanwhile."""
-        folder = self.incoming / name
-        with self.lock:
-            if _names(folder) != files:
-                self.save(name, StudyState(state.study_uid))
-                return False
-            line = asdict(state) | {"instances": len(files), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-            del line["send"], line["next_try"]
-            with (self.root / "ledger.jsonl").open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
-            for file in files:
-                self.used -= (folder / file).stat().st_size
-                (folder / file).unlink()
-            with contextlib.suppress(OSError):  # another instance is being written into it
-                folder.rmdir()
-            self.last.pop(name, None)
-            (self.states / f"{name}.json").unlink(missing_ok=True)
-        return True
+class ListenError(RuntimeError):
+    """The worker or the server ended: nothing that comes would be screened any more."""
 
 
 class Scores(Protocol):
-    """A scorer, in this process or in one of its own (`screening.isolated`)."""
+    """A scorer in a process of its own (`screening.isolated`): a study that hangs or crashes ends itself alone."""
+
+    def index_study(self, study: str, timeout_s: float) -> dict[str, Any]: ...
 
     def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]: ...
+
+
+@dataclass
+class _Received:
+    """What one association has brought."""
+
+    studies: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)  # images refused of which nobody knows the study
 
 
 class Listener:
@@ -187,13 +98,17 @@ class Listener:
         if not cfg.callers:
             raise InputError("callers: name the AE titles that may send, e.g. --set 'callers=[PACS]'")
         self.cfg, self.scorer, self.model, self.records = cfg, scorer, model, records_of(records)
-        self.spool = Spool(spool, cfg.max_spool_bytes)
+        self.spool = Spool(spool, cfg.max_spool_bytes, cfg.hold_s)
         self._stop = threading.Event()
         self._worker = threading.Thread(target=self._work, name="listen-worker", daemon=True)
+        self._server: threading.Thread | None = None
+        self._received: WeakKeyDictionary[Association, _Received] = WeakKeyDictionary()
+        self.trouble = ""  # why nothing is taken now
+        self._swept_at = 0.0
         ae = AE(cfg.ae_title)
         ae.require_called_aet = True
         ae.require_calling_aet = list(cfg.callers)
-        ae.maximum_associations, ae.maximum_pdu_size = cfg.max_associations, cfg.max_pdu
+        ae.maximum_pdu_size = cfg.max_pdu
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = cfg.timeout_s
         ae.add_supported_context(VERIFICATION)
         for sop_class in TAKEN:
@@ -202,9 +117,10 @@ class Listener:
         self.port = 0
 
     def __enter__(self) -> Listener:
+        c = self.cfg
         handlers: list[Any] = [(evt.EVT_C_STORE, self._take), (evt.EVT_C_ECHO, lambda event: SUCCESS)]
-        server = self._ae.start_server((self.cfg.host, self.cfg.port), block=False, evt_handlers=handlers)
-        assert server is not None  # block=False gives one
+        bounds = dicom_server.Bounds(c.max_associations, c.associate_s, c.timeout_s, c.max_pdu, c.max_instance_bytes)
+        server, self._server = dicom_server.start(self._ae, (c.host, c.port), handlers, bounds)
         self.port = int(server.server_address[1])
         self._worker.start()
         return self
@@ -215,8 +131,16 @@ class Listener:
         self._worker.join()
 
     def serve_forever(self) -> None:
-        """Wait until the process is told to end."""
-        self._stop.wait()
+        """Wait until the process is told to end.
+
+        Raises:
+            ListenError: it can't go on; whoever supervises the process should start it again.
+        """
+        assert self._server is not None
+        while not self._stop.wait(1.0):
+            for thread in (self._worker, self._server):
+                if not thread.is_alive():
+                    raise ListenError(f"{thread.name} ended; what is unfinished is taken up at the next start")
 
     def stop(self) -> None:
         """End `serve_forever`."""
@@ -225,67 +149,131 @@ class Listener:
     # ---- what arrives
 
     def _take(self, event: Event) -> int:
+        dicom_server.instance_taken(event.assoc)
+        request: Any = event.request
+        sop = str(request.AffectedSOPInstanceUID)
+        received = self._received.setdefault(event.assoc, _Received())
+        status, study, data = self._judge(event)
+        if status != SUCCESS:
+            # Of an image that can't be read nobody knows the study: all that came along with it are held back.
+            received.unknown |= {sop} - ({sop} if study else set())
+            for uid in {study} if study else received.studies:
+                self.spool.refuse(uid, sop)
+            return status
+        if not self.spool.put(study, sop, data):
+            return OUT_OF_RESOURCES
+        received.studies.add(study)
+        received.unknown.discard(sop)
+        for other in received.unknown:
+            self.spool.refuse(study, other)
+        return SUCCESS
+
+    def _judge(self, event: Event) -> tuple[int, str, bytes]:
+        """(status, study instance UID where it is known, encoded instance) of what is sent."""
+        study = ""
         try:
             data = event.encoded_dataset()
-            if len(data) > self.cfg.max_instance_bytes:
-                return OUT_OF_RESOURCES
             tags = ["StudyInstanceUID", "SOPInstanceUID", "SOPClassUID"]
             ds = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(tags))
             study, sop, kind = (str(ds.get(t, "")) for t in tags)
         except Exception:  # whatever a sender can think of
-            return CANNOT_UNDERSTAND
+            return CANNOT_UNDERSTAND, study, b""
         if not study or not sop:
-            return CANNOT_UNDERSTAND
+            return CANNOT_UNDERSTAND, study, b""
         request: Any = event.request
         if sop != request.AffectedSOPInstanceUID or kind != request.AffectedSOPClassUID:
-            return MISMATCH
-        return SUCCESS if self.spool.put(study, sop, data) else OUT_OF_RESOURCES
+            return MISMATCH, study, b""
+        if self.trouble or not self._worker.is_alive() or len(data) > self.cfg.max_instance_bytes:
+            return OUT_OF_RESOURCES, study, b""
+        return SUCCESS, study, data
 
     # ---- what is complete
 
     def _work(self) -> None:
+        failed = 0
         while not self._stop.is_set():
-            for name, state in self.spool.due(self.cfg.quiet_s):
-                if self._stop.is_set():
-                    break
-                try:
-                    self.advance(name, state)
-                except Exception as e:  # the worker outlives everything; the study is tried again
-                    log.error("study %s: %s", name, type(e).__name__)
-                    self._again(name, state, "UNEXPECTED", e, _names(self.spool.incoming / name))
-            self._stop.wait(min(0.5, self.cfg.quiet_s / 4))
+            pause = min(0.5, self.cfg.quiet_s / 4)
+            try:
+                self._pass()
+                if self.trouble:
+                    log.warning("mended; images are taken again")
+                failed, self.trouble = 0, ""
+            except Exception as e:
+                failed += 1
+                self.trouble = _say(e)
+                log.error("nothing can be screened, and nothing is taken until it is mended: %s", self.trouble)
+                pause = min(MOST_PAUSE_S, self.cfg.backoff_s * 2 ** min(failed - 1, 16))
+            self._stop.wait(pause)
+
+    def _pass(self) -> None:
+        """All that is due now.
+
+        Raises:
+            Exception: something for which no study is to blame.
+        """
+        for name, state in self.spool.due(self.cfg.quiet_s):
+            if self._stop.is_set():
+                return
+            try:
+                self.advance(name, state)
+            except Exception as e:
+                if _of_no_study(e):
+                    raise
+                log.error("study %s: %s", name, type(e).__name__)
+                self._again(name, state, "UNEXPECTED", e, names_in(self.spool.incoming / name))
+        if self.cfg.keep_days is not None and time.monotonic() - self._swept_at > SWEEP_S:
+            self._swept_at = time.monotonic()
+            self.spool.forget_reports(self.cfg.keep_days * 86400)
 
     def advance(self, name: str, state: StudyState) -> None:
         """Take one study as far as it goes: screen it, write its reports, send them."""
-        files = _names(self.spool.incoming / name)
+        files = names_in(self.spool.incoming / name)
+        if state.refused:  # it was waited for; a report of a part of a study is worse than none
+            state.state, state.code = "FAILED", "INCOMPLETE"
+            state.message = f"{len(state.refused)} of its images were refused and never came again"
+            self.spool.finish(name, state, files)
+            return
         if state.state == "RECEIVING":
             try:
                 result, row = self._screen(self.spool.incoming / name)
-            except InputError as e:  # no CT in it: no further attempt will find one
-                state.state, state.code, state.message = "FAILED", "NO_CT_SERIES", _say(e)
-                self.spool.finish(name, state, files)
-                return
             except Exception as e:
-                self._again(name, state, "SCREENING_FAILED", e, files)
+                if _of_no_study(e):
+                    raise
+                code = e.code if isinstance(e, StudyFailed) else "SCREENING_FAILED"
+                if code == "NO_STUDY":  # no further attempt will find one
+                    state.state, state.code, state.message = "FAILED", "NO_CT_SERIES", _say(e)
+                    self.spool.finish(name, state, files)
+                    return
+                self._again(name, state, code, e, files)
                 return
-            created = datetime.now(UTC).replace(microsecond=0)
-            package = write_package(self.spool.reports, result, row, self.cfg.reports, created)
+            before = self.spool.last_report(name)
+            earlier = _dataset(before) if before is not None and before.row_key != result["row_key"] else None
+            created = datetime.now().astimezone().replace(microsecond=0)
+            package = write_package(self.spool.reports, result, row, self.cfg.reports, created, earlier)
             send = [package.files[k] for k in ("sr", "sc") if k in package.files]
             state.state, state.attempt, state.next_try = "SENDING", 0, 0.0
             state.outcome, state.code = result["state"], result["code"]
             state.message = "; ".join(package.problems)
             state.row_key, state.series_uid = result["row_key"], str(result["series_uid"])
             state.send = [str(p.relative_to(self.spool.root)) for p in send] if self.cfg.destination else []
+            if not self.cfg.destination and "sr" in package.files:
+                self.spool.note_report(name, _reported(dcmread(package.files["sr"]), state.row_key))
             with self.spool.lock:
-                if _names(self.spool.incoming / name) != files:
+                if names_in(self.spool.incoming / name) != files or self.spool.refused.get(name):
                     return  # more came while this was screened: it is not complete, and will be due again
                 self.spool.save(name, state)
         try:
             while state.send:
-                state.sent.append(self._send(self.spool.root / state.send[0]))
+                ds = dcmread(self.spool.root / state.send[0])
+                self._send(ds)
+                if ds.SOPClassUID == Comprehensive3DSRStorage:
+                    self.spool.note_report(name, _reported(ds, state.row_key))
+                state.sent.append(str(ds.SOPInstanceUID))
                 del state.send[0]
                 self.spool.save(name, state)
         except Exception as e:
+            if _of_no_study(e):
+                raise
             self._again(name, state, "SENDING_FAILED", e, files)
             return
         state.state = "DONE"
@@ -304,10 +292,7 @@ class Listener:
 
     def _screen(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """(result, catalogue row) of the study's chosen series."""
-        try:
-            row = index_study(folder, self.cfg.index)
-        except InputError:
-            raise InputError("the study holds no CT series that can be told") from None
+        row = self.scorer.index_study(str(folder), self.cfg.limits.series_timeout_s)
         values = self._record(row)
         if row.get("state"):
             outcome = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
@@ -325,15 +310,14 @@ class Listener:
         """The patient's record as it was at the CT, NaN where there is none."""
         return values_at_ct(self.records, [row["patient_key"]], [row["study_date"]], self.cfg.timeline)[0]
 
-    def _send(self, path: Path) -> str:
-        """C-STORE one report; returns its SOP instance UID.
+    def _send(self, ds: Dataset) -> None:
+        """C-STORE one report.
 
         Raises:
             ConnectionError: the destination is not there, refuses, or answers with a failure.
         """
         to = self.cfg.destination
         assert to is not None  # nothing is queued without one
-        ds = dcmread(path)
         ae = AE(self.cfg.ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self.cfg.timeout_s
         for sop_class in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage):
@@ -349,19 +333,30 @@ class Listener:
         # Warnings (0xBxxx) mean that it was stored.
         if code is None or (code != SUCCESS and code & 0xF000 != 0xB000):
             raise ConnectionError(f"the destination answered {'nothing' if code is None else hex(code)}")
-        return str(ds.SOPInstanceUID)
 
 
-def _hash(uid: str) -> str:
-    # A UID from outside never becomes a file name.
-    return hashlib.sha256(uid.encode()).hexdigest()[:32]
+def _of_no_study(e: Exception) -> bool:
+    """Whether an error would meet any study: the disk, the machine, the scorer's start."""
+    return isinstance(e, ScorerStartError | MemoryError) or getattr(e, "errno", None) in NOT_OF_A_STUDY
 
 
-def _names(folder: Path) -> set[str]:
-    return {f.name for f in folder.glob("*.dcm")} if folder.is_dir() else set()
+def _reported(sr: Dataset, key: str) -> Reported:
+    return Reported(
+        key, str(sr.StudyInstanceUID), str(sr.SeriesInstanceUID), str(sr.SOPInstanceUID), str(sr.SOPClassUID)
+    )
+
+
+def _dataset(report: Reported) -> Dataset:
+    """An earlier SR as `write_package` takes it."""
+    ds = Dataset()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = report.study_uid, report.series_uid
+    ds.SOPInstanceUID, ds.SOPClassUID = report.sop_uid, report.sop_class
+    return ds
 
 
 def _say(e: Exception) -> str:
     """An error for the ledger: texts of our own as they are, of any other only what kind it is."""
-    own = isinstance(e, InputError | Rejected | ConnectionError) and not getattr(e, "filename", None)
+    if isinstance(e, StudyFailed):
+        return e.message[:300]
+    own = isinstance(e, InputError | Rejected | ConnectionError | ScorerStartError) and not getattr(e, "filename", None)
     return f"{type(e).__name__}: {e}"[:300] if own else getattr(e, "strerror", None) or type(e).__name__

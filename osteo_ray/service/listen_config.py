@@ -29,11 +29,23 @@ class ListenConfig(Section):
     max_associations: int = Field(8, ge=1, description="senders at once; more are refused")
     max_pdu: int = Field(65536, ge=4096, description="largest network message accepted, bytes")
     timeout_s: float = Field(60.0, gt=0, description="silence after which a sender's connection is closed, s")
+    associate_s: float = Field(
+        10.0, gt=0, description="time for a sender to introduce itself once it is connected, s; then it is cut off"
+    )
     max_instance_bytes: int = Field(2 << 30, ge=1, description="largest instance accepted, bytes")
     max_spool_bytes: int = Field(
         50 << 30, ge=1, description="size of the spool beyond which senders are told: out of resources, bytes"
     )
     quiet_s: float = Field(30.0, gt=0, description="a study is complete when nothing has come for so long, s")
+    hold_s: float = Field(
+        3600.0,
+        gt=0,
+        description="a study of which an image was refused waits so long for that image, s; then it ends as "
+        "INCOMPLETE, without a report",
+    )
+    keep_days: float | None = Field(
+        None, gt=0, description="reports in the spool are removed after so many days; null: they are kept"
+    )
     attempts: int = Field(5, ge=1, description="tries of screening a study, and of each sending")
     backoff_s: float = Field(10.0, gt=0, description="pause before the second attempt; each further one doubles it, s")
     destination: Destination | None = Field(None, description="null: reports stay in the spool's reports/")

@@ -11,9 +11,9 @@ Whoever changes a state replaces the file whole.
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from osteo_ray.io.files import replaced
 from osteo_ray.io.parquet_set import MANIFEST, finish_mark, open_set
 from osteo_ray.screening.schema import FOOTER, RESULTS
+from osteo_ray.service import json_lines
 
 ID = re.compile(r"[0-9a-f]{16}")
 KEY = re.compile(r"[0-9A-Za-z_.-]{1,128}")
@@ -97,6 +98,9 @@ class _Saved:
     started: float | None = None
     finished: float | None = None
     error: str | None = None
+    stalls: int = 0  # drivers in a row that died without progress, in a cluster that went on
+    cluster: str = ""  # in which the last driver was started
+    mark: tuple[int, ...] = ()  # how far the work had come then
 
 
 class Run:
@@ -114,12 +118,38 @@ class Run:
     @property
     def saved(self) -> _Saved:
         d = json.loads((self.folder / "state.json").read_text())
-        return _Saved(**d | {"state": RunState(d["state"])})
+        return _Saved(**d | {"state": RunState(d["state"]), "mark": tuple(d.get("mark", ()))})
 
-    def begin(self) -> None:
-        """A driver takes it on."""
+    def begin(self, cluster: str = "") -> None:
+        """A driver takes it on, in that cluster."""
+        now, stalls = self.saved, self.stalls(cluster)
+        self._save(
+            replace(
+                now,
+                state=RunState.RUNNING,
+                attempt=now.attempt + 1,
+                started=time.time(),
+                error=None,
+                stalls=stalls,
+                cluster=cluster,
+                mark=self._mark(),
+            )
+        )
+
+    def stalls(self, cluster: str) -> int:
+        """Drivers in a row, the last one included, that died without progress. One that ended with its whole cluster
+        is none of them: a restart is nobody's fault.
+        """
+        s = self.saved
+        if s.attempt == 0 or self._mark() > s.mark:
+            return 0
+        return s.stalls + (s.cluster == cluster)
+
+    def resume(self) -> None:
+        """Queue it again, where it had failed or was cancelled; what is done stays done."""
         now = self.saved
-        self._save(replace(now, state=RunState.RUNNING, attempt=now.attempt + 1, started=time.time(), error=None))
+        if now.state in (RunState.FAILED, RunState.CANCELLED):
+            self._save(replace(now, state=RunState.QUEUED, finished=None, error=None, stalls=0, mark=()))
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """It is over, unless it was already."""
@@ -212,27 +242,26 @@ class Run:
             "verdict": verdict,
             "note": note,
         }
-        fd = os.open(self.folder / "feedback.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(fd, (json.dumps(line) + "\n").encode())
-        finally:
-            os.close(fd)
+        json_lines.append(self.folder / "feedback.jsonl", line)
         return line
 
     def feedback(self) -> dict[str, list[dict[str, Any]]]:
         """Judgements by row key: the last of each person, oldest first."""
-        try:
-            lines = (self.folder / "feedback.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return {}
         last: dict[tuple[str, str], dict[str, Any]] = {}
-        for f in map(json.loads, lines):
+        for f in json_lines.read(self.folder / "feedback.jsonl"):
             last.pop((f["row_key"], f["by"]), None)
             last[f["row_key"], f["by"]] = f
         out: dict[str, list[dict[str, Any]]] = {}
         for f in last.values():
             out.setdefault(f["row_key"], []).append(f)
         return out
+
+    def _mark(self) -> tuple[int, ...]:
+        """How far the work has come; greater is farther, and the same work done again is the same."""
+        catalogue = finish_mark(self.out / "catalogue.parquet").exists()
+        indexed = 0 if catalogue else sum(f.is_file() for f in (self.out / "index").rglob("*"))
+        scored = sum((_scored(p, m).total() for p, m in _parts(self.out)), 0) if catalogue else 0
+        return (self.out / "results.parquet").exists(), catalogue, indexed, scored
 
     def _save(self, s: _Saved) -> None:
         write_json(self.folder / "state.json", asdict(s))
@@ -263,13 +292,13 @@ class Runs:
 
     def __init__(self, root: str | Path):
         self.root = Path(root).absolute()
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def create(self, job: RunJob) -> Run:
         """A new screening, waiting for its driver. It can be found as soon as its folder has its name."""
         run_id = secrets.token_hex(8)
         folder = self.root / f".{run_id}"
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         write_json(folder / "job.json", asdict(job))
         write_json(folder / "state.json", asdict(_Saved(RunState.QUEUED)))
         folder.rename(self.root / run_id)
@@ -290,6 +319,18 @@ class Runs:
         found = [(r.saved.state != RunState.RUNNING, r.job.created, r) for r in self._walk() if r.saved.state in OPEN]
         return [r for *_, r in sorted(found, key=lambda x: x[:2])]
 
+    def forget(self, older_s: float) -> list[str]:
+        """Remove screenings that ended so long ago, with their results and feedback; returns their ids."""
+        gone = []
+        for run in self._walk():
+            s = run.saved
+            if s.state not in OPEN and s.finished is not None and time.time() - s.finished > older_s:
+                hidden = self.root / f".{run.id}.removed"
+                run.folder.rename(hidden)  # at once, for all who look
+                shutil.rmtree(hidden, ignore_errors=True)
+                gone.append(run.id)
+        return gone
+
     def _walk(self) -> Iterator[Run]:
         for p in self.root.iterdir():
             run = self.get(p.name)
@@ -300,6 +341,7 @@ class Runs:
 def write_json(path: Path, value: Any) -> None:
     """The file appears whole or not at all."""
     with replaced(path) as tmp:
+        tmp.touch(mode=0o600)  # before anything is in it
         tmp.write_text(json.dumps(value, indent=1) + "\n")
 
 

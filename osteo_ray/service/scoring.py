@@ -1,33 +1,45 @@
 """The bundle that scores single studies, and how another takes its place without a request being dropped.
 
-    host = ModelHost(pointer, cfg.screening)
+    host = ModelHost(pointer, cfg)
     host.refresh()                                  # load what the pointer names, then swap the reference
-    row = host.index("study.zip"); host.score([row], values)
+    answer = await host.score("study.zip", values)
 
 The pointer is a small file that says which bundle is wanted. Each replica looks at it once a second, loads a new bundle
-beside the old one and swaps one reference; requests under way finish on the bundle with which they began.
+beside the old one and swaps one reference; requests under way finish on the bundle with which they began. Studies are
+read and scored in child processes that may hang or die (`screening.isolated`), never in a replica: one for uploads, one
+for DICOMweb addresses, so that a slow PACS keeps no upload waiting.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from osteo_ray.catalogue.study import index_study
 from osteo_ray.config import ConfigError
-from osteo_ray.dicom import sources
-from osteo_ray.model.bundle import verify
-from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
-from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.predictor import Predictor
+from osteo_ray.model.bundle import BundleError, verify
+from osteo_ray.outcomes import State
+from osteo_ray.patients.schema import NAMES
+from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError, StudyFailed
+from osteo_ray.service.built_in_study import write_study
+from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.runs import write_json
+
+RECENT_S = 10.0
+"""A study that was scored within this time shows as well as the built-in one that scoring works."""
+GRACE_S = 2.0
+"""How long a study that nobody waits for any more may go on before its process is ended, which costs a new start."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,14 +62,25 @@ def identity(bundle: str | Path) -> Model:
     return Model(m["name"], m["version"], sha256)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What became of one study: a result row, or why there is none."""
+
+    row: dict[str, Any] | None
+    code: str = ""  # of `StudyFailed`, where there is no row
+    message: str = ""
+
+
 class Scoring(Protocol):
     """What the API asks of whoever holds the bundle."""
 
-    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
-        """A result row; or {"refused": why} for a study that can't be read as one."""
-        ...
+    async def score(self, study: str, values: np.ndarray) -> Answer: ...
 
     async def model(self) -> Model: ...
+
+    async def fault(self) -> str | None:
+        """Why no study could be scored now; None: one was, just now."""
+        ...
 
 
 class Pointer:
@@ -68,10 +91,16 @@ class Pointer:
         self._label: tuple[int, str] | None = None
 
     def get(self) -> str | None:
-        try:
-            return json.loads(self.path.read_text())["bundle"]
-        except FileNotFoundError:
+        """The bundle that is wanted; the config's where that one is gone, which `fault` says. None: none yet."""
+        both = self._read()
+        return None if both is None else both["deployed" if self._gone(both) else "bundle"]
+
+    def fault(self) -> str | None:
+        """Why the wanted bundle is not the one in use."""
+        both = self._read()
+        if both is None or not self._gone(both):
             return None
+        return f"the bundle {both['bundle']} is gone, so the configured one scores; ask for another with PUT /v1/model"
 
     def want(self, bundle: str) -> Model:
         """Ask for another bundle, checked first.
@@ -80,93 +109,177 @@ class Pointer:
             BundleError: it is none, or was changed.
         """
         model = identity(bundle)
-        deployed = json.loads(self.path.read_text())["deployed"] if self.path.exists() else None
-        write_json(self.path, {"bundle": bundle, "deployed": deployed})
+        both = self._read()
+        write_json(self.path, {"bundle": bundle, "deployed": None if both is None else both["deployed"]})
         return model
 
     def label(self) -> str | None:
         """Name, version and the start of the sha256 of the wanted bundle, for the header of every answer."""
         try:
-            stamp = self.path.stat().st_mtime_ns
-        except FileNotFoundError:
+            stamp = self.stamp()
+            if self._label is None or self._label[0] != stamp:
+                m = identity(self.get() or "")
+                self._label = (stamp, f"{m.name} {m.version} {m.sha256[:12]}")
+        except (OSError, BundleError):  # an answer without it is better than none
             return None
-        if self._label is None or self._label[0] != stamp:
-            m = identity(self.get() or "")
-            self._label = (stamp, f"{m.name} {m.version} {m.sha256[:12]}")
         return self._label[1]
 
     def deploy(self, bundle: str) -> None:
         """The config's bundle: it counts when the config changed; until then the last PUT does."""
-        if not self.path.exists() or json.loads(self.path.read_text())["deployed"] != bundle:
+        both = self._read()
+        if both is None or both["deployed"] != bundle:
             verify(Path(bundle))
             write_json(self.path, {"bundle": bundle, "deployed": bundle})
+        elif self._gone(both):
+            log.warning("%s", self.fault())
+
+    def deployed(self) -> str | None:
+        """The config's bundle."""
+        both = self._read()
+        return None if both is None else both["deployed"]
+
+    def stamp(self) -> int:
+        """Changes whenever somebody asks for a bundle; 0: nobody has."""
+        try:
+            return self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _read(self) -> dict[str, str | None] | None:
+        try:
+            return json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def _gone(both: dict[str, str | None]) -> bool:
+        return both["deployed"] is not None and not (Path(both["bundle"] or "") / "bundle.json").is_file()
+
+
+class Lane:
+    """One child process and the queue of studies before it."""
+
+    def __init__(self, predictor: IsolatedPredictor):
+        self.predictor = predictor
+        self._queue = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+
+    async def score(self, study: str, values: np.ndarray, timeout_s: float) -> Answer:
+        """Wait for one's turn, then for the result; a caller that is cancelled ends its study."""
+        given_up: list[float] = []
+        work: Future[Answer] = self._queue.submit(
+            partial(self._score, study, values, timeout_s, lambda: bool(given_up) and time.monotonic() > given_up[0])
+        )
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            work.cancel()
+            given_up.append(time.monotonic() + GRACE_S)
+            raise
+
+    def _score(self, study: str, values: np.ndarray, timeout_s: float, cancelled: Any) -> Answer:
+        try:
+            return Answer(self.predictor.score_study(study, values, timeout_s, cancelled))
+        except StudyFailed as e:
+            return Answer(None, e.code, e.message)
+        except (ScorerStartError, BundleError) as e:
+            log.error("a scorer's process can't be started: %s", e)
+            return Answer(None, "NOT_READY", "the scorer's process can't be started; the service's log says why")
+
+    def close(self) -> None:
+        """End the child once those who wait have their results."""
+        self._queue.submit(self.predictor.close)
+        self._queue.shutdown(wait=False)
 
 
 class ModelHost:
-    """One loaded bundle. `score` may run in another thread while `refresh` loads the next."""
+    """One loaded bundle. Studies may be scored while `refresh` loads the next."""
 
-    def __init__(self, pointer: Pointer, cfg: ScreenConfig):
+    def __init__(self, pointer: Pointer, cfg: ServeConfig):
         self.pointer = pointer
         self.cfg = cfg
-        self._scorer: Predictor | None = None
+        self._lanes: dict[str, Lane] = {}
         self._loaded: str | None = None
+        self._model: Model | None = None
+        self._refused: int | None = None  # stamp of the pointer that named a bundle that can't be used
         self._loading = threading.Lock()
+        self._scored_at = float("-inf")  # of time.monotonic: when a study was last scored to its end
+        self._checking = asyncio.Lock()
+        self._own: Path | None = None
 
     def refresh(self) -> bool:
         """Load the wanted bundle where it is not the loaded one; True where it was swapped.
 
         Raises:
-            BundleError: the wanted bundle can't be used; the old one stays.
+            BundleError: the wanted bundle can't be used. The old one stays; at a start the configured one is taken.
+            ScorerStartError: no child could be started.
         """
         with self._loading:
-            wanted = self.pointer.get()
+            wanted, stamp = self.pointer.get(), self.pointer.stamp()
             if wanted is None:
                 raise ConfigError("bundle: none was deployed")
-            if wanted == self._loaded:
+            if wanted == self._loaded or stamp == self._refused:
                 return False
-            self._scorer = Predictor.load(wanted, self.cfg.scoring, self.cfg.index)
-            torch.set_num_threads(self.cfg.scoring.threads)  # this process does nothing else
-            self._loaded = wanted
+            try:
+                self._load(wanted)
+            except BundleError:
+                self._refused = stamp  # not tried again before somebody asks for one
+                other = self.pointer.deployed()
+                if self._loaded is None and other not in (None, wanted):
+                    self._load(str(other))
+                raise
             return True
 
+    def _load(self, bundle: str) -> None:
+        cfg = self.cfg.screening
+        lanes = {
+            name: Lane(IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits))
+            for name in ("upload", "dicomweb")
+        }
+        lanes["upload"].predictor.start()  # the other where it is first asked for
+        model = identity(bundle)
+        old, self._lanes, self._loaded, self._model = self._lanes, lanes, bundle, model
+        for lane in old.values():
+            lane.close()
+
     @property
-    def scorer(self) -> Predictor:
-        if self._scorer is None:
-            self.refresh()
-        assert self._scorer is not None
-        return self._scorer
+    def loaded(self) -> bool:
+        """Whether there is a bundle to score with."""
+        return self._loaded is not None
 
     @property
     def model(self) -> Model:
-        b = self.scorer.bundle
-        return Model(b.name, b.version, b.sha256)
+        if self._model is None:
+            self.refresh()
+        assert self._model is not None
+        return self._model
 
-    def index(self, study: str) -> dict[str, Any]:
-        """Catalogue row of a study's best series; {"refused": why} where there is none.
+    async def score(self, study: str, values: np.ndarray) -> Answer:
+        """Score one study, a zip or an address, by the loaded bundle."""
+        if not self._lanes:
+            await asyncio.to_thread(self.refresh)
+        remote = study.startswith("dicomweb+")
+        answer = await self._lanes["dicomweb" if remote else "upload"].score(
+            study, values, self.cfg.limits.score_timeout_s
+        )
+        if not remote and answer.row is not None and answer.row["slices_decoded"]:
+            self._scored_at = time.monotonic()
+        return answer
 
-        Reads headers only. What the study's files may say or do ends here as text.
-        """
-        try:
-            return index_study(study, self.cfg.index)
-        except (InputError, Rejected, OSError, ValueError) as e:
-            # The upload's own path says nothing to who sent it.
-            return {"refused": str(e).replace(study, "the study")[:500]}
+    async def fault(self) -> str | None:
+        """Why uploads can't be scored: the built-in study is scored, unless another was a moment ago."""
+        async with self._checking:  # many may ask; one looks
+            if time.monotonic() - self._scored_at < RECENT_S:
+                return None
+            if self._own is None:
+                self._own = write_study(Path(tempfile.mkdtemp(prefix="osteo-ray-")) / "built-in.zip")
+            answer = await self.score(str(self._own), np.full(len(NAMES), np.nan))
+        if answer.row is None:
+            return f"{answer.code}: {answer.message}"
+        if answer.row["state"] in (State.ERROR, State.QUARANTINED) or not answer.row["slices_decoded"]:
+            return f"the built-in study ended as {answer.row['state']} {answer.row['code']}"
+        return None
 
-    def score(self, rows: Sequence[dict[str, Any]], values: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """Result rows of indexed studies, in order, all by one bundle."""
-        scorer = self.scorer
-        out: list[dict[str, Any] | None] = [None] * len(rows)
-        open_rows = []
-        for i, row in enumerate(rows):
-            if row.get("state"):
-                o = Outcome(State(row["state"]), row["code"], Phase(row["stage"]), row["message"] or "")
-                out[i] = scorer.closed(row, o, values[i])
-            else:
-                open_rows.append(i)
-        if open_rows:
-            scored = scorer.score_rows([rows[i] for i in open_rows], np.stack([values[i] for i in open_rows]))
-            for i, r in zip(open_rows, scored, strict=True):
-                out[i] = r
-        # Uploads are deleted after the answer; an archive held open would keep their blocks on the disk.
-        sources.shared.cache_clear()
-        return out  # type: ignore[return-value]  # every slot is filled by now
+    def close(self) -> None:
+        """End the children once those who wait have their results."""
+        for lane in self._lanes.values():
+            lane.close()

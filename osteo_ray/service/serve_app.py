@@ -20,11 +20,13 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from osteo_ray.config import ConfigError, load
+from osteo_ray.dicom.library_logs import keep_values_out
+from osteo_ray.model.bundle import BundleError
 from osteo_ray.service import replica_port
 from osteo_ray.service.config import ServeConfig, check
 from osteo_ray.service.http.app import create
 from osteo_ray.service.runs import Runs
-from osteo_ray.service.scoring import Model, ModelHost, Pointer
+from osteo_ray.service.scoring import Answer, Model, ModelHost, Pointer
 from osteo_ray.service.screenings import Supervisor
 
 NAME = "osteo-ray"
@@ -40,19 +42,21 @@ def pointer(cfg: ServeConfig) -> Pointer:
 
 
 class Scorers:
-    """Holds the bundle; studies of several requests are scored together."""
+    """Holds the bundle, and scores studies one after the other."""
 
     def __init__(self, cfg: ServeConfig):
-        self.host = ModelHost(pointer(cfg), cfg.screening)
-        batch: Any = self._together
-        batch.set_max_batch_size(cfg.deployment.batch)
-        batch.set_batch_wait_timeout_s(cfg.deployment.batch_wait_s)
+        self.host = ModelHost(pointer(cfg), cfg)
         self._watch: asyncio.Task[None] | None = None
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called at the start, and by a redeploy that changes the bundle; the replica goes on answering."""
         await asyncio.to_thread(self.host.pointer.deploy, user_config["bundle"])
-        await asyncio.to_thread(self.host.refresh)
+        try:
+            await asyncio.to_thread(self.host.refresh)
+        except BundleError:
+            if not self.host.loaded:
+                raise
+            log.exception("the wanted bundle can't be loaded; %s goes on scoring", self.host.model)
         if self._watch is None:
             self._watch = asyncio.create_task(self._look())
 
@@ -65,18 +69,17 @@ class Scorers:
             except Exception:  # the old bundle goes on
                 log.exception("the wanted bundle can't be loaded")
 
-    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
-        """A result row, or {"refused": why}."""
-        row = await asyncio.to_thread(self.host.index, study)
-        return row if "refused" in row else await self._together((row, values))
-
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.02)
-    async def _together(self, items: list[tuple[dict[str, Any], np.ndarray]]) -> list[dict[str, Any]]:
-        rows, values = zip(*items, strict=True)
-        return await asyncio.to_thread(self.host.score, rows, values)
+    async def score(self, study: str, values: np.ndarray) -> Answer:
+        return await self.host.score(study, values)
 
     async def model(self) -> Model:
         return self.host.model
+
+    async def fault(self) -> str | None:
+        return await self.host.fault()
+
+    def __del__(self) -> None:
+        self.host.close()
 
 
 class Keeper:
@@ -120,11 +123,19 @@ class _Scoring:
     def __init__(self, handle: DeploymentHandle):
         self.handle = handle
 
-    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
-        return await self.handle.score.remote(study, values)
+    async def score(self, study: str, values: np.ndarray) -> Answer:
+        answer = self.handle.score.remote(study, values)
+        try:
+            return await answer
+        except asyncio.CancelledError:  # out of time, or its client is gone: no process should go on for it
+            answer.cancel()
+            raise
 
     async def model(self) -> Model:
         return await self.handle.model.remote()
+
+    async def fault(self) -> str | None:
+        return await self.handle.fault.remote()
 
 
 class _SupervisorHandle:
@@ -144,6 +155,7 @@ class Api:
     """The HTTP interface; `http.app.create` makes it where the replica runs."""
 
     def __init__(self, cfg: ServeConfig, scorers: DeploymentHandle, keeper: DeploymentHandle):
+        keep_values_out()
         self.http_app = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 from osteo_ray.config import validate
 from osteo_ray.service.config import ServeConfig, check
 from osteo_ray.service.runs import Run, RunJob, Runs
-from osteo_ray.service.scoring import Model, ModelHost, Pointer
-from osteo_ray.service.screenings import drive, screen_job
+from osteo_ray.service.scoring import Answer, Model, ModelHost, Pointer
+from osteo_ray.service.screenings import drive
 
 
 def config(home: Path, cohort_run: Any, bundle: Path, **changes: Any) -> ServeConfig:
@@ -34,21 +34,30 @@ def runs_of(cfg: ServeConfig) -> Runs:
     return Runs(cfg.runs)
 
 
+def study_config(home: Path, bundle: Path, **changes: Any) -> ServeConfig:
+    """A service that scores single studies, without an archive."""
+    data: dict[str, Any] = {"runs": str(home / "runs"), "bundle": str(bundle), "bundles": [str(home)]}
+    return check(validate(ServeConfig, data | {"screening": {"scoring": {"shap": False}}} | changes))
+
+
 class LocalScoring:
-    """`scoring.Scoring` in this process."""
+    """`scoring.Scoring` in this process; its children are real."""
 
     def __init__(self, cfg: ServeConfig):
-        self.pointer = Pointer(runs_of(cfg).root / "model.json")
         assert cfg.bundle is not None
-        self.pointer.deploy(cfg.bundle)
-        self.host = ModelHost(self.pointer, cfg.screening)
+        pointer = Pointer(runs_of(cfg).root / "model.json")
+        pointer.deploy(cfg.bundle)
+        self.host = ModelHost(pointer, cfg)
+        self.host.refresh()
 
-    async def score(self, study: str, values: np.ndarray) -> dict[str, Any]:
-        row = self.host.index(study)
-        return row if "refused" in row else self.host.score([row], [values])[0]
+    async def score(self, study: str, values: np.ndarray) -> Answer:
+        return await self.host.score(study, values)
 
     async def model(self) -> Model:
         return self.host.model
+
+    async def fault(self) -> str | None:
+        return await self.host.fault()
 
 
 class QuietSupervisor:
@@ -74,7 +83,7 @@ def finished(cfg: ServeConfig, cohort_run: Any) -> Run:
     job = RunJob(str(cohort_run.archive), str(cohort_run.records), None, {}, cfg.bundle, "tester", 1.0e9)
     run = runs_of(cfg).create(job)
     run.begin()
-    drive(run, screen_job(run, cfg))
+    drive(run, cfg)
     return run
 
 

@@ -20,7 +20,7 @@ from synthetic_bundle import synthetic_bundle
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.service.replica_port import on_loopback
 from osteo_ray.service.runs import RunJob, RunState
-from osteo_ray.service.screenings import Supervisor
+from osteo_ray.service.screenings import Supervisor, current_cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,12 +185,12 @@ def _replicas(deployment):
 
 
 @pytest.mark.ray
-def test_a_supervisor_gives_up_after_its_attempts(ray_session, cohort_run, bundle_dir, tmp_path):
+def test_a_supervisor_gives_up_after_crashes_without_progress(ray_session, cohort_run, bundle_dir, tmp_path):
     cfg = config(tmp_path, cohort_run, bundle_dir, limits={"attempts": 2})
     runs = runs_of(cfg)
     run = runs.create(RunJob(str(cohort_run.archive), None, None, {}, str(bundle_dir), "tester", 1.0e9))
-    run.begin()
-    run.begin()
+    for _ in range(2):
+        run.begin(current_cluster())
     assert Supervisor(runs, cfg).keep() == 0
     assert run.saved.state == RunState.FAILED
-    assert "died 2 times" in (run.saved.error or "")
+    assert "died 2 times without progress" in (run.saved.error or "")

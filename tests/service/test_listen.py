@@ -1,8 +1,10 @@
 """Live mode with real DIMSE: Orthanc sends a study and gets its reports; what goes wrong is told, and tried again."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,15 +20,18 @@ from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 
-from osteo_ray import load_bundle
 from osteo_ray.config import validate
 from osteo_ray.dicom.sources import file_path
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.record_set import write_record_set
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.service.listen import Listener, Spool
+from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
+from osteo_ray.service.dicom_server import OF_ONE_ADDRESS
+from osteo_ray.service.json_lines import append, read
+from osteo_ray.service.listen import Listener, ListenError
 from osteo_ray.service.listen_config import ListenConfig
+from osteo_ray.service.spool import Spool, StudyState
 
 pytestmark = pytest.mark.ray
 
@@ -45,7 +50,10 @@ def ct(cohort_run, tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def scorer(bundle_dir):
-    return load_bundle(bundle_dir)
+    cfg = config()
+    with IsolatedPredictor(str(bundle_dir), cfg.scoring, cfg.index, cfg.limits) as scorer:
+        scorer.start()
+        yield scorer
 
 
 def config(**keys) -> ListenConfig:
@@ -249,6 +257,178 @@ def test_a_restart_takes_up_what_the_killed_one_left(ct, bundle_dir, tmp_path):
     assert p.wait(30) == 0
     assert (done["state"], done["instances"]) == ("DONE", len(ct))
     assert done["outcome"] in ("SCORED", "SCORED_WARN", "ABSTAINED")
+
+
+def test_a_study_of_which_an_image_was_refused_has_no_report_until_that_image_comes(ct, scorer, tmp_path):
+    wrong = dcmread(ct[1])
+    wrong.StudyInstanceUID = ""  # cannot be understood, so that nobody knows whose it is
+    with Listener(config(hold_s=3600), tmp_path, scorer, scorer.model) as listener:
+        assert send(listener, [ct[0], wrong, *ct[2:]]) == [0, 0xC000, *[0] * (len(ct) - 2)]
+        time.sleep(2)  # four times `quiet_s`
+        assert not ledger(tmp_path)
+        assert not list((tmp_path / "reports").iterdir())
+        assert send(listener, [ct[1]]) == [0]
+        (line,) = wait(lambda: ledger(tmp_path))
+    assert (line["state"], line["instances"], line["refused"]) == ("DONE", len(ct), 0)
+
+
+def test_a_study_that_stays_incomplete_ends_without_a_report(ct, scorer, tmp_path):
+    limit = sum(f.stat().st_size for f in ct[:-1])
+    with Listener(config(hold_s=1.5, max_spool_bytes=limit), tmp_path, scorer, scorer.model) as listener:
+        assert 0xA700 in send(listener, ct)
+        (line,) = wait(lambda: ledger(tmp_path))
+    assert (line["state"], line["code"]) == ("FAILED", "INCOMPLETE")
+    assert line["refused"] >= 1
+    assert not list((tmp_path / "reports").iterdir())
+
+
+def test_a_later_report_names_its_predecessor_and_the_same_again_does_not(ct, scorer, tmp_path):
+    def sr(line):
+        return dcmread(tmp_path / "reports" / line["row_key"] / "sr.dcm")
+
+    with Listener(config(), tmp_path, scorer, scorer.model) as listener:
+        for n, files in enumerate((ct[:-2], ct[:-2], ct), start=1):
+            assert set(send(listener, files)) == {0}
+            wait(lambda n=n: len(ledger(tmp_path)) >= n)
+    first, again, later = ledger(tmp_path)
+    assert first["row_key"] == again["row_key"] != later["row_key"]
+    assert "PredecessorDocumentsSequence" not in sr(again)
+    (study,) = sr(later).PredecessorDocumentsSequence
+    (reference,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert reference.ReferencedSOPInstanceUID == sr(first).SOPInstanceUID != sr(later).SOPInstanceUID
+    assert "replaces an earlier one" in str(sr(later))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ScorerStartError("no memory")])
+def test_what_is_no_study_s_fault_takes_nothing_until_it_is_mended(ct, scorer, tmp_path, monkeypatch, error):
+    with Listener(config(attempts=1), tmp_path, scorer, scorer.model) as listener:
+        where, name = (listener.spool, "save") if isinstance(error, OSError) else (scorer, "index_study")
+        assert set(send(listener, ct[:-1])) == {0}
+        monkeypatch.setattr(where, name, lambda *a: (_ for _ in ()).throw(error))
+        wait(lambda: listener.trouble)
+        assert set(send(listener, ct[-1:])) == {0xA700}, "the sender keeps what would not be screened"
+        assert not ledger(tmp_path), "no attempt was used up"
+        monkeypatch.undo()
+        wait(lambda: not listener.trouble)
+        wait(lambda: set(send(listener, ct[-1:])) == {0})
+        (line,) = wait(lambda: ledger(tmp_path))
+    assert (line["state"], line["instances"]) == ("DONE", len(ct))
+
+
+def test_a_dead_worker_ends_the_process_and_takes_nothing(ct, scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(Listener, "_pass", lambda self: sys.exit())  # no Exception: the thread ends
+    with Listener(config(), tmp_path, scorer, scorer.model) as listener:
+        listener._worker.join(30)
+        assert send(listener, ct[:1]) == [0xA700]
+        with pytest.raises(ListenError, match="listen-worker"):
+            listener.serve_forever()
+
+
+# ---- before anybody is known
+
+
+def raw(listener, data: bytes = b"") -> socket.socket:
+    s = socket.create_connection(("127.0.0.1", listener.port), timeout=30)
+    s.sendall(data)
+    return s
+
+
+def is_shut(s) -> bool:
+    try:
+        while s.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def echoes(listener) -> bool:
+    assoc = associate(listener, [Verification])
+    if not assoc.is_established:
+        return False
+    ok = assoc.send_c_echo().Status == 0
+    assoc.release()
+    return ok
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"\x01\x00\xff\xff\xff\xff", id="an association request of 4 GB"),
+        pytest.param(b"\x04\x00\x7f\xff\xff\xff", id="2 GB of data without one"),
+        pytest.param(b"\x01\x00\x00\x00\x10\x00" + b"\x00" * 8, id="a request that does not go on"),
+        pytest.param(b"", id="silence"),
+    ],
+)
+def test_a_stranger_is_cut_off_before_its_title_is_known(scorer, tmp_path, head):
+    with Listener(config(associate_s=1.0), tmp_path, scorer, scorer.model) as listener:
+        with raw(listener, head) as s:
+            assert is_shut(s), "within its socket's 30 s"
+        assert echoes(listener)
+
+
+def test_silent_connections_neither_pile_up_nor_keep_others_out(scorer, tmp_path):
+    with Listener(config(associate_s=3.0, max_associations=2), tmp_path, scorer, scorer.model) as listener:
+        silent = [raw(listener) for _ in range(60)]
+        time.sleep(1)
+        assert len(listener._ae._servers[0].active_associations) <= 2 * OF_ONE_ADDRESS
+        wait(lambda: echoes(listener), 30)
+        for s in silent:
+            s.close()
+
+
+def test_an_instance_without_an_end_is_cut_off(ct, scorer, tmp_path):
+    limit = ct[0].stat().st_size // 2
+    with Listener(config(max_instance_bytes=limit), tmp_path, scorer, scorer.model) as listener:
+        assert send(listener, [ct[0]]) == [0xA700], "a little too large is answered"
+        huge = dcmread(ct[0])
+        huge.PixelData = huge.PixelData * 40
+        assoc = associate(listener, [CTImageStorage])
+        assert assoc.send_c_store(huge).get("Status") in (None, 0xA700)
+        wait(lambda: not assoc.is_established)
+        assert echoes(listener)
+    assert not [p for p in (tmp_path / "incoming").rglob("*") if p.is_file()]
+
+
+# ---- the spool alone
+
+
+def test_reports_are_kept_as_long_as_the_config_says(tmp_path):
+    spool = Spool(tmp_path, 1 << 20)
+    for key, age_s in (("old", 5000), ("new", 0), ("going", 5000)):
+        folder = spool.reports / key
+        folder.mkdir()
+        os.utime(folder, (time.time() - age_s,) * 2)
+    spool.save("x", StudyState("1.2", state="SENDING", row_key="going"))
+    assert spool.forget_reports(3600) == 1
+    assert {p.name for p in spool.reports.iterdir()} == {"new", "going"}
+
+
+def test_what_lies_in_the_spool_is_the_owner_s_alone(tmp_path):
+    spool = Spool(tmp_path / "a" / "spool", 1 << 20)
+    spool.put("1.2", "1.2.1", b"a" * 10)
+    modes = {p.is_dir(): p.stat().st_mode & 0o777 for p in [spool.root, *spool.root.rglob("*")]}
+    assert modes == {True: 0o700, False: 0o600}
+
+
+def test_a_refusal_outlives_a_restart(tmp_path):
+    spool = Spool(tmp_path, 15)
+    assert spool.put("1.2", "1.2.1", b"a" * 10)
+    assert not spool.put("1.2", "1.2.2", b"b" * 10)
+    again = Spool(tmp_path, 1 << 20)
+    assert again.due(0.0) == []
+    assert again.put("1.2", "1.2.2", b"b" * 10)
+    assert len(again.due(0.0)) == 1
+
+
+def test_a_torn_line_costs_itself_alone(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append(path, {"a": 1})
+    with path.open("ab") as f:
+        f.write(b'{"a": 2, "b"')
+    append(path, {"a": 3})
+    assert read(path) == [{"a": 1}, {"a": 3}]
+    assert read(tmp_path / "none") == []
 
 
 def test_what_comes_late_opens_a_study_again(tmp_path):

@@ -1,14 +1,20 @@
 """A screening's progress, told from its folder: parts as they come, shards as they are finished."""
 
+import json
 import time
 
 import pyarrow as pa
+import pytest
 
+from osteo_ray.config import validate
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.store import Store
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import Counts
-from osteo_ray.service.runs import Phase, RunJob, Runs
+from osteo_ray.service.config import ServeConfig
+from osteo_ray.service.http.problems import Problem
+from osteo_ray.service.runs import Phase, RunJob, Runs, RunState
+from osteo_ray.service.screenings import check_again, drive
 
 
 def rows(keys: str, state: str) -> list[dict]:
@@ -36,3 +42,88 @@ def test_progress_and_rows_of_a_run_that_is_half_done(tmp_path):
     total, first = run.page(0, 5)
     assert (total, len(first)) == (7, 5)
     assert len(open_set(run.out / "catalogue.parquet")) == 10
+
+
+def waiting(tmp_path, by="me"):
+    return Runs(tmp_path).create(RunJob("archive", None, None, {}, "bundle", by, time.time()))
+
+
+def test_restarts_and_drivers_that_got_ahead_are_no_stalls(tmp_path):
+    run = waiting(tmp_path)
+    assert run.stalls("a") == 0
+    for cluster in "abcde":  # the machine was started again and again
+        run.begin(cluster)
+    assert run.stalls("f") == 0
+    run.begin("f")
+    run.begin("f")
+    assert run.stalls("f") == 2, "two drivers died in one cluster, at the same place"
+    Store(run.out).put("index/headers/1.parquet", b"1")
+    assert run.stalls("f") == 0, "the second had got ahead"
+    run.begin("f")
+    assert run.stalls("f") == 1
+    assert run.stalls("g") == 0
+    assert run.saved.attempt == 8
+
+
+def test_what_failed_can_be_resumed_and_what_is_done_can_not(tmp_path):
+    run = waiting(tmp_path)
+    run.begin("a")
+    run.begin("a")
+    run.end(RunState.FAILED, "twice")
+    assert run.stalls("a") == 2
+    run.resume()
+    assert (run.saved.state, run.saved.error, run.stalls("a")) == (RunState.QUEUED, None, 0)
+    assert [r.id for r in Runs(tmp_path).open()] == [run.id]
+    run.end(RunState.DONE)
+    run.resume()
+    assert run.saved.state == RunState.DONE
+
+
+def test_screenings_are_kept_as_long_as_the_config_says(tmp_path):
+    runs = Runs(tmp_path / "runs")
+    old, new, going = (waiting(tmp_path / "runs", by) for by in "abc")
+    for run in (old, new):
+        run.end(RunState.DONE)
+    state = json.loads((old.folder / "state.json").read_text())
+    (old.folder / "state.json").write_text(json.dumps(state | {"finished": time.time() - 9000}))
+    assert runs.forget(3600) == [old.id]
+    assert {r.id for r in runs.all()} == {new.id, going.id}
+    assert {p.name for p in runs.root.iterdir()} == {new.id, going.id}
+
+
+def test_a_torn_line_of_feedback_costs_itself_alone(tmp_path):
+    run = waiting(tmp_path)
+    run.give_feedback("k1", None, "accept", "", "ada")
+    with (run.folder / "feedback.jsonl").open("ab") as f:
+        f.write(b'{"time": "2024-01-01T0')  # the disk was full, or the power went
+    run.give_feedback("k2", None, "reject", "", "ada")
+    assert {k: [x["verdict"] for x in v] for k, v in run.feedback().items()} == {"k1": ["accept"], "k2": ["reject"]}
+
+
+def test_a_run_s_files_are_the_owner_s_alone(tmp_path):
+    run = waiting(tmp_path / "runs")
+    run.give_feedback("k1", None, "accept", "", "ada")
+    root = tmp_path / "runs"
+    modes = {p.is_dir(): p.stat().st_mode & 0o777 for p in [root, *root.rglob("*")]}
+    assert modes == {True: 0o700, False: 0o600}
+
+
+def test_what_was_allowed_is_looked_at_again_when_the_work_begins(tmp_path):
+    """Between submission and driver a folder is swapped for a link, taken off the list, or removed."""
+    (tmp_path / "ct" / "a").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    cfg = validate(ServeConfig, {"runs": str(tmp_path / "runs"), "archives": {"roots": [str(tmp_path / "ct")]}})
+    job = RunJob(str(tmp_path / "ct" / "a"), None, None, {}, "bundle", "me", 0.0)
+    check_again(job, cfg)
+    (tmp_path / "ct" / "a").rmdir()
+    for target in (tmp_path / "secret", tmp_path / "ct" / "b"):
+        (tmp_path / "ct" / "b").mkdir(exist_ok=True)
+        (tmp_path / "ct" / "a").symlink_to(target)
+        run = Runs(tmp_path / "runs").create(job)
+        drive(run, cfg)
+        assert run.saved.state == RunState.FAILED
+        assert run.saved.error.startswith("NOT_ALLOWED")
+        assert not run.out.exists()
+        (tmp_path / "ct" / "a").unlink()
+    with pytest.raises(Problem):
+        check_again(job, validate(ServeConfig, {"archives": {"roots": [str(tmp_path / "secret")]}}))

@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
@@ -25,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 from osteo_ray import __version__
 from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.service.audit import Audit
-from osteo_ray.service.config import ServeConfig
+from osteo_ray.service.config import ServeConfig, ServiceLimits
 from osteo_ray.service.http import operations, problems, screenings, studies, views, worklist
 from osteo_ray.service.http.access import Access, NamesMiddleware, route
 from osteo_ray.service.http.context import ApiContext, Supervising
@@ -34,6 +35,7 @@ from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import Pointer, Scoring
 
 STATIC = Path(str(files("osteo_ray.service.http") / "static"))
+SWEEP_S = 600.0
 ROUTERS = (
     screenings.reading,
     screenings.submitting,
@@ -80,14 +82,14 @@ def create(cfg: ServeConfig, scoring: Scoring, supervisor: Supervising) -> FastA
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
-        responses=problems.responses(400, 401, 403, 404, 405, 408, 413, 421, 422, 500),
+        responses=problems.responses(400, 401, 403, 404, 405, 408, 413, 421, 422, 500, 503),
         dependencies=[Depends(HTTPBearer(auto_error=False, description="a token that `osteo-ray serve token` made"))],
         exception_handlers={
             HTTPException: problems.on_http,
             RequestValidationError: problems.on_validation,
             Exception: problems.on_unforeseen,
         },
-        lifespan=_swept(spool),
+        lifespan=_swept(spool, cfg.limits),
     )
     app.state.context = context
     metrics = context.metrics
@@ -100,12 +102,19 @@ def create(cfg: ServeConfig, scoring: Scoring, supervisor: Supervising) -> FastA
     return app
 
 
-def _swept(spool: Path) -> Any:
-    """At the start, uploads that a replica left behind when it died are removed."""
+def _swept(spool: Path, limits: ServiceLimits) -> Any:
+    """Uploads that a replica left behind when it died are removed, at the start and while this one runs."""
+    older_s = limits.upload_s + limits.score_timeout_s + SWEEP_S
+
+    async def sweep() -> None:
+        while True:
+            await run_in_threadpool(views.sweep, spool, older_s)
+            await asyncio.sleep(SWEEP_S)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        views.sweep(spool)
+        task = asyncio.create_task(sweep())
         yield
+        task.cancel()
 
     return lifespan

@@ -15,8 +15,11 @@ from osteo_ray.service.http import types as t
 from osteo_ray.service.http.access import route
 from osteo_ray.service.http.context import Caller, Context
 from osteo_ray.service.http.problems import Problem
+from osteo_ray.service.scoring import Model
 from osteo_ray.service.security import under
 from osteo_ray.service.tokens import Role
+
+READY_S = 10.0
 
 open_to_all = APIRouter(route_class=route(None))
 reading = APIRouter(route_class=route(Role.READ))
@@ -27,7 +30,7 @@ administering = APIRouter(route_class=route(Role.ADMIN))
 async def model(context: Context) -> t.ModelInfo:
     """The bundle that scores, and the one that is wanted."""
     m = await context.scoring.model()
-    return t.ModelInfo(name=m.name, version=m.version, sha256=m.sha256, wanted=context.pointer.get() or "")
+    return _info(m, context.pointer.get() or "", context.pointer.fault())
 
 
 @administering.put("/v1/model", status_code=202, tags=["service"])
@@ -39,7 +42,11 @@ def swap(body: t.NewModel, context: Context, caller: Caller) -> t.ModelInfo:
     except BundleError as e:
         raise Problem(422, "BAD_BUNDLE", str(e), "give a folder that `osteo-ray train` wrote") from None
     context.audit.write(caller.name, "model", model=m.sha256)
-    return t.ModelInfo(name=m.name, version=m.version, sha256=m.sha256, wanted=str(folder))
+    return _info(m, str(folder), None)
+
+
+def _info(m: Model, wanted: str, fault: str | None) -> t.ModelInfo:
+    return t.ModelInfo(name=m.name, version=m.version, sha256=m.sha256, wanted=wanted, fault=fault)
 
 
 @open_to_all.get("/v1/health", tags=["service"])
@@ -50,13 +57,18 @@ async def health() -> t.Health:
 
 @open_to_all.get("/v1/ready", tags=["service"], responses=problems.responses(503))
 async def ready(context: Context) -> t.Health:
-    """Whether it can do its work: the bundle is loaded, and the folder of runs can be written."""
+    """Whether it can do its work: the folder of runs can be written, and a study was just scored, if need be a built-in
+    one."""
     if not os.access(context.runs.root, os.W_OK):
         raise Problem(503, "RUNS", "the folder of screenings can't be written", "look at its rights and its disk")
     try:
-        await asyncio.wait_for(context.scoring.model(), 10)
+        fault = await asyncio.wait_for(context.scoring.fault(), READY_S)
+    except TimeoutError:
+        fault = f"no study was scored within {READY_S:g} s"
     except Exception as e:
-        raise Problem(503, "MODEL", f"the model is not ready ({type(e).__name__})", "the service's log says why") from e
+        fault = type(e).__name__
+    if fault is not None:
+        raise Problem(503, "MODEL", f"single studies can't be scored ({fault})", "the service's log says why")
     return t.Health(status="ok")
 
 

@@ -43,9 +43,7 @@ async def submit(body: t.NewScreening, context: Context, caller: Caller) -> t.Sc
     mapping = body.mapping
     if mapping is not None and mapping not in shipped():
         mapping = str(under(mapping, context.cfg.records, "mapping"))
-    waiting = sum(r.saved.state == RunState.QUEUED for r in await run_in_threadpool(context.runs.open))
-    if waiting >= context.cfg.limits.waiting:
-        raise Problem(429, "QUEUE_FULL", f"{waiting} screenings wait", "try later", {"Retry-After": "60"})
+    await _room(context)
     bundle = context.pointer.get()
     if bundle is None:
         raise Problem(503, "NO_MODEL", "no bundle is deployed", "set `bundle` and start the service again")
@@ -79,13 +77,39 @@ def screening(run_id: str, context: Context) -> t.Screening:
 async def cancel(run_id: str, context: Context, caller: Caller) -> t.Screening:
     """Cancel; what was scored stays. One's own with the role submit, anybody's with admin."""
     run = context.run(run_id)
-    if caller.role != Role.ADMIN and run.job.by != caller.name:
-        raise Problem(403, "NOT_YOURS", "somebody else submitted it", "ask them, or somebody with the role admin")
+    _theirs(run, caller)
     if run.saved.state not in OPEN:
         raise Problem(409, "ENDED", f"the screening is {run.saved.state} already", "")
     await context.supervisor.cancel(run.id)
     context.audit.write(caller.name, "cancel", screening=run.id)
     return await run_in_threadpool(views.screening, run)
+
+
+@submitting.post(
+    "/v1/screenings/{run_id}:resume", status_code=202, tags=["screenings"], responses=problems.responses(409, 429)
+)
+async def resume(run_id: str, context: Context, caller: Caller) -> t.Screening:
+    """Go on with a screening that failed or was cancelled; what was scored is not scored again."""
+    run = context.run(run_id)
+    _theirs(run, caller)
+    if run.saved.state not in (RunState.FAILED, RunState.CANCELLED):
+        raise Problem(409, "NOT_ENDED", f"the screening is {run.saved.state}", "only failed and cancelled ones go on")
+    await _room(context)
+    await run_in_threadpool(run.resume)
+    context.audit.write(caller.name, "resume", screening=run.id)
+    await context.supervisor.wake()
+    return await run_in_threadpool(views.screening, run)
+
+
+def _theirs(run: Run, caller: Who) -> None:
+    if caller.role != Role.ADMIN and run.job.by != caller.name:
+        raise Problem(403, "NOT_YOURS", "somebody else submitted it", "ask them, or somebody with the role admin")
+
+
+async def _room(context: ApiContext) -> None:
+    waiting = sum(r.saved.state == RunState.QUEUED for r in await run_in_threadpool(context.runs.open))
+    if waiting >= context.cfg.limits.waiting:
+        raise Problem(429, "QUEUE_FULL", f"{waiting} screenings wait", "try later", {"Retry-After": "60"})
 
 
 @reading.get(

@@ -65,15 +65,26 @@ async def score(
     return t.ResultDocument(to_result(row))
 
 
+REFUSALS = {"NO_STUDY": 422, "TIMEOUT": 504, "NOT_READY": 503}
+"""Status of an answer without a result; any other code is the study's own doing: 422."""
+REMEDIES = {
+    "TIMEOUT": "send fewer slices, or try later",
+    "NOT_READY": "try later; /v1/ready says when",
+    "WORKER_DIED": "the study can't be borne by a reader of CT; leave it out",
+    "OUT_OF_MEMORY": "send fewer slices",
+}
+
+
 async def _scored(context: ApiContext, study: str, values: np.ndarray) -> dict[str, Any]:
+    limit = context.cfg.limits.score_timeout_s
     try:
-        row = await asyncio.wait_for(context.scoring.score(study, values), context.cfg.limits.score_timeout_s)
+        answer = await asyncio.wait_for(context.scoring.score(study, values), limit)
     except TimeoutError:
-        limit = context.cfg.limits.score_timeout_s
-        raise Problem(504, "TIMEOUT", f"not scored within {limit:g} s", "send fewer slices, or try later") from None
-    if "refused" in row:
-        raise Problem(422, "NO_STUDY", row["refused"], "send the CT series of one study")
-    return row
+        raise Problem(504, "TIMEOUT", f"not scored within {limit:g} s", REMEDIES["TIMEOUT"]) from None
+    if answer.row is None:
+        remedy = REMEDIES.get(answer.code, "send the CT series of one study")
+        raise Problem(REFUSALS.get(answer.code, 422), answer.code, answer.message, remedy)
+    return answer.row
 
 
 def _values(record: str | None) -> np.ndarray:

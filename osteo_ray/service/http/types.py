@@ -145,6 +145,7 @@ class ModelInfo(BaseModel):
     version: str
     sha256: str
     wanted: str = Field(description="the bundle asked for; until each replica has it, others may still answer")
+    fault: str | None = Field(description="why another than the bundle last asked for scores; null: it does")
 
 
 class NewModel(Body):

@@ -229,7 +229,7 @@ def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         kept.popitem(last=False)
 
 
-def sweep(spool: Path, older_s: float = 3600.0) -> None:
+def sweep(spool: Path, older_s: float) -> None:
     """Remove uploads that nobody is waiting for any more."""
     for p in spool.glob("*.zip"):
         try:

@@ -49,7 +49,18 @@ def study(run_id: str, row_key: str, context: Context, caller: Caller) -> t.Stud
     "/v1/screenings/{run_id}/studies/{row_key}/slices/{index}",
     tags=["worklist"],
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "int16 HU, little-endian, by rows"}},
+    responses={
+        200: {
+            "content": {"application/octet-stream": {}},
+            "description": "int16 HU, little-endian, by rows",
+            "headers": {
+                "X-Rows": {"schema": {"type": "integer"}, "description": "rows of the slice"},
+                "X-Cols": {"schema": {"type": "integer"}, "description": "columns of the slice"},
+                "X-Spacing-Mm": {"schema": {"type": "string"}, "description": "between rows and columns, mm"},
+                "X-Z-Mm": {"schema": {"type": "number"}, "description": "position along the body, mm"},
+            },
+        }
+    },
 )
 def hounsfield(run_id: str, row_key: str, index: int, context: Context) -> Response:
     """HU of one axial slice (rows to posterior, columns to the patient's left); shape and spacing in headers."""
