@@ -155,6 +155,42 @@ def test_submit_queues_and_cancel_ends(served, cohort_run):
     assert '"state":"CANCELLED"' in events.text
 
 
+def test_a_screening_is_resumed_by_its_owner(served, made):
+    client, _, _, cfg = served
+    send, admin = bearer(served, Role.SUBMIT), bearer(served, Role.ADMIN)
+    new = client.post("/v1/screenings", headers=send, json={"archive": str(made.archive)}).json()
+    at = f"/v1/screenings/{new['id']}"
+    assert client.post(f"{at}:resume", headers=send).json()["code"] == "NOT_ENDED"
+    client.delete(at, headers=send)
+    assert client.post(f"{at}:resume", headers=bearer(served)).status_code == 403
+    again = client.post(f"{at}:resume", headers=send)
+    assert (again.status_code, again.json()["state"]) == (202, "QUEUED")
+    client.delete(at, headers=admin)
+    theirs = client.post("/v1/screenings", headers=admin, json={"archive": str(made.archive)}).json()["id"]
+    client.delete(f"/v1/screenings/{theirs}", headers=admin)
+    assert client.post(f"/v1/screenings/{theirs}:resume", headers=send).json()["code"] == "NOT_YOURS"
+    assert client.post("/v1/screenings/0123456789abcdef:resume", headers=send).status_code == 404
+    assert Runs(cfg.runs).get(new["id"]).saved.state == RunState.CANCELLED
+
+
+def test_the_interface_states_its_errors_and_headers(served):
+    """What a client is generated from: every operation's 500 and 503, and the headers that a slice can't be read
+    without."""
+    api = served[0].get("/v1/openapi.json").json()
+    for path, operations in api["paths"].items():
+        for method, operation in operations.items():
+            assert {"500", "503"} <= set(operation["responses"]), (method, path)
+    (slices,) = (p for p in api["paths"] if p.endswith("/slices/{index}"))
+    headers = api["paths"][slices]["get"]["responses"]["200"]["headers"]
+    assert set(headers) == {"X-Rows", "X-Cols", "X-Spacing-Mm", "X-Z-Mm"}
+
+
+def test_readiness_scores_a_study(served):
+    client = served[0]
+    assert client.get("/v1/ready").json() == {"status": "ok"}
+    assert client.get("/v1/ready", headers={"Host": "10.0.0.7:8000"}).status_code == 200, "probes ask by address"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "role"),
     [

@@ -19,7 +19,7 @@ from osteo_ray.service.scoring import Model
 from osteo_ray.service.security import under
 from osteo_ray.service.tokens import Role
 
-READY_S = 10.0
+READY_S = 20.0
 
 open_to_all = APIRouter(route_class=route(None))
 reading = APIRouter(route_class=route(Role.READ))
