@@ -27,6 +27,8 @@ from osteo_ray.service.config import ServeConfig, ServiceLimits
 from osteo_ray.service.http.problems import Problem, respond
 from osteo_ray.service.tokens import Role, TokenHolder, Tokens, allows
 
+PIECE = 1 << 20
+"""Bytes of a body that are handed on at once."""
 LOCAL = TokenHolder("local", Role.ADMIN)
 PROBES = ("/v1/health", "/v1/ready")
 
@@ -113,23 +115,35 @@ def _bounded(request: Request, limits: ServiceLimits, upload: bool) -> Receive:
     receive, received = request.receive, 0
     end = anyio.current_time() + (limits.upload_s if upload else limits.body_s)
 
-    async def take() -> Message:
-        nonlocal received
+    async def one() -> Message:
         try:
             # What comes after the body (a client that goes away) may take its time.
             wait = min(limits.idle_s, end - anyio.current_time())
             with anyio.fail_after(max(0.0, wait)) if not request.scope.get("body_read") else anyio.CancelScope():
-                message = await receive()
+                return await receive()
         except TimeoutError:
             text = f"the body did not arrive within {limits.idle_s:g} s of silence, or was too slow as a whole"
             raise Problem(408, "SLOW_BODY", text, "send it at once", {"Connection": "close"}) from None
-        if message["type"] == "http.request":
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise _too_large(limit)
-            if not message.get("more_body"):
-                request.scope["body_read"] = True
-        return message
+
+    async def take() -> Message:
+        nonlocal received
+        message = await one()
+        if message["type"] != "http.request":
+            return message
+        parts = [message.get("body", b"")]
+        received += len(parts[0])
+        # The parser of forms costs much for each message, however short; servers cut a body into pieces of 64 KiB.
+        while message.get("more_body") and received <= limit and sum(map(len, parts)) < PIECE:
+            message = await one()
+            if message["type"] != "http.request":
+                return message
+            parts.append(message.get("body", b""))
+            received += len(parts[-1])
+        if received > limit:
+            raise _too_large(limit)
+        if not message.get("more_body"):
+            request.scope["body_read"] = True
+        return {**message, "body": b"".join(parts)}
 
     return take
 

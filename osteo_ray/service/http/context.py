@@ -71,11 +71,12 @@ class ApiContext:
         return row
 
 
-def _context(request: Request) -> ApiContext:
+# A dependency that is no coroutine costs a change of threads with each request.
+async def _context(request: Request) -> ApiContext:
     return request.app.state.context
 
 
-def _caller(request: Request) -> TokenHolder:
+async def _caller(request: Request) -> TokenHolder:
     return request.state.caller
 
 
