@@ -155,10 +155,10 @@ def test_submit_queues_and_cancel_ends(served, cohort_run):
     assert '"state":"CANCELLED"' in events.text
 
 
-def test_a_screening_is_resumed_by_its_owner(served, made):
+def test_a_screening_is_resumed_by_its_owner(served, cohort_run):
     client, _, _, cfg = served
     send, admin = bearer(served, Role.SUBMIT), bearer(served, Role.ADMIN)
-    new = client.post("/v1/screenings", headers=send, json={"archive": str(made.archive)}).json()
+    new = client.post("/v1/screenings", headers=send, json={"archive": str(cohort_run.archive)}).json()
     at = f"/v1/screenings/{new['id']}"
     assert client.post(f"{at}:resume", headers=send).json()["code"] == "NOT_ENDED"
     client.delete(at, headers=send)
@@ -166,7 +166,7 @@ def test_a_screening_is_resumed_by_its_owner(served, made):
     again = client.post(f"{at}:resume", headers=send)
     assert (again.status_code, again.json()["state"]) == (202, "QUEUED")
     client.delete(at, headers=admin)
-    theirs = client.post("/v1/screenings", headers=admin, json={"archive": str(made.archive)}).json()["id"]
+    theirs = client.post("/v1/screenings", headers=admin, json={"archive": str(cohort_run.archive)}).json()["id"]
     client.delete(f"/v1/screenings/{theirs}", headers=admin)
     assert client.post(f"/v1/screenings/{theirs}:resume", headers=send).json()["code"] == "NOT_YOURS"
     assert client.post("/v1/screenings/0123456789abcdef:resume", headers=send).status_code == 404
