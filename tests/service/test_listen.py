@@ -344,7 +344,7 @@ def is_shut(s) -> bool:
 
 
 def echoes(listener) -> bool:
-    assoc = associate(listener, [Verification])
+    assoc = associate(listener, [VERIFICATION])
     if not assoc.is_established:
         return False
     ok = assoc.send_c_echo().Status == 0

@@ -186,7 +186,7 @@ def test_the_configured_bundle_scores_where_the_wanted_one_is_gone_or_broken(bun
     assert third.model.sha256 != sha
     assert str(other) in (third.pointer.fault() or "")
     assert third.pointer.get() == str(bundle_dir), "screenings take the same one"
-    assert third.pointer.label().startswith("made 0")
+    assert third.pointer.label().startswith("synthetic 0")
     third.close()
 
 
