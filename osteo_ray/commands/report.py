@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def report(job: ReportJob) -> list[str]:
     catalogue = _catalogue(job, table.parent)
     by_uid = _series(catalogue, rows)
     out = Path(job.out) if job.out else table.parent / "studies"
-    created = datetime.now(UTC).replace(microsecond=0)
+    created = datetime.now().astimezone().replace(microsecond=0)  # DICOM's times are local ones, with their zone
     cfg = narrow(job, PackageConfig)
     counts: Counter[str] = Counter()
     problems: list[str] = []

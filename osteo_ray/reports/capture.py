@@ -23,7 +23,7 @@ SERIES_NUMBER = 9002
 
 def build_capture(view: StudyView, source: Source, created: datetime) -> SCImage:
     """The page of one result row as an RGB image; the research-use statement is in the pixels, twice."""
-    head = source.head
+    head, created = source.head, source.local(created)
     image = SCImage(
         pixel_array=raster(view),
         photometric_interpretation="RGB",

@@ -75,7 +75,7 @@ def write_package(
         try:
             if catalogue_row is None:
                 raise InputError(f"series {row.get('series_uid')} is not in the catalogue")
-            source = read_source(catalogue_row, row, cfg.identifiers)
+            source = read_source(catalogue_row, row, cfg.identifiers, character_set=cfg.character_set)
             if earlier is not None:
                 source = source.after(str(earlier.SOPInstanceUID))
         except InputError as e:

@@ -11,13 +11,16 @@ object under its patient are copied from the source, and nothing else.
 from __future__ import annotations
 
 import io
+import re
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pydicom import dcmread
+from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
@@ -44,6 +47,7 @@ IDENTIFIERS = (
 PIXEL_DATA = 0x7FE00010
 MOST_HEADER = 8 << 20
 MOST_EVIDENCE = 64
+ESCAPE = b"\x1b"
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,14 @@ class Source:
         """The source of reports that replace an earlier one: other objects than the first of the same row."""
         return replace(self, key=f"{self.key}|after {sop_uid}")
 
+    def local(self, created: datetime) -> datetime:
+        """A time in the zone of the study, where its images name one: all times of an object share their zone."""
+        offset = str(self.head.get("TimezoneOffsetFromUTC") or "")
+        if created.tzinfo is None or not re.fullmatch(r"[+-][01]\d[0-5]\d", offset):
+            return created
+        minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        return created.astimezone(timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes)))
+
 
 def derived_uid(*names: str) -> str:
     """A UID under 2.25 made of names: deterministic, and without a registered root."""
@@ -74,7 +86,11 @@ def derived_uid(*names: str) -> str:
 
 
 def read_source(
-    catalogue_row: Mapping[str, Any], row: Mapping[str, Any], identifiers: bool = False, fallback: Dataset | None = None
+    catalogue_row: Mapping[str, Any],
+    row: Mapping[str, Any],
+    identifiers: bool = False,
+    fallback: Dataset | None = None,
+    character_set: str | None = None,
 ) -> Source:
     """The identity and the images of a result row.
 
@@ -82,9 +98,11 @@ def read_source(
         catalogue_row: the row's series in the catalogue, with its instances.
         identifiers: copy the source's identifiers instead of the pseudonym.
         fallback: a header read already; None: the first image's header is read from the archive.
+        character_set: defined term of what is not ASCII in a source that declares no character set, e.g. GB18030.
 
     Raises:
-        InputError: the row has no row_key, the series has no image, or its header can't be read any more.
+        InputError: the row has no row_key, the series has no image, its header can't be read any more, or an
+            identifier is in a character set that nobody names.
     """
     if not row.get("row_key"):
         raise InputError("the result row has no row_key; a report's UIDs are made of it")
@@ -95,7 +113,7 @@ def read_source(
     used = [instances[i] for i in looked[:MOST_EVIDENCE]] or [instances[0]]
     header = fallback if fallback is not None else read_header(used[0])
     multi = int(header.get("NumberOfFrames") or 1) > 1
-    head = _subject(header, row, identifiers)
+    head = _subject(header, row, identifiers, character_set)
     evidence = tuple(_evidence(head, header, catalogue_row, i["sop_uid"]) for i in used)
     frames = tuple(int(i["frame"]) + 1 if multi else None for i in used)
     # One row key can end in several ways: not asked for in one run, scored in the next.
@@ -127,12 +145,14 @@ def parse_header(data: bytes, transfer_syntax: str = "") -> Dataset:
     return read_dataset(io.BytesIO(flat), False, True, stop_when=lambda tag, vr, n: tag == PIXEL_DATA)
 
 
-def _subject(header: Dataset, row: Mapping[str, Any], identifiers: bool) -> Dataset:
+def _subject(header: Dataset, row: Mapping[str, Any], identifiers: bool, character_set: str | None) -> Dataset:
     """Patient and Study attributes of the report, each of type 2 present, empty where nothing may or can be said."""
     ds = Dataset()
     ds.StudyInstanceUID = str(row["study_uid"])
     for name in IDENTIFIERS:
-        setattr(ds, name, header.get(name, "") if identifiers else "")
+        setattr(ds, name, text_of(header, name, character_set) if identifiers else "")
+    if header.get("TimezoneOffsetFromUTC"):
+        ds.TimezoneOffsetFromUTC = header.TimezoneOffsetFromUTC
     ds.StudyDate = row.get("study_date") or ""
     if not ds.IssuerOfPatientID:
         del ds.IssuerOfPatientID
@@ -144,6 +164,45 @@ def _subject(header: Dataset, row: Mapping[str, Any], identifiers: bool) -> Data
     if ds.PatientSex not in ("M", "F", "O"):
         ds.PatientSex = ""
     return ds
+
+
+def text_of(header: Dataset, name: str, character_set: str | None = None) -> Any:
+    """One element of a header as text; "" where it is not there.
+
+    Args:
+        character_set: defined term of what is not ASCII where the header declares none, or one that does not exist.
+
+    Raises:
+        InputError: it is not ASCII and in no character set that anybody names, or not in the one that is named. A
+            garbled name in a report that is filed under a patient is worse than no report.
+    """
+    raw = header.get_item(name) if name in header else None
+    if raw is None:
+        return ""
+    data = raw.value if isinstance(raw.value, bytes) else None
+    if data is None or (data.isascii() and ESCAPE not in data):
+        return header.get(name, "")
+    declared = header.get("SpecificCharacterSet") or ()
+    terms = [declared] if isinstance(declared, str) else list(declared)
+    if not any(terms) or not all(t in python_encoding for t in terms):
+        if character_set is None:
+            why = "unknown" if any(terms) else "not declared"
+            raise InputError(
+                f"{name} of the source is not ASCII, and its character set is {why}: set character_set to the one that "
+                "the scanner writes, e.g. GB18030"
+            )
+        terms = [character_set]
+        try:
+            return data.decode(python_encoding[character_set]).rstrip(" \0")
+        except UnicodeDecodeError:
+            text = ESCAPE.decode()
+    else:
+        text = str(header.get(name, ""))
+        if "ISO 2022 IR 58" in terms:  # pydicom decodes it, and leaves the escape sequence
+            text = text.replace("\x1b$)A", "")
+    if ESCAPE.decode() in text or "\ufffd" in text:
+        raise InputError(f"{name} of the source is not in the character set {terms[-1]} that is named for it")
+    return text
 
 
 def _evidence(head: Dataset, header: Dataset, catalogue_row: Mapping[str, Any], sop_uid: str) -> Dataset:

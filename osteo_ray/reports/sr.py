@@ -54,6 +54,7 @@ def build_sr(
     Args:
         earlier: study, series, SOP instance and SOP class UID of the SR that this one replaces.
     """
+    created = source.local(created)
     evidence = unique(source.evidence)
     document = Comprehensive3DSR(
         evidence=evidence,
@@ -98,7 +99,10 @@ def write_sr(
 
 
 def stamp(document: Any, created: datetime) -> None:
-    """Set the creation time that highdicom takes from the clock, so that the same call gives the same bytes."""
+    """Set the creation time that highdicom takes from the clock, so that the same call gives the same bytes, and the
+    zone of all its times."""
+    if created.tzinfo is not None:
+        document.TimezoneOffsetFromUTC = f"{created:%z}"
     document.InstanceCreationDate = created.date()
     document.InstanceCreationTime = created.time().replace(microsecond=0)
     for item in document.get("ContributingEquipmentSequence") or ():

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -235,8 +236,11 @@ class ModelHost:
             name: Lane(IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits))
             for name in ("upload", "dicomweb")
         }
-        lanes["upload"].predictor.start()  # the other where it is first asked for
+        first = lanes["upload"].predictor  # the other is started where it is first asked for
+        first.start()
         model = identity(bundle)
+        with suppress(StudyFailed):  # its first study is the slow one; whether it was scored is for `fault` to say
+            first.score_study(self._built_in(), np.full(len(NAMES), np.nan), self.cfg.limits.score_timeout_s)
         old, self._lanes, self._loaded, self._model = self._lanes, lanes, bundle, model
         for lane in old.values():
             lane.close()
@@ -270,14 +274,17 @@ class ModelHost:
         async with self._checking:  # many may ask; one looks
             if time.monotonic() - self._scored_at < RECENT_S:
                 return None
-            if self._own is None:
-                self._own = write_study(Path(tempfile.mkdtemp(prefix="osteo-ray-")) / "built-in.zip")
-            answer = await self.score(str(self._own), np.full(len(NAMES), np.nan))
+            answer = await self.score(await asyncio.to_thread(self._built_in), np.full(len(NAMES), np.nan))
         if answer.row is None:
             return f"{answer.code}: {answer.message}"
         if answer.row["state"] in (State.ERROR, State.QUARANTINED) or not answer.row["slices_decoded"]:
             return f"the built-in study ended as {answer.row['state']} {answer.row['code']}"
         return None
+
+    def _built_in(self) -> str:
+        if self._own is None:
+            self._own = write_study(Path(tempfile.mkdtemp(prefix="osteo-ray-")) / "built-in.zip")
+        return str(self._own)
 
     def close(self) -> None:
         """End the children once those who wait have their results."""

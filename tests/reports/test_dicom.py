@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,18 @@ def test_a_scored_sr_has_hu_by_vertebra(tmp_path, ct):
         if found["hu_120_kvp"] is not None:
             want["HU_120_KVP"] = (found["hu_120_kvp"], "[hnsf'U]")
         assert got == want
+
+
+def test_times_say_their_zone(tmp_path, ct):
+    source = read_source(ct, result(ct))
+    created = CREATED.replace(tzinfo=timezone(timedelta(hours=2)))
+    for path in (
+        write_sr(tmp_path / "sr.dcm", result(ct), source, created),
+        write_capture(tmp_path / "sc.dcm", study_view(result(ct), ct), source, created),
+    ):
+        ds = dcmread(path)
+        assert (ds.TimezoneOffsetFromUTC, ds.ContentTime, ds.InstanceCreationTime) == ("+0200", "101112", "101112")
+        assert complaints(path) == []
 
 
 def test_without_a_score_there_is_no_number(tmp_path, ct):
