@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import tempfile
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from osteo_ray.config import ConfigError
+from osteo_ray.io.files import replaced
 from osteo_ray.model.bundle import BundleError, verify
 from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import NAMES
@@ -283,7 +283,10 @@ class ModelHost:
 
     def _built_in(self) -> str:
         if self._own is None:
-            self._own = write_study(Path(tempfile.mkdtemp(prefix="osteo-ray-")) / "built-in.zip")
+            path = self.pointer.path.with_name(".built-in.zip")
+            with replaced(path) as tmp:
+                write_study(tmp)
+            self._own = path
         return str(self._own)
 
     def close(self) -> None:
