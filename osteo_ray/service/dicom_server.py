@@ -130,7 +130,7 @@ class Server(ThreadedAssociationServer):
 def start(ae: AE, address: tuple[str, int], handlers: list[Any], bounds: Bounds) -> tuple[Server, threading.Thread]:
     """Listen in a thread; `ae.shutdown()` ends it."""
     ae.maximum_associations = bounds.associations + STRANGERS  # those beyond `associations` never get that far
-    server = ae.make_server(address, evt_handlers=handlers, server_class=Server, request_handler=Handler)
+    server: Any = ae.make_server(address, evt_handlers=handlers, server_class=Server, request_handler=Handler)
     server.bounds = bounds
     ae._servers.append(server)
     thread = threading.Thread(target=server.serve_forever, name="dicom-server", daemon=True)

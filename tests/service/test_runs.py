@@ -122,7 +122,7 @@ def test_what_was_allowed_is_looked_at_again_when_the_work_begins(tmp_path):
         run = Runs(tmp_path / "runs").create(job)
         drive(run, cfg)
         assert run.saved.state == RunState.FAILED
-        assert run.saved.error.startswith("NOT_ALLOWED")
+        assert (run.saved.error or "").startswith("NOT_ALLOWED")
         assert not run.out.exists()
         (tmp_path / "ct" / "a").unlink()
     with pytest.raises(Problem):
