@@ -40,6 +40,13 @@ def until(true, what):
     pytest.fail(f"waited in vain: {what}")
 
 
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v1/ready", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def test_deploy_file_is_what_serve_reads():
     from ray.serve.schema import ServeDeploySchema
 
@@ -89,7 +96,7 @@ def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
     try:
         assert process.stdout is not None
         assert "serving" in process.stdout.readline()
-        until(lambda: httpx.get(f"http://127.0.0.1:{port}/v1/ready", timeout=60).status_code == 200, "ready")
+        until(lambda: is_ready(port), "ready")
         parent = psutil.Process(process.pid)
         processes = [parent, *parent.children(recursive=True)]
         listening = [
