@@ -101,7 +101,7 @@ async def resume(run_id: str, context: Context, caller: Caller) -> t.Screening:
     return await run_in_threadpool(views.screening, run)
 
 
-def _theirs(run: Run, caller: Who) -> None:
+def _theirs(run: Run, caller: TokenHolder) -> None:
     if caller.role != Role.ADMIN and run.job.by != caller.name:
         raise Problem(403, "NOT_YOURS", "somebody else submitted it", "ask them, or somebody with the role admin")
 
