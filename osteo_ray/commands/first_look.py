@@ -88,10 +88,12 @@ def _look_at_input(key: str, path: str) -> None:
         _look_at_uri(key, path)
         return
     local = path.removeprefix("file://")
+    of_a_run = key in ("results", "against", "baseline")
+    hint = "name a finished run's folder, or its results" if of_a_run else "is its volume mounted?"
     if any(c in local for c in "*?["):
         return
     if not os.path.exists(local):
-        raise InputError(f"{key}: {local} is not there; is its volume mounted?")
+        raise InputError(f"{key}: {local} is not there; {hint}")
     if os.path.isdir(local):
         try:
             with os.scandir(local) as entries:
