@@ -42,6 +42,8 @@ CHEST = "lidc_idri_0314_full_1.56x1.56x1mm.nii.gz"
 THORAX = "totalseg_thorax_contrast_1.5mm.nii.gz"
 CHANGES = (-60, -40, -20, 0, 20, 40, 60)
 SHOWN = 6
+SAME_RISK = 0.1
+"""Difference of risk up to which a turned volume counts as scored the same."""
 LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5")
 
 
@@ -83,6 +85,35 @@ class ArrayStack:
         """The same with the HU inside a mask changed."""
         hu = np.where(mask, self.hu + by, self.hu).astype(np.int16)
         return ArrayStack(hu, self.z_mm, self.axial_spacing_mm, self.row)
+
+
+def turned(stack: ArrayStack) -> dict[str, ArrayStack]:
+    """The volume as files would show it whose geometry says nothing of it, or something wrong."""
+    r, c = stack.axial_spacing_mm
+
+    def of(hu: np.ndarray, spacing: tuple[float, float]) -> ArrayStack:
+        return ArrayStack(np.ascontiguousarray(hu), stack.z_mm, spacing, stack.row)
+
+    return {
+        "mirrored left to right": of(stack.hu[:, :, ::-1], (r, c)),
+        "head and feet exchanged": of(stack.hu[::-1], (r, c)),
+        "prone, said to be supine": of(stack.hu[:, ::-1, ::-1], (r, c)),
+        "on the left side, said to be supine": of(np.rot90(stack.hu, 1, (1, 2)), (c, r)),
+        "on the right side, said to be supine": of(np.rot90(stack.hu, -1, (1, 2)), (c, r)),
+    }
+
+
+def turned_rows(scorer: Predictor, name: str, stack: ArrayStack, risk: float | None) -> list[dict[str, Any]]:
+    """What a turned volume ends as; right is to withhold the score, or to give nearly the same."""
+    out = []
+    for how, other in turned(stack).items():
+        r, _ = scored(scorer, other)
+        near = r["risk_prob"] is not None and risk is not None and abs(r["risk_prob"] - risk) <= SAME_RISK
+        out.append({"table": "turned", "volume": name, "how": how, "state": r["state"], "code": r["code"],
+                    "risk": None if r["risk_prob"] is None else round(r["risk_prob"], 3),
+                    "risk_unturned": None if risk is None else round(risk, 3),
+                    "right": r["risk_prob"] is None or near})  # fmt: skip
+    return out
 
 
 def array(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
@@ -204,6 +235,7 @@ def main() -> None:
     figure = Figure(figsize=(13, 2.6 * len(cases)), layout="constrained")
     grid = figure.add_gridspec(len(cases), SHOWN + 2)
     rows: list[dict[str, Any]] = []
+    turns: list[dict[str, Any]] = []
     withheld: list[bool] = []
     wanted: list[bool] = []
     for k, (name, stack, known, wish) in enumerate(cases):
@@ -212,6 +244,8 @@ def main() -> None:
         given = r["state"] in (State.SCORED, State.SCORED_WARN)
         (wanted if wish == "score" else withheld).append(given == (wish == "score"))
         draw(figure, grid, k, name, stack, seen, scorer)
+        if wish == "score":
+            turns += turned_rows(scorer, name, stack, r["risk_prob"])
     Path(job.picture).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(job.picture, dpi=90)
 
@@ -235,11 +269,17 @@ def main() -> None:
         bar("levels of picks named right", round(right, 3), "1", right == 1),
         bar("chest, neck and pelvis without a score", f"{sum(withheld)} of {len(withheld)}", "all", all(withheld)),
         bar("abdomens scored", f"{sum(wanted)} of {len(wanted)}", "all", all(wanted)),
+        bar(
+            "turned volumes withheld or scored alike",
+            f"{sum(r['right'] for r in turns)} of {len(turns)}",
+            "all",
+            all(r["right"] for r in turns),
+        ),
         bar("risk falls at each step from -60 to +60 HU", f"{len(risks)} steps scored", "falls", falls),
     ]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     done = {"command": f"python benchmarks/real_ct.py --bundle {job.bundle}", "commit": commit, "seed": None,
-            "bundle": scorer.model, "rows": [*rows, *hu, *steps], "bars": bars}  # fmt: skip
+            "bundle": scorer.model, "rows": [*rows, *hu, *steps, *turns], "bars": bars}  # fmt: skip
     out = Path(job.out)
     out.write_text(json.dumps(done, indent=1, default=str) + "\n")
     out.with_suffix(".md").write_text(page(done))
@@ -292,7 +332,14 @@ Cyan: decoded; orange: kept, with the outline of the region whose mean is the tr
 
 <!-- rows: changed -->
 
-{table("changed", ("change", "state", "code", "hu", "risk"))}"""
+{table("changed", ("change", "state", "code", "hu", "risk"))}
+## Volumes that lie otherwise than their geometry says
+
+Right is to withhold the score, or to give one within {SAME_RISK} of the volume as it lies.
+
+<!-- rows: turned -->
+
+{table("turned", ("volume", "how", "state", "code", "risk", "risk_unturned", "right"))}"""
 
 
 if __name__ == "__main__":
