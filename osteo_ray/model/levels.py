@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from osteo_ray.model.embedding import L1_NUMBER, REGIONS, EmbeddingLayout, p_mid, vertebra
+from osteo_ray.model.embedding import L1_NUMBER, LUMBAR, REGIONS, EmbeddingLayout, p_mid, vertebra
 
 STEP_MM = 3.0
 BODY_AND_DISC_MM = {
@@ -45,6 +45,10 @@ INDEPENDENT_MM = 14.0
 """Slices nearer to each other than this repeat each other's errors, and count for less."""
 SURE = 0.8
 """Least confidence with which a level is named."""
+TYPICAL_MID = 0.85
+"""What the encoder believes of `mid` at the middle of a body, in pictures like those it learned from."""
+LEAST_MID = 0.2
+"""Largest belief from which a scan's `mid` is scaled: a scan in which it never rises shows no bodies."""
 NO_BODY_MID = 0.08
 """What the encoder typically believes of `mid` where there is no vertebral body: hips and shoulders, say."""
 ABOVE, BELOW, SACRUM = "above", "below", "S"
@@ -95,7 +99,9 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
     down = z.max() - z  # the model runs from head to foot
     at = np.rint(down / STEP_MM).astype(int)
     chains = _chains()
-    evidence = _evidence(chains, np.asarray(region, float), np.asarray(number, float), np.asarray(mid, float))
+    region, mid = np.asarray(region, float), np.asarray(mid, float)
+    mid = _scaled_mid(mid, region)
+    evidence = _evidence(chains, region, np.asarray(number, float), mid)
     weight = _weights(down)
     posterior, log_likelihood = _posterior(chains, evidence * weight[:, None, None], at)
     score = log_likelihood + np.log(chains.prior)
@@ -109,7 +115,7 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
         chains.names[b] if c >= SURE and b not in unnamed else None for b, c in zip(best, confidence, strict=True)
     )
     lumbar = posterior[:, chains.target].sum(1)
-    if not _bodies_alternate(chains, posterior, np.asarray(mid, float), weight):
+    if not _bodies_alternate(chains, posterior, mid, weight):
         level = tuple(None if name and name[0] == "L" else name for name in level)
         lumbar = np.zeros(k)
     return Levels(level, confidence, lumbar)
@@ -159,6 +165,19 @@ def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]
             out.append((name, "thoracic" if name[0] == "T" else "lumbar", number, middle, body))
     n = round(SACRUM_MM * size / STEP_MM)
     return [*out, *[(SACRUM, "pelvic", L1_NUMBER + 5.0, 0.0, False)] * n, (BELOW, "none", np.nan, 0.0, False)]
+
+
+def _scaled_mid(mid: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """`mid` [k], stretched where all of a scan's beliefs are low.
+
+    Blur, noise and thick slices lower the belief for a whole scan; bodies and discs still alternate. What counts is how
+    a slice compares with the scan's most body-like slices of chest and lumbar spine.
+    """
+    spine = region[:, [REGIONS.index("thoracic"), LUMBAR]].sum(1) >= 0.5
+    if not spine.any():
+        return mid
+    top = float(np.quantile(mid[spine], 0.9))
+    return np.clip(mid * TYPICAL_MID / top, 0, 1) if LEAST_MID <= top < TYPICAL_MID else mid
 
 
 def _bodies_alternate(chains: _Chains, posterior: np.ndarray, mid: np.ndarray, weight: np.ndarray) -> bool:
