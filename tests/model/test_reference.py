@@ -30,7 +30,7 @@ def test_it_is_small_and_fits_this_version(bundle):
 def test_its_card_says_what_it_saw_what_it_scored_and_what_it_is_not(bundle):
     m, card = bundle.metrics, " ".join(bundle.card.split())
     assert f"{m['n_train']} patients" in card
-    assert "All of them are made" in card
+    assert "All of them are synthetic" in card
     assert "NOT VALIDATED ON PATIENTS" in card
     assert "Research use only" in card
     assert "cannot rule out low bone density" in card
