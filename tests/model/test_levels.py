@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from osteo_ray.model.embedding import REGIONS
-from osteo_ray.model.levels import BODY_AND_DISC_MM, BODY_SHARE, _chains, _moved, _moved_back, name_levels
+from osteo_ray.model.levels import BODY_AND_DISC_MM, BODY_SHARE, _chains, _moved, _moved_back, _scaled_mid, name_levels
 
 ORDER = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
 
@@ -93,3 +93,14 @@ def test_a_step_keeps_probability_and_back_is_its_transpose():
         assert np.allclose(forward[:n, :n].sum(1), 1)
         back = np.stack([_moved_back(chains, e)[hypothesis] for e in eye], 1)
         assert np.allclose(forward[:n, :n], back[:n, :n])
+
+
+def test_a_scan_whose_beliefs_are_all_low_is_named_like_one_whose_beliefs_are_high():
+    """Blur lowers the belief in mid-vertebra for a whole scan; hips show no bodies at all and stay without names."""
+    region = np.tile([0.02, 0.96, 0.01, 0.01], (8, 1))
+    mid = np.array([0.9, 0.05, 0.8, 0.1, 0.85, 0.0, 0.9, 0.1])
+    assert _scaled_mid(mid * 0.45, region) == pytest.approx(np.clip(mid, 0, 1), abs=0.1)
+    assert _scaled_mid(mid, region) == pytest.approx(mid)
+    assert _scaled_mid(mid * 0.15, region) == pytest.approx(mid * 0.15)
+    hips = np.tile([0.02, 0.03, 0.05, 0.90], (8, 1))
+    assert _scaled_mid(mid * 0.45, hips) == pytest.approx(mid * 0.45)
