@@ -79,7 +79,8 @@ def _named(job: Section, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(key, path) of whatever a job names under these keys."""
     for key in keys:
         value = getattr(job, key, None)
-        for path in (value,) if isinstance(value, str) else value or ():
+        # Under the same name some jobs have a section (`split` of a training).
+        for path in (value,) if isinstance(value, str) else value if isinstance(value, list | tuple) else ():
             yield key, path
 
 

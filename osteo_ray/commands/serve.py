@@ -15,7 +15,6 @@ from osteo_ray import ray_setup
 from osteo_ray.commands import Action, Command
 from osteo_ray.config import narrow, need
 from osteo_ray.service.config import ServeConfig, check
-from osteo_ray.service.http.proxy import CALLBACK, VARIABLE
 from osteo_ray.service.tokens import Role, Tokens
 
 
@@ -36,6 +35,8 @@ def run(job: ServeJob) -> Iterator[str]:
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
     if cfg.deployment.haproxy:  # read when Serve is imported, here and in the processes that Ray starts
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+    from osteo_ray.service.http.proxy import CALLBACK, VARIABLE
+
     os.environ.setdefault(VARIABLE, CALLBACK)  # read where Serve's proxy starts
     os.umask(0o077)  # uploads, results and feedback are the owner's alone; the processes that Ray starts inherit it
     ray_setup.start()

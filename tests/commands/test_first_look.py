@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from osteo_ray.cli import main
-from osteo_ray.commands.first_look import NEED_OUT
+from osteo_ray.commands import REGISTRY, load_command
+from osteo_ray.commands.first_look import NEED_OUT, READ, _named
 from osteo_ray.config import ConfigError
 from osteo_ray.io.store import StoreError
 from osteo_ray.outcomes import EXIT_CODES, InputError
@@ -71,7 +72,6 @@ def test_a_disk_that_is_full_or_read_only_is_code_5(places, tmp_path, capsys):
 
 
 def test_every_command_that_needs_out_says_so():
-    from osteo_ray.commands import load_command
     from osteo_ray.commands.first_look import look_first
 
     for name in NEED_OUT:
@@ -126,3 +126,9 @@ def test_storage_trouble_has_one_code_however_deep_it_lies():
     assert is_storage_trouble(wrapped)
     assert not is_storage_trouble(OSError(errno.ENOENT, "not there"))
     assert not is_storage_trouble(ValueError("bad"))
+
+
+def test_only_paths_are_looked_at():
+    """A job may have a section or a number under a name that is a path elsewhere (`split` of a training)."""
+    for name in REGISTRY:
+        assert all(isinstance(path, str) for _, path in _named(load_command(name).job(), READ)), name
