@@ -98,6 +98,9 @@ def lines(result: StudyResult) -> list[str]:
         out.append(f"rests on   {', '.join(result.modalities)}; may be {', '.join(result.conformal_set) or NONE}")
     if result.trabecular_hu is not None:
         out.append(f"bone       {number(result.trabecular_hu, 0)} HU trabecular, as scanned")
+        by_level = ", ".join(f"{v.level} {number(v.hu, 0)}" for v in result.hu_by_level)
+        if by_level:
+            out.append(f"           by level: {by_level}")
     if result.selected:
         slices = ", ".join(f"{s.index + 1} ({s.level or 'level not known'})" for s in result.selected)
         out.append(f"slices     {slices}; {result.slices_decoded} of {result.slices_total} decoded")

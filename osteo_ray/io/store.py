@@ -214,7 +214,7 @@ class Store:
             with tempfile.TemporaryFile(dir=above, prefix=".probe-") as f:
                 f.write(bytes(4096))
                 f.flush()
-                os.fsync(f.fileno())  # some file systems take what they have no room for, and say so only now
+                os.fsync(f.fileno())  # some file systems take what they have no space for, and fail only now
         except _NOT_THE_STORE:
             raise
         except Exception as e:  # stores raise their own kinds of error

@@ -22,7 +22,8 @@ SELECTED = pa.struct(
         ("level", pa.string()),  # 'L3', by the column of slices looked at; null: not known
         ("level_confidence", pa.float32()),  # probability of the most probable level
         ("hu", pa.float32()),  # trabecular HU in this slice, as scanned
-        # Where it was measured: a circle. Pixels of the axial view, in which the patient's back is down.
+        # Where the weights of that mean are at least half of the largest, as a circle. Pixels of the axial view, in
+        # which the patient's back is down.
         ("roi_row", pa.float32()),
         ("roi_col", pa.float32()),
         ("roi_radius_mm", pa.float32()),

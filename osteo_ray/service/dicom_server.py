@@ -101,12 +101,12 @@ class Handler(RequestHandler):
 
 
 class Server(ThreadedAssociationServer):
-    """Takes connections while there is room for them."""
+    """Takes connections up to the allowed numbers."""
 
     bounds: Bounds
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for one more connection."""
+        """Whether one more connection is within the allowed numbers."""
         now = self.active_associations
         strangers = [a for a in now if not a.is_established]
         of_address = sum(a.requestor.address == client_address[0] for a in strangers)
