@@ -37,8 +37,8 @@ class SelectedSlice:
     hu: float | None = None
     """Trabecular HU in this slice, as scanned."""
     roi_row: float | None = None
-    """The mean is weighted; a circle shows where its weights are at least half of the largest. Its centre: row, in pixels
-    of the axial view (the patient's back is down)."""
+    """The mean is weighted; a circle shows where its weights are at least half of the largest. Row of its centre, in
+    pixels of the axial view (the patient's back is down)."""
     roi_col: float | None = None
     """Column of that centre, in pixels; columns grow to the patient's left."""
     roi_radius_mm: float | None = None
