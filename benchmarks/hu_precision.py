@@ -107,7 +107,7 @@ def main() -> None:
                 )
     rows: list[dict[str, Any]] = [
         {"table": "levels", "level": level, "bodies": len(e), "bias_hu": round(float(np.mean(e)), 1),
-         "sd_hu": round(float(np.std(e)), 1), "within_8_hu": round(float(np.mean(np.abs(e) <= 8)), 3)}
+         "sd_hu": round(float(np.std(e)), 1), "within_8_hu": round(100 * float(np.mean(np.abs(e) <= 8)))}
         for level, e in errors.items() if e
     ]  # fmt: skip
     rows += [
@@ -130,7 +130,7 @@ def main() -> None:
 def table(command: str, model: dict[str, str], rows: list[dict[str, Any]], bars: list[dict[str, Any]]) -> str:
     """The page beside the JSON."""
     levels = "".join(
-        f"| {r['level']} | {r['bodies']} | {r['bias_hu']} | {r['sd_hu']} | {r['within_8_hu']:.0%} |\n"
+        f"| {r['level']} | {r['bodies']} | {r['bias_hu']} | {r['sd_hu']} | {r['within_8_hu']} % |\n"
         for r in rows if r["table"] == "levels"
     )  # fmt: skip
     repeats = "".join(
