@@ -16,7 +16,7 @@ from osteo_ray.outcomes import InputError
 class ChecklistJob(Section):
     """`osteo-ray checklist`."""
 
-    results: str | None = Field(None, description="folder with evaluation.json, or that file; null: without figures")
+    evaluation: str | None = Field(None, description="folder with evaluation.json, or that file; null: without figures")
     bundle: str | None = Field(None, description="the bundle that scored; null: without its facts")
     answers: str | None = Field(None, description="YAML with the site's own answers")
     out: str | None = Field(None, description="Markdown file")
@@ -27,8 +27,8 @@ def checklist(job: ChecklistJob) -> list[str]:
     from osteo_ray.evaluation.checklists import checklists, markdown, read_answers
 
     ev = None
-    if job.results:
-        path = Path(job.results)
+    if job.evaluation:
+        path = Path(job.evaluation)
         path = path / "evaluation.json" if path.is_dir() else path
         if not path.exists():
             raise InputError(f"{path}: no such file; run `osteo-ray evaluate` first")
@@ -50,4 +50,4 @@ def bundle_manifest(bundle: str | None) -> dict[str, Any] | None:
     return json.loads(path.read_text())
 
 
-COMMAND = Command(ChecklistJob, checklist, positional="results")
+COMMAND = Command(ChecklistJob, checklist, positional="evaluation")

@@ -20,11 +20,11 @@ READ = (
 """Keys of jobs that name files or folders to read."""
 WRITTEN = {"listen": "spool"}
 """Keys that name what is written, where it is not `out`."""
-ONE_FILE = ("records", "targets", "drift")
+ONE_FILE = ("records", "targets", "drift", "checklist")
 """Commands whose `out` is a file."""
-BESIDE_RESULTS = ("evaluate", "checklist", "drift", "report")
+BESIDE_RESULTS = ("evaluate", "drift", "report")
 """Commands that write beside the results where `out` is not given."""
-NEED_OUT = ("index", "targets", "train", "tune", "screen", "retry", "recalibrate", "cohort")
+NEED_OUT = ("index", "targets", "train", "tune", "screen", "retry", "recalibrate", "cohort", "checklist")
 """Commands that do nothing without `out`."""
 LATER = ("serve", "doctor")
 """`serve` looks at its own places when it starts; `doctor` reads and writes nothing."""

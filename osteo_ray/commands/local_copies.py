@@ -24,7 +24,7 @@ FILE: tuple[str, ...] = ()
 
 READS: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluate": {"results": RUN, "against": RUN, "labels": FILE, "truth": FILE, "bundle": BUNDLE, "answers": FILE},
-    "checklist": {"results": RUN, "bundle": BUNDLE, "answers": FILE},
+    "checklist": {"evaluation": RUN, "bundle": BUNDLE, "answers": FILE},
     "recalibrate": {"results": RUN, "bundle": BUNDLE, "labels": FILE, "split": FILE},
     "drift": {"results": RUN, "baseline": RUN, "bundle": BUNDLE},
     "report": {"results": RUN},  # of the catalogue it reads rows, wherever it lies
