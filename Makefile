@@ -44,8 +44,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Two processes, a file's tests in one of them; one thread of torch in each, or they wait for one another.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not ray and not browser and not real"

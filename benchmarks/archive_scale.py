@@ -21,6 +21,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parent
@@ -51,6 +53,27 @@ def workers(session: int) -> dict[int, str]:
     return out
 
 
+@contextmanager
+def peaks() -> Iterator[dict[str, float]]:
+    """Peaks of private memory while it is open, MB: `driver_mb` of this process, `worker_mb` of its largest Ray worker.
+
+    This process leads a session of its own; its Ray workers are found by that.
+    """
+    peak = {"driver_mb": 0.0, "worker_mb": 0.0}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.2):
+            peak["driver_mb"] = max(peak["driver_mb"], resident(os.getpid()))
+            peak["worker_mb"] = max([peak["worker_mb"], *(resident(w) for w in workers(os.getsid(0)))])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield peak
+    stop.set()
+    thread.join()
+
+
 def measure(archive: str, out: str) -> dict:
     import generated_archive
 
@@ -71,16 +94,6 @@ def measure(archive: str, out: str) -> dict:
         object_store_memory=256 << 20,
     )
     ray_setup.tune_data_context()
-    peak = {"driver_mb": 0.0, "worker_mb": 0.0}
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.2):
-            peak["driver_mb"] = max(peak["driver_mb"], resident(os.getpid()))
-            peak["worker_mb"] = max([peak["worker_mb"], *(resident(w) for w in workers(os.getsid(0)))])
-
-    thread = threading.Thread(target=watch)
-    thread.start()
     stages: dict[str, float] = {}
     last = time.monotonic()
 
@@ -90,9 +103,8 @@ def measure(archive: str, out: str) -> dict:
         stages[stage] = stages.get(stage, 0.0) + now - last
         last = now
 
-    s = build(archive, out, IndexConfig(num_cpus=1), progress)
-    stop.set()
-    thread.join()
+    with peaks() as peak:
+        s = build(archive, out, IndexConfig(num_cpus=1), progress)
     t = time.monotonic()
     again = build(archive, out, IndexConfig(num_cpus=1))
     return peak | {

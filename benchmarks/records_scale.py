@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from archive_scale import peaks
 
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.record_set import open_record_set, partition_of, partitions_for, to_arrow, values_at_ct
@@ -52,7 +52,9 @@ def write_sources(folder: Path, rows: int) -> list[str]:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak of resident memory since this program began; `ru_maxrss` starts at what its parent held."""
+    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def measured(what: str, work: Path, rows: int) -> dict[str, float]:
@@ -66,8 +68,9 @@ def measured(what: str, work: Path, rows: int) -> dict[str, float]:
         from osteo_ray.patients.partition import partition_records
 
         files = sorted(map(str, (work / "sources").glob("*.parquet")))
-        record_set = partition_records(files, str(work / "set"), partitions_for(rows))
-        more = {"partitions": record_set.partitions, "patients": record_set.patients}
+        with peaks() as peak:
+            record_set = partition_records(files, str(work / "set"), partitions_for(rows))
+        more = {"partitions": record_set.partitions, "patients": record_set.patients, **peak}
     elif what == "driver":
         found = open_record_set(str(work / "set")).digests(cts)
         more = {"met": int((found != 0).sum())}
@@ -130,7 +133,7 @@ def main() -> None:
             row: dict[str, object] = {"records": n}
             for what in ("steps" if a.one_process else "partition", "driver", "task", "broadcast"):
                 args = [sys.executable, __file__, "--measure", what, "--work", str(work), "--sizes", str(n)]
-                done = subprocess.run(args, capture_output=True, text=True, check=True)
+                done = subprocess.run(args, capture_output=True, text=True, check=True, start_new_session=True)
                 row["partition" if what == "steps" else what] = json.loads(done.stdout.strip().splitlines()[-1])
             row["set_mb"] = sum(f.stat().st_size for f in (work / "set").glob("part-*")) / 2**20
         rows.append(row)
@@ -151,14 +154,17 @@ def write(out: Path, rows: list, how: str) -> None:
         "Two cores shared with other work: seconds of CPU say more than",
         "seconds. Memory is what a process holds beyond its start. A task joins shards of 2,000 CTs in turn.",
         "Driver: digests of 20,000 CTs. Shard: MB read for one shard. Table: MB of the whole table in one process.",
+        "Writing: peaks of private memory of the driver and of its largest Ray worker.",
         "",
-        "| records | parts | written, s | disk, MB | driver, CPU s | MB | task, CTs/CPU s | MB | shard | table |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| records | parts | written, s | driver, MB | worker, MB | disk, MB | driver, CPU s | MB | task, CTs/CPU s "
+        "| MB | shard | table |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         k, d, j, b = (r[x] for x in ("partition", "driver", "task", "broadcast"))
         lines.append(
-            f"| {r['records']:,} | {k['partitions']} | {k['s']:.0f} | {r['set_mb']:.0f} | {d['cpu_s']:.1f} "
+            f"| {r['records']:,} | {k['partitions']} | {k['s']:.0f} | {k.get('driver_mb', np.nan):.0f} "
+            f"| {k.get('worker_mb', np.nan):.0f} | {r['set_mb']:.0f} | {d['cpu_s']:.1f} "
             f"| {d['mb']:.0f} | {CTS / j['cpu_s']:,.0f} | {j['mb']:.0f} | {j['read_mb']:.1f} | {b['mb']:,.0f} |"
         )
     lines += [

@@ -59,6 +59,28 @@ class AcquisitionConfig(Section):
     )
 
 
+class TissueScaleConfig(Section):
+    """Internal calibration by air, fat and muscle (model/tissue_scale.py): what is expected, and how surely.
+
+    Fat of 4,000 abdominal CTs lies within -123 to -89 HU, all tube voltages together (PubMed 37296765). Between 140 and
+    80 kVp, a bone factor of 1.62, fat falls by 15 HU and muscle rises by 7 (PubMed 29625351).
+    """
+
+    fat_hu: float = Field(-104.0, description="HU; subcutaneous fat at 120 kVp")
+    fat_sd: float = Field(5.0, gt=0, description="HU; how much it differs from person to person")
+    fat_per_beam: float = Field(-31.0, description="HU; change of fat with the logarithm of the bone factor")
+    muscle_hu: float = Field(45.0, description="HU; muscle beside the spine at 120 kVp, without contrast agent")
+    muscle_sd: float = Field(14.0, gt=0, description="HU; how much it differs from person to person, by fat in it")
+    muscle_per_beam: float = Field(14.0, description="HU; change of muscle with the logarithm of the bone factor")
+    muscle_enhancement: float = Field(12.0, ge=0, description="HU; what contrast agent adds to muscle")
+    air_sd: float = Field(6.0, gt=0, description="HU; how much the air around the body differs from -1000")
+    offset_sd: float = Field(6.0, gt=0, description="HU; prior SD of a scanner's offset")
+    gain_sd: float = Field(0.01, gt=0, description="prior SD of a scanner's gain, as a share")
+    beam_sd: float = Field(0.06, gt=0, description="prior SD of the log bone factor beyond that of the stated kVp")
+    reading_sd: float = Field(10.0, gt=0, description="HU; error of reading a level (docs/results/hu_precision.md)")
+    marrow_sd: float = Field(8.0, ge=0, description="mg/cm3; what marrow fat leaves unknown at one tube voltage")
+
+
 class EncoderConfig(Section):
     """Architecture of the slice encoder; ships in the bundle."""
 

@@ -70,6 +70,7 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "trabecular_hu": get("trabecular_hu"),
         "trabecular_hu_120_kvp": get("trabecular_hu_120_kvp"),
         "hu_by_level": [{k: _known(v.get(k)) for k in _LEVEL_HU} for v in get("hu_by_level") or ()],
+        **{k: get(k) for k in ("trabecular_hu_calibrated", "vbmd_mg_cm3", "vbmd_sd_mg_cm3")},
         "shap": {"base": get("shap_base"), "groups": _shap_groups(get("shap") or ())},
         "gates": [{k: _known(g.get(k)) for k in _GATE} for g in get("gates") or ()],
         "patient": {k: get(k) for k in ("age_y", "sex", "age_from", "sex_from")},

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
+from osteo_ray.model.config import TissueScaleConfig
 from osteo_ray.patients.config import RecordsOfCt, TimelineConfig
 
 
@@ -36,6 +37,12 @@ class ScoringConfig(Section):
         True, description="decode compressed pixels in a child that may die, bounded in time and memory"
     )
     threads: int = Field(1, ge=1, description="torch threads of one scorer")
+    internal_calibration: bool = Field(
+        False,
+        description="add trabecular HU by the scan's own air, fat and muscle, and density in mg/cm3; the risk is as "
+        "without it",
+    )
+    tissue_scale: TissueScaleConfig = TissueScaleConfig()
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="where the slice encoder runs, nearly all of a scorer's network time; the rest is on CPU"
     )

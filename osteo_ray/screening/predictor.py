@@ -24,7 +24,7 @@ from osteo_ray.catalogue.tissue import TissuePeaks, q_hu, q_orientation, tissue_
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.abstention import ScanView, decide, model_checks
-from osteo_ray.model.acquisition import Acquisition, extend
+from osteo_ray.model.acquisition import Acquisition, bone_factor, contrast_given, extend
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import class_set
@@ -35,6 +35,7 @@ from osteo_ray.model.levels import Levels
 from osteo_ray.model.networks import Batch
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
+from osteo_ray.model.tissue_scale import tissue_scale, vbmd
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics, used_demographics
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA
@@ -306,6 +307,8 @@ class Predictor:
             result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
             result["selected"] = self._selected(s, weights[i])
             result |= self._density(s, row.get("kvp"))
+            if self.cfg.internal_calibration:
+                result |= self._calibrated(s.tissue, row, result["trabecular_hu"])
             if result["state"] in (State.SCORED, State.SCORED_WARN):
                 result.update(self._risk(batch.take(torch.tensor([i])), pattern))
                 result["modalities"] = list(modalities_of(pattern))
@@ -365,6 +368,23 @@ class Predictor:
                 {"level": level, "hu": m.hu, "hu_120_kvp": at_120(m.hu), "slices": m.slices, "spread": m.spread}
                 for level, m in hu_by_level(picks, [levels[k] for k in s.selection.kept], layout).items()
             ],
+        }
+
+    def _calibrated(self, tissue: TissuePeaks, row: Mapping[str, Any], hu: float | None) -> dict[str, float | None]:
+        """The columns of internal calibration; None where the tube voltage, or lumbar bone, is not known."""
+        kvp = np.array([np.nan if row.get("kvp") is None else row["kvp"]])
+        factor, contrast = (
+            float(bone_factor(kvp, self.bundle.config.acquisition)[0]),
+            contrast_given(row.get("contrast")),
+        )
+        scale = tissue_scale(tissue.fat, tissue.muscle, tissue.air, contrast, factor, self.cfg.tissue_scale)
+        calibrated, sd = scale.at_120_kvp(np.nan if hu is None else hu)
+        # Enhanced marrow is no mineral.
+        density, error = (np.nan, np.nan) if contrast == 1 else vbmd(calibrated, sd, self.cfg.tissue_scale)
+        return {
+            "trabecular_hu_calibrated": _known(calibrated),
+            "vbmd_mg_cm3": _known(density),
+            "vbmd_sd_mg_cm3": _known(error) if np.isfinite(density) else None,
         }
 
     def _selected(self, s: PolicyTrace, weights: np.ndarray) -> list[dict[str, Any]]:

@@ -100,6 +100,12 @@ class StudyResult:
     """The same at 120 kVp; None where the tube voltage is not known."""
     hu_by_level: tuple[LevelDensity, ...]
     """Trabecular HU of each vertebral level that picks lie in, from head to foot."""
+    trabecular_hu_calibrated: float | None
+    """Trabecular HU at 120 kVp by the scan's own air, fat and muscle; None without `scoring.internal_calibration`."""
+    vbmd_mg_cm3: float | None
+    """Density by that, mg/cm3 of hydroxyapatite; None with contrast agent too."""
+    vbmd_sd_mg_cm3: float | None
+    """Standard deviation of its error."""
     selected: tuple[SelectedSlice, ...]
     """The slices that the score rests on."""
     checks: tuple[QualityCheck, ...]
@@ -138,6 +144,9 @@ class StudyResult:
             trabecular_hu=row["trabecular_hu"],
             trabecular_hu_120_kvp=row.get("trabecular_hu_120_kvp"),
             hu_by_level=tuple(LevelDensity(**v) for v in row.get("hu_by_level") or ()),
+            trabecular_hu_calibrated=row.get("trabecular_hu_calibrated"),
+            vbmd_mg_cm3=row.get("vbmd_mg_cm3"),
+            vbmd_sd_mg_cm3=row.get("vbmd_sd_mg_cm3"),
             selected=tuple(
                 SelectedSlice(**{k: s.get(k) for k in SelectedSlice.__dataclass_fields__})
                 for s in row["selected"] or ()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.schema import GATE
 
-RESULT_VERSION = "1.3"
+RESULT_VERSION = "1.4"
 
 SELECTED = pa.struct(
     [
@@ -84,6 +84,10 @@ RESULTS = pa.schema(
         ("trabecular_hu", pa.float64()),  # of the picks, as scanned: model.density
         ("trabecular_hu_120_kvp", pa.float64()),  # null where the tube voltage is not known
         ("hu_by_level", pa.list_(LEVEL_HU)),
+        # with scoring.internal_calibration: model.tissue_scale
+        ("trabecular_hu_calibrated", pa.float64()),  # at 120 kVp
+        ("vbmd_mg_cm3", pa.float64()),  # hydroxyapatite; null with contrast agent
+        ("vbmd_sd_mg_cm3", pa.float64()),
         ("shap_base", pa.float64()),
         ("shap", pa.list_(SHAP)),
         ("gates", pa.list_(GATE)),

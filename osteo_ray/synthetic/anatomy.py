@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.synthetic import chest, neck, pelvis
 from osteo_ray.synthetic.config import CohortConfig, SpineConfig
 from osteo_ray.synthetic.frame import Frame
 from osteo_ray.synthetic.metal import Metal
-from osteo_ray.synthetic.population import HU_PER_VBMD, Person
+from osteo_ray.synthetic.population import Person
 from osteo_ray.synthetic.shapes import Ellipsoid
 from osteo_ray.synthetic.spine import Vertebra
 from osteo_ray.synthetic.tables import LEVELS, ORGANS, VERTEBRAE

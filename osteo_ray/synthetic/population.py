@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import norm
 
+from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.patients.labels import NORMAL_T, OSTEOPOROSIS_T, label_of
 from osteo_ray.synthetic import labs
 from osteo_ray.synthetic.config import CohortConfig, PopulationConfig
-
-HU_PER_VBMD = 1.31  # HU per mg/cm3 at 120 kVp (METHOD.md)
 
 # T-score = T0 + PER_HU * (HU120 - 150) + PER_KG * (weight - 65) + MALE * male + PER_DEG * degeneration + noise
 T0, PER_HU, PER_KG, MALE, PER_DEG, NOISE = -1.78, 0.0275, 0.034, 0.30, 0.25, 0.72

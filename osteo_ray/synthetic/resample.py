@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from osteo_ray.config import ConfigError
+from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.synthetic import labs
 from osteo_ray.synthetic.config import PopulationConfig
 
@@ -60,7 +61,7 @@ def draw_nhanes(rng: np.random.Generator, n: int, cfg: PopulationConfig) -> dict
     hu = np.maximum(pop.mean_hu(age, male) + sd * u, 15.0)
     return {
         "age": age, "male": male, "height": t["height_cm"][rows], "weight": t["weight_kg"][rows],
-        "smoker": np.nan_to_num(t["smoker"][rows]) > 0, "u": u, "vbmd": hu / pop.HU_PER_VBMD,
+        "smoker": np.nan_to_num(t["smoker"][rows]) > 0, "u": u, "vbmd": hu / HU_PER_VBMD,
         "degeneration": np.maximum(0.0, 0.035 * (age - 45) + 0.55 * rng.standard_normal(n)),
         "t_score": np.round(score[pick], 2), "labs": np.stack([t[c][rows] for c in labs.NAMES], 1),
     }  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.synthetic import contrast, couch, spine
 from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.config import CohortConfig
@@ -21,7 +22,7 @@ from osteo_ray.synthetic.contrast import Enhancement
 from osteo_ray.synthetic.couch import Couch
 from osteo_ray.synthetic.frame import DOWN, RAISED
 from osteo_ray.synthetic.metal import streaks
-from osteo_ray.synthetic.population import HU_PER_VBMD, Person
+from osteo_ray.synthetic.population import Person
 from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp
 from osteo_ray.synthetic.tables import PROTOCOLS
 from osteo_ray.synthetic.torso import torso

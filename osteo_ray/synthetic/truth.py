@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.synthetic import spine
 from osteo_ray.synthetic.anatomy import Anatomy
-from osteo_ray.synthetic.population import HU_PER_VBMD
 from osteo_ray.synthetic.scanner import KVP_FACTOR, Scan
 
 

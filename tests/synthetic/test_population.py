@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.synthetic import labs
 from osteo_ray.synthetic.config import CohortConfig
-from osteo_ray.synthetic.population import HU_PER_VBMD, draw_people, mean_hu, posterior
+from osteo_ray.synthetic.population import draw_people, mean_hu, posterior
 
 CFG = CohortConfig(seed=2)
 
