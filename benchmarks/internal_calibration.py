@@ -57,6 +57,7 @@ class ErringStack:
     """A synthetic scan on a scanner with an error, of a person whose fat is their own."""
 
     inner: fast.SyntheticStack
+    rendered: dict[int, np.ndarray]  # slices of the sound scan, shared by all scanners
     fat: float
     offset: float
     gain: float
@@ -66,7 +67,9 @@ class ErringStack:
 
     def axial(self, i: int) -> np.ndarray:
         """HU int16 of slice i; air below -1024 ends there, as scanners store it."""
-        hu = self.inner.axial(i).astype(np.float32)
+        if i not in self.rendered:
+            self.rendered[i] = self.inner.axial(i)
+        hu = self.rendered[i].astype(np.float32)
         hu[(hu > -180) & (hu < -40)] += self.fat
         return np.clip(np.rint(hu * self.gain + self.offset), -1024, 3071).astype(np.int16)
 
@@ -136,16 +139,16 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for spec in fast.people(cfg):
         stack = fast.stack_of(spec, cfg)
-        kvp, truth = stack.scan.kvp, true_hu(stack)
+        kvp, truth, seen = stack.scan.kvp, true_hu(stack), dict[int, np.ndarray]()
         fat = float(rng.normal(0, FAT_SD)) + CFG.fat_per_beam * float(np.log(KVP_FACTOR[kvp]))
         for name, (offset, gain) in SCANNERS.items():
             found.setdefault(name, []).append(
-                readings(scorer, ErringStack(stack, fat, offset, gain), kvp, 0.0) | {"truth": truth}
+                readings(scorer, ErringStack(stack, seen, fat, offset, gain), kvp, 0.0) | {"truth": truth}
             )
         if kvp in TOLD:
             name = f"{kvp} kVp called {TOLD[kvp]}"
             found.setdefault(name, []).append(
-                readings(scorer, ErringStack(stack, fat, 0.0, 1.0), TOLD[kvp], 0.0) | {"truth": truth}
+                readings(scorer, ErringStack(stack, seen, fat, 0.0, 1.0), TOLD[kvp], 0.0) | {"truth": truth}
             )
     rows = [summary(name, r, rng) for name, r in found.items()]
     sound = rows[0]
