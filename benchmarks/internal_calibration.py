@@ -184,7 +184,8 @@ def table(command: str, rows: list[dict[str, Any]]) -> str:
     )
     return f"""# Internal calibration by air, fat and muscle
 
-`{command}`: the bundle that ships on synthetic trunks without contrast agent, scanned by scanners with errors.
+`{command}`: the bundle that ships on synthetic trunks without
+contrast agent, scanned by scanners with errors.
 Root mean square error of density against the bodies' own, mg/cm3 (95 % bootstrap interval), and its mean, over the
 studies that Q_HU does not withhold. As stated: HU by the header's tube voltage alone. Calibrated:
 `scoring.internal_calibration`. Two points: a line that maps the scan's fat and muscle onto fixed values. The last
