@@ -215,7 +215,7 @@ def write(rows: list[dict], planned: list[dict]) -> None:
     ]
     if rows:
         lines += [
-            "| layout | studies | instances | store calls | a 1000 instances | seconds | instances/s | driver MB | "
+            "| layout | studies | instances | store calls | a 1000 | seconds | instances/s | driver MB | "
             "worker MB | again, s |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
@@ -234,7 +234,7 @@ def write(rows: list[dict], planned: list[dict]) -> None:
             "Planned, not read: records of all parts and the pieces of the exchange for evenly spread studies, with",
             "the store calls that the plan comes to; MB is what the driver's plan holds beside its imports.",
             "",
-            "| studies | instances | parts | partitions | levels | store calls | a 1000 instances | "
+            "| studies | instances | parts | partitions | levels | store calls | a 1000 | "
             "parts x partitions (before) | driver MB |",
             "|---|---|---|---|---|---|---|---|---|",
         ]

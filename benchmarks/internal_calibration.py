@@ -191,8 +191,6 @@ studies that Q_HU does not withhold. As stated: HU by the header's tube voltage 
 `scoring.internal_calibration`. Two points: a line that maps the scan's fat and muscle onto fixed values. The last
 column: calibrated densities whose error is below twice the SD that is stated with them, %.
 
-<!-- rows: all -->
-
 | scanner | scans | withheld | as stated | mean | calibrated | mean | two points | mean | within 2 SD |
 |---|---|---|---|---|---|---|---|---|---|
 {lines}"""

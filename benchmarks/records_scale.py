@@ -154,9 +154,9 @@ def write(out: Path, rows: list, how: str) -> None:
         "Two cores shared with other work: seconds of CPU say more than",
         "seconds. Memory is what a process holds beyond its start. A task joins shards of 2,000 CTs in turn.",
         "Driver: digests of 20,000 CTs. Shard: MB read for one shard. Table: MB of the whole table in one process.",
-        "Writing: peaks of private memory of the driver and of its largest Ray worker.",
+        "Writing: seconds, and peaks of private memory of the driver and its largest worker.",
         "",
-        "| records | parts | written, s | driver, MB | worker, MB | disk, MB | driver, CPU s | MB | task, CTs/CPU s "
+        "| records | parts | s | driver, MB | worker, MB | disk, MB | driver, CPU s | MB | CTs/CPU s "
         "| MB | shard | table |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
