@@ -44,6 +44,7 @@ def report(job: ReportJob) -> list[str]:
     import pyarrow.dataset as pads
 
     try:
+        from osteo_ray.reports.background import PATIENTS_FILE, backgrounds
         from osteo_ray.reports.package import write_package
         from osteo_ray.reports.stow import store
     except ModuleNotFoundError as e:
@@ -57,6 +58,7 @@ def report(job: ReportJob) -> list[str]:
     catalogue = _catalogue(job, table.parent)
     by_uid = _series(catalogue, rows)
     out = Path(job.out) if job.out else table.parent / "studies"
+    known = backgrounds(table, rows, job.people, table.with_name(PATIENTS_FILE))
     created = datetime.now().astimezone().replace(microsecond=0)  # DICOM's times are local ones, with their zone
     cfg = narrow(job, PackageConfig)
     counts: Counter[str] = Counter()
@@ -67,7 +69,7 @@ def report(job: ReportJob) -> list[str]:
         progress.progress_bar("write reports", len(rows), "study") as advance,
     ):
         for row in rows:
-            package = write_package(out, row, _match(row, by_uid), cfg, created)
+            package = write_package(out, row, _match(row, by_uid), cfg, created, background=known[row["row_key"]])
             line: dict[str, Any] = {
                 "row_key": row["row_key"],
                 "series_uid": row["series_uid"],

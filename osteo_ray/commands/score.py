@@ -78,12 +78,13 @@ def read_record(given: str | None) -> dict[str, Any] | None:
 
 def lines(result: StudyResult) -> list[str]:
     """A result for a terminal."""
-    from osteo_ray.reports.study_view import DISCLAIMER, MEANING, origin
+    from osteo_ray.reports.language import DISCLAIMER, words_in
+    from osteo_ray.reports.study_view import origin
     from osteo_ray.reports.wording import NONE, number, percent
 
     row = result.row
     out = [f"study      {result.study_uid or NONE}", f"series     {result.series_uid or NONE}"]
-    out.append(f"state      {MEANING[result.state]} ({result.state}, {result.code})")
+    out.append(f"state      {words_in()(f'state.{result.state}')} ({result.state}, {result.code})")
     if result.message:
         out.append(f"           {result.message}")
     age = NONE if result.age_y is None else f"{result.age_y:.0f} y{origin(row, 'age_from')}"

@@ -17,15 +17,16 @@ from osteo_ray.reports.sheet import raster
 from osteo_ray.reports.source import Source
 from osteo_ray.reports.sr import LONG, MANUFACTURER, one_line, stamp
 from osteo_ray.reports.study_view import StudyView
+from osteo_ray.screening.config import IN_ENGLISH, ReportText
 
 SERIES_NUMBER = 9002
 
 
-def build_capture(view: StudyView, source: Source, created: datetime) -> SCImage:
+def build_capture(view: StudyView, source: Source, created: datetime, text: ReportText = IN_ENGLISH) -> SCImage:
     """The page of one result row as an RGB image; the research-use statement is in the pixels, twice."""
     head, created = source.head, source.local(created)
     image = SCImage(
-        pixel_array=raster(view),
+        pixel_array=raster(view, text),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -65,9 +66,11 @@ def build_capture(view: StudyView, source: Source, created: datetime) -> SCImage
     return image
 
 
-def write_capture(path: str | Path, view: StudyView, source: Source, created: datetime) -> Path:
+def write_capture(
+    path: str | Path, view: StudyView, source: Source, created: datetime, text: ReportText = IN_ENGLISH
+) -> Path:
     """Write `build_capture(...)` as a DICOM file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    build_capture(view, source, created).save_as(path, enforce_file_format=True)
+    build_capture(view, source, created, text).save_as(path, enforce_file_format=True)
     return path

@@ -14,6 +14,7 @@ from typing import Any
 from pydicom.sr.codedict import codes
 
 from osteo_ray.outcomes import State
+from osteo_ray.reports.checks_view import NOT_KNOWN
 
 SCHEME = "99OSTEORAY"
 SCHEME_NAME = "osteo-ray"
@@ -40,7 +41,12 @@ OUTCOMES = {
 }
 # "Below" is not "normal": nothing here rules anything out.
 CLASSES = {"high": ("ABOVE", "At or above the operating point"), "low": ("BELOW", "Below the operating point")}
-VERDICTS = {"pass": ("PASS", "Pass"), "warn": ("WARN", "Warning"), "fail": ("FAIL", "Fail")}
+VERDICTS = {
+    "pass": ("PASS", "Pass"),
+    "warn": ("WARN", "Warning"),
+    "fail": ("FAIL", "Fail"),
+    NOT_KNOWN: ("NOT_KNOWN", "Not known: the check could not be made"),
+}
 
 OSTEOPOROSIS = ("64859006", "Osteoporosis")  # SNOMED CT
 LUMBAR_SPINE = ("122496007", "Lumbar spine")  # SNOMED CT

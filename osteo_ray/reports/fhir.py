@@ -26,9 +26,12 @@ from osteo_ray import __version__
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.reports import codes as c
+from osteo_ray.reports.checks_view import check, verdict_of
+from osteo_ray.reports.config import NO_SYSTEMS, FhirSystems
+from osteo_ray.reports.language import DISCLAIMER, words_in
 from osteo_ray.reports.source import REPORT_VERSION, Source
-from osteo_ray.reports.study_view import DISCLAIMER
-from osteo_ray.reports.wording import date, percent
+from osteo_ray.reports.wording import SPACE, date
+from osteo_ray.reports.wording import percent as narrow_percent
 
 SNOMED, LOINC, UCUM = "http://snomed.info/sct", "http://loinc.org", "http://unitsofmeasure.org"
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
@@ -49,26 +52,35 @@ _ORIGIN = {"record": "patient's record", "header": "CT's header"}
 _INPUT = {f.name: f for f in FEATURES}
 
 
-def build_fhir(row: Mapping[str, Any], source: Source | None, created: datetime) -> Bundle:
+def build_fhir(
+    row: Mapping[str, Any], source: Source | None, created: datetime, systems: FhirSystems = NO_SYSTEMS
+) -> Bundle:
     """The bundle of one result row.
 
     Args:
         source: whose study it is; None: the pseudonym, for a row whose images are gone.
         created: with a time zone.
+        systems: of the identifiers, as the receiving server knows them.
 
     Raises:
         InputError: what was built is no valid FHIR, or `created` has no time zone.
     """
     if created.tzinfo is None:
         raise InputError("FHIR's `issued` needs a time zone; give `created` with one")
-    return parse(_Writer(row, source, created).bundle())
+    return parse(_Writer(row, source, created, systems).bundle())
 
 
-def write_fhir(path: str | Path, row: Mapping[str, Any], source: Source | None, created: datetime) -> Path:
+def write_fhir(
+    path: str | Path,
+    row: Mapping[str, Any],
+    source: Source | None,
+    created: datetime,
+    systems: FhirSystems = NO_SYSTEMS,
+) -> Path:
     """Write `build_fhir(...)` as JSON."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = json.loads(build_fhir(row, source, created).model_dump_json())
+    document = json.loads(build_fhir(row, source, created, systems).model_dump_json())
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
@@ -120,17 +132,25 @@ def _references(node: Any) -> list[str]:
     return [r for v in node for r in _references(v)] if isinstance(node, list) else []
 
 
+def percent(p: float | None) -> str:
+    """A risk for a person, with a plain space: FHIR's strings hold no other white space."""
+    return narrow_percent(p).replace(SPACE, " ")
+
+
 class _Writer:
     """Builds the resources of one row."""
 
-    def __init__(self, row: Mapping[str, Any], source: Source | None, created: datetime):
+    def __init__(self, row: Mapping[str, Any], source: Source | None, created: datetime, systems: FhirSystems):
         if not row.get("row_key"):
             raise InputError("the result row has no row_key; a report's ids are made of it")
         self.row, self.created = row, created
         self.form = "identified" if source is not None and source.identified else "pseudonym"
         self.scored = c.is_scored(row)
         self.state = State(row["state"])
+        self.systems = systems
         self.subject = self._subject(source)
+        accession = str(source.head.get("AccessionNumber") or "") if source is not None and source.identified else ""
+        self.accession = accession or None
         self.day = date(row.get("study_date")) if row.get("study_date") else None
         study = row.get("study_uid")
         self.study = _drop(
@@ -170,10 +190,15 @@ class _Writer:
         """A logical reference: who files the bundle knows the patient; no name is needed for it."""
         if source is not None and source.identified and source.head.PatientID:
             issuer = str(source.head.get("IssuerOfPatientID", ""))
-            identifier = _drop(value=str(source.head.PatientID), assigner={"display": issuer} if issuer else None)
+            identifier = _drop(
+                system=self.systems.patient,
+                value=str(source.head.PatientID),
+                assigner={"display": issuer} if issuer else None,
+            )
             return {"type": "Patient", "identifier": identifier}
         key = self.row.get("patient_key")
-        return {"type": "Patient", "identifier": {"system": PSEUDONYM_SYSTEM, "value": key}} if key else None
+        system = self.systems.pseudonym or PSEUDONYM_SYSTEM
+        return {"type": "Patient", "identifier": {"system": system, "value": key}} if key else None
 
     def _base(self, kind: str, what: str) -> dict[str, Any]:
         return _drop(
@@ -191,11 +216,20 @@ class _Writer:
             category=[_concept(("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology"))],
             code=_concept(_own(c.SCREENING)),
             effectiveDateTime=self.day,
+            basedOn=self._order(),
             issued=self.created.isoformat(timespec="seconds"),
             imagingStudy=[self.study] if self.study.get("identifier") else None,
             result=results,
             conclusion=self._conclusion(),
         )
+
+    def _order(self) -> list[dict[str, Any]] | None:
+        """The radiology order, by its accession number, where identifiers are allowed and there is one."""
+        if self.accession is None:
+            return None
+        kind = _concept(("http://terminology.hl7.org/CodeSystem/v2-0203", "ACSN", "Accession ID"))
+        identifier = _drop(type=kind, system=self.systems.accession, value=self.accession)
+        return [{"type": "ServiceRequest", "identifier": identifier}]
 
     def _conclusion(self) -> str:
         row = self.row
@@ -276,13 +310,13 @@ class _Writer:
             device=self._ref("device"),
             component=[
                 {
-                    "code": _concept(_own((g["gate"], f"Quality check {g['gate']}"))),
+                    "code": _concept(_own((x.code, f"Quality check: {x.name}"))),
                     "valueCodeableConcept": _concept(
-                        _own(c.VERDICTS.get(g["verdict"]) or (g["verdict"], g["verdict"])),
-                        f"found {g['value']}; allowed {g['threshold']}",
+                        _own(c.VERDICTS.get(verdict_of(g)) or (g["verdict"], g["verdict"])),
+                        f"found {x.found}; allowed {x.allowed}",
                     ),
                 }
-                for g in gates
+                for g, x in ((g, check(g, words_in())) for g in gates)
             ],
         )
 

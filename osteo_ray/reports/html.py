@@ -23,10 +23,13 @@ from markupsafe import Markup
 from osteo_ray.evaluation import figures
 from osteo_ray.evaluation.evaluate import Evaluation
 from osteo_ray.reports import wording as w
+from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background
+from osteo_ray.reports.language import ENGLISH, Words, words_in
 from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, Overview, Thumbnail, window_filter
 from osteo_ray.reports.run_view import evaluation_tables, run_page
-from osteo_ray.reports.study_view import DISCLAIMER, StudyView, page
+from osteo_ray.reports.study_view import StudyView, page
 from osteo_ray.reports.worklist import scored
+from osteo_ray.screening.config import IN_ENGLISH, ReportText
 from osteo_ray.screening.schema import RESULT_VERSION
 
 __all__ = ["Overview", "StudyView", "Thumbnail", "write_run", "write_study"]
@@ -42,11 +45,17 @@ _CSS = {
 
 
 def write_study(
-    path: str | Path, row: Mapping[str, Any], thumbnails: Sequence[Thumbnail] = (), overview: Overview | None = None
+    path: str | Path,
+    row: Mapping[str, Any],
+    thumbnails: Sequence[Thumbnail] = (),
+    overview: Overview | None = None,
+    background: Background = NOTHING_LOOKED_AT,
+    text: ReportText = IN_ENGLISH,
 ) -> Path:
     """Write one study's report; `row` is one row of the results, scored or not."""
-    view = StudyView(row, thumbnails, overview)
-    return write_page(path, "study.html.j2", s=page(view), run_id=w.text(row.get("run_id")))
+    view = StudyView(row, thumbnails, overview, background)
+    run_id = w.text(row.get("run_id"))
+    return write_page(path, "study.html.j2", text.language, s=page(view, text), run_id=run_id)
 
 
 def write_run(
@@ -57,6 +66,7 @@ def write_run(
     evaluation: Evaluation | None = None,
     top: int = 50,
     suppressed: Mapping[str, str] | None = None,
+    text: ReportText = IN_ENGLISH,
 ) -> Path:
     """Write a run's report.
 
@@ -68,14 +78,17 @@ def write_run(
         examples: studies shown in full; the worklist links to them.
         top: worklist rows shown.
         suppressed: code by key of the patients whom the worklist leaves out.
+        text: language, and what the site wants done; the evaluation's tables are in English.
     """
-    studies = [page(e) for e in examples]
-    context = run_page(results, summary, {s.anchor for s in studies}, top, suppressed or {})
+    words = words_in(text.language)
+    studies = [page(e, text) for e in examples]
+    context = run_page(results, summary, {s.anchor for s in studies}, top, suppressed or {}, words)
     return write_page(
         path,
         "run.html.j2",
+        text.language,
         studies=studies,
-        histogram=_histogram(scored(results)),
+        histogram=_histogram(scored(results), words),
         ev=evaluation_tables(evaluation) if evaluation is not None else None,
         charts=_charts(evaluation) if evaluation is not None else [],
         **context,
@@ -89,12 +102,13 @@ def _environment() -> Environment:
     )
 
 
-def write_page(path: str | Path, template: str, **context: Any) -> Path:
+def write_page(path: str | Path, template: str, language: str = ENGLISH, **context: Any) -> Path:
+    """Write a page from a template, whose words (`w`) are in `language`."""
     html = (
         _environment()
         .get_template(template)
         .render(
-            disclaimer=DISCLAIMER,
+            w=words_in(language),
             window_level=WINDOW_LEVEL,
             window_width=WINDOW_WIDTH,
             presets=[(name, level, width, window_filter(level, width)) for name, level, width in PRESETS],
@@ -108,12 +122,12 @@ def write_page(path: str | Path, template: str, **context: Any) -> Path:
     return path
 
 
-def _histogram(listed: pa.Table) -> Markup:
+def _histogram(listed: pa.Table, words: Words) -> Markup:
     if not len(listed):
         return Markup("")
     cuts = sorted(pc.unique(listed["threshold"].drop_null()).to_pylist())
     drawn = figures.score_histogram(listed["risk_prob"].to_numpy(), cuts, fmt="svg")
-    return inline_svg(drawn, "hist", f"Histogram of {len(listed)} risks")
+    return inline_svg(drawn, "hist", words("run.hist_alt", n=len(listed)))
 
 
 def _charts(ev: Evaluation) -> list[dict[str, Any]]:

@@ -19,17 +19,20 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
+from osteo_ray.config import narrow
 from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import InputError
+from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background
 from osteo_ray.reports.capture import write_capture
 from osteo_ray.reports.config import PackageConfig
 from osteo_ray.reports.fhir import build_fhir, write_fhir
 from osteo_ray.reports.html import write_study
 from osteo_ray.reports.result_json import write_result
-from osteo_ray.reports.sheet import write_pdf
+from osteo_ray.reports.sheet import NO_FONT, printable, write_pdf
 from osteo_ray.reports.source import Source, read_source
 from osteo_ray.reports.sr import write_sr
 from osteo_ray.reports.views import study_view
+from osteo_ray.screening.config import ReportText
 
 FILES: dict[str, str] = {
     "html": "report.html",
@@ -57,6 +60,7 @@ def write_package(
     cfg: PackageConfig,
     created: datetime,
     earlier: Dataset | None = None,
+    background: Background = NOTHING_LOOKED_AT,
 ) -> Package:
     """Write one result's reports below `out`; a format that can't be made is a problem, the others are written.
 
@@ -64,6 +68,7 @@ def write_package(
         catalogue_row: the row's series, for pictures, evidence and identifiers; None: what needs it is left out.
         created: creation time, with a time zone.
         earlier: study, series, SOP instance and SOP class UID of an earlier SR of the study, which this one replaces.
+        background: what else is known of the patient, for page and sheet.
     """
     if not row.get("row_key"):
         raise InputError("the result row has no row_key; its reports have no name")
@@ -80,8 +85,11 @@ def write_package(
                 source = source.after(str(earlier.SOPInstanceUID))
         except InputError as e:
             problems.append(f"no SR, no secondary capture{', no FHIR' if cfg.identifiers else ''}: {e}")
-    view = study_view(row, catalogue_row)
+    view = study_view(row, catalogue_row, background)
+    text = narrow(cfg, ReportText)
     files: dict[str, Path] = {}
+    if {"pdf", "sc"} & set(cfg.formats) and printable(text) != text:
+        problems.append(NO_FONT)
     for kind in cfg.formats:
         path = folder / FILES[kind]
         # Without its source a report can't carry identifiers, and must not carry others in their place.
@@ -92,14 +100,15 @@ def write_package(
                 _whole(path, partial(write_sr, row=row, source=source, created=created, earlier=earlier))
         elif kind == "sc" and source is not None:
             if not _is(path, source.uid(kind)):
-                _whole(path, partial(write_capture, view=view, source=source, created=created))
+                _whole(path, partial(write_capture, view=view, source=source, created=created, text=text))
         elif kind == "fhir":
-            if not _is_bundle(path, build_fhir(row, source, created).id):
-                _whole(path, partial(write_fhir, row=row, source=source, created=created))
+            if not _is_bundle(path, build_fhir(row, source, created, cfg.fhir).id):
+                _whole(path, partial(write_fhir, row=row, source=source, created=created, systems=cfg.fhir))
         elif kind == "html":
-            _whole(path, partial(write_study, row=row, thumbnails=view.thumbnails, overview=view.overview))
+            page = partial(write_study, row=row, thumbnails=view.thumbnails, overview=view.overview, text=text)
+            _whole(path, partial(page, background=background))
         elif kind == "pdf":
-            _whole(path, partial(write_pdf, view=view))
+            _whole(path, partial(write_pdf, view=view, text=text))
         else:
             _whole(path, partial(write_result, row=row))
         files[kind] = path

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from osteo_ray.outcomes import State
-from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.reports.language import DISCLAIMER
 from osteo_ray.screening.schema import LEVEL_HU, RESULT_VERSION, SELECTED
 
 _SELECTED = tuple(f.name for f in SELECTED)

@@ -9,7 +9,7 @@ import json
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -24,9 +24,13 @@ from osteo_ray.outcomes import InputError
 from osteo_ray.patients.match import announced, match_catalogue
 from osteo_ray.patients.record_set import open_records
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.screening.config import ScreenConfig, ScreenJob
+from osteo_ray.reports.background import PATIENTS_FILE
+from osteo_ray.screening.config import IN_ENGLISH, PatientConfig, ReportText, ScreenConfig, ScreenJob
 from osteo_ray.screening.ledger import model_of
 from osteo_ray.screening.schema import RESULTS
+
+if TYPE_CHECKING:
+    from osteo_ray.evaluation.evaluate import Evaluation
 
 RESULTS_FILE = "results.parquet"
 RUN_FILE = "run.json"
@@ -131,10 +135,10 @@ def screen_archive(
             return [*notes, *indexed[:-1], *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
     summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
-        patients = write_patients(out / RESULTS_FILE, table, out / "patients.parquet", cfg.people)
+        patients = write_patients(out / RESULTS_FILE, table, out / PATIENTS_FILE, cfg.people)
         results = pq.read_table(out / RESULTS_FILE)
-        worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients)
-        write_report(out, catalogue, cfg.report_studies)
+        worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients, cfg.text)
+        write_report(out, catalogue, cfg.report_studies, text=cfg.text, people=cfg.people)
     written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
     if worklist.suppressed:
         why = ", ".join(f"{k} {n}" for k, n in sorted(worklist.suppressed.items()))
@@ -142,7 +146,14 @@ def screen_archive(
     return [*notes, *indexed, *summary.lines(), *written]
 
 
-def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None) -> Path:
+def write_report(
+    out: Path,
+    catalogue: str | Path,
+    studies: int,
+    evaluation: Evaluation | None = None,
+    text: ReportText = IN_ENGLISH,
+    people: PatientConfig | None = None,
+) -> Path:
     """The run's report.html from what lies in `out`; `evaluation` puts its figures in."""
     from osteo_ray.reports.html import write_run
     from osteo_ray.reports.views import study_views
@@ -156,7 +167,9 @@ def write_report(out: Path, catalogue: str | Path, studies: int, evaluation=None
     if reference.NAME in results["model_name"].to_pylist():
         facts["notice"] = reference.NOTICE
     with progress.progress_bar("write report", None, "study"):
-        views = study_views(results, catalogue, studies)
+        views = study_views(results, catalogue, studies, people or PatientConfig(), out / PATIENTS_FILE)
         summary.update(catalogue=str(catalogue), report_studies=studies)
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        return write_run(out / "report.html", results, facts, views, evaluation, suppressed=suppressed_in(out))
+        return write_run(
+            out / "report.html", results, facts, views, evaluation, suppressed=suppressed_in(out), text=text
+        )

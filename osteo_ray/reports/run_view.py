@@ -16,12 +16,19 @@ from osteo_ray.evaluation.evaluate import Evaluation
 from osteo_ray.evaluation.metrics import Estimate
 from osteo_ray.outcomes import State
 from osteo_ray.reports import wording as w
-from osteo_ray.reports.study_view import GROUPS, SHORT, TONE, anchor
-from osteo_ray.reports.worklist import head, scored
+from osteo_ray.reports.bars import GROUPS
+from osteo_ray.reports.language import Words
+from osteo_ray.reports.study_view import TONE, anchor
+from osteo_ray.reports.worklist import head, note, scored
 
 
 def run_page(
-    results: pa.Table, summary: Mapping[str, Any], anchors: Collection[str], top: int, suppressed: Mapping[str, str]
+    results: pa.Table,
+    summary: Mapping[str, Any],
+    anchors: Collection[str],
+    top: int,
+    suppressed: Mapping[str, str],
+    words: Words,
 ) -> dict[str, Any]:
     """What the template prints of a run, but its figures; see `html.write_run` for the arguments."""
     listed = scored(results)
@@ -31,66 +38,83 @@ def run_page(
         notice=summary.get("notice", ""),
         total=len(results),
         n_scored=len(listed),
-        worklist=[_line(rank, r, anchors, suppressed) for rank, r in head(listed, top)],
-        worklist_note=_listed(len(listed), top, len(suppressed)),
-        kpis=_kpis(results, listed, summary),
-        throughput=_throughput(results, summary),
-        **_outcomes(results, summary),
+        worklist=[_line(rank, r, anchors, suppressed, words) for rank, r in head(listed, top)],
+        worklist_note=_listed(len(listed), top, len(suppressed), words),
+        kpis=_kpis(results, listed, summary, words),
+        throughput=_throughput(results, summary, words),
+        **_outcomes(results, summary, words),
     )
 
 
-def _outcomes(results: pa.Table, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _outcomes(results: pa.Table, summary: Mapping[str, Any], words: Words) -> dict[str, Any]:
     kinds = results.group_by(["code", "state", "stage"]).aggregate([([], "count_all")]).to_pylist()
     counts = {s.value: sum(k["count_all"] for k in kinds if k["state"] == s) for s in State}
     indexed, n = summary.get("indexed"), len(results)
     mismatch = indexed is not None and indexed != n
     return dict(
-        states=[dict(state=s.value, tone=TONE[s], n=counts[s], share=100 * counts[s] / n if n else 0.0) for s in State],
+        states=[
+            dict(
+                state=s.value,
+                words=words(f"state.{s}"),
+                tone=TONE[s],
+                n=counts[s],
+                share=100 * counts[s] / n if n else 0.0,
+            )
+            for s in State
+        ],
         codes=[
-            dict(code=w.text(k["code"]), state=k["state"], stage=w.text(k["stage"]), n=k["count_all"])
+            dict(
+                code=w.text(k["code"]),
+                words=words.code(k["code"]),
+                state=words(f"state.{k['state']}"),
+                stage=words.get(f"stage.{k['stage']}", w.text(k["stage"])),
+                n=k["count_all"],
+            )
             for k in sorted(kinds, key=lambda k: (-k["count_all"], str(k["code"]), str(k["state"]), str(k["stage"])))
         ],
-        sum_note="" if indexed is None or mismatch else f"equals the {indexed} indexed series",
-        mismatch=f"{indexed} series were indexed, but {n} have an outcome." if mismatch else "",
+        sum_note="" if indexed is None or mismatch else words("run.sum_note", n=indexed),
+        mismatch=words("run.mismatch_why", indexed=indexed, n=n) if mismatch else "",
     )
 
 
-def _kpis(results: pa.Table, listed: pa.Table, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _kpis(results: pa.Table, listed: pa.Table, summary: Mapping[str, Any], words: Words) -> list[tuple[str, str]]:
     decoded, total = _sum(listed["slices_decoded"]), _sum(listed["slices_total"])
     out = [
-        (str(summary.get("indexed", len(results))), "series indexed"),
-        (str(len(listed)), "scored"),
-        (str(_sum(pc.equal(listed["risk_class"], "high"))), "at or above the operating point"),
+        (str(summary.get("indexed", len(results))), words("run.kpi_indexed")),
+        (str(len(listed)), words("run.kpi_scored")),
+        (str(_sum(pc.equal(listed["risk_class"], "high"))), words("run.kpi_high")),
     ]
     if total:
-        out.append((w.percent(decoded / total), "of their slices decoded"))
+        out.append((w.percent(decoded / total), words("run.kpi_decoded")))
     if summary.get("wall_s") is not None:
-        out.append((w.duration(summary["wall_s"]), "wall time"))
+        out.append((w.duration(summary["wall_s"]), words("run.kpi_wall")))
     return out
 
 
-def _throughput(results: pa.Table, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _throughput(results: pa.Table, summary: Mapping[str, Any], words: Words) -> list[tuple[str, str]]:
     wall = summary.get("wall_s")
     out = []
     if wall:
-        out += [("Wall time", w.duration(wall)), ("Series per minute", f"{60 * len(results) / wall:.1f}")]
+        out += [(words("run.wall"), w.duration(wall)), (words("run.per_minute"), f"{60 * len(results) / wall:.1f}")]
     if summary.get("workers") is not None:
-        out.append(("Workers", str(summary["workers"])))
-    out.append(("Slices decoded", f"{_sum(results['slices_decoded'])} of {_sum(results['slices_total'])}"))
-    out.append(("Bytes read", w.size(_sum(results["bytes_read"]))))
-    for name, column in (("Open", "open_s"), ("Select", "select_s"), ("Score", "score_s")):
-        times = results[column].drop_null()
+        out.append((words("run.workers"), str(summary["workers"])))
+    decoded = words("of", n=_sum(results["slices_decoded"]), total=_sum(results["slices_total"]))
+    out.append((words("prov.decoded"), decoded))
+    out.append((words("prov.bytes"), w.size(_sum(results["bytes_read"]))))
+    for name in ("open", "select", "score"):
+        times = results[f"{name}_s"].drop_null()
         if len(times):
             middle, longest = pc.quantile(times, q=[0.5, 1.0]).to_pylist()
-            out.append((f"{name}, per series", f"median {w.seconds(middle)}, longest {w.seconds(longest)}"))
+            spent = words("run.quantiles", median=w.seconds(middle), longest=w.seconds(longest))
+            out.append((words(f"run.per_series.{name}"), spent))
     models = results.group_by(["model_name", "model_version"]).aggregate([]).to_pylist()
     named = sorted(f"{m['model_name']} {m['model_version'] or ''}".strip() for m in models if m["model_name"])
-    out.append(("Model", ", ".join(named) or w.NONE))
+    out.append((words("prov.model"), ", ".join(named) or w.NONE))
     shown = {"run_id", "indexed", "wall_s", "workers", "counts", "notice"}
     for key, value in summary.items():
         if key not in shown and isinstance(value, str | int | float):
-            words = f"{value:.4g}" if isinstance(value, float) else str(value)
-            out.append((key.replace("_", " ").capitalize(), words))
+            plain = f"{value:.4g}" if isinstance(value, float) else str(value)
+            out.append((key.replace("_", " ").capitalize(), plain))
     return out
 
 
@@ -98,37 +122,39 @@ def _sum(column: pa.ChunkedArray) -> int:
     return pc.sum(column).as_py() or 0
 
 
-def _listed(n: int, top: int, suppressed: int) -> str:
-    shown = f"{n} series" if n <= top else f"the first {top} of {n} series, the rest is in the worklist CSV"
-    hidden = f"; {suppressed} patients whose state is known are suppressed there" if suppressed else ""
-    return f"sorted by risk; {shown}{hidden}"
+def _listed(n: int, top: int, suppressed: int, words: Words) -> str:
+    shown = words("run.worklist_all", n=n) if n <= top else words("run.worklist_top", top=top, n=n)
+    return "; ".join([shown, words("run.worklist_hidden", n=suppressed)] if suppressed else [shown])
 
 
-def _line(rank: int, row: Mapping[str, Any], anchors: Collection[str], suppressed: Mapping[str, str]) -> dict[str, Any]:
+def _line(
+    rank: int, row: Mapping[str, Any], anchors: Collection[str], suppressed: Mapping[str, str], words: Words
+) -> dict[str, Any]:
     low, high = row["risk_low"], row["risk_high"]
-    code = suppressed.get(row["patient_key"])
-    notes = [row["code"] if row["state"] == State.SCORED_WARN else "", f"{code}: suppressed" if code else ""]
     href = anchor(row)
+    used = (words.get(f"short.{m}", m) for m in GROUPS if m in (row["modalities"] or ()))
+    interval = w.NONE
+    if low is not None and high is not None:
+        interval = words("run.interval_cell", low=w.percent(low), high=w.percent(high))
     return dict(
         rank=rank,
         patient=w.text(row["patient_key"]),
         href=href if href in anchors else "",
         risk=w.percent(row["risk_prob"]),
-        interval=w.NONE if low is None or high is None else f"{w.percent(low)} to {w.percent(high)}",
+        interval=interval,
         high={"high": True, "low": False}.get(row["risk_class"] or ""),
         age=w.NONE if row["age_y"] is None else f"{row['age_y']:.0f}",
-        sex=w.text(row["sex"]),
-        demographics_from=_origins(row),
-        modalities=", ".join(SHORT.get(m, m) for m in GROUPS if m in (row["modalities"] or ())) or w.NONE,
-        note=", ".join(n for n in notes if n),
+        sex=w.NONE if row["sex"] is None else words.get(f"sex.{row['sex']}", row["sex"]),
+        demographics_from=_origins(row, words),
+        modalities=", ".join(used) or w.NONE,
+        note=note(row, suppressed.get(row["patient_key"]), words),
     )
 
 
-def _origins(row: Mapping[str, Any]) -> str:
+def _origins(row: Mapping[str, Any], words: Words) -> str:
     """Where age and sex come from: one word where both have one source."""
-    words = {"record": "record", "header": "CT header"}
-    age, sex = (words.get(row.get(c) or "", w.NONE) for c in ("age_from", "sex_from"))
-    return age if age == sex else f"age {age}, sex {sex}"
+    age, sex = (words.get(f"origin.{row.get(c)}", w.NONE) for c in ("age_from", "sex_from"))
+    return age if age == sex else words("origin.both", age=age, sex=sex)
 
 
 class Cell:

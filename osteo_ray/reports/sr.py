@@ -37,8 +37,10 @@ from pydicom.sr.codedict import codes
 from osteo_ray import __version__
 from osteo_ray.outcomes import State
 from osteo_ray.reports import codes as c
+from osteo_ray.reports.checks_view import check, reason, verdict_of
+from osteo_ray.reports.language import DISCLAIMER, words_in
 from osteo_ray.reports.source import Source, derived_uid, unique
-from osteo_ray.reports.study_view import DISCLAIMER, origin
+from osteo_ray.reports.study_view import origin
 
 SERIES_NUMBER = 9001
 MANUFACTURER = "osteo-ray"
@@ -130,12 +132,16 @@ def _group(row: Mapping[str, Any], source: Source, replaces: bool) -> Measuremen
     if c.is_scored(row) and row.get("risk_class") in c.CLASSES:
         evaluations.append(_says(c.CLASS, c.CLASSES[row["risk_class"]]))
     for gate in row.get("gates") or ():
-        verdict = c.VERDICTS.get(gate["verdict"]) or (
+        shown = check(gate, words_in())
+        verdict = c.VERDICTS.get(verdict_of(gate)) or (
             c.short(one_line(gate["verdict"])),
             one_line(gate["verdict"], LONG),
         )
         evaluations.append(
-            _says((c.short(one_line(gate["gate"])), one_line(f"Quality check {gate['gate']}", LONG)), verdict)
+            _says(
+                (c.short(one_line(gate["gate"])), one_line(f"Quality check: {shown.name}", LONG)),
+                verdict,
+            )
         )
     pictures = [
         SourceImageForMeasurementGroup(e.SOPClassUID, e.SOPInstanceUID, None if f is None else [f])
@@ -190,15 +196,17 @@ def _level_groups(row: Mapping[str, Any], source: Source) -> list[MeasurementsAn
 def comments(row: Mapping[str, Any]) -> list[str]:
     """What the report says in words: the research-use statement first."""
     out = [DISCLAIMER]
-    if row.get("message"):
-        out.append(f"{row['code']}: {row['message']}")
+    if why := ": ".join(t for t in reason(row, words_in()) if t):
+        out.append(why)
     if known := demographics(row):
         out.append(known)
     if c.is_scored(row):
         out.append(f"Operating point: {row.get('operating_point')}")
         out.append("Score rests on: " + ", ".join(row.get("modalities") or ()))
     fired = [g for g in row.get("gates") or () if g["verdict"] != "pass"]
-    out += [f"{g['gate']}: found {g['value']}; allowed {g['threshold']}" for g in fired]
+    english = words_in()
+    shown = (check(g, english) for g in fired)
+    out += [f"{s.name}: found {s.found}; allowed {s.allowed} ({s.code})" for s in shown]
     return [one_line(text) for text in out]
 
 

@@ -10,20 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from osteo_ray.outcomes import State
-from osteo_ray.patients.schema import FEATURES
+from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background, suppressing
+from osteo_ray.reports.bars import GROUPS, BarGroup, bar_groups
+from osteo_ray.reports.checks_view import Check, check, reason
+from osteo_ray.reports.density_view import Density, density
+from osteo_ray.reports.language import Words, words_in
 from osteo_ray.reports.pictures import Overview, Picture, Thumbnail, close_up, picture
-from osteo_ray.reports.wording import NONE, date, number, percent, plain, shorten, signed, size, tail, text
+from osteo_ray.reports.wording import NONE, date, number, percent, shorten, signed, size, tail, text
+from osteo_ray.screening.config import IN_ENGLISH, NextStep, ReportText
 
-DISCLAIMER = "Research use only; an aid, not a diagnosis; it cannot rule out low bone density."
-
-CUT_OFFS = (
-    "Published cut-offs for L1 at 120 kVp without contrast agent (Pickhardt 2013): 160 HU and below is 90 % sensitive, "
-    "110 HU and below over 90 % specific. They are given for comparison; the score does not use them."
-)
-
-GROUPS = {"demographics": "Demographics", "labs": "Laboratory values", "ct": "CT"}
-MOST_BARS = 8  # per group
-SHORT = {"demographics": "demographics", "labs": "labs", "ct": "CT"}
 TONE = {
     State.SCORED: "ok",
     State.SCORED_WARN: "warn",
@@ -32,26 +27,16 @@ TONE = {
     State.QUARANTINED: "bad",
     State.ERROR: "bad",
 }
-MEANING = {
-    State.SCORED: "Scored",
-    State.SCORED_WARN: "Scored, with a warning",
-    State.ABSTAINED: "Abstained: no score is given",
-    State.EXCLUDED: "Excluded: not scored",
-    State.QUARANTINED: "Quarantined: not scored",
-    State.ERROR: "Failed: not scored",
-}
-VERDICT = {"pass": ("✓", "Pass", "ok"), "warn": ("!", "Warn", "warn"), "fail": ("✕", "Fail", "bad")}
-FEATURE = {f.name: f for f in FEATURES}
-OWN_LABEL = {"ct": "Chosen slices", "sex_male": "Sex"}  # words for a page, where the column name is a code
 
 
 @dataclass(frozen=True)
 class StudyView:
-    """A row of the results with its pictures."""
+    """A row of the results with its pictures, and what else is known of the patient."""
 
     row: Mapping[str, Any]
     thumbnails: Sequence[Thumbnail] = ()
     overview: Overview | None = None
+    background: Background = NOTHING_LOOKED_AT
 
 
 @dataclass(frozen=True)
@@ -64,11 +49,13 @@ class Risk:
     low_at: float | None
     high_at: float | None
     threshold: str
+    cut: str
     threshold_at: float | None
     high: bool | None
     verdict: str
     operating_point: str
     classes: tuple[tuple[str, str, float], ...]  # name, percent, width
+    spoken: str  # all of it in a sentence, for who does not see the scale
 
 
 @dataclass(frozen=True)
@@ -82,6 +69,7 @@ class Slice:
     weight_at: float
     p_lumbar: str
     level: str
+    uid: str
     uid_tail: str
     place: str
     at: float | None
@@ -89,36 +77,6 @@ class Slice:
     hu: str
     close: Picture | None
     circle: tuple[float, float, float] | None  # on the close-up: x, y, radius in percent of its width
-
-
-@dataclass(frozen=True)
-class Level:
-    """Trabecular HU of one vertebral level."""
-
-    name: str
-    hu: str
-    hu_120_kvp: str
-    slices: str
-    spread: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One SHAP bar: `left` and `width` in percent of a track whose middle is 0."""
-
-    label: str
-    value: str
-    shap: str
-    raises: bool
-    left: float
-    width: float
-
-
-@dataclass(frozen=True)
-class BarGroup:
-    title: str
-    total: Bar
-    bars: tuple[Bar, ...]
 
 
 @dataclass(frozen=True)
@@ -132,52 +90,53 @@ class Page:
     code: str
     meaning: str
     tone: str
-    message: str
-    stage: str
+    why: str  # in words; "" where there is nothing to say
+    detail: str  # what the program wrote besides, in English
+    next_step: str  # in the site's words
     risk: Risk | None
     modalities: tuple[tuple[str, bool], ...]
     slices: tuple[Slice, ...]
-    levels: tuple[Level, ...]
-    density_notes: tuple[str, ...]
+    density: Density
     overview: Picture | None
-    overview_plane: str
+    overview_alt: str
     z_top: str
     z_bottom: str
     groups: tuple[BarGroup, ...]
     shap_base: str
-    gates: tuple[tuple[str, str, str, str, str, str], ...]
+    checks: tuple[Check, ...]
     provenance: tuple[tuple[str, str], ...]
 
 
-def page(view: StudyView) -> Page:
+def page(view: StudyView, text_of: ReportText = IN_ENGLISH) -> Page:
     """Lay out one study."""
-    row = view.row
+    row, words = view.row, words_in(text_of.language)
     state = State(row["state"])
-    slices = _slices(view)
-    extent = _extent(view, slices)
+    slices = _slices(view, words)
+    extent = _extent(view, slices, words)
+    why, detail = reason(row, words)
     return Page(
         anchor=anchor(row),
         patient=text(row.get("patient_key")),
-        facts=_facts(row),
+        facts=_facts(row, words),
         state=state.value,
         code=text(row.get("code")),
-        meaning=MEANING[state],
+        meaning=words(f"state.{state}"),
         tone=TONE[state],
-        message=row.get("message") or "",
-        stage=text(row.get("stage")),
-        risk=_risk(row) if state in (State.SCORED, State.SCORED_WARN) else None,
-        modalities=tuple((GROUPS[g], g in (row.get("modalities") or ())) for g in GROUPS),
+        why=why,
+        detail=detail,
+        next_step=next_step(row, suppressing(view.background), text_of.next_step) or "",
+        risk=_risk(row, words) if state in (State.SCORED, State.SCORED_WARN) else None,
+        modalities=tuple((words(f"group.{g}"), g in (row.get("modalities") or ())) for g in GROUPS),
         slices=slices,
-        levels=_levels(row),
-        density_notes=_density_notes(row),
+        density=density(row, view.background, words),
         overview=picture(view.overview.png, view.overview.spacing, 420) if view.overview else None,
-        overview_plane=view.overview.plane if view.overview else "",
+        overview_alt=words(f"slices.overview.{view.overview.plane}") if view.overview else "",
         z_top=extent[0],
         z_bottom=extent[1],
-        groups=_groups(row.get("shap") or ()),
+        groups=bar_groups(row.get("shap") or (), words),
         shap_base=signed(row.get("shap_base")),
-        gates=tuple(_gate(g) for g in row.get("gates") or ()),
-        provenance=_provenance(row),
+        checks=tuple(check(g, words) for g in row.get("gates") or ()),
+        provenance=_provenance(row, words),
     )
 
 
@@ -187,61 +146,79 @@ def anchor(row: Mapping[str, Any]) -> str:
     return "s-" + "".join(c if c.isalnum() else "-" for c in str(key))
 
 
-def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    age = None if row.get("age_y") is None else f"{row['age_y']:.0f} y"
-    sex = {"F": "female", "M": "male"}.get(row.get("sex") or "", row.get("sex"))
-    kvp = row.get("kvp")
-    thick = row.get("slice_thickness_mm")
+def next_step(row: Mapping[str, Any], known: bool, steps: NextStep) -> str | None:
+    """What the site asks its readers to do with a result; None where it says nothing.
+
+    Args:
+        known: a recent DXA or treatment is on record.
+    """
+    if row["state"] not in (State.SCORED, State.SCORED_WARN) or row.get("risk_prob") is None:
+        return steps.not_scored
+    if known and steps.known is not None:
+        return steps.known
+    return {"high": steps.high, "low": steps.low}.get(row.get("risk_class") or "")
+
+
+def _facts(row: Mapping[str, Any], words: Words) -> tuple[tuple[str, str], ...]:
+    age = None if row.get("age_y") is None else words("years", n=f"{row['age_y']:.0f}")
+    sex = row.get("sex") and words.get(f"sex.{row['sex']}", row["sex"])
+    kvp, thick, contrast = row.get("kvp"), row.get("slice_thickness_mm"), row.get("contrast")
     facts = (
-        ("Age", age and age + origin(row, "age_from")),
-        ("Sex", sex and sex + origin(row, "sex_from")),
-        ("Scanner", row.get("manufacturer")),
-        ("Tube voltage", None if kvp is None else f"{kvp:g} kVp"),
-        ("Slice thickness", None if thick is None else f"{thick:g} mm"),
-        ("Kernel", row.get("convolution_kernel")),
-        ("Contrast", row.get("contrast")),
-        ("Study date", date(row.get("study_date"))),
-        ("Study", tail(row.get("study_uid"))),
+        ("age", age and age + origin(row, "age_from", words)),
+        ("sex", sex and sex + origin(row, "sex_from", words)),
+        ("scanner", row.get("manufacturer")),
+        ("kvp", None if kvp is None else f"{kvp:g} kVp"),
+        ("thickness", None if thick is None else f"{thick:g} mm"),
+        ("kernel", row.get("convolution_kernel")),
+        ("contrast", None if contrast in (None, "unknown") else words.get(f"contrast.{contrast}", contrast)),
+        ("study_date", date(row.get("study_date"))),
+        ("study", tail(row.get("study_uid"))),
     )
     # For a scored study a gap in what is known is itself a finding; elsewhere it is only noise.
     scored = row.get("risk_prob") is not None
-    return tuple((k, shorten(str(v)) if v else "not recorded") for k, v in facts if v or scored)
+    return tuple((words(f"fact.{k}"), shorten(str(v)) if v else words("not_recorded")) for k, v in facts if v or scored)
 
 
-def origin(row: Mapping[str, Any], column: str) -> str:
+def origin(row: Mapping[str, Any], column: str, words: Words | None = None) -> str:
     """Where an age or sex comes from, in words behind it: " (record)", " (CT header)"; "" where a row does not say."""
-    words = {"record": " (record)", "header": " (CT header)"}
-    return words.get(row.get(column) or "", "")
+    where = row.get(column)
+    if where not in ("record", "header"):
+        return ""
+    return f" ({(words or words_in())(f'origin.{where}')})"
 
 
-def _risk(row: Mapping[str, Any]) -> Risk | None:
+def _risk(row: Mapping[str, Any], words: Words) -> Risk | None:
     p = row.get("risk_prob")
     if p is None:
         return None
     low, high, cut = row.get("risk_low"), row.get("risk_high"), row.get("threshold")
-    cls = row.get("risk_class")
-    verdict = {
-        "high": "High: at or above the operating point",
-        "low": "Low: below the operating point",
-    }.get(cls or "", "No operating point")
-    names = (("Osteoporosis", "p_osteoporosis"), ("Osteopenia", "p_osteopenia"), ("Normal", "p_normal"))
-    classes = tuple((n, percent(row[c]), 100 * row[c]) for n, c in names if row.get(c) is not None)
+    cls = row.get("risk_class") or ""
+    names = ("osteoporosis", "osteopenia", "normal")
+    classes = tuple(
+        (words(f"risk.{n}"), percent(row[f"p_{n}"]), 100 * row[f"p_{n}"])
+        for n in names
+        if row.get(f"p_{n}") is not None
+    )
+    known = low is not None and high is not None
+    interval = words("risk.interval", low=percent(low), high=percent(high)) if known else words("risk.no_interval")
     return Risk(
         value=percent(p),
-        interval="no interval given" if low is None or high is None else f"{percent(low)} to {percent(high)}",
+        interval=interval,
         at=100 * p,
         low_at=None if low is None or high is None else 100 * low,
         high_at=None if low is None or high is None else 100 * high,
         threshold=percent(cut),
+        cut=words("risk.cut", at=percent(cut)),
         threshold_at=None if cut is None else 100 * cut,
-        high={"high": True, "low": False}.get(cls or ""),
-        verdict=verdict,
+        high={"high": True, "low": False}.get(cls),
+        verdict=words(f"risk.{cls}" if cls in ("high", "low") else "risk.none"),
         operating_point=text(row.get("operating_point")),
         classes=classes if len(classes) == 3 else (),
+        spoken=words("risk.alt", value=percent(p), interval=interval, at=percent(cut)),
     )
 
 
-def _slices(view: StudyView) -> tuple[Slice, ...]:
+def _slices(view: StudyView, words: Words) -> tuple[Slice, ...]:
     """Chosen slices from head to foot; pictures are matched by SOP UID and index."""
     chosen = sorted(view.row.get("selected") or (), key=lambda s: (-(s["z_mm"] or 0.0), s["index"]))
     pictures = {(t.sop_uid, t.index): t for t in view.thumbnails}
@@ -253,17 +230,19 @@ def _slices(view: StudyView) -> tuple[Slice, ...]:
     for i, s in enumerate(chosen):
         t = pictures.get((s["sop_uid"], s["index"]))
         near = close_up(t) if t else None
+        n = s["index"] + 1
         out.append(
             Slice(
                 number=i + 1,
                 picture=picture(t.png, t.spacing) if t else None,
                 z=number(s["z_mm"]) + " mm" if s["z_mm"] is not None else NONE,
-                weight=percent(s["weight"]),
+                weight=words("slices.weight", w=percent(s["weight"])),
                 weight_at=100 * (s["weight"] or 0.0) / top_weight if top_weight else 0.0,
-                p_lumbar=percent(s.get("p_lumbar")),
-                level=s.get("level") or "level not known",
+                p_lumbar=words("slices.lumbar", p=percent(s.get("p_lumbar"))),
+                level=s.get("level") or words("slices.no_level"),
+                uid=text(s["sop_uid"]),
                 uid_tail=tail(s["sop_uid"]),
-                place=f"{s['index'] + 1} of {total}" if total else str(s["index"] + 1),
+                place=words("of", n=n, total=total) if total else str(n),
                 at=at[i],
                 label_at=labels.pop(0) if at[i] is not None else None,
                 hu=NONE if s.get("hu") is None else f"{s['hu']:.0f} HU",
@@ -272,32 +251,6 @@ def _slices(view: StudyView) -> tuple[Slice, ...]:
             )
         )
     return tuple(out)
-
-
-def _levels(row: Mapping[str, Any]) -> tuple[Level, ...]:
-    return tuple(
-        Level(v["level"], number(v["hu"], 0), number(v["hu_120_kvp"], 0), str(v["slices"]), number(v["spread"], 0))
-        for v in row.get("hu_by_level") or ()
-    )
-
-
-def _density_notes(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a reader of the HU has to know: tube voltage, contrast agent, and what published cut-offs are."""
-    if not row.get("hu_by_level"):
-        return ()
-    kvp, contrast = row.get("kvp"), row.get("contrast")
-    if kvp is None:
-        voltage = "The tube voltage is not recorded, so HU at 120 kVp are not known."
-    elif kvp == 120:
-        voltage = "Scanned at 120 kVp."
-    else:
-        voltage = f"Scanned at {kvp:g} kVp; HU of bone at 120 kVp by the model's factor for this voltage."
-    agent = {
-        None: "Whether contrast agent was given is not recorded; it raises HU of bone.",
-        "unknown": "Whether contrast agent was given is not recorded; it raises HU of bone.",
-        "none": "No contrast agent.",
-    }.get(contrast, f"With contrast agent ({contrast}), which raises HU of bone; not corrected in this table.")
-    return (voltage, agent, CUT_OFFS)
 
 
 def _at(s: Mapping[str, Any], overview: Overview | None, total: int | None) -> float | None:
@@ -327,95 +280,32 @@ def spread(at: Sequence[float], gap: float) -> list[float]:
     return places
 
 
-def _extent(view: StudyView, slices: Sequence[Slice]) -> tuple[str, str]:
+def _extent(view: StudyView, slices: Sequence[Slice], words: Words) -> tuple[str, str]:
     if view.overview is not None:
         return number(view.overview.z_top_mm, 0) + " mm", number(view.overview.z_bottom_mm, 0) + " mm"
     total = view.row.get("slices_total")
-    return (f"slice {total}", "slice 1") if total and slices else ("", "")
+    return (words("slices.extent", n=total), words("slices.extent", n=1)) if total and slices else ("", "")
 
 
-def _groups(shap: Sequence[Mapping[str, Any]]) -> tuple[BarGroup, ...]:
-    """Bars by modality, the longest first; all share one scale, and each group has its sum.
-
-    What was not measured is one bar: that it is missing counts in the score, but each absence is no finding. Beyond
-    `MOST_BARS` a group's smallest features are summed in one bar, so that the bars still add up.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for s in shap:
-        groups.setdefault(s["group"], []).append(s)
-    lines: dict[str, list[tuple[str, str, float]]] = {}
-    for g, features in groups.items():
-        absent = [s for s in features if s["value"] is None and s["group"] != "ct"]
-        features = sorted((s for s in features if s not in absent), key=lambda s: -abs(s["shap"]))
-        cut = MOST_BARS - 1 if len(features) > MOST_BARS else len(features)
-        lines[g] = [(feature_label(s["feature"]), _measured(s), s["shap"]) for s in features[:cut]]
-        if features[cut:]:
-            lines[g].append((f"{len(features) - cut} others", "", sum(s["shap"] for s in features[cut:])))
-        if absent:
-            lines[g].append((_absent_label(absent), "not measured", sum(s["shap"] for s in absent)))
-    totals = {g: sum(x for *_, x in items) for g, items in lines.items()}
-    scale = max((abs(x) for g, items in lines.items() for x in (totals[g], *(i[2] for i in items))), default=0.0)
-    order = [g for g in GROUPS if g in totals] + sorted(set(totals) - set(GROUPS))
-    return tuple(
-        BarGroup(
-            GROUPS.get(g, g),
-            _bar(GROUPS.get(g, g), "", totals[g], scale),
-            tuple(_bar(label, value, x, scale) for label, value, x in lines[g]),
-        )
-        for g in order
-    )
-
-
-def _absent_label(absent: Sequence[Mapping[str, Any]]) -> str:
-    return feature_label(absent[0]["feature"]) if len(absent) == 1 else f"{len(absent)} values"
-
-
-def _bar(label: str, value: str, shap: float, scale: float) -> Bar:
-    width = 50 * abs(shap) / scale if scale else 0.0
-    return Bar(label, value, signed(shap), shap >= 0, 50.0 if shap >= 0 else 50 - width, width)
-
-
-def _measured(s: Mapping[str, Any]) -> str:
-    if s["value"] is None:
-        return ""
-    if s["feature"] == "sex_male":
-        return "male" if s["value"] >= 0.5 else "female"
-    known = FEATURE.get(s["feature"])
-    if known is not None and known.kind == "binary":
-        return "yes" if s["value"] >= 0.5 else "no"
-    unit = {"a": "y", "1": "", None: ""}.get(s["unit"], s["unit"])  # UCUM's year and unity, as people write them
-    return f"{plain(s['value'])} {unit}".strip()
-
-
-def feature_label(name: str) -> str:
-    """The record schema's own words for a feature; a name it doesn't know stands as it is."""
-    if name in OWN_LABEL:
-        return OWN_LABEL[name]
-    return FEATURE[name].label if name in FEATURE else name
-
-
-def _gate(g: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
-    mark, word, tone = VERDICT.get(g["verdict"], ("?", text(g["verdict"]), "quiet"))
-    return (mark, word, tone, text(g["gate"]), text(g["value"]), text(g["threshold"]))
-
-
-def _provenance(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _provenance(row: Mapping[str, Any], words: Words) -> tuple[tuple[str, str], ...]:
     decoded, total = row.get("slices_decoded"), row.get("slices_total")
     share = f" ({100 * decoded / total:.0f} %)" if decoded is not None and total else ""
     name = " ".join(str(v) for v in (row.get("model_name"), row.get("model_version")) if v)
-    times = [("open", "open_s"), ("select", "select_s"), ("score", "score_s")]
-    known = [f"{n} {row[c]:.2f} s" for n, c in times if row.get(c) is not None]
+    times = {k: row.get(f"{k}_s") for k in ("open", "select", "score")}
+    spent = {k: NONE if s is None else f"{s:.2f} s" for k, s in times.items()}
+    stage = words("prov.stage", stage=words.get(f"stage.{row.get('stage')}", text(row.get("stage"))))
     lines = (
-        ("Model", text(name)),
-        ("Model SHA-256", text(row.get("model_sha256"))),
-        ("Calibrator", text(row.get("calibrator"))),
-        ("Run", text(row.get("run_id"))),
-        ("Row key", text(row.get("row_key"))),
-        ("Study UID", text(row.get("study_uid"))),
-        ("Series UID", text(row.get("series_uid"))),
-        ("Slices decoded", NONE if decoded is None else f"{decoded} of {text(total)}{share}"),
-        ("Bytes read", size(row.get("bytes_read"))),
-        ("Time", ", ".join(known) or NONE),
-        ("Attempt", text(row.get("attempt"))),
+        ("outcome", f"{row['state']}, {text(row.get('code'))}, {stage}"),
+        ("model", text(name)),
+        ("sha", text(row.get("model_sha256"))),
+        ("calibrator", text(row.get("calibrator"))),
+        ("run", text(row.get("run_id"))),
+        ("row_key", text(row.get("row_key"))),
+        ("study", text(row.get("study_uid"))),
+        ("series", text(row.get("series_uid"))),
+        ("decoded", NONE if decoded is None else words("of", n=decoded, total=text(total)) + share),
+        ("bytes", size(row.get("bytes_read"))),
+        ("time", NONE if all(s is None for s in times.values()) else words("prov.times", **spent)),
+        ("attempt", text(row.get("attempt"))),
     )
-    return tuple((k, v) for k, v in lines if v != NONE)
+    return tuple((words(f"prov.{k}"), v) for k, v in lines if v != NONE)

@@ -14,16 +14,21 @@ from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.model.crops import grid_positions
 from osteo_ray.outcomes import Rejected
+from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background, backgrounds
 from osteo_ray.reports.pictures import Overview, Roi, Thumbnail
 from osteo_ray.reports.study_view import StudyView
+from osteo_ray.screening.config import PatientConfig
 
 OVERVIEW_SLICES = 48
 
 
-def study_views(results: pa.Table, catalogue: str | Path, n: int) -> list[StudyView]:
-    """The n studies of highest risk, with pictures of their chosen slices.
+def study_views(
+    results: pa.Table, catalogue: str | Path, n: int, people: PatientConfig, patients: Path | None = None
+) -> list[StudyView]:
+    """The n studies of highest risk, with pictures of their chosen slices, and what else is known of the patients.
 
     Args:
+        patients: patients.parquet of the run.
         catalogue: of which these studies' rows alone are read. A series that can't be read any more is shown without
             pictures.
     """
@@ -34,19 +39,22 @@ def study_views(results: pa.Table, catalogue: str | Path, n: int) -> list[StudyV
     screened = pc.field("series_uid").isin(wanted) & pc.field("state").is_null()
     found = open_set(catalogue).of_key([r["study_uid"] for r in rows], screened).to_pylist() if rows else []
     by_uid = {c["series_uid"]: c for c in found}
-    return [study_view(r, by_uid.get(r["series_uid"])) for r in rows]
+    known = backgrounds(results, rows, people, patients)
+    return [study_view(r, by_uid.get(r["series_uid"]), known[r["row_key"]]) for r in rows]
 
 
-def study_view(row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None) -> StudyView:
+def study_view(
+    row: Mapping[str, Any], catalogue_row: Mapping[str, Any] | None, background: Background = NOTHING_LOOKED_AT
+) -> StudyView:
     """One result row with the pictures of its chosen slices, as far as they can be read."""
     if catalogue_row is None or catalogue_row.get("state"):  # what the index closed may have no geometry at all
-        return StudyView(row)
+        return StudyView(row, background=background)
     try:
         with SliceStack.from_row(catalogue_row) as stack:
             thumbs = [_thumbnail(stack, s) for s in row["selected"] or ()]
-            return StudyView(row, thumbs, _sagittal(stack, row["selected"] or ()))
+            return StudyView(row, thumbs, _sagittal(stack, row["selected"] or ()), background)
     except (Rejected, OSError):
-        return StudyView(row)
+        return StudyView(row, background=background)
 
 
 def _thumbnail(stack: SliceStack, s: Mapping[str, Any]) -> Thumbnail:

@@ -22,7 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from osteo_ray.outcomes import State
-from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.reports.checks_view import reason, warned
+from osteo_ray.reports.language import DISCLAIMER, Words, words_in
+from osteo_ray.reports.study_view import next_step
+from osteo_ray.screening.config import IN_ENGLISH, ReportText
+from osteo_ray.screening.patients import SUPPRESSING
 from osteo_ray.screening.schema import RESULTS
 
 COLUMNS = (
@@ -40,6 +44,7 @@ COLUMNS = (
     "sex_from",
     "modalities",
     "warning",
+    "codes",
     "latest",
     "studies",
     "risk_verdict",
@@ -47,6 +52,8 @@ COLUMNS = (
     "hu_verdict",
     "known",
     "known_text",
+    "note",
+    "next_step",
     "study_date",
     "study_uid",
     "series_uid",
@@ -56,7 +63,7 @@ COLUMNS = (
 OF_PATIENT = ("risk_verdict", "hu_change", "hu_verdict", "known", "known_text")
 
 
-NEEDED = (*(c for c in COLUMNS if c in RESULTS.names), "row_key", "state", "code", "message")
+NEEDED = (*(c for c in COLUMNS if c in RESULTS.names), "row_key", "state", "code", "message", "kvp", "contrast")
 CHUNK = 50_000
 """Rows that are Python objects at once."""
 
@@ -133,13 +140,18 @@ def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, An
 
 
 def write_worklist(
-    path: str | Path, results: pa.Table, top_n_per_week: int | None = None, patients: pa.Table | None = None
+    path: str | Path,
+    results: pa.Table,
+    top_n_per_week: int | None = None,
+    patients: pa.Table | None = None,
+    text: ReportText = IN_ENGLISH,
 ) -> Worklist:
     """Write the worklist as CSV (UTF-8, one header line, the disclaimer in each row's last column).
 
     Args:
         top_n_per_week: how many patients can be seen in a week; None leaves `week` empty.
         patients: what `screening.patients.write_patients` gave; None leaves its columns empty and suppresses nobody.
+        text: language of `warning` and `note`, and what the site wants done (`next_step`).
 
     Raises:
         ValueError: a capacity below 1.
@@ -178,7 +190,7 @@ def write_worklist(
                 patient_rows = [{}] * len(part) if matched is None else matched.iloc[at[part]].to_dict("records")
                 for i, row, patient in zip(part.tolist(), taken, patient_rows, strict=True):
                     line = row | patient | {"rank": int(ranks[i]), "week": int(weeks[i]) or None, "notice": notice}
-                    out.writerow(_line(line, bool(latest[i])))
+                    out.writerow(_line(line, bool(latest[i]), text))
     return Worklist(path, beside if counts else None, len(shown), counts)
 
 
@@ -193,13 +205,43 @@ def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pd.DataFrame | 
     return matched.astype(object).where(matched.notna(), None)
 
 
-def _line(row: Mapping[str, Any], latest: bool) -> dict[str, object]:
+def _line(row: Mapping[str, Any], latest: bool, text: ReportText) -> dict[str, object]:
+    words = words_in(text.language)
     line = {c: _cell(row.get(c)) for c in COLUMNS}
     line["modalities"] = " + ".join(row["modalities"] or ())
-    warned = row["state"] == State.SCORED_WARN
-    line["warning"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if warned else ""
+    is_warned = row["state"] == State.SCORED_WARN
+    line["warning"] = _cell(warning(row, words))
+    line["codes"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if is_warned else ""
     line["latest"] = "yes" if latest else "no"
+    line["note"] = _cell(note(row, row.get("known"), words, suppressed=bool(row.get("suppressed"))))
+    line["next_step"] = _cell(next_step(row, row.get("known") in SUPPRESSING, text.next_step))
     return line
+
+
+def warning(row: Mapping[str, Any], words: Words) -> str:
+    """Why a scored study has a warning, in words; "" where it has none."""
+    if row["state"] != State.SCORED_WARN:
+        return ""
+    if row["code"] == "GATE_WARN":
+        return warned(row["message"], row, words)
+    return ": ".join(t for t in reason(row, words) if t)
+
+
+def note(row: Mapping[str, Any], known: str | None, words: Words, suppressed: bool = True) -> str:
+    """What a reader of a worklist has to know of a line, in words.
+
+    Args:
+        known: code of what the records say of the patient's bones, or None.
+        suppressed: whether that takes the patient off the list.
+    """
+    parts = [warning(row, words)]
+    if known:
+        reason_text = words.code(known)
+        parts.append(words("known.suppressed", reason=reason_text) if suppressed else reason_text)
+    if row.get("hu_verdict") in ("FALLEN", "RISEN") and row.get("hu_change") is not None:
+        key = {"FALLEN": "run.hu_fell", "RISEN": "run.hu_rose"}[row["hu_verdict"]]
+        parts.append(words(key, hu=f"{abs(row['hu_change']):.0f}"))
+    return "; ".join(p for p in parts if p)
 
 
 def _cell(value: object) -> object:

@@ -29,6 +29,27 @@ class PatientConfig(Section):
     kvp_tolerance: float = Field(5.0, ge=0, description="tube voltages this near can be compared (kVp)")
 
 
+class NextStep(Section):
+    """What a site asks its readers to do; shown as it stands on page, sheet and worklist. null: nothing is shown."""
+
+    high: str | None = Field(None, description="a result at or above the operating point")
+    low: str | None = Field(None, description="a result below the operating point")
+    known: str | None = Field(None, description="a recent DXA or treatment is on record; in place of `high` and `low`")
+    not_scored: str | None = Field(None, description="a study without a score")
+
+
+class ReportText(Section):
+    """In what words people are told."""
+
+    language: Literal["en", "de", "zh"] = Field(
+        "en", description="of page, sheet and worklist notes; codes of results, SR and FHIR are the same in all"
+    )
+    next_step: NextStep = NextStep()
+
+
+IN_ENGLISH = ReportText()
+
+
 class ScoringConfig(Section):
     """What a scorer does beyond the score."""
 
@@ -85,6 +106,7 @@ class ScreenConfig(Section):
     pipeline: PipelineConfig = PipelineConfig()
     people: PatientConfig = PatientConfig()
     worklist_top_n_per_week: int | None = Field(None, ge=1, description="capacity: entries a week; null: no cut")
+    text: ReportText = ReportText()
     report_studies: int = Field(12, ge=0, description="studies shown in full in the HTML report")
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -182,23 +183,33 @@ def _risk_change(out: pd.DataFrame, f: pd.DataFrame, before: np.ndarray, cfg: Pa
 def _hu_change(
     out: pd.DataFrame, f: pd.DataFrame, earlier: np.ndarray, owner: np.ndarray, end: pd.DataFrame, cfg: PatientConfig
 ) -> None:
-    def known(column: pd.Series) -> np.ndarray:
-        return column.astype(object).where(column.notna() & (column != "unknown"), None).to_numpy()
-
-    now, then = known(end["contrast"])[owner], known(f["contrast"])
-    alike = (now == then) & pd.notna(now)
-    volts = f["kvp"].to_numpy(float) - end["kvp"].to_numpy(float)[owner]
+    fit = earlier & like_scans(end.iloc[owner].reset_index(drop=True), f, cfg)
     measured = np.isfinite(f["trabecular_hu"].to_numpy(float))
     measured &= np.isfinite(end["trabecular_hu"].to_numpy(float)[owner])
-    fit = earlier & alike & (np.abs(volts) <= cfg.kvp_tolerance) & measured
+    fit &= measured
     n = len(out)
     before = _first(fit, owner, n)
     out["hu_before_date"] = _at(f["date"], before)
     out["hu_before"] = _at(f["trabecular_hu"].astype(float), before)
     out["hu_change"] = out["trabecular_hu"].astype(float) - out["hu_before"]
-    mean = (out["trabecular_hu"].astype(float) + out["hu_before"]).abs() / 2
-    out["hu_noise"] = SMALLEST_REAL * cfg.hu_repeat_cv * mean
+    out["hu_noise"] = hu_noise(out["trabecular_hu"].astype(float), out["hu_before"], cfg)
     out["hu_verdict"] = _verdict(out["hu_change"], out["hu_noise"], _first(earlier, owner, n) >= 0, before >= 0)
+
+
+def like_scans(now: pd.DataFrame, then: pd.DataFrame, cfg: PatientConfig) -> np.ndarray:
+    """Whether HU of two scans can be compared, row by row: like tube voltage, and the same known contrast phase."""
+
+    def known(column: pd.Series) -> np.ndarray:
+        return column.astype(object).where(column.notna() & (column != "unknown"), None).to_numpy()
+
+    phase, before = known(now["contrast"]), known(then["contrast"])
+    volts = now["kvp"].to_numpy(float) - then["kvp"].to_numpy(float)
+    return (phase == before) & pd.notna(phase) & (np.abs(volts) <= cfg.kvp_tolerance)
+
+
+def hu_noise(now: Any, before: Any, cfg: PatientConfig) -> Any:
+    """HU by which two scans of unchanged bone differ in 95 % of cases at most; numbers or columns of them."""
+    return SMALLEST_REAL * cfg.hu_repeat_cv * abs(now + before) / 2
 
 
 def _verdict(step: pd.Series, noise: pd.Series | float, prior: np.ndarray, comparable: np.ndarray) -> np.ndarray:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from osteo_ray.config import ConfigError, Section
 from osteo_ray.model import reference
+from osteo_ray.reports.config import CharacterSet
 from osteo_ray.screening.config import ScreenConfig
 
 
@@ -89,6 +91,18 @@ class ServeConfig(Section):
     archives: Archives = Archives()
     records: tuple[str, ...] = Field((), description="folders from which records may be read")
     screening: ScreenConfig = ScreenConfig()
+    language: Literal["auto", "en", "de", "zh"] = Field(
+        "auto", description="of the page; auto: what the browser prefers. `?lang=` and the page's choice go before it"
+    )
+    identifiers: bool = Field(
+        False,
+        description="worklist and study page show name, number and accession number, read from the images' headers "
+        "when they are shown and kept nowhere; false: the pseudonym alone",
+    )
+    character_set: CharacterSet = Field(
+        None,
+        description="with `identifiers`: DICOM term of the character set of images that declare none",
+    )
     limits: ServiceLimits = ServiceLimits()
     deployment: Deployment = Deployment()
 

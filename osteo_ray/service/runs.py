@@ -226,6 +226,12 @@ class Run:
                 return found[0]
         return None
 
+    def uids(self, row_keys: list[str]) -> dict[str, tuple[str | None, str | None]]:
+        """(study UID, series UID) of results, by row key."""
+        found = self.table(["row_key", "study_uid", "series_uid"])
+        mine = found.filter(pc.is_in(found["row_key"], pa.array(row_keys, pa.string()))).to_pylist()
+        return {r["row_key"]: (r["study_uid"], r["series_uid"]) for r in mine}
+
     def catalogue_row(self, study_uid: str, series_uid: str) -> dict[str, Any] | None:
         """Where a scored series' slices lie."""
         of_series = (pc.field("series_uid") == series_uid) & pc.field("state").is_null()
@@ -276,15 +282,22 @@ class Run:
             return Phase.INDEXING
         return Phase.REPORTING if results.exists() else Phase.SCREENING
 
-    @staticmethod
-    def _eta(s: _Saved, catalogue: Path, parts: list[tuple[Path, int]], total: int | None, done: int) -> float | None:
-        """Seconds left at the pace of this attempt; None where nothing can be said yet."""
-        if s.state != RunState.RUNNING or s.started is None or total is None or done >= total:
+    def _eta(
+        self, s: _Saved, catalogue: Path, parts: list[tuple[Path, int]], total: int | None, done: int
+    ) -> float | None:
+        """Seconds left at the pace of this attempt, 0 when only the reports are left; before the
+        first results that of the screening before; None where there was none."""
+        if s.state != RunState.RUNNING or s.started is None or total is None:
             return None
+        if done >= total:
+            return 0.0
         since = max(s.started, catalogue.stat().st_mtime)
         rows = sum(_scored(p, m).total() for p, m in parts if m / 1e9 >= since)
         spent = time.time() - since
-        return spent / rows * (total - done) if rows else None
+        if rows:
+            return spent / rows * (total - done)
+        before = Runs(self.folder.parent).pace()
+        return before * (total - done) if before is not None else None
 
 
 class Runs:
@@ -313,6 +326,15 @@ class Runs:
     def all(self) -> list[Run]:
         """Newest first."""
         return sorted(self._walk(), key=lambda r: -r.job.created)
+
+    def pace(self) -> float | None:
+        """Seconds a series of the screening that ended last, its start and its reports included; None without one."""
+        ended = [(s.finished, r) for r in self._walk() if (s := r.saved).state == RunState.DONE and s.finished]
+        for _, run in sorted(ended, key=lambda x: -x[0]):
+            p = run.progress()
+            if p.total and p.started is not None and p.finished is not None:
+                return max(0.0, p.finished - p.started) / p.total
+        return None
 
     def open(self) -> list[Run]:
         """Those that want a driver, oldest first: running before waiting."""

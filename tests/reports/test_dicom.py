@@ -16,12 +16,16 @@ from synthetic_study import PLANTED, result, study
 
 from osteo_ray.outcomes import InputError
 from osteo_ray.reports import codes as c
+from osteo_ray.reports import sheet
 from osteo_ray.reports.capture import write_capture
+from osteo_ray.reports.config import PackageConfig
+from osteo_ray.reports.language import DISCLAIMER
+from osteo_ray.reports.package import write_package
 from osteo_ray.reports.sheet import HEIGHT, WIDTH, raster, write_pdf
 from osteo_ray.reports.source import read_source
 from osteo_ray.reports.sr import write_sr
 from osteo_ray.reports.stow import find, store
-from osteo_ray.reports.study_view import DISCLAIMER, StudyView
+from osteo_ray.reports.study_view import StudyView
 from osteo_ray.reports.views import study_view
 
 CREATED = datetime(2031, 4, 2, 10, 11, 12)
@@ -213,6 +217,16 @@ def test_the_page_is_drawn_the_same_each_time(tmp_path, ct):
     pdf = write_pdf(tmp_path / "a.pdf", view).read_bytes()
     assert pdf.startswith(b"%PDF")
     assert pdf == write_pdf(tmp_path / "b.pdf", view).read_bytes()
+
+
+def test_a_sheet_that_can_not_be_in_chinese_is_in_english_and_says_so(tmp_path, ct, monkeypatch):
+    monkeypatch.setattr(sheet, "chinese_font", lambda: None)
+    cfg = PackageConfig(formats=("pdf", "html"), language="zh")
+    package = write_package(tmp_path, result(ct), ct, cfg, CREATED)
+    assert package.problems == (sheet.NO_FONT,)
+    assert package.files["pdf"].read_bytes() == write_pdf(tmp_path / "en.pdf", study_view(result(ct), ct)).read_bytes()
+    assert "松质骨密度" in package.files["html"].read_text(encoding="utf-8")
+    assert not write_package(tmp_path, result(ct), ct, cfg.model_copy(update={"language": "de"}), CREATED).problems
 
 
 def test_a_page_without_pictures_is_drawn(ct):

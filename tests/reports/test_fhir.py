@@ -1,17 +1,21 @@
 import json
+import re
 from datetime import UTC, datetime
 
+import fhirkit
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 from synthetic_run import many_rows, odd_rows, scored_row
 from synthetic_study import PLANTED, result, study
 
+from osteo_ray.config import ConfigError, validate
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import T_SCORE_LOINC, feature
 from osteo_ray.reports import codes as c
+from osteo_ray.reports.config import FhirSystems, PackageConfig
 from osteo_ray.reports.fhir import parse, write_fhir
+from osteo_ray.reports.language import DISCLAIMER
 from osteo_ray.reports.source import read_source
-from osteo_ray.reports.study_view import DISCLAIMER
 
 CREATED = datetime(2031, 4, 2, 10, 11, 12, tzinfo=UTC)
 NOT_OURS = {T_SCORE_LOINC, "24966-4"}
@@ -23,6 +27,14 @@ def resources(path) -> dict[str, list[dict]]:
     for entry in json.loads(path.read_text())["entry"]:
         found.setdefault(entry["resource"]["resourceType"], []).append(entry["resource"])
     return found
+
+
+def strings(node):
+    if isinstance(node, dict | list):
+        for v in node.values() if isinstance(node, dict) else node:
+            yield from strings(v)
+    elif isinstance(node, str):
+        yield node
 
 
 def codings(node):
@@ -41,6 +53,10 @@ def test_every_row_is_valid_fhir_and_reads_back_equal(tmp_path, row):
     document = json.loads(path.read_text())
     again = parse(document)
     assert json.loads(again.model_dump_json()) == document
+    # R4 itself, generated from the standard: unknown elements, cardinality, data types, in every resource.
+    assert [str(i) for i in fhirkit.validate(document)] == []
+    # The standard's `string` takes no white space but these; a narrow one looks well and is refused by strict servers.
+    assert all(re.fullmatch(r"[ \r\n\t\S]+", text) for text in strings(document))
     for entry in document["entry"]:
         r = entry["resource"]
         get_fhir_model_class(r["resourceType"]).model_validate(r)
@@ -77,6 +93,14 @@ def test_the_numbers_of_a_scored_row(tmp_path):
     report = found["DiagnosticReport"][0]
     assert report["imagingStudy"][0]["identifier"]["value"] == f"urn:oid:{row['study_uid']}"
     assert report["effectiveDateTime"] == "2031-04-02"
+
+
+def test_the_strict_validator_does_refuse(tmp_path):
+    document = json.loads(write_fhir(tmp_path / "a.json", scored_row(1, 0.62), None, CREATED).read_text())
+    document["entry"][0]["resource"] |= {"effectiveDateTime": "2031-13-45", "finding": "low"}
+    del document["entry"][2]["resource"]["code"]
+    found = [str(i) for i in fhirkit.validate(document)]
+    assert len(found) == 3, found
 
 
 def test_inputs_have_loinc_codes_and_what_was_found_has_not(tmp_path):
@@ -124,6 +148,19 @@ def test_the_same_row_has_the_same_ids_and_who_it_is_about_is_asked_for(tmp_path
     known = write_fhir(tmp_path / "c.json", row, read_source(ct, row, identifiers=True), CREATED)
     report = resources(known)["DiagnosticReport"][0]
     assert report["subject"]["identifier"] == {"value": PLANTED["PatientID"]}
+    assert report["basedOn"][0]["identifier"]["value"] == PLANTED["AccessionNumber"]
+    order = "https://klinik.example/auftrag"
+    systems = FhirSystems(patient="urn:oid:1.2.3", accession=order, pseudonym="urn:oid:1.2.4")
+    source = read_source(ct, row, identifiers=True)
+    named = resources(write_fhir(tmp_path / "d.json", row, source, CREATED, systems))["DiagnosticReport"][0]
+    assert named["subject"]["identifier"] == {"system": "urn:oid:1.2.3", "value": PLANTED["PatientID"]}
+    assert named["basedOn"][0]["identifier"]["system"] == order
+    assert fhirkit.validate(json.loads((tmp_path / "d.json").read_text())) == []
+    hidden = resources(write_fhir(tmp_path / "e.json", row, read_source(ct, row), CREATED, systems))
+    assert hidden["DiagnosticReport"][0]["subject"]["identifier"]["system"] == "urn:oid:1.2.4"
+    assert "basedOn" not in hidden["DiagnosticReport"][0]
+    with pytest.raises(ConfigError, match=r"fhir\.patient"):
+        validate(PackageConfig, {"fhir": {"patient": "our patients"}})
     assert "Müller" not in known.read_text(), "an identifier files it; a name is not needed"
     ids = {e["fullUrl"] for e in json.loads(a)["entry"]} & {
         e["fullUrl"] for e in json.loads(known.read_text())["entry"]

@@ -16,9 +16,11 @@ from synthetic_run import UID, axial_hu, many_rows, odd_rows, overview, scored_r
 from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.outcomes import State
 from osteo_ray.reports import study_view, wording
+from osteo_ray.reports.bars import MOST_BARS
+from osteo_ray.reports.checks_view import check
 from osteo_ray.reports.html import StudyView, Thumbnail, write_run, write_study
+from osteo_ray.reports.language import DISCLAIMER, words_in
 from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, Roi, close_up, encode, window_filter
-from osteo_ray.reports.study_view import DISCLAIMER
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -130,11 +132,14 @@ def test_the_numbers_of_a_scored_study_are_on_its_page(tmp_path):
         assert s["sop_uid"][-10:].lstrip(".") in page.words
         assert f"{s['index'] + 1} of 96" in page.words
     for g in row["gates"]:
-        assert f"{g['gate']} {g['value']} {g['threshold']}" in page.words
+        shown = check(g, words_in())
+        assert f"{shown.name} {shown.found} {shown.allowed}" in page.words
+        assert g["gate"] not in page.words
     # Each slice is there twice: the vertebra with the circle that was measured, and the whole slice.
     assert len(page.images) == 2 * len(row["selected"])
-    assert html.count("<circle ") == len(row["selected"])
-    assert "L1 131 171 2 4" in page.words
+    # A circle on each picture, and one on the chart for each level whose HU at 120 kVp are known.
+    assert html.count("<circle ") == len(row["selected"]) + 1
+    assert "L1 171 149–193 131 – 2 4" in page.words
     assert "Haemoglobin not measured" in page.words
 
 
@@ -170,7 +175,7 @@ def test_the_run_report_adds_up(tmp_path):
     page = check_page(out.read_text())
     counts = Counter(r["state"] for r in rows)
     for state in State:
-        assert re.search(rf"\b{state} {counts[state]}\b", page.words)
+        assert f"{words_in()(f'state.{state}')} {counts[state]}" in page.words
     assert f"Sum {len(rows)} equals the {len(rows)} indexed series" in page.words
     assert "do not add up" not in page.words
     assert "Series per minute 13.4" in page.words
@@ -185,7 +190,7 @@ def test_patients_whom_the_worklist_leaves_out_are_marked(tmp_path):
     known = {rows[0]["patient_key"]: "KNOWN_DXA", "listed nowhere here": "ON_TREATMENT"}
     out = write_run(tmp_path / "run.html", table(rows), summary(rows), suppressed=known)
     page = check_page(out.read_text())
-    assert page.words.count("KNOWN_DXA: suppressed") == 1
+    assert page.words.count("recent DXA: not on the list to be called") == 1
     assert "2 patients whose state is known are suppressed there" in page.words
 
 
@@ -251,7 +256,7 @@ def test_shap_bars_add_up_and_small_ones_are_summed():
     row["shap"] = [dict(feature=f"lab{i}", group="labs", value=1.0, unit="g/L", shap=0.1 * i - 0.6) for i in range(14)]
     row["shap"].append(dict(feature="ct", group="ct", value=None, unit=None, shap=1.5))
     ct, labs = (g for t in ("CT", "Laboratory values") for g in study_view.page(StudyView(row)).groups if g.title == t)
-    assert len(labs.bars) == study_view.MOST_BARS
+    assert len(labs.bars) == MOST_BARS
     assert labs.bars[-1].label == "7 others"
     assert labs.total.shap == wording.signed(sum(s["shap"] for s in row["shap"][:14]))
     shown = sum(float(b.shap.replace("−", "-")) for b in labs.bars)

@@ -5,8 +5,8 @@ import pytest
 from synthetic_run import many_rows, odd_rows, scored_row, table
 
 from osteo_ray.outcomes import State
+from osteo_ray.reports.language import DISCLAIMER
 from osteo_ray.reports.result_json import schema, to_result
-from osteo_ray.reports.study_view import DISCLAIMER
 from osteo_ray.screening.schema import RESULT_VERSION, RESULTS
 
 

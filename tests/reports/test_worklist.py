@@ -1,11 +1,14 @@
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import many_rows, odd_rows, scored_row, table
 
-from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.reports.language import DISCLAIMER
 from osteo_ray.reports.worklist import COLUMNS, head, ranked, scored, write_worklist
+from osteo_ray.screening.config import NextStep, ReportText
+from osteo_ray.screening.patients import PATIENTS
 
 
 def read(written) -> pd.DataFrame:
@@ -22,7 +25,8 @@ def test_only_scored_series_by_falling_risk(tmp_path):
     assert frame["week"].isna().all()
     assert set(frame["notice"]) == {DISCLAIMER}
     warned = frame[frame["patient_key"] == odd_rows()[0]["patient_key"]].iloc[0]
-    assert warned["warning"].startswith("Q_KVP: tube voltage")
+    assert warned["warning"] == "tube voltage: tube voltage is 140 kVp; the score was trained at 120 kVp"
+    assert warned["codes"].startswith("Q_KVP: tube voltage")
 
 
 def test_weekly_capacity_counts_patients(tmp_path):
@@ -69,3 +73,22 @@ def test_the_head_is_the_beginning_of_the_whole(pairs, top):
     listed = scored(table(rows))
     whole = ranked(listed.to_pylist())
     assert [(r, x["row_key"]) for r, x in head(listed, top)] == [(r, x["row_key"]) for r, x in whole[:top]]
+
+
+def test_notes_are_words_in_the_sites_language(tmp_path):
+    row = scored_row(1, 0.6) | dict(
+        state="SCORED_WARN", code="GATE_WARN", message="Q_KVP, Q_CONTRAST", contrast="portal"
+    )
+    row |= dict(kvp=100.0)
+    known = {k: [None] for k in PATIENTS.names} | dict(patient_key=[row["patient_key"]], known=["DXA_OLD"])
+    known |= dict(hu_change=[-31.0], hu_verdict=["FALLEN"], suppressed=[False], n_studies=[2])
+    text = ReportText(language="de", next_step=NextStep(high="DXA anmelden", known="Hausarzt anrufen"))
+    columns = ["patient_key", "n_studies", "hu_change", "hu_verdict", "known", "suppressed"]
+    patients = pa.table(known, schema=PATIENTS).select(columns)
+    line = read(write_worklist(tmp_path / "w.csv", table([row]), patients=patients, text=text)).iloc[0]
+    assert line["warning"] == (
+        "Röhrenspannung: 100 kVp, vom Modell korrigiert; Kontrastmittel: portalvenöse Phase; Knochen liest sich höher"
+    )
+    assert line["note"].endswith("ältere DXA; HU um 31 gefallen, über den Wiederholungsfehler hinaus")
+    assert line["next_step"] == "DXA anmelden", "an old DXA does not stand in the way"
+    assert line["codes"] == "GATE_WARN: Q_KVP, Q_CONTRAST"

@@ -1,5 +1,6 @@
-"""The page in a real headless Chromium: token, worklist, filters, study, keyboard, feedback, phone, dark."""
+"""The page in a real headless Chromium: token, worklist, filters, study, keyboard, feedback, phone, dark, axe-core."""
 
+import re
 import shutil
 import socket
 import threading
@@ -8,7 +9,10 @@ import time
 import pytest
 import uvicorn
 from serving import LocalScoring, QuietSupervisor, config, finished, runs_of
+from synthetic_run import overview, scored_row, thumbnails
 
+from osteo_ray.reports.html import write_study
+from osteo_ray.reports.language import LANGUAGES
 from osteo_ray.service.http.app import create
 from osteo_ray.service.tokens import Role, Tokens
 
@@ -110,14 +114,110 @@ def test_from_token_to_feedback(site, browser):
     page.close()
 
 
-def test_nothing_is_wider_than_a_phone_and_dark_has_contrast(site, browser):
-    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-    enter(page, site)
+def views_of(site) -> list[str]:
     listed = site[2].table(["row_key", "risk_prob"]).sort_by([("risk_prob", "descending")])
-    views = ["#/", f"#/s/{site[2].id}", f"#/s/{site[2].id}/{listed['row_key'][0]}"]
-    for view in views:
-        page.goto(f"{site[0]}/{view}")
-        page.locator("main section").nth(1).wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, view
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 20)"
+    return ["#/", f"#/s/{site[2].id}", f"#/s/{site[2].id}/{listed['row_key'][0]}"]
+
+
+def opened(page, site, view, lang="en"):
+    """The page at a view, in a language, once it is whole."""
+    page.goto(f"{site[0]}/?lang={lang}{view}")
+    page.locator("main section").nth(1).wait_for()
+    page.wait_for_load_state("networkidle") if view == "#/" else page.locator("main table").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [360, 820])
+def test_nothing_is_wider_than_a_phone_and_dark_has_contrast(site, browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark")
+    enter(page, site)
+    for view in views_of(site):
+        for lang in LANGUAGES:
+            opened(page, site, view, lang)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (view, lang)
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 20)"
+    checks = page.locator("table.checks tbody tr")
+    assert checks.count() > 10
+    assert all(checks.nth(i).bounding_box()["width"] <= width for i in range(checks.count()))
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(site, browser, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    page.goto(site[0])
+    page.get_by_label("Token").wait_for()
+    # The page forbids scripts that are not its own; axe is evaluated by the browser's debugger, outside of that.
+    found = {"token": axe.Axe().run(page).response["violations"]}
+    enter(page, site)
+    for view in [*views_of(site), "#/s/0000000000000000"]:
+        if view.endswith("0000"):
+            page.goto(f"{site[0]}/?lang=de{view}")
+            page.get_by_role("alert").wait_for()
+        else:
+            opened(page, site, view, "de")
+        found[view] = axe.Axe().run(page).response["violations"]
+    report = write_study(site[2].folder / "axe.html", *shown_study())
+    page.goto(f"file://{report}")
+    found["report"] = axe.Axe().run(page).response["violations"]
+    page.close()
+    wrong = [
+        (at, v["id"], n["target"], n["failureSummary"]) for at, vs in found.items() for v in vs for n in v["nodes"]
+    ]
+    assert wrong == []
+
+
+def test_an_address_that_leads_nowhere_says_so_and_leads_back(site, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    enter(page, site)
+    for nowhere in ("#/s/0000000000000000", f"#/s/{site[2].id}/ffff"):
+        page.goto(f"{site[0]}/{nowhere}")
+        page.get_by_role("alert").wait_for()
+        assert page.get_by_role("heading", level=1).inner_text() == "This page can't be shown"
+        page.get_by_role("link", name="Back to all screenings").click()
+        page.get_by_role("heading", name="Screen an archive").wait_for()
+    page.close()
+
+
+def test_the_page_speaks_three_languages_and_words_instead_of_codes(site, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, locale="de-AT")
+    page.goto(site[0])
+    page.get_by_role("heading", name="Ein Token wird benötigt").wait_for()
+    page.get_by_label("Token").fill(site[1])
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Ein Archiv screenen").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "de"
+    page.locator("#language").select_option("zh")
+    page.get_by_role("heading", name="筛查归档").wait_for()
+    for view in views_of(site)[1:]:
+        opened(page, site, view, "zh")
+        assert "仅供研究使用" in page.locator("#notice").inner_text()
+        told = page.locator("main section").first.inner_text() + page.locator("table").last.inner_text()
+        assert not re.search(r"\bQ_[A-Z]+|GATE_WARN|SCORED", told)
+    page.close()
+
+
+def test_by_keyboard_from_the_first_tab_to_a_study(site, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    enter(page, site)
+    page.goto(f"{site[0]}/{views_of(site)[1]}")
+    page.locator("main table").first.wait_for()
+    page.evaluate("document.body.focus()")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.get_by_role("heading", name="Worklist").is_visible(), "the skip link leaves the view as it is"
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('tbody') !== null"):
+            break
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.locator("canvas").wait_for()
+    page.close()
+
+
+def shown_study():
+    row = scored_row(1, 0.62)
+    return row, thumbnails(row), overview()

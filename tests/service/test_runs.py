@@ -39,6 +39,8 @@ def test_progress_and_rows_of_a_run_that_is_half_done(tmp_path):
     assert (run.row("e") or {})["state"] == "ABSTAINED"
     assert (run.row("d") or {})["state"] == "SCORED"
     assert run.row("z") is None
+    assert p.eta_s is not None
+    assert p.eta_s >= 0
     total, first = run.page(0, 5)
     assert (total, len(first)) == (7, 5)
     assert len(open_set(run.out / "catalogue.parquet")) == 10
@@ -63,6 +65,24 @@ def test_restarts_and_drivers_that_got_ahead_are_no_stalls(tmp_path):
     assert run.stalls("f") == 1
     assert run.stalls("g") == 0
     assert run.saved.attempt == 8
+
+
+def test_time_left_is_told_from_the_beginning_by_the_screening_before(tmp_path):
+    before, now = waiting(tmp_path, "a"), waiting(tmp_path, "b")
+    for run, n in ((before, 4), (now, 10)):
+        Store(run.out).put_table("catalogue.parquet", pa.table({"state": pa.array([None] * n, pa.string())}))
+        run.begin()
+    assert now.progress().eta_s is None, "nothing was ever screened here"
+    before.end(RunState.DONE)
+    state = json.loads((before.folder / "state.json").read_text())
+    state |= {"started": 1000.0, "finished": 1020.0}
+    (before.folder / "state.json").write_text(json.dumps(state))
+    Store(before.out).put_table("results.parquet", pa.Table.from_pylist(rows("abcd", "SCORED"), schema=RESULTS))
+    assert now.progress().eta_s == pytest.approx(10 * 20.0 / 4)
+    Store(now.out).put_table(
+        "parts/000000-0-0.parquet", pa.Table.from_pylist(rows("abcdefghij", "SCORED"), schema=RESULTS)
+    )
+    assert now.progress().eta_s == 0.0, "the reports alone are left"
 
 
 def test_what_failed_can_be_resumed_and_what_is_done_can_not(tmp_path):

@@ -20,16 +20,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from osteo_ray import __version__
-from osteo_ray.reports.study_view import DISCLAIMER
+from osteo_ray.reports.language import DISCLAIMER, LANGUAGES, words_in
 from osteo_ray.service.audit import Audit
 from osteo_ray.service.config import ServeConfig, ServiceLimits
 from osteo_ray.service.http import operations, problems, screenings, studies, views, worklist
 from osteo_ray.service.http.access import Access, NamesMiddleware, route
-from osteo_ray.service.http.context import ApiContext, Supervising
+from osteo_ray.service.http.context import ApiContext, Supervising, language_of
 from osteo_ray.service.metrics import Metrics
 from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import Pointer, Scoring
@@ -53,6 +54,14 @@ page = APIRouter(route_class=route(None))
 def index() -> FileResponse:
     """The web page."""
     return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+@page.get("/words", include_in_schema=False)
+def words(request: Request, lang: str | None = None) -> dict[str, Any]:
+    """The catalogue of messages in one language: the one asked for, the configured one, or the browser's."""
+    context: ApiContext = request.app.state.context
+    language = language_of(lang, context.cfg.language, request.headers.get("Accept-Language"))
+    return {"language": language, "languages": LANGUAGES, "texts": dict(words_in(language).texts)}
 
 
 def create(cfg: ServeConfig, scoring: Scoring, supervisor: Supervising) -> FastAPI:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, Query
 from starlette.requests import Request
 
+from osteo_ray.reports.language import LANGUAGES, preferred
 from osteo_ray.service.audit import Audit
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.http.access import Access
@@ -71,6 +72,13 @@ class ApiContext:
         return row
 
 
+def language_of(asked: str | None, configured: str, accept: str | None) -> str:
+    """A request's language: what its address says, else what the config says, else what the browser prefers."""
+    if asked in LANGUAGES:
+        return str(asked)
+    return preferred(accept) if configured == "auto" else configured
+
+
 # A dependency that is no coroutine costs a change of threads with each request.
 async def _context(request: Request) -> ApiContext:
     return request.app.state.context
@@ -80,6 +88,17 @@ async def _caller(request: Request) -> TokenHolder:
     return request.state.caller
 
 
+async def _language(
+    request: Request,
+    lang: Annotated[
+        str | None, Query(max_length=16, description="en, de or zh: of texts for people; null: as configured")
+    ] = None,
+) -> str:
+    configured = request.app.state.context.cfg.language
+    return language_of(lang, configured, request.headers.get("Accept-Language"))
+
+
+Language = Annotated[str, Depends(_language)]
 Context = Annotated[ApiContext, Depends(_context)]
 Caller = Annotated[TokenHolder, Depends(_caller)]
 Offset = Annotated[int, Query(ge=0, le=2**31)]

@@ -100,6 +100,14 @@ class NewFeedback(Body):
     note: str = Field("", max_length=500, description="no patient identifiers, please")
 
 
+class Identity(BaseModel):
+    """Who a study is of, read from its images' header when it is shown; kept nowhere."""
+
+    name: str
+    number: str
+    accession: str
+
+
 class WorklistRow(BaseModel):
     """One line of the worklist."""
 
@@ -119,6 +127,9 @@ class WorklistRow(BaseModel):
     sex_from: Literal["record", "header"] | None = Field(description="where the sex comes from")
     modalities: list[str]
     study_date: str | None
+    why: str = Field(description="why it ended so, in words; empty where there is nothing to say")
+    note: str = Field(description="warnings, and what is known of the patient, in words")
+    identity: Identity | None = Field(None, description="with `identifiers: true` alone")
     suppressed: str | None = Field(description="why `worklist.csv` leaves the patient out (KNOWN_DXA, ON_TREATMENT)")
     feedback: list[Feedback]
 
@@ -136,6 +147,7 @@ class StudyPage(BaseModel):
     result: ResultDocument
     page: dict[str, Any] = Field(description="osteo_ray.reports.study_view.Page")
     slices_total: int | None
+    identity: Identity | None = Field(None, description="with `identifiers: true` alone")
     readable: bool = Field(description="whether the series' slices can be shown")
     feedback: list[Feedback]
 

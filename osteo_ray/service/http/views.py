@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,14 @@ import pyarrow.compute as pc
 
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack
-from osteo_ray.outcomes import Rejected, State
+from osteo_ray.outcomes import InputError, Rejected, State
+from osteo_ray.reports.background import PATIENTS_FILE, READ, backgrounds
+from osteo_ray.reports.language import Words
 from osteo_ray.reports.result_json import to_result
+from osteo_ray.reports.source import read_header, text_of
 from osteo_ray.reports.study_view import page as laid_out
 from osteo_ray.reports.views import study_view
-from osteo_ray.reports.worklist import ranked
+from osteo_ray.reports.worklist import note, ranked
 from osteo_ray.screening.patients import suppressed_in
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.http import types as t
@@ -44,7 +48,11 @@ COLUMNS = [
     "sex_from",
     "modalities",
     "study_date",
+    "kvp",
+    "contrast",
 ]
+NOT_SHOWN = ("series_uid", "modalities", "kvp", "contrast")
+_IDENTITIES = 4096
 _KEPT = 32  # worklists, study pages and catalogue rows kept in memory
 
 
@@ -112,7 +120,7 @@ class Filter:
         )
 
 
-def worklist(run: Run, keep: Filter, offset: int, limit: int) -> t.WorklistPage:
+def worklist(run: Run, keep: Filter, offset: int, limit: int, words: Words) -> t.WorklistPage:
     """Ranked rows that the filter keeps. Ranks are those of `worklist.csv`: filtering never changes them."""
     judged = run.feedback()
     kept = [(rank, r) for rank, r in _ordered(run) if keep.keeps(r, r["row_key"] in judged)]
@@ -122,8 +130,10 @@ def worklist(run: Run, keep: Filter, offset: int, limit: int) -> t.WorklistPage:
             rank=rank,
             modalities=r["modalities"] or [],
             suppressed=suppressed.get(r["patient_key"]),
+            why=why_of(r, words),
+            note=note(r, suppressed.get(r["patient_key"]), words),
             feedback=[feedback(f) for f in judged.get(r["row_key"], ())],
-            **{k: r[k] for k in COLUMNS if k not in ("series_uid", "modalities")},
+            **{k: r[k] for k in COLUMNS if k not in NOT_SHOWN},
         )
         for rank, r in kept[offset : offset + limit]
     ]
@@ -158,6 +168,11 @@ def _ordered(run: Run) -> list[tuple[int | None, dict[str, Any]]]:
 # ---- one study
 
 
+def why_of(row: dict[str, Any], words: Words) -> str:
+    """The reason of a series' outcome in words, of one without a score."""
+    return words.code(row["code"]) if row["risk_prob"] is None else ""
+
+
 @dataclass(frozen=True)
 class Cut:
     """One axial slice in HU."""
@@ -175,27 +190,69 @@ class Studies:
         self._guard = DecodeGuard(self.limits)
         self._decoding = threading.Lock()  # one guarded child
         self._rows: OrderedDict[tuple[str, str], dict[str, Any] | None] = OrderedDict()
-        self._pages: OrderedDict[tuple[str, str], t.StudyPage] = OrderedDict()
+        self._pages: OrderedDict[tuple[str, str, str], t.StudyPage] = OrderedDict()
+        self._identities: OrderedDict[tuple[str, str], t.Identity | None] = OrderedDict()
+        self._text = cfg.screening.text
+        self._people = cfg.screening.people
+        self._identifiers = cfg.identifiers
+        self._character_set = cfg.character_set
 
-    def page(self, run: Run, row: dict[str, Any]) -> t.StudyPage:
+    def page(self, run: Run, row: dict[str, Any], language: str) -> t.StudyPage:
         """Result and layout; without pictures where the series can't be read any more."""
-        key = (run.id, row["row_key"])
+        key = (run.id, row["row_key"], language)
         judged = [feedback(f) for f in run.feedback().get(row["row_key"], ())]
         kept = self._pages.get(key)
         if kept is not None:
             return kept.model_copy(update={"feedback": judged})
         series = self._series(run, row)
+        whole = run.complete()
+        results = whole if whole is not None else run.table([*READ, "state"])
+        known = backgrounds(results, [row], self._people, run.out / PATIENTS_FILE)
         with self._decoding:
-            view = study_view(row, series)
+            view = study_view(row, series, known[row["row_key"]])
+        text = self._text.model_copy(update={"language": language})
         page = t.StudyPage(
             result=t.ResultDocument(to_result(row)),
-            page=asdict(laid_out(view)),
+            page=asdict(laid_out(view, text)),
             slices_total=row.get("slices_total"),
             readable=view.overview is not None,
+            identity=self._identity(run, row["study_uid"], row["series_uid"]) if self._identifiers else None,
             feedback=judged,
         )
-        _remember(self._pages, key, page)
+        if whole is not None:  # of a screening that goes on, the next reading may know more
+            _remember(self._pages, key, page)
         return page
+
+    def with_identities(self, run: Run, page: t.WorklistPage) -> t.WorklistPage:
+        """The worklist with each line's patient, where the config lets identifiers be shown."""
+        if not self._identifiers:
+            return page
+        uids = run.uids([item.row_key for item in page.items])
+        items = [
+            item.model_copy(
+                update={"identity": self._identity(run, *uids[item.row_key])} if item.row_key in uids else {}
+            )
+            for item in page.items
+        ]
+        return page.model_copy(update={"items": items})
+
+    def _identity(self, run: Run, study_uid: str | None, series_uid: str | None) -> t.Identity | None:
+        """Name, number and accession number from the first image's header; None where it can't be read."""
+        key = (run.id, series_uid or "")
+        if key not in self._identities:
+            found = None
+            series = run.catalogue_row(study_uid or "", series_uid or "")
+            if series is not None and series["instances"]:
+                with suppress(InputError):
+                    header = read_header(series["instances"][0])
+                    names = ("PatientName", "PatientID", "AccessionNumber")
+                    name, number, accession = (str(text_of(header, n, self._character_set)) for n in names)
+                    family_first = ", ".join(p for p in name.split("=")[0].split("^")[:2] if p)
+                    found = t.Identity(name=family_first, number=number, accession=accession)
+            self._identities[key] = found
+            while len(self._identities) > _IDENTITIES:
+                self._identities.popitem(last=False)
+        return self._identities[key]
 
     def slice(self, run: Run, row: dict[str, Any], index: int) -> Cut:
         """HU of one slice.

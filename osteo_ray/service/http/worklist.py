@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from osteo_ray.outcomes import State
+from osteo_ray.reports.language import words_in
 from osteo_ray.service.http import types as t
 from osteo_ray.service.http import views
 from osteo_ray.service.http.access import route
-from osteo_ray.service.http.context import Caller, Context, Offset
+from osteo_ray.service.http.context import Caller, Context, Language, Offset
 from osteo_ray.service.tokens import Role
 
 reading = APIRouter(route_class=route(Role.READ))
@@ -21,6 +22,7 @@ reading = APIRouter(route_class=route(Role.READ))
 def worklist(
     run_id: str,
     context: Context,
+    caller: Caller,
     state: Annotated[list[State] | None, Query()] = None,
     sex: Literal["F", "M"] | None = None,
     age_min: Annotated[float | None, Query(ge=0, le=150)] = None,
@@ -29,20 +31,23 @@ def worklist(
     judged: Annotated[bool | None, Query(description="whether anybody gave feedback")] = None,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    language: Language = "en",
 ) -> t.WorklistPage:
     """Patients by falling risk; series without a score come last. Filters leave ranks as they are."""
     run = context.run(run_id)
+    if context.cfg.identifiers:
+        context.audit.write(caller.name, "worklist", screening=run.id)
     keep = views.Filter(state, sex, age_min, age_max, modality, judged)
-    return views.worklist(run, keep, offset, limit)
+    return context.studies.with_identities(run, views.worklist(run, keep, offset, limit, words_in(language)))
 
 
 @reading.get("/v1/screenings/{run_id}/studies/{row_key}", tags=["worklist"])
-def study(run_id: str, row_key: str, context: Context, caller: Caller) -> t.StudyPage:
+def study(run_id: str, row_key: str, context: Context, caller: Caller, language: Language = "en") -> t.StudyPage:
     """One result with what the study page shows: chosen slices, overview, SHAP, quality checks."""
     run = context.run(run_id)
     row = context.row(run, row_key)
     context.audit.write(caller.name, "study", screening=run.id, row_key=row_key)
-    return context.studies.page(run, row)
+    return context.studies.page(run, row, language)
 
 
 @reading.get(
