@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import anyio
 import jsonschema
@@ -16,7 +17,9 @@ from starlette.testclient import TestClient
 
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.io.parquet_set import open_set
+from osteo_ray.reports.language import catalogue
 from osteo_ray.reports.result_json import schema
+from osteo_ray.reports.source import read_header
 from osteo_ray.service.config import ServeConfig, ServiceLimits, check
 from osteo_ray.service.http.access import _bounded
 from osteo_ray.service.http.app import ROUTERS, create
@@ -116,6 +119,42 @@ def test_study_page_slices_and_feedback(served):
     client.post(f"{at}/feedback", headers=bearer(served), json={"verdict": "accept"})
     judged = client.get(f"/v1/screenings/{run.id}/worklist?judged=true", headers=bearer(served)).json()["items"]
     assert [f["verdict"] for r in judged for f in r["feedback"]] == ["accept"]  # a person's last word counts
+
+
+def test_texts_for_people_are_in_the_language_asked_for(served):
+    client, run, _, _ = served
+    at = f"/v1/screenings/{run.id}/worklist?limit=500"
+    german, chinese = (client.get(f"{at}&lang={lang}", headers=bearer(served)).json()["items"] for lang in ("de", "zh"))
+    browsers = client.get(at, headers=bearer(served) | {"Accept-Language": "de-CH"}).json()["items"]
+    assert [r["note"] for r in browsers] == [r["note"] for r in german]
+    closed = [(a, b) for a, b in zip(german, chinese, strict=True) if a["risk_prob"] is None]
+    assert closed
+    assert all(a["code"] == b["code"] and a["why"] and b["why"] and a["why"] != b["why"] for a, b in closed)
+    study = client.get(f"/v1/screenings/{run.id}/studies/{german[0]['row_key']}?lang=de", headers=bearer(served)).json()
+    assert study["page"]["checks"][0]["name"] == "Art der Bilder"
+    for header, lang, found in (("de", None, "de"), ("de", "zh", "zh"), ("de", "xx", "de"), ("fr", None, "en")):
+        asked = client.get("/words", params={"lang": lang} if lang else {}, headers={"Accept-Language": header})
+        assert asked.json()["language"] == found
+        assert set(asked.json()["texts"]) == set(catalogue())
+
+
+def test_names_and_numbers_are_shown_where_the_config_allows_it(served):
+    _, run, _, cfg = served
+    open_cfg = cfg.model_copy(update={"identifiers": True})
+    at = f"/v1/screenings/{run.id}/worklist?limit=500"
+    hidden = served[0].get(at, headers=bearer(served)).json()["items"]
+    assert {r["identity"] for r in hidden} == {None}
+    with TestClient(create(open_cfg, LocalScoring(open_cfg), QuietSupervisor(runs_of(open_cfg)))) as client:
+        shown = client.get(at, headers=bearer(served)).json()["items"]
+        row = next(r for r in shown if r["identity"])
+        study = client.get(f"/v1/screenings/{run.id}/studies/{row['row_key']}", headers=bearer(served)).json()
+    assert study["identity"] == row["identity"]
+    series = run.catalogue_row(study["result"]["study_uid"], study["result"]["series_uid"])
+    header = read_header(series["instances"][0])
+    assert row["identity"]["number"] == str(header.PatientID) != row["patient_key"]
+    log = (cfg.runs and (Path(cfg.runs) / "audit.jsonl").read_text()) or ""
+    assert '"worklist"' in log
+    assert str(header.PatientID) not in log
 
 
 def test_score_one_study(served, cohort_run, tmp_path):

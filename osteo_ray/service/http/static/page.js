@@ -13,9 +13,8 @@ async function learn(wanted) {
   const found = await answer.json();
   ({texts, language, languages} = found);
   document.documentElement.lang = language;
-  for (const [id, key] of [["skip", "page.skip"], ["leave", "page.forget"], ["notice", "notice"]]) document.getElementById(id).textContent = w(key);
+  for (const [id, key] of [["skip", "page.skip"], ["language-label", "page.language"], ["leave", "page.forget"], ["notice", "notice"]]) document.getElementById(id).textContent = w(key);
   const choice = document.getElementById("language");
-  choice.setAttribute("aria-label", w("page.language"));
   choice.replaceChildren(...Object.entries(languages).map(([tag, name]) => el("option", {value: tag, lang: tag, selected: tag === language}, name)));
 }
 
