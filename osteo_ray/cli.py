@@ -32,8 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from osteo_ray import ray_setup  # noqa: F401
         from osteo_ray.commands.first_look import look_first
         from osteo_ray.commands.local_copies import run_on_local_copies
+        from osteo_ray.commands.preflight import preflight, refuse_relative
 
+        refuse_relative(name, job)
         look_first(name, job)
+        preflight(name, job)
         for line in run_on_local_copies(name, job, command.runner(values.action)):
             print(line)
     except BrokenPipeError:

@@ -22,6 +22,18 @@ def joined() -> bool:
     return "RAY_ADDRESS" in os.environ
 
 
+def submitted() -> bool:
+    """Whether this process is the driver of a job that came by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def node_address() -> str:
+    """Address of the node that this process runs on."""
+    import ray
+
+    return ray.util.get_node_ip_address()
+
+
 if not joined():  # a Ray of our own: every port on loopback, where no token is handed out
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

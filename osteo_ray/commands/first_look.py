@@ -41,7 +41,7 @@ def look_first(name: str, job: Section) -> None:
     if name in LATER:
         return
     _look_at_out(name, job)
-    for key, path in _named(job, READ):
+    for key, path in named_paths(job, READ):
         _look_at_input(key, path)
     if mapping := getattr(job, "mapping", None):
         from osteo_ray.patients.mapping import load_mapping
@@ -75,7 +75,7 @@ def _is_folder(path: str) -> bool:
     return not Path(path).suffix if is_remote(path) else os.path.isdir(path)
 
 
-def _named(job: Section, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def named_paths(job: Section, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(key, path) of whatever a job names under these keys."""
     for key in keys:
         value = getattr(job, key, None)

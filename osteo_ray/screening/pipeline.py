@@ -55,6 +55,8 @@ JOINED = "records"
 """Folder of a run in which records that came as a table lie while it scores."""
 RAY_START_S = 8.0
 """What Ray takes to start on one machine, about."""
+MARK = ".scoring-"
+"""Begin of the name of a file that lies in a run's folder while it scores: a scorer on another node looks for it."""
 FINISHING = 2
 """Shards being finished at a time, beside the scorers."""
 
@@ -91,6 +93,7 @@ class ScoreBatch:
         self.out = Store(out)
         self.patience_s = cfg.pipeline.store_patience_s
         self.run_id = run_id
+        self.same_folder = False
 
     def __call__(self, table: pa.Table) -> pa.Table:
         receipts = []
@@ -98,12 +101,26 @@ class ScoreBatch:
             batch = pa.ipc.open_stream(work).read_all()
             receipt = {"shard": shard, "done": batch.num_rows, "error": None, "message": None}
             try:
+                self._check_folder()
                 self._score(shard, batch)
             except tuple(RUN_ERRORS.values()) as e:  # no series is to blame: the run ends, and says why
                 receipt |= {"done": 0, "error": type(e).__name__, "message": str(e)}
             receipts.append(receipt)
         # Only receipts go back: results never pass through the driver.
         return pa.Table.from_pylist(receipts, schema=RECEIPT)
+
+    def _check_folder(self) -> None:
+        """A node that an autoscaler started may lack the mount: its parts would lie on its own disk, and be missed.
+
+        Raises:
+            StoreError: the folder of the run is another one here.
+        """
+        if not self.same_folder and not self._retry(lambda: self.out.exists(MARK + self.run_id)):
+            raise StoreError(
+                f"node {ray_setup.node_address()}: out: {self.out.uri} is another folder than the driver's; mount the "
+                "same folder at this path on every node, or name a bucket (s3://...)"
+            )
+        self.same_folder = True
 
     def _score(self, shard: str, batch: pa.Table) -> None:
         keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
@@ -174,8 +191,11 @@ def screen(
     files = {s.name: s.file for s in plan.shards}
     if len(plan.pending):
         ray_setup.start()
+        mark = MARK + plan.run_id
+        patiently(lambda: store.put(mark, b""))
         with watched(store.uri, cfg.pipeline.store_patience_s):
             files |= _score(catalogue, plan, _partitioned(records, store), bundle, store, cfg, quiet)
+        patiently(lambda: store.remove([mark]))
         if isinstance(records, RecordTable):
             remove_record_set(store.path(JOINED))
     else:

@@ -7,7 +7,7 @@ import pytest
 
 from osteo_ray.cli import main
 from osteo_ray.commands import REGISTRY, load_command
-from osteo_ray.commands.first_look import NEED_OUT, READ, _named
+from osteo_ray.commands.first_look import NEED_OUT, READ, named_paths
 from osteo_ray.config import ConfigError
 from osteo_ray.io.store import StoreError
 from osteo_ray.outcomes import EXIT_CODES, InputError
@@ -131,4 +131,4 @@ def test_storage_trouble_has_one_code_however_deep_it_lies():
 def test_only_paths_are_looked_at():
     """A job may have a section or a number under a name that is a path elsewhere (`split` of a training)."""
     for name in REGISTRY:
-        assert all(isinstance(path, str) for _, path in _named(load_command(name).job(), READ)), name
+        assert all(isinstance(path, str) for _, path in named_paths(load_command(name).job(), READ)), name
