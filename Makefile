@@ -1,5 +1,6 @@
 # make demo        a synthetic archive; indexed, trained on, screened; a report to open
 # make test        everything that is checked
+# make test-cluster   every job on two machines in one (root; half an hour)
 # make test-fast   the tests without Ray, browser and real data
 # make docs        docs/configuration.md, then the site in build/site
 # All install what they need into .venv first.
@@ -14,7 +15,7 @@ export RAY_USAGE_STATS_REPORT_URL := http://127.0.0.1:9
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 export RAY_AUTH_MODE := disabled
 
-.PHONY: demo reference test test-fast lint docs apt clean
+.PHONY: demo reference test test-cluster test-fast lint docs apt clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,6 +48,9 @@ lint: $(VENV)/.installed
 # Two processes, a file's tests in one of them; one thread of torch in each, or they wait for one another.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(VENV)/.installed
+	OSTEO_RAY_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not ray and not browser and not real"

@@ -7,6 +7,8 @@ already there (`ray job submit`, RAY_ADDRESS) is joined as it is.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Nothing is reported anywhere, on no cluster.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -25,6 +27,19 @@ def joined() -> bool:
 def submitted() -> bool:
     """Whether this process is the driver of a job that came by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each live node has: CPU, GPU, memory in bytes."""
+    import ray
+
+    return [n["Resources"] for n in ray.nodes() if n["Alive"]]
+
+
+def room(cpus: float, gpus: float = 0.0) -> int:
+    """Actors of this size that the nodes of today have room for."""
+    fits = (min(n.get("CPU", 0.0) / cpus, n.get("GPU", 0.0) / gpus if gpus else float("inf")) for n in nodes())
+    return sum(int(f + 1e-9) for f in fits)
 
 
 def node_address() -> str:
@@ -69,13 +84,9 @@ def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> No
 def tune_data_context() -> None:
     """Ray Data settings that were measured to matter (docs/decisions): call in the driver before a pipeline."""
     import logging
-    import warnings
 
     import ray
-    from ray.util.annotations import RayDeprecationWarning
 
-    # Retry limits can only be given as Ray's general remote arguments, which Ray Data warns about at each use.
-    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     ctx = ray.data.DataContext.get_current()
     # After the line above, which imports ray.data: its import sets up its own logging.
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the project has progress bars of its own
@@ -83,3 +94,18 @@ def tune_data_context() -> None:
     ctx.op_resource_reservation_enabled = False
     ctx.enable_progress_bars = False
     ctx.print_on_execution_start = False
+
+
+@contextmanager
+def retries_given() -> Iterator[None]:
+    """Around a Ray Data call that gives `max_retries`: a worker that a file crashes is otherwise started for ever.
+
+    There is no named parameter for it, and the general way, which goes in Ray 2.64 (pinned below), warns at each use.
+    """
+    import warnings
+
+    from ray.util.annotations import RayDeprecationWarning
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", category=RayDeprecationWarning)
+        yield

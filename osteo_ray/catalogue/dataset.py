@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from osteo_ray.io.parquet_set import Rows, open_set
 
@@ -48,6 +50,42 @@ def _reader(chunk: list[Rows]):
         return [table.take(pa.array(np.argsort(np.concatenate([r.at for r in chunk]))))]
 
     return read
+
+
+class FilesOfDriver(Datasource):
+    """Parquet files on a disk of the driver's node, in `blocks` tasks."""
+
+    def __init__(self, files: Sequence[str], columns: Sequence[str], blocks: int):
+        self._columns = list(columns)
+        self._chunks = [list(c) for c in np.array_split(np.array(files, object), blocks)]
+        self._schema = pa.schema([pq.read_schema(files[0]).field(c) for c in columns])
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown before reading."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        """One task per chunk, whatever parallelism is proposed."""
+        meta = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
+        return [ReadTask(_file_reader(c, self._columns), meta, schema=self._schema) for c in self._chunks]
+
+
+def _file_reader(files: list[str], columns: list[str]):
+    def read() -> Iterator[pa.Table]:
+        for f in files:
+            yield pq.read_table(f, columns=columns)
+
+    return read
+
+
+def read_files(files: Sequence[str], columns: Sequence[str], blocks: int) -> ray.data.Dataset:
+    """Parquet files that the driver's node has as a Ray dataset: other nodes may lack that disk, so its own reads them.
+
+    Readers take no CPU: where actors hold all of them, each would wait for the other.
+    """
+    source = FilesOfDriver(files, columns, blocks)
+    own = {NODE_ID_LABEL_KEY: ray.get_runtime_context().get_node_id()}
+    return ray.data.read_datasource(source, num_cpus=0, label_selector=own, override_num_blocks=blocks)
 
 
 def arrow_batches(ds: ray.data.Dataset) -> Iterator[pa.Table]:

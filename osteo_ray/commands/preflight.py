@@ -23,6 +23,9 @@ ON_NODES = ("index", "records", "targets", "cohort", "train", "tune", "screen", 
 """Commands whose work is done on nodes other than the driver's."""
 OF_DRIVER = ("answers", "patients", "split", "truth")
 """Keys of files that the driver alone reads."""
+OF_ITS_OWN = ("train", "tune")
+"""Commands that work in a folder on a disk of the driver's node: no other needs it, or the slice sets."""
+SLICES = ("extra_slices", "encoder_slices", "heldout_slices", "heldout_records", "records")
 BESIDE_CONFIG = ("answers",)
 """Keys of files that may lie beside a job's YAML, in its working directory."""
 PLACES = (*READ, "bundle", "out", "publish", "runs", *WRITTEN.values())
@@ -60,9 +63,9 @@ def preflight(name: str, job: Section) -> None:
     out = getattr(job, "out", None)
     if out is not None and name in ONE_FILE and not getattr(job, "partitions", None):
         out = os.path.dirname(str(out).rstrip("/")) or "."
-    check_nodes(out, list(_places(name, job)))
-    if name == "tune" and (training := _training_of(job)) is not None:
-        check_nodes(training.out, list(_places("train", training)))
+    if name == "tune":
+        name, job = "train", _training_of(job) or job
+    check_nodes(None if name in OF_ITS_OWN else out, list(_places(name, job)))
 
 
 def _training_of(job: Section) -> Any:
@@ -93,7 +96,7 @@ def _places(name: str, job: Section) -> Iterator[Place]:
     from osteo_ray.model.bundle import FILES
 
     for key, path in named_paths(job, READ):
-        if key in OF_DRIVER or any(c in path for c in "*?["):
+        if key in OF_DRIVER or (name in OF_ITS_OWN and key in SLICES) or any(c in path for c in "*?["):
             continue
         if key == "records" and not _is_record_set(path):
             continue  # tables are read by the driver

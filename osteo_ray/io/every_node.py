@@ -37,7 +37,7 @@ NODES_NAMED = 3
 
 @dataclass(frozen=True)
 class Place:
-    """Something that tasks read. `files`: (name below it, bytes; None: a folder) of a few that the driver sees there."""
+    """Something that tasks read. `files`: (name below it, bytes; None: a folder) of a few that the driver sees."""
 
     key: str
     uri: str

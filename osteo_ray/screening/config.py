@@ -82,15 +82,23 @@ class PipelineConfig(Section):
 
     shard_rows: int = Field(2000, ge=1, description="catalogue rows to a finished file; changing it costs a rewrite")
     series_per_task: int = Field(8, ge=1, description="series scored together, and in one part file")
-    actors: int = Field(2, ge=1, description="scorers; each holds the bundle once")
-    actor_cpus: float = Field(
-        0.9,
-        gt=0,
-        description="processor share that Ray reserves for each scorer; just below 1 leaves time for "
-        "reading and writing",
+    actors: int | None = Field(
+        None,
+        ge=1,
+        description="most scorers; each holds the bundle once. null: as many as fit on the cluster, more when "
+        "nodes join, fewer when they go",
+    )
+    actor_cpus: float = Field(1.0, gt=0, description="processors that Ray reserves for each scorer")
+    actor_memory_mb: int | None = Field(
+        None,
+        ge=1,
+        description="memory that Ray reserves for each scorer, so that no node is over-filled (MiB). null: what a "
+        "loaded scorer takes, and `limits.series_memory_mb`",
     )
     actor_gpus: float = Field(0.0, ge=0, description="share of a GPU for each scorer, for `scoring.device: cuda`")
-    max_retries: int = Field(20, ge=0, description="of a batch whose actor was killed or whose node was lost")
+    max_retries: int = Field(
+        20, ge=0, description="of finishing a shard on a node that was lost; batches of lost scorers are always redone"
+    )
     store_patience_s: float = Field(
         300.0, ge=0, description="how long to try again where results can't be written: a full disk, a store away"
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,11 +35,12 @@ from osteo_ray.patients.record_set import (
 )
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
-from osteo_ray.progress import Advance, progress_bar
+from osteo_ray.progress import Advance, notice, progress_bar
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.ledger import Plan
+from osteo_ray.screening.pool import Pool, pool_of, this_machine
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
@@ -57,8 +59,6 @@ RAY_START_S = 8.0
 """What Ray takes to start on one machine, about."""
 MARK = ".scoring-"
 """Begin of the name of a file that lies in a run's folder while it scores: a scorer on another node looks for it."""
-FINISHING = 2
-"""Shards being finished at a time, beside the scorers."""
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,10 @@ def dry_run(
             each = (time.perf_counter() - started) / len(tried)
         # A scorer's actor is such a process too, and starts its own; Ray starts before them.
         start_up = RAY_START_S + 2 * (started - begun)
-        scoring = each * len(plan.pending) / min(cfg.pipeline.actors, max(1, len(plan.pending)))
+        scorers = max(1, _pool(plan, cfg).start)
+        scoring = each * len(plan.pending) / scorers
         lines.append(
-            f"about {_time(start_up + scoring)} with {cfg.pipeline.actors} scorers: {start_up:.0f} s to start, then "
+            f"about {_time(start_up + scoring)} with {scorers} scorers: {start_up:.0f} s to start, then "
             f"{each:.2f} s a series (from {len(tried)})"
         )
     return lines
@@ -275,6 +276,15 @@ def dry_run(
 def _time(s: float) -> str:
     """Seconds in the unit that a person plans with."""
     return f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
+
+
+def _pool(plan: Plan, cfg: ScreenConfig) -> Pool:
+    """Scorers, readers and finishers for what is pending, on the cluster that was joined or on this machine."""
+    import ray
+
+    batches = sum(-(-(s.stop - s.start) // cfg.pipeline.series_per_task) for s in plan.of_shards())
+    nodes = ray_setup.nodes() if ray.is_initialized() else this_machine()
+    return pool_of(cfg.pipeline, batches, nodes, grows=ray_setup.joined())
 
 
 def _score(
@@ -286,24 +296,27 @@ def _score(
     from osteo_ray.catalogue.dataset import arrow_batches
     from osteo_ray.screening.source import read_pending
 
-    p = cfg.pipeline
-    if p.actor_gpus and not ray_setup.joined() and not ray.cluster_resources().get("GPU"):  # it would wait for ever
-        raise InputError(f"pipeline.actor_gpus: {p.actor_gpus:g}, but Ray sees no GPU on this machine; set it to 0")
-    ds = read_pending(catalogue, plan, p.series_per_task, records, cfg.timeline).map_batches(
+    pool = _pool(plan, cfg)
+    if pool.waits:
+        notice(
+            f"no node has room for a scorer (CPU {pool.cpus:g}, GPU {pool.gpus:g}, memory {pool.memory >> 20} MiB); "
+            "waiting for one to join"
+        )
+    # A scorer that was killed or whose node was lost is started again by Ray Data, and its batch is done again: no
+    # series can end this actor.
+    ds = read_pending(catalogue, plan, cfg.pipeline.series_per_task, records, cfg.timeline, pool.helpers).map_batches(
         ScoreBatch,
         fn_constructor_args=(bundle, cfg, store.uri, plan.run_id),
         batch_format="pyarrow",
         batch_size=1,
-        num_cpus=p.actor_cpus,
-        num_gpus=p.actor_gpus or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=p.actors, initial_size=p.actors),
-        # No series can end this actor: what does is a kill or a lost node, and its batch is simply done again.
-        max_restarts=-1,
-        max_task_retries=p.max_retries,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
+        memory=pool.memory,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.most, initial_size=max(1, pool.start)),
     )
     index = {s.name: i for i, s in enumerate(plan.shards)}
     waiting = np.array([s.stop - s.start for s in plan.of_shards()])
-    finisher = _Finisher(plan, catalogue, store, cfg)
+    finisher = _Finisher(plan, catalogue, store, cfg, pool.helpers)
     with progress_bar("screen series", len(plan.pending), "series", quiet) as advance:
         for i in plan.unfinished():
             if not waiting[i]:
@@ -326,34 +339,40 @@ def _receipts(blocks: Iterator[pa.Table], advance: Advance) -> Iterator[tuple[st
 
 
 class _Finisher:
-    """Finishes shards in Ray tasks, a few at a time."""
+    """Finishes shards in Ray tasks, `most` at a time; whoever starts one does not wait."""
 
-    def __init__(self, plan: Plan, catalogue: str, store: Store, cfg: ScreenConfig):
+    def __init__(self, plan: Plan, catalogue: str, store: Store, cfg: ScreenConfig, most: int):
         import ray
 
-        self._plan, self._catalogue, self._store = plan, catalogue, store
+        self._plan, self._catalogue, self._store, self._most = plan, catalogue, store, most
         self._patience_s = cfg.pipeline.store_patience_s
         # Beside the actors, which hold the cores: no CPU of its own, or a small machine would never get to it.
-        self._task = ray.remote(_finish).options(num_cpus=0, max_retries=cfg.pipeline.max_retries)
+        self._task = ray.remote(_finish).options(
+            num_cpus=0, max_retries=cfg.pipeline.max_retries, scheduling_strategy="SPREAD"
+        )
+        self._waiting: deque[int] = deque()
         self._running: list[Any] = []
         self._files: dict[str, str] = {}
 
     def start(self, i: int) -> None:
-        self._wait(FINISHING - 1)
-        args = _finishing(self._plan, i, self._catalogue, self._store)
-        self._running.append(self._task.remote(self._patience_s, *args))
+        self._waiting.append(i)
+        self._go_on(timeout=0)
 
     def end(self) -> dict[str, str]:
         """Wait for all; new files by shard name."""
-        self._wait(0)
+        while self._running:
+            self._go_on(timeout=None)
         return self._files
 
-    def _wait(self, most: int) -> None:
+    def _go_on(self, timeout: float | None) -> None:
         import ray
 
-        while len(self._running) > most:
-            done, self._running = ray.wait(self._running)
+        if self._running:
+            done, self._running = ray.wait(self._running, num_returns=1, timeout=timeout)
             self._files.update(ray.get(done))
+        while self._waiting and len(self._running) < self._most:
+            args = _finishing(self._plan, self._waiting.popleft(), self._catalogue, self._store)
+            self._running.append(self._task.remote(self._patience_s, *args))
 
 
 def _finishing(plan: Plan, i: int, catalogue: str, store: Store) -> tuple[Any, ...]:

@@ -24,9 +24,6 @@ SCHEMA = pa.schema([("shard", pa.string()), ("batch", pa.large_binary())])
 """batch: catalogue rows with `row_key`, `attempt` and, where there are records, `record` (float32 [F]), as an Arrow
 stream."""
 
-READERS = 2
-"""Read tasks at a time: reading a batch takes a small part of the time that scoring it does."""
-
 
 class PendingSource(Datasource):
     """What a plan has to score, at most `per_batch` series to a row."""
@@ -98,10 +95,14 @@ def read_columns(catalogue: str, rows: np.ndarray) -> dict[str, list[Any]]:
 
 
 def read_pending(
-    catalogue: str, plan: Plan, per_batch: int, records: RecordSet | None, cfg: TimelineConfig
+    catalogue: str, plan: Plan, per_batch: int, records: RecordSet | None, cfg: TimelineConfig, readers: int
 ) -> ray.data.Dataset:
     """The plan's pending rows, each with its patient's record, as a Ray dataset; a block is a batch, streamed as it is
-    read."""
+    read.
+
+    Args:
+        readers: read tasks at a time; reading a batch takes a small part of the time that scoring it does.
+    """
     source = PendingSource(catalogue, plan, per_batch, records, cfg)
     ctx = ray.data.DataContext.get_current()
     before = {k: getattr(ctx, k) for k in CONTEXT}
@@ -109,7 +110,9 @@ def read_pending(
         for k, v in CONTEXT.items():
             setattr(ctx, k, v)
         # The dataset keeps a copy of the context. As many blocks as tasks: none is split behind our back.
-        return ray.data.read_datasource(source, num_cpus=0.1, concurrency=READERS, override_num_blocks=len(source))
+        # No CPU: where scorers hold all of them, a reader that needs some would wait for them, and they for it.
+        readers = min(readers, len(source))
+        return ray.data.read_datasource(source, num_cpus=0, concurrency=readers, override_num_blocks=len(source))
     finally:
         for k, v in before.items():
             setattr(ctx, k, v)

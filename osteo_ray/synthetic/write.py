@@ -151,7 +151,7 @@ def write_cohort(out: Path, cfg: CohortConfig, progress: Callable[[int, int], No
             return {k: np.array(v) for k, v in cols.items()}
 
         ds = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            work, batch_size=1, concurrency=cfg.concurrency, max_retries=1
+            work, batch_size=1, concurrency=cfg.concurrency
         )
         for done, batch in enumerate(ds.iter_batches(batch_size=None, batch_format="numpy"), 1):
             tables.append(pd.DataFrame(batch))

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from osteo_ray import ray_setup
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import CropConfig, EncoderConfig
@@ -142,9 +143,10 @@ def write_slice_set(
                 parts.append(pa.Table.from_pylist([bad], schema=SLICES))
         return pa.concat_tables(parts)
 
-    ds = read_series(catalogue, rows, per_task).map_batches(
-        read, batch_format="pyarrow", batch_size=None, zero_copy_batch=True, max_retries=1
-    )
+    with ray_setup.retries_given():
+        ds = read_series(catalogue, rows, per_task).map_batches(
+            read, batch_format="pyarrow", batch_size=None, zero_copy_batch=True, max_retries=1
+        )
     return write_parts(arrow_batches(ds), out, advance)
 
 
@@ -199,23 +201,32 @@ class EmbedSlices:
 
 
 def embed_slice_sets(
-    sets: list[Path], encoder: nn.Module, size: int, actors: int, advance: Advance, gpus: float = 0.0
+    sets: list[Path], encoder: nn.Module, size: int, actors: int | None, advance: Advance, gpus: float = 0.0
 ) -> pa.Table:
-    """Embed every slice of the sets; columns EMBEDDED and embedding. `gpus`: of each actor; 0: on CPU."""
+    """Embed every slice of the sets; columns EMBEDDED and embedding.
+
+    Args:
+        actors: at most so many; None: as many as there is room for.
+        gpus: of each actor; 0: on CPU.
+    """
     import ray.data
 
-    from osteo_ray.catalogue.dataset import arrow_batches
+    from osteo_ray.catalogue.dataset import arrow_batches, read_files
 
     files = [str(f) for s in sets for f in sorted(s.glob("part-*.parquet"))]
     columns = [*EMBEDDED, "crop"]
-    ds = ray.data.read_parquet(files, columns=columns, override_num_blocks=max(1, min(len(files), 256))).map_batches(
+    blocks = max(1, min(len(files), 256))
+    room = ray_setup.room(cpus=1.0, gpus=gpus)
+    most = min(blocks, actors or (blocks if ray_setup.joined() else max(1, room)))  # a cluster may grow
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, room)))
+    ds = read_files(files, columns, blocks).map_batches(
         EmbedSlices,
         fn_constructor_args=(encoder.state_dict(), encoder.cfg, size, "cuda" if gpus else "cpu"),
         batch_format="pyarrow",
         batch_size=128,
-        num_cpus=0.5,
+        num_cpus=1.0,
         num_gpus=gpus or None,
-        compute=ray.data.ActorPoolStrategy(size=actors),
+        compute=pool,
     )
     parts = []
     for t in arrow_batches(ds):

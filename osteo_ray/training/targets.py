@@ -113,9 +113,10 @@ def write_targets(
 
     targets, per_patient = [], []
     if jobs:
-        ds = ray.data.from_items(list(range(len(jobs))), override_num_blocks=len(jobs)).map_batches(
-            work, batch_format="pyarrow", batch_size=None, max_retries=1
-        )
+        with ray_setup.retries_given():
+            ds = ray.data.from_items(list(range(len(jobs))), override_num_blocks=len(jobs)).map_batches(
+                work, batch_format="pyarrow", batch_size=None, max_retries=1
+            )
         with progress_bar("measure masks", len(jobs), "mask", quiet) as advance:
             for table in arrow_batches(ds):
                 per_patient += table.to_pylist()

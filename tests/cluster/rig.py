@@ -78,7 +78,7 @@ class Rig:
             "HOME": str(own["home"]),
             "TMPDIR": str(own["t"]),
             "OMP_NUM_THREADS": "1",
-            "RAY_health_check_initial_delay_ms": "0",
+            "RAY_worker_niceness": "0",  # or whatever else a machine does comes first
         }
         env.pop("RAY_ADDRESS", None)
         port, dashboard = free_port(), free_port()
@@ -119,9 +119,13 @@ class Rig:
                     raise RuntimeError("the rig did not come up\n" + "\n".join(logs)) from None
                 time.sleep(0.3)
 
+    def write(self, name: str, config: dict[str, Any]) -> None:
+        """Put YAML into the folder that jobs bring."""
+        (self.conf / f"{name}.yaml").write_text(yaml.safe_dump(config))
+
     def start(self, name: str, config: dict[str, Any], action: str = "") -> str:
         """Submit a job with this YAML; its id."""
-        (self.conf / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        self.write(name, config)
         return self.client.submit_job(
             entrypoint=f"{sys.executable} {ROOT / 'jobs' / name}.py {action} --config {name}.yaml",
             runtime_env={"working_dir": str(self.conf)},
@@ -136,12 +140,6 @@ class Rig:
                 return False, f"not done in {JOB_S} s\n" + self.client.get_job_logs(job)
             time.sleep(0.3)
         return self.client.get_job_status(job) == "SUCCEEDED", self.client.get_job_logs(job)
-
-    def run(self, name: str, config: dict[str, Any], action: str = "") -> str:
-        """A job that has to succeed; its log."""
-        good, log = self.end(self.start(name, config, action))
-        assert good, log[-4000:]
-        return log
 
     def __exit__(self, *exc: object) -> None:
         for p in reversed(self._processes):

@@ -75,4 +75,4 @@ def test_what_tasks_read_is_looked_at_and_what_the_driver_reads_is_not(catalogue
     bundle = list(_places("screen", job))[-1]
     assert {n for n, _ in bundle.files} >= {"bundle.json", "weights.safetensors", "SHA256SUMS"}
     train = TrainJob(catalogue=catalogue, extra_slices=(str(tmp_path),), out="/data/t")
-    assert [p.key for p in _places("train", train)] == ["catalogue", "archive", "archive", "archive", "extra_slices"]
+    assert [p.key for p in _places("train", train)] == ["catalogue", "archive", "archive", "archive"]

@@ -1,0 +1,125 @@
+"""The jobs of a site, one after the other, in one place: a bucket, or a path that every node mounts.
+
+    for step in steps(place, rig.disk, LONG): done = step.run(rig)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rig import Rig
+from small_training import TRAIN
+
+SHORT = ("index", "records", "screen", "retry", "report")
+LONG = ("index", "records", "screen", "retry", "evaluate", "report", "drift", "recalibrate", "train", "tune")
+At = Callable[[str], str]
+"""Name of a file or folder -> its path or URI in the place."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A submitted job and what its log has to say; `works`: whether it ends as SUCCEEDED."""
+
+    job: str
+    config: dict[str, Any]
+    says: str
+    action: str = ""
+    works: bool = True
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)  # more YAML in the working directory
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a job ended."""
+
+    job: str
+    good: bool
+    seconds: float
+    log: str
+
+
+def run(rig: Rig, step: Step) -> Done:
+    """Submit a job and wait for it."""
+    for name, config in step.beside.items():
+        rig.write(name, config)
+    begun = time.monotonic()
+    succeeded, log = rig.end(rig.start(step.job, step.config, step.action))
+    return Done(step.job, succeeded == step.works and step.says in log, time.monotonic() - begun, log)
+
+
+def steps(at: At, disk: Path, jobs: tuple[str, ...]) -> Iterator[Step]:
+    """The jobs, in the order in which each finds what it needs.
+
+    Args:
+        at: `ct`, `records.csv`, `labels.csv` and `bundle` lie there; the rest is written there.
+        disk: of the driver's node, for the working folders of training.
+    """
+    run = {"results": at("run"), "bundle": at("bundle")}
+    screen = {
+        "archive": at("index"),
+        "records": at("records") if "records" in jobs else at("records.csv"),
+        "bundle": at("bundle"),
+        "out": at("run"),
+        "scoring": {"shap": False},
+        "report_studies": 1,
+        "pipeline": {"series_per_task": 2},
+    }
+    train = TRAIN | {"extra_slices": [str(disk / "people" / "slices")], "out": str(disk / "train")}
+    train |= {"records": str(disk / "people" / "records.csv"), "publish": at("trained")}
+    tune = {
+        "train": "train.yaml",
+        "out": str(disk / "tune"),
+        "splits": 2,
+        "search": {"trials": 4, "startup": 2},
+        "tabular": {"kdamm.tabular.epochs": {"kind": "int", "low": 1, "high": 5}},
+        "image": {"kdamm.image.lr": {"kind": "loguniform", "low": 0.001, "high": 0.01}},
+    }
+    people = {"seed": 6, "persons": 330, "scan": {"size_512_share": 0, "slice_max": 40}, "positions": 16}
+    people |= {"missing": {"complete_share": 0.2}, "out": str(disk / "people")}
+    every = {
+        "index": [Step("index", {"archive": at("ct"), "out": at("index")}, "catalogue:")],
+        "records": [
+            Step("records", {"source": at("records.csv"), "out": at("records"), "partitions": 2}, "2 partitions")
+        ],
+        "screen": [
+            Step("screen", screen | {"dry_run": True}, "to score"),
+            Step("screen", screen, "indexed series"),
+            Step("screen", screen, "0 scored now"),
+        ],
+        "retry": [Step("retry", screen | {"code": ["GATE_WARN", "OK"]}, "scored now")],
+        "evaluate": [
+            Step(
+                "evaluate",
+                {"results": at("run"), "labels": at("records.csv"), "resamples": 100, "out": at("evaluation")},
+                "evaluation.json",
+            )
+        ],
+        "report": [
+            Step("report", {"results": at("run"), "top": 1, "formats": ["json"], "out": at("reports")}, "1 results")
+        ],
+        # Of so few patients nothing can be compared, and no risk fitted: each says so, from what it has read.
+        "drift": [
+            Step(
+                "drift",
+                run | {"baseline": at("run"), "out": at("drift.json")},
+                "nothing could be compared",
+                works=False,
+            )
+        ],
+        "recalibrate": [
+            Step(
+                "recalibrate",
+                run | {"labels": at("records.csv"), "site": "a", "out": at("new")},
+                "at least 20 of each",
+                works=False,
+            )
+        ],
+        "train": [Step("cohort", people, "with CT", "slices"), Step("train", train, "published")],
+        "tune": [Step("tune", tune, "4 trials", "teachers", beside={"train": train})],
+    }
+    for job in jobs:
+        yield from every[job]
