@@ -61,8 +61,8 @@ def _look_at_out(name: str, job: Section) -> None:
     out = getattr(job, WRITTEN.get(name, "out"), None)
     if name in ("train", "tune") and is_remote(str(out)):
         raise ConfigError(
-            f"out: {out} is no folder of a disk: slices, embeddings and state lie there; name one of the node that drives "
-            "the job" + (", and the bucket with publish" if name == "train" else "")
+            f"out: {out} is no folder of a disk: slices, embeddings and state lie there; name one of the node that "
+            "drives the job" + (", and the bucket with publish" if name == "train" else "")
         )
     if out is not None and (name in ONE_FILE and not getattr(job, "partitions", None)):
         if not is_remote(out) and os.path.isdir(out):

@@ -125,7 +125,7 @@ class _Probe:
             Store(self.folder).remove([self.name])
 
     def read(self) -> str:
-        """"" where it is the one that was written, else why not; waits for a file that is on its way."""
+        """ "" where it is the one that was written, else why not; waits for a file that is on its way."""
         limit = time.monotonic() + APPEAR_S
         while True:
             try:

@@ -1,6 +1,6 @@
 """How many scorers, readers and finishers: as many as a cluster has room for (no Ray here).
 
-    pool = pool_of(cfg.pipeline, batches, nodes_of_cluster)     # [{"CPU": 16.0, "memory": 5e10}, ...]
+pool = pool_of(cfg.pipeline, batches, nodes_of_cluster)     # [{"CPU": 16.0, "memory": 5e10}, ...]
 """
 
 from __future__ import annotations

@@ -62,9 +62,7 @@ class PrepareConfig(Section):
     """Reading the archive's slices for training (Ray Data)."""
 
     series_per_task: int = Field(2, ge=1, description="series that one Ray task reads and crops")
-    embed_actors: int | None = Field(
-        None, ge=1, description="most actors that embed slices; null: as many as fit"
-    )
+    embed_actors: int | None = Field(None, ge=1, description="most actors that embed slices; null: as many as fit")
     embed_gpus: float = Field(0.0, ge=0, le=1, description="GPU share of each; 0: on CPU")
 
 

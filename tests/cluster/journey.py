@@ -1,6 +1,6 @@
 """The jobs of a site, one after the other, in one place: a bucket, or a path that every node mounts.
 
-    for step in steps(place, rig.disk, LONG): done = step.run(rig)
+for step in steps(place, rig.disk, LONG): done = step.run(rig)
 """
 
 from __future__ import annotations
