@@ -19,7 +19,7 @@ from osteo_ray.config import load
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"ray", "torch", "pandas", "pyarrow", "gymnasium", "sklearn", "scipy", "shap", "fastapi"}
-NO_COMMANDS = {"first_look", "local_copies", "options", "reference"}
+NO_COMMANDS = {"first_look", "local_copies", "options", "preflight", "reference"}
 
 
 def modules_after(argv, cwd=ROOT):
