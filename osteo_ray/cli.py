@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         refuse_relative(name, job)
         look_first(name, job)
-        preflight(name, job)
+        preflight(name, job, values.action)
         for line in run_on_local_copies(name, job, command.runner(values.action)):
             print(line)
     except BrokenPipeError:

@@ -47,7 +47,7 @@ def refuse_relative(name: str, job: Section) -> None:
         _refuse_relative(training, "train: ")
 
 
-def preflight(name: str, job: Section) -> None:
+def preflight(name: str, job: Section, action: str | None = None) -> None:
     """Look at a job's paths from every node of the cluster that it runs on.
 
     Raises:
@@ -56,8 +56,8 @@ def preflight(name: str, job: Section) -> None:
     """
     if name not in ON_NODES or not ray_setup.joined() or getattr(job, "explain", None) or getattr(job, "draft", None):
         return
-    if name == "records" and not getattr(job, "partitions", None):
-        return  # one file, written by the driver
+    if (name == "records" and not getattr(job, "partitions", None)) or (name == "cohort" and action != "write"):
+        return  # written by the driver
     from osteo_ray.io.every_node import check_nodes
 
     out = getattr(job, "out", None)
