@@ -51,6 +51,10 @@ def listen(job: ListenJob) -> Iterator[str]:
                 signal.signal(s, lambda *_: listener.stop())
             if not job.bundle:
                 yield reference.NOTICE
+            if cfg.destination is not None and not cfg.reports.identifiers:
+                to = cfg.destination.ae_title
+                yield f"warning: reports go to {to} under the pseudonym. Where it holds the patients under their own "
+                yield "         numbers they will not file there: set reports.identifiers to true"
             yield f"listening at {cfg.host}:{listener.port} as {cfg.ae_title} for {', '.join(cfg.callers)}"
             listener.serve_forever()
     yield "ended; what is unfinished is taken up at the next start"

@@ -46,7 +46,7 @@ def report(job: ReportJob) -> list[str]:
     try:
         from osteo_ray.reports.background import PATIENTS_FILE, backgrounds
         from osteo_ray.reports.package import write_package
-        from osteo_ray.reports.stow import store
+        from osteo_ray.reports.stow import held_for_another, store
     except ModuleNotFoundError as e:
         raise InputError(f"{e.name} is missing; pip install 'osteo-ray[reports]' brings it") from None
 
@@ -81,6 +81,8 @@ def report(job: ReportJob) -> list[str]:
             counts.update(package.files.keys())
             if job.stow and (dicom := [package.files[k] for k in ("sr", "sc") if k in package.files]):
                 try:
+                    if warning := held_for_another(job.stow, dicom):
+                        line["problems"].append(warning)
                     line["stored"] = store(job.stow, dicom)
                     counts["stored"] += len(dicom)
                 except InputError as e:

@@ -21,6 +21,14 @@ SCHEME_NAME = "osteo-ray"
 SCHEME_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'codes.osteo-ray').int}"
 FHIR_SYSTEM = f"urn:oid:{SCHEME_UID}"
 
+STANDARD_SCHEMES = {
+    "DCM": ("1.2.840.10008.2.16.4", "DICOM Controlled Terminology"),
+    "SCT": ("2.16.840.1.113883.6.96", "SNOMED CT"),
+    "LN": ("2.16.840.1.113883.6.1", "LOINC"),
+    "UCUM": ("2.16.840.1.113883.6.8", "Unified Code for Units of Measure"),
+}
+"""UID and name (PS3.16 table 8-1) of the coding schemes that an SR uses besides its own."""
+
 RISK = ("RISK", "Calibrated probability of osteoporosis, opportunistic CT")
 RISK_LOW = ("RISK_LOW", "Lower bound of the interval of the calibrated probability")
 RISK_HIGH = ("RISK_HIGH", "Upper bound of the interval of the calibrated probability")

@@ -58,6 +58,7 @@ class Source:
     frames: tuple[int | None, ...]  # number of the frame from 1 on, of each evidence item; None: single-frame
     identified: bool
     key: str  # what its UIDs are made of
+    procedures: tuple[tuple[str, str, str], ...] = ()  # of the study: code value, scheme, meaning
 
     @property
     def head(self) -> Dataset:
@@ -118,7 +119,7 @@ def read_source(
     frames = tuple(int(i["frame"]) + 1 if multi else None for i in used)
     # One row key can end in several ways: not asked for in one run, scored in the next.
     key = "|".join(str(row.get(k)) for k in ("row_key", "state", "code"))
-    return Source(evidence, frames, identifiers, key)
+    return Source(evidence, frames, identifiers, key, procedures_of(header, identifiers, character_set))
 
 
 def read_header(instance: Mapping[str, Any]) -> Dataset:
@@ -166,11 +167,12 @@ def _subject(header: Dataset, row: Mapping[str, Any], identifiers: bool, charact
     return ds
 
 
-def text_of(header: Dataset, name: str, character_set: str | None = None) -> Any:
+def text_of(header: Dataset, name: str, character_set: str | None = None, around: Dataset | None = None) -> Any:
     """One element of a header as text; "" where it is not there.
 
     Args:
         character_set: defined term of what is not ASCII where the header declares none, or one that does not exist.
+        around: the header that `header` is an item of; its character set holds there too.
 
     Raises:
         InputError: it is not ASCII and in no character set that anybody names, or not in the one that is named. A
@@ -182,7 +184,8 @@ def text_of(header: Dataset, name: str, character_set: str | None = None) -> Any
     data = raw.value if isinstance(raw.value, bytes) else None
     if data is None or (data.isascii() and ESCAPE not in data):
         return header.get(name, "")
-    declared = header.get("SpecificCharacterSet") or ()
+    holders = [header] if around is None else [header, around]
+    declared = next((h.SpecificCharacterSet for h in holders if h.get("SpecificCharacterSet")), ())
     terms = [declared] if isinstance(declared, str) else list(declared)
     if not any(terms) or not all(t in python_encoding for t in terms):
         if character_set is None:
@@ -203,6 +206,31 @@ def text_of(header: Dataset, name: str, character_set: str | None = None) -> Any
     if ESCAPE.decode() in text or "\ufffd" in text:
         raise InputError(f"{name} of the source is not in the character set {terms[-1]} that is named for it")
     return text
+
+
+PUBLIC_SCHEMES = frozenset({"SCT", "SRT", "SNM3", "99SDM", "LN", "RADLEX", "DCM", "C4", "I10P", "NCIt"})
+"""Coding schemes whose meanings a standard states; the meaning of a site's own code may hold anything."""
+
+
+def procedures_of(
+    header: Dataset, identifiers: bool, character_set: str | None = None
+) -> tuple[tuple[str, str, str], ...]:
+    """Procedure codes of the study (0008,1032); a site's own codes only in a report that carries identifiers.
+
+    Codes that are not whole, or not readable, are left out: the SR then says "CT" in general.
+    """
+    out = []
+    for item in header.get("ProcedureCodeSequence") or ():
+        try:
+            value, scheme, meaning = (
+                str(text_of(item, name, character_set, header) or "").strip()
+                for name in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+            )
+        except InputError:
+            continue
+        if value and scheme and meaning and len(meaning) <= 64 and (identifiers or scheme in PUBLIC_SCHEMES):
+            out.append((value, scheme, meaning))
+    return tuple(out)
 
 
 def _evidence(head: Dataset, header: Dataset, catalogue_row: Mapping[str, Any], sop_uid: str) -> Dataset:

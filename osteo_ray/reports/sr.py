@@ -62,10 +62,11 @@ def build_sr(
         evidence=evidence,
         content=MeasurementReport(
             observation_context=_observer(row),
-            procedure_reported=CodedConcept(*_ln(c.CT_STUDY)),
+            procedure_reported=[CodedConcept(*code) for code in source.procedures] or CodedConcept(*_ln(c.CT_STUDY)),
             imaging_measurements=[_group(row, source, earlier is not None), *_level_groups(row, source)],
             title=codes.DCM.ImagingMeasurementReport,
         )[0],
+        performed_procedure_codes=[CodedConcept(*code) for code in source.procedures] or None,
         series_instance_uid=source.uid("sr series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=source.uid("sr"),
@@ -82,12 +83,21 @@ def build_sr(
         content_time=created.time().replace(microsecond=0),
         specific_character_set="ISO_IR 192",
         previous_versions=None if earlier is None else [earlier],
-        coding_schemes=[
-            CodingSchemeIdentificationItem(c.SCHEME, name=c.SCHEME_NAME, responsible_organization=MANUFACTURER)
-        ],
+        coding_schemes=_schemes(),
     )
     stamp(document, created)
     return document
+
+
+def _schemes() -> list[CodingSchemeIdentificationItem]:
+    """The coding schemes of the document, each with its UID."""
+    own = CodingSchemeIdentificationItem(c.SCHEME, name=c.SCHEME_NAME, responsible_organization=MANUFACTURER)
+    own.CodingSchemeUID = c.SCHEME_UID  # highdicom writes UIDs of registered schemes alone
+    standard = [
+        CodingSchemeIdentificationItem(scheme, name=name, registry="HL7", uid=uid)
+        for scheme, (uid, name) in c.STANDARD_SCHEMES.items()
+    ]
+    return [own, *standard]
 
 
 def write_sr(

@@ -46,6 +46,29 @@ def find(url: str, **attributes: str) -> list[dict[str, Any]]:
     return _client(url).search_for_instances(search_filters=dict(attributes))
 
 
+def held_for_another(url: str, files: Sequence[Path]) -> str | None:
+    """Why reports under a pseudonym don't belong into a PACS: it holds the study under another PatientID.
+
+    Returns:
+        A sentence with the remedy; None where it does not hold the study, or holds it under the reports' own PatientID.
+        No PatientID is in it.
+    """
+    ds = _read(files[0])
+    if ds.get("PatientIdentityRemoved") != "YES":
+        return None
+    try:
+        held = _client(url).search_for_studies(search_filters={"StudyInstanceUID": str(ds.StudyInstanceUID)})
+    except Exception:  # a server that can't be asked will say so when it is to store
+        return None
+    ids = {str(v) for study in held for v in (study.get("00100020") or {}).get("Value") or ()}
+    if not ids or ids == {str(ds.PatientID)}:
+        return None
+    return (
+        f"{url} holds study {ds.StudyInstanceUID} under the patient's own number; its reports carry the pseudonym and "
+        "will not file there: use --identifiers"
+    )
+
+
 def _client(url: str) -> DICOMwebClient:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

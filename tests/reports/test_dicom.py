@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from highdicom.sr import MeasurementReport, srread
 from orthanc_running import installed, running
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 from synthetic_study import PLANTED, result, study
 
@@ -24,14 +25,17 @@ from osteo_ray.reports.package import write_package
 from osteo_ray.reports.sheet import HEIGHT, WIDTH, raster, write_pdf
 from osteo_ray.reports.source import read_source
 from osteo_ray.reports.sr import write_sr
-from osteo_ray.reports.stow import find, store
+from osteo_ray.reports.stow import find, held_for_another, store
 from osteo_ray.reports.study_view import StudyView
 from osteo_ray.reports.views import study_view
 
 CREATED = datetime(2031, 4, 2, 10, 11, 12)
 SECRETS = [v for k, v in PLANTED.items() if k not in ("PatientSex", "SpecificCharacterSet")]
 # What dciodvfy says of any private coding scheme, and of attributes that only a DICOMDIR needs.
-EXPECTED = ("Unrecognized defined term = <99OSTEORAY>", "needed to build DICOMDIR")
+EXPECTED = (
+    *(f"Unrecognized defined term = <{x}>" for x in (c.SCHEME, c.SCHEME_UID)),
+    "needed to build DICOMDIR",
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,29 @@ def test_a_scored_sr_has_hu_by_vertebra(tmp_path, ct):
         if found["hu_120_kvp"] is not None:
             want["HU_120_KVP"] = (found["hu_120_kvp"], "[hnsf'U]")
         assert got == want
+
+
+def test_coding_schemes_have_uids_and_the_procedure_is_the_studys(tmp_path):
+    procedures = []
+    for value, scheme, meaning in (
+        ("CTABD", "99KLINIK", "CT Müller"),
+        ("169070004", "SCT", "CT of abdomen"),
+        ("", "SCT", "x"),
+    ):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+        procedures.append(item)
+    ct = study(tmp_path / "ct", ProcedureCodeSequence=Sequence(procedures))
+    for identifiers, wanted in ((False, ["169070004"]), (True, ["CTABD", "169070004"])):
+        sr, _ = written(tmp_path / str(identifiers), result(ct), ct, identifiers)
+        ds = dcmread(sr)
+        assert [x for x in complaints(sr) if "<99KLINIK>" not in x] == [], "it knows no scheme of a site"
+        schemes = {i.CodingSchemeDesignator: i.get("CodingSchemeUID") for i in ds.CodingSchemeIdentificationSequence}
+        assert schemes["99OSTEORAY"] == c.SCHEME_UID
+        assert (schemes["SCT"], schemes["UCUM"]) == ("2.16.840.1.113883.6.96", "2.16.840.1.113883.6.8")
+        assert [i.CodeValue for i in ds.PerformedProcedureCodeSequence] == wanted
+        reported = [i for i in ds.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121058"]
+        assert [i.ConceptCodeSequence[0].CodeValue for i in reported] == wanted
 
 
 def test_times_say_their_zone(tmp_path, ct):
@@ -272,8 +299,10 @@ def orthanc(tmp_path_factory):
 
 def test_a_pacs_takes_both_once_and_gives_them_back(tmp_path, ct, orthanc):
     paths = written(tmp_path, result(ct), ct)
+    assert held_for_another(orthanc, paths) is None, "it does not hold the study yet"
     uids = store(orthanc, paths)
     assert store(orthanc, paths) == uids, "sent twice"
+    assert held_for_another(orthanc, paths) is None, "held under the same pseudonym"
     found = find(orthanc, StudyInstanceUID=ct["study_uid"])
     assert sorted(f["00080018"]["Value"][0] for f in found) == sorted(uids)
     (sr,) = find(orthanc, SOPInstanceUID=uids[0])
@@ -282,6 +311,18 @@ def test_a_pacs_takes_both_once_and_gives_them_back(tmp_path, ct, orthanc):
 
     back = DICOMwebClient(orthanc).retrieve_instance(ct["study_uid"], dcmread(paths[0]).SeriesInstanceUID, uids[0])
     assert back.ContentSequence == dcmread(paths[0]).ContentSequence
+
+
+def test_a_report_under_a_pseudonym_beside_the_patients_own_study_is_warned_of(tmp_path, orthanc):
+    ct = study(tmp_path / "ct")
+    store(orthanc, sorted((tmp_path / "ct").iterdir())[:1])
+    hidden, _ = written(tmp_path / "p", result(ct), ct)
+    named, _ = written(tmp_path / "i", result(ct), ct, identifiers=True)
+    warning = held_for_another(orthanc, [hidden])
+    assert warning is not None
+    assert "use --identifiers" in warning
+    assert PLANTED["PatientID"] not in warning
+    assert held_for_another(orthanc, [named]) is None
 
 
 def test_what_a_pacs_does_not_take_is_said(tmp_path, ct, orthanc, monkeypatch):
