@@ -35,6 +35,8 @@ from osteo_ray.patients.schema import NAMES
 
 FORMAT = "3"
 FILES = ("bundle.json", "weights.safetensors", "card.md")
+ONNX = "onnx.encoder"
+"""Name in weights.safetensors of the encoder's ONNX model, as bytes."""
 
 
 class BundleError(ValueError):
@@ -83,6 +85,7 @@ class Bundle:
     threshold: float  # on the calibrated risk
     operating_point: str
     lumbar_threshold: float  # below it no looked-at slice counts as lumbar
+    encoder_onnx: bytes = b""  # the encoder as `onnx_encoder.exported` gives it; empty: it runs in torch
     metrics: dict[str, Any] = field(default_factory=dict)
     card: str = ""
     sha256: str = ""
@@ -115,6 +118,8 @@ class Bundle:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{n}.{k}": v for n, net in self.networks().items() for k, v in net.state_dict().items()}
         tensors |= {f"background.{k}": v for k, v in self.background.items()}
+        if self.encoder_onnx:
+            tensors[ONNX] = torch.frombuffer(bytearray(self.encoder_onnx), dtype=torch.uint8)
         for k, n in self.novelty.items():
             tensors[f"novelty.{k}.mean"] = torch.from_numpy(n.mean)
             tensors[f"novelty.{k}.covariance"] = torch.from_numpy(n.covariance)
@@ -204,6 +209,7 @@ class Bundle:
             except RuntimeError as e:
                 raise BundleError(f"{folder}: the weights of {name} do not fit the bundle's config: {e}") from None
             net.eval().requires_grad_(False)
+        bundle.encoder_onnx = tensors[ONNX].numpy().tobytes() if ONNX in tensors else b""
         bundle.background = {
             k.removeprefix("background."): v for k, v in tensors.items() if k.startswith("background.")
         }

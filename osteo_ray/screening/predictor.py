@@ -33,6 +33,7 @@ from osteo_ray.model.density import at_120_kvp, hu_by_level, trabecular_hu
 from osteo_ray.model.embedding import hu_of, p_lumbar
 from osteo_ray.model.levels import Levels
 from osteo_ray.model.networks import Batch
+from osteo_ray.model.onnx_encoder import encoder_of
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
 from osteo_ray.model.tissue_scale import tissue_scale, vbmd
@@ -161,6 +162,7 @@ class Predictor:
                 "scoring.device: cuda, but torch sees no GPU here; give scorers one (pipeline.actor_gpus), or use cpu"
             )
         bundle.encoder.to(self.cfg.device)
+        self.encode = encoder_of(bundle, self.cfg.device, self.cfg.threads)
 
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
@@ -258,18 +260,17 @@ class Predictor:
         spacing = stack.axial_spacing_mm
         slices: dict[int, _Decoded] = {}
 
-        @torch.no_grad()
         def embed(p: np.ndarray) -> np.ndarray:
             for k in p.tolist():
                 hu = stack.axial(int(positions[k]))
                 square = CropSquare.of(hu, spacing, b.config.crop)
                 slices[k] = _Decoded(hu, square, spine_crop(hu, spacing, b.config.crop, square))
             crops = np.stack([slices[k].crop for k in p.tolist()])
-            seen = b.encoder(torch.from_numpy(crops).to(self.cfg.device))
-            for k, (row, col, radius) in zip(p.tolist(), seen.core_circles().tolist(), strict=True):
+            embedding, circles = self.encode(crops)
+            for k, (row, col, radius) in zip(p.tolist(), circles.tolist(), strict=True):
                 square = slices[k].square
                 slices[k].circle = (*square.to_slice(row, col, spacing), radius * square.pixel_mm)
-            return seen.embedding.cpu().numpy()
+            return embedding
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.reward_classifiers, b.config.view)
         # Of the kept slices the worst counts: what the score rests on must be sound.

@@ -28,6 +28,7 @@ from osteo_ray.model.config import BundleConfig, NoveltyConfig
 from osteo_ray.model.conformal import fit_conformal
 from osteo_ray.model.networks import Batch, Student
 from osteo_ray.model.novelty import Novelty, fit_novelty, picks_summary
+from osteo_ray.model.onnx_encoder import exported
 from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
@@ -122,6 +123,7 @@ def finish(
         ),
         standardiser=std,
         encoder=prepared.encoder,
+        encoder_onnx=b"" if cfg.encoder.network else exported(prepared.encoder, cfg.crop.size),
         policy=policy,
         reward_classifiers=scorers,
         tabular=models.tabular,
