@@ -123,8 +123,16 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
 
 def levels_of(z_mm: np.ndarray, embedding: np.ndarray) -> Levels:
     """`name_levels` from embeddings [k, D]."""
-    region = np.asarray(embedding)[..., EmbeddingLayout.region]
-    return name_levels(z_mm, region, vertebra(embedding), p_mid(embedding))
+    e = np.ascontiguousarray(embedding, np.float32)
+    return _levels_of(np.asarray(z_mm, np.float32).tobytes(), e.tobytes(), e.shape[-1])
+
+
+@lru_cache(maxsize=4)
+def _levels_of(z_mm: bytes, embedding: bytes, dim: int) -> Levels:
+    """The picks, abstention and the report ask for the same scan one after another."""
+    e = np.frombuffer(embedding, np.float32).reshape(-1, dim)
+    region = e[..., EmbeddingLayout.region]
+    return name_levels(np.frombuffer(z_mm, np.float32), region, vertebra(e), p_mid(e))
 
 
 @lru_cache(maxsize=1)
@@ -224,28 +232,33 @@ def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[n
     Args:
         at: the step of each slice, from the head.
     """
-    steps = int(at.max()) + 1
+    when, which = np.unique(at, return_inverse=True)  # the steps with evidence; between them states only move on
     real = chains.level >= 0
-    log = np.zeros((steps, *real.shape))
-    np.add.at(log, at, evidence)
+    log = np.zeros((len(when), *real.shape))
+    np.add.at(log, which, evidence)
     top = np.where(real, log, -np.inf).max(2)
     emission = np.where(real, np.exp(log - top[..., None]), 0.0)
     forward = np.zeros_like(emission)
-    scale = np.zeros((steps, len(real)))
+    scale = np.zeros((len(when), len(real)))
     f = np.where(real, 1.0, 0.0)
     f = f / f.sum(1, keepdims=True)
-    for t in range(steps):
-        f = (_moved(chains, f) if t else f) * emission[t]
-        scale[t] = np.maximum(f.sum(1), 1e-300)
-        f = f / scale[t][:, None]
-        forward[t] = f
+    gaps = np.diff(when)
+    for u in range(len(when)):
+        for _ in range(gaps[u - 1] if u else 0):
+            f = _moved(chains, f)
+        f = f * emission[u]
+        scale[u] = np.maximum(f.sum(1), 1e-300)
+        f = f / scale[u][:, None]
+        forward[u] = f
     posterior = forward.copy()
     b = np.ones_like(f)
-    for t in range(steps - 2, -1, -1):
-        b = _moved_back(chains, b * emission[t + 1]) / scale[t + 1][:, None]
-        posterior[t] *= b
+    for u in range(len(when) - 2, -1, -1):
+        b = b * emission[u + 1] / scale[u + 1][:, None]
+        for _ in range(gaps[u]):
+            b = _moved_back(chains, b)
+        posterior[u] *= b
     posterior /= np.maximum(posterior.sum(2, keepdims=True), 1e-300)
-    return posterior[at], np.log(scale).sum(0) + top.sum(0)
+    return posterior[which], np.log(scale).sum(0) + top.sum(0)
 
 
 def _moved(chains: _Chains, f: np.ndarray) -> np.ndarray:
