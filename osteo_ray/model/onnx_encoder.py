@@ -9,9 +9,10 @@ An encoder of one's own, a GPU, or a bundle of before runs in torch.
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,8 +48,9 @@ def exported(encoder: nn.Module, size: int) -> bytes:
     Raises:
         ValueError: what the model computes is not what torch computes.
     """
-    net, out = _EmbeddingAndCircle(encoder).eval(), io.BytesIO()
-    with warnings.catch_warnings():
+    net = _EmbeddingAndCircle(encoder).eval()
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "encoder.onnx"
         # This exporter is deprecated; the one that follows it takes twenty times as long for the same model.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
@@ -56,7 +58,7 @@ def exported(encoder: nn.Module, size: int) -> bytes:
             input_names=["hu"], output_names=["embedding", "circle"],
             dynamic_axes={k: {0: "n"} for k in ("hu", "embedding", "circle")},
         )  # fmt: skip
-    model = out.getvalue()
+        model = out.read_bytes()
     _same(_by_torch(encoder, "cpu"), _by_onnx(model, 1), size)
     return model
 

@@ -49,15 +49,15 @@ def test_each_tissue_that_is_seen_makes_it_surer_and_none_leaves_the_prior():
     none = tissue_scale(None, None, None, 0.0, 1.0, CFG)
     assert none.at_120_kvp(120.0)[0] == 120.0
     errors = [none.at_120_kvp(120.0)[1]]
-    seen: list[float | None] = [None, None, None]
-    for i, value in enumerate(TRUE):
-        seen[i] = float(value)
-        errors.append(tissue_scale(*seen, contrast=0.0, factor=1.0, cfg=CFG).at_120_kvp(120.0)[1])
+    fat, muscle, air = TRUE
+    for m, a in ((None, None), (muscle, None), (muscle, air)):
+        errors.append(tissue_scale(fat, m, a, 0.0, 1.0, CFG).at_120_kvp(120.0)[1])
     assert all(a > b for a, b in pairwise(errors))
 
 
 def test_without_a_tube_voltage_nothing_is_said():
-    scale = tissue_scale(*TRUE, contrast=0.0, factor=float("nan"), cfg=CFG)
+    fat, muscle, air = TRUE
+    scale = tissue_scale(fat, muscle, air, 0.0, float("nan"), CFG)
     assert np.isnan(scale.at_120_kvp(120.0)[0])
 
 
