@@ -14,8 +14,11 @@ from typing import Any
 from rig import Rig
 from small_training import TRAIN
 
-SHORT = ("index", "records", "screen", "retry", "report")
-LONG = ("index", "records", "screen", "retry", "evaluate", "report", "drift", "recalibrate", "train", "tune")
+SHORT = ("index", "screen", "report")
+LONG = (
+    *("index", "records", "dry run", "screen", "again", "retry"),
+    *("evaluate", "report", "drift", "recalibrate", "train", "tune"),
+)
 At = Callable[[str], str]
 """Name of a file or folder -> its path or URI in the place."""
 
@@ -85,11 +88,9 @@ def steps(at: At, disk: Path, jobs: tuple[str, ...]) -> Iterator[Step]:
         "records": [
             Step("records", {"source": at("records.csv"), "out": at("records"), "partitions": 2}, "2 partitions")
         ],
-        "screen": [
-            Step("screen", screen | {"dry_run": True}, "to score"),
-            Step("screen", screen, "indexed series"),
-            Step("screen", screen, "0 scored now"),
-        ],
+        "dry run": [Step("screen", screen | {"dry_run": True}, "to score")],
+        "screen": [Step("screen", screen, "indexed series")],
+        "again": [Step("screen", screen, "0 scored now")],
         "retry": [Step("retry", screen | {"code": ["GATE_WARN", "OK"]}, "scored now")],
         "evaluate": [
             Step(
