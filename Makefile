@@ -45,9 +45,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes, a file's tests in one of them; one thread of torch in each, or they wait for one another.
+# Two processes, a file's tests in one of them; one thread of torch in each, or they wait for one another. Ray's workers
+# are as urgent as the tests: at Ray's own niceness of 15 they would starve beside the other process.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-cluster: $(VENV)/.installed
 	OSTEO_RAY_CLUSTER=1 $(BIN)/python -m pytest tests/cluster

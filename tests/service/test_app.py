@@ -91,7 +91,7 @@ def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
     port = free_port()
     argv = ["serve", "--runs", str(tmp_path / "runs"), "--port", str(port)]
     code = f"import sys; from osteo_ray.cli import main; sys.exit(main({argv!r}))"
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k == "RAY_worker_niceness"}
     process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
