@@ -73,21 +73,31 @@ def repeat_error(pairs: list[tuple[float, float]], rng: np.random.Generator) -> 
     }  # fmt: skip
 
 
-def main() -> None:
-    """Measure and write."""
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def arguments(about: str, seed: int) -> argparse.Namespace:
+    """Which bundle on how many synthetic trunks."""
+    p = argparse.ArgumentParser(description=about.split("\n")[0])
     p.add_argument("--bundle", default="osteo_ray/model/reference/bundle")
     p.add_argument("--scans", type=int, default=60)
-    p.add_argument("--seed", type=int, default=5300)
-    a = p.parse_args()
-    torch.set_num_threads(1)
-    scorer = Predictor.load(a.bundle, ScoringConfig(shap=False))
-    rng = np.random.default_rng(a.seed)
+    p.add_argument("--seed", type=int, default=seed)
+    return p.parse_args()
+
+
+def trunks(seed: int, scans: int) -> CohortConfig:
+    """People whose trunk was scanned plainly: soft kernels, no tilt, no contrast agent."""
     everybody = MissingnessConfig(complete_share=1, ct_only_share=0, no_labs_share=0)
     trunk = ScanConfig(
         protocols={"abdomen": 0.5, "abdomen_pelvis": 0.3, "trunk": 0.2}, sharp_share=0, tilt_share=0, contrast_share=0
     )
-    cfg = CohortConfig(seed=a.seed, persons=a.scans, missing=everybody, scan=trunk)
+    return CohortConfig(seed=seed, persons=scans, missing=everybody, scan=trunk)
+
+
+def main() -> None:
+    """Measure and write."""
+    a = arguments(__doc__ or "", 5300)
+    torch.set_num_threads(1)
+    scorer = Predictor.load(a.bundle, ScoringConfig(shap=False))
+    rng = np.random.default_rng(a.seed)
+    cfg = trunks(a.seed, a.scans)
     errors: dict[str, list[float]] = {level: [] for level in LUMBAR}
     pairs: dict[str, list[tuple[float, float]]] = {k: [] for k in PUBLISHED}
     for spec in fast.people(cfg):

@@ -14,7 +14,6 @@ Writes docs/results/internal_calibration.json and .md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hu_precision import arguments, trunks
 
 from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.catalogue.tissue import q_hu
@@ -33,7 +33,6 @@ from osteo_ray.model.tissue_scale import HU_PER_VBMD, tissue_scale, vbmd
 from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.predictor import Predictor
 from osteo_ray.synthetic import fast
-from osteo_ray.synthetic.config import CohortConfig, MissingnessConfig, ScanConfig
 from osteo_ray.synthetic.scanner import KVP_FACTOR
 from osteo_ray.synthetic.truth import slice_truth
 
@@ -123,19 +122,11 @@ def summary(name: str, rows: list[dict[str, Any]], rng: np.random.Generator) -> 
 
 def main() -> None:
     """Measure and write."""
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--bundle", default="osteo_ray/model/reference/bundle")
-    p.add_argument("--scans", type=int, default=60)
-    p.add_argument("--seed", type=int, default=5400)
-    a = p.parse_args()
+    a = arguments(__doc__ or "", 5400)
     torch.set_num_threads(1)
     scorer = Predictor.load(a.bundle, ScoringConfig(shap=False))
     rng = np.random.default_rng(a.seed)
-    everybody = MissingnessConfig(complete_share=1, ct_only_share=0, no_labs_share=0)
-    trunk = ScanConfig(
-        protocols={"abdomen": 0.5, "abdomen_pelvis": 0.3, "trunk": 0.2}, sharp_share=0, tilt_share=0, contrast_share=0
-    )
-    cfg = CohortConfig(seed=a.seed, persons=a.scans, missing=everybody, scan=trunk)
+    cfg = trunks(a.seed, a.scans)
     found: dict[str, list[dict[str, Any]]] = {}
     for spec in fast.people(cfg):
         stack = fast.stack_of(spec, cfg)

@@ -7,7 +7,7 @@ already there (`ray job submit`, RAY_ADDRESS) is joined as it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 # Nothing is reported anywhere, on no cluster.
@@ -36,10 +36,14 @@ def nodes() -> list[dict[str, float]]:
     return [n["Resources"] for n in ray.nodes() if n["Alive"]]
 
 
-def room(cpus: float, gpus: float = 0.0) -> int:
-    """Actors of this size that the nodes of today have room for."""
-    fits = (min(n.get("CPU", 0.0) / cpus, n.get("GPU", 0.0) / gpus if gpus else float("inf")) for n in nodes())
-    return sum(int(f + 1e-9) for f in fits)
+def fitting(node: Mapping[str, float], cpus: float, gpus: float = 0.0, memory: int = 0) -> int:
+    """Actors of this size, memory in bytes, that a node can hold; one that does not state its memory has enough."""
+    fits = [node.get("CPU", 0.0) / cpus]
+    if gpus:
+        fits.append(node.get("GPU", 0.0) / gpus)
+    if memory:
+        fits.append(node.get("memory", float("inf")) / memory)
+    return int(min(fits) + 1e-9)
 
 
 def node_address() -> str:
@@ -98,9 +102,9 @@ def tune_data_context() -> None:
 
 @contextmanager
 def retries_given() -> Iterator[None]:
-    """Around a Ray Data call that gives `max_retries`: a worker that a file crashes is otherwise started for ever.
+    """Around a Ray Data call that bounds retries: what is killed at each try is otherwise started for ever.
 
-    There is no named parameter for it, and the general way, which goes in Ray 2.64 (pinned below), warns at each use.
+    There is no named parameter for that, and the general way, which goes in Ray 2.64 (pinned below), warns at each use.
     """
     import warnings
 

@@ -51,7 +51,7 @@ def exported(encoder: nn.Module, size: int) -> bytes:
     net = _EmbeddingAndCircle(encoder).eval()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "encoder.onnx"
-        # This exporter is deprecated; the one that follows it takes twenty times as long for the same model.
+        # This exporter is deprecated; the one that follows it takes many times as long for the same model.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             net, (torch.from_numpy(_crops(size)),), out, dynamo=False, opset_version=OPSET,

@@ -278,9 +278,9 @@ def _checks(text: _Text, p: Page, y: float, words: Words) -> None:
     if not p.checks:
         return
     _heading(text.figure, text, y, words("checks.title"), words("checks.sheet_note"))
-    # What fired comes first; of the rest as many as there is room for.
-    room = max(1, int((y - 0.016 - 0.075) / 0.0112))
-    first = sorted(p.checks, key=lambda c: c.tone == "ok")[: min(MOST_GATES, 2 * room)]
+    # What fired comes first; of the rest as many as the page holds.
+    lines = max(1, int((y - 0.016 - 0.075) / 0.0112))
+    first = sorted(p.checks, key=lambda c: c.tone == "ok")[: min(MOST_GATES, 2 * lines)]
     per = (len(first) + 1) // 2
     colors = {"ok": PASS, "warn": WARN, "bad": FAIL}
     for i, c in enumerate(first):

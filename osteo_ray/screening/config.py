@@ -96,9 +96,7 @@ class PipelineConfig(Section):
         "loaded scorer takes, and `limits.series_memory_mb`",
     )
     actor_gpus: float = Field(0.0, ge=0, description="share of a GPU for each scorer, for `scoring.device: cuda`")
-    max_retries: int = Field(
-        20, ge=0, description="of finishing a shard on a node that was lost; batches of lost scorers are always redone"
-    )
+    max_retries: int = Field(20, ge=0, description="of a batch whose scorer was killed or whose node was lost")
     store_patience_s: float = Field(
         300.0, ge=0, description="how long to try again where results can't be written: a full disk, a store away"
     )

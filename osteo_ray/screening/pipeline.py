@@ -299,21 +299,25 @@ def _score(
     pool = _pool(plan, cfg)
     if pool.waits:
         notice(
-            f"no node has room for a scorer (CPU {pool.cpus:g}, GPU {pool.gpus:g}, memory {pool.memory >> 20} MiB); "
+            f"no node has what a scorer takes (CPU {pool.cpus:g}, GPU {pool.gpus:g}, memory {pool.memory >> 20} MiB); "
             "waiting for one to join"
         )
-    # A scorer that was killed or whose node was lost is started again by Ray Data, and its batch is done again: no
-    # series can end this actor.
-    ds = read_pending(catalogue, plan, cfg.pipeline.series_per_task, records, cfg.timeline, pool.helpers).map_batches(
-        ScoreBatch,
-        fn_constructor_args=(bundle, cfg, store.uri, plan.run_id),
-        batch_format="pyarrow",
-        batch_size=1,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus or None,
-        memory=pool.memory,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.most, initial_size=max(1, pool.start)),
-    )
+    pending = read_pending(catalogue, plan, cfg.pipeline.series_per_task, records, cfg.timeline, pool.helpers)
+    with ray_setup.retries_given():
+        ds = pending.map_batches(
+            ScoreBatch,
+            fn_constructor_args=(bundle, cfg, store.uri, plan.run_id),
+            batch_format="pyarrow",
+            batch_size=1,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
+            memory=pool.memory,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.most, initial_size=max(1, pool.start)),
+            # No series can end this actor: what does is a kill or a lost node, and its batch is done again. Not for
+            # ever: where each try is killed, the run ends and says so.
+            max_restarts=-1,
+            max_task_retries=cfg.pipeline.max_retries,
+        )
     index = {s.name: i for i, s in enumerate(plan.shards)}
     waiting = np.array([s.stop - s.start for s in plan.of_shards()])
     finisher = _Finisher(plan, catalogue, store, cfg, pool.helpers)

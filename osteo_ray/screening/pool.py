@@ -1,4 +1,4 @@
-"""How many scorers, readers and finishers: as many as a cluster has room for (no Ray here).
+"""How many scorers, readers and finishers: as many as fit on a cluster (no Ray here).
 
 pool = pool_of(cfg.pipeline, batches, nodes_of_cluster)     # [{"CPU": 16.0, "memory": 5e10}, ...]
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from osteo_ray.outcomes import InputError
+from osteo_ray.ray_setup import fitting
 from osteo_ray.screening.config import PipelineConfig
 
 SCORER_MB = 700
@@ -19,8 +20,8 @@ SCORERS_PER_READER = 16
 HELPERS = 2, 64
 """Fewest and most readers, and finishers."""
 GROWTH = 4
-"""Where nodes may join: as many times the room of today is what readers and finishers are counted for."""
-UNKNOWN_ROOM = 256
+"""Where nodes may join: as many times what fits today is what readers and finishers are counted for."""
+WHERE_UNKNOWN = 256
 """Scorers that they are counted for where no node has started yet."""
 RAY_SHARE = 0.7
 """Of a machine's memory, what Ray gives to tasks and actors; the rest is for its object store."""
@@ -39,7 +40,7 @@ class Pool:
 
     @property
     def waits(self) -> bool:
-        """No node has room for a scorer."""
+        """No node has the resources of a scorer."""
         return not self.start
 
 
@@ -51,14 +52,14 @@ def pool_of(p: PipelineConfig, batches: int, nodes: Sequence[Mapping[str, float]
         grows: nodes may join.
 
     Raises:
-        InputError: no node will ever have room for one scorer.
+        InputError: no node will ever have the resources of one scorer.
     """
     working = [n for n in nodes if n.get("CPU", 0) > 0]
     memory = (p.actor_memory_mb or SCORER_MB + p.limits.series_memory_mb) * 2**20
     if working:  # one scorer has to fit on the largest node, however small that is: its limits still hold
         memory = min(memory, int(max(n.get("memory", memory) for n in working)))
-    room = sum(_fit(n, p, memory) for n in working)
-    if not room and not grows:
+    fit = sum(fitting(n, p.actor_cpus, p.actor_gpus, memory) for n in working)
+    if not fit and not grows:
         for key, unit, asked in (("actor_gpus", "GPU", p.actor_gpus), ("actor_cpus", "CPU", p.actor_cpus)):
             has = max((n.get(unit, 0.0) for n in nodes), default=0.0)
             if asked > has:
@@ -68,19 +69,11 @@ def pool_of(p: PipelineConfig, batches: int, nodes: Sequence[Mapping[str, float]
     if p.actors is not None:
         most = min(most, p.actors)
     elif not grows:
-        most = min(most, room)
-    full = most if p.actors is not None else min(most, GROWTH * room or UNKNOWN_ROOM) if grows else most
+        most = min(most, fit)
+    full = most if p.actors is not None else min(most, GROWTH * fit or WHERE_UNKNOWN) if grows else most
     low, high = HELPERS
     helpers = min(high, max(low, -(-full // SCORERS_PER_READER)))
-    return Pool(min(most, room), most, p.actor_cpus, p.actor_gpus, memory, helpers)
-
-
-def _fit(node: Mapping[str, float], p: PipelineConfig, memory: int) -> int:
-    """Scorers that a node has room for."""
-    fits = [node["CPU"] / p.actor_cpus, node.get("memory", float("inf")) / memory]
-    if p.actor_gpus:
-        fits.append(node.get("GPU", 0.0) / p.actor_gpus)
-    return int(min(fits) + 1e-9)
+    return Pool(min(most, fit), most, p.actor_cpus, p.actor_gpus, memory, helpers)
 
 
 def this_machine() -> list[dict[str, float]]:

@@ -206,7 +206,7 @@ def embed_slice_sets(
     """Embed every slice of the sets; columns EMBEDDED and embedding.
 
     Args:
-        actors: at most so many; None: as many as there is room for.
+        actors: at most so many; None: as many as fit.
         gpus: of each actor; 0: on CPU.
     """
     import ray.data
@@ -216,9 +216,9 @@ def embed_slice_sets(
     files = [str(f) for s in sets for f in sorted(s.glob("part-*.parquet"))]
     columns = [*EMBEDDED, "crop"]
     blocks = max(1, min(len(files), 256))
-    room = ray_setup.room(cpus=1.0, gpus=gpus)
-    most = min(blocks, actors or (blocks if ray_setup.joined() else max(1, room)))  # a cluster may grow
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, room)))
+    fit = sum(ray_setup.fitting(n, cpus=1.0, gpus=gpus) for n in ray_setup.nodes())
+    most = min(blocks, actors or (blocks if ray_setup.joined() else max(1, fit)))  # a cluster may grow
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, fit)))
     ds = read_files(files, columns, blocks).map_batches(
         EmbedSlices,
         fn_constructor_args=(encoder.state_dict(), encoder.cfg, size, "cuda" if gpus else "cpu"),

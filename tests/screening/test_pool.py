@@ -16,7 +16,7 @@ def cfg(**keys):
     return validate(PipelineConfig, keys)
 
 
-def test_as_many_as_there_is_room_for():
+def test_as_many_as_fit():
     pool = pool_of(cfg(), 10_000, [HEAD, WORKER, WORKER], grows=False)
     assert (pool.start, pool.most, pool.cpus) == (32, 32, 1.0)
     assert pool.memory == (700 + 3072) * 2**20
@@ -61,5 +61,5 @@ def test_gpus_bound_them_too():
     assert pool_of(cfg(actor_gpus=0.25), 1000, [gpu, WORKER], grows=False).start == 8
 
 
-def test_this_machine_has_room_for_one():
+def test_one_fits_on_this_machine():
     assert pool_of(cfg(), 10, this_machine(), grows=False).start >= 1
