@@ -52,6 +52,10 @@ def _reader(chunk: list[Rows]):
     return read
 
 
+READERS = 2
+"""Read tasks of the driver's files at a time: a disk gives slices faster than encoders take them."""
+
+
 class FilesOfDriver(Datasource):
     """Parquet files on a disk of the driver's node, in `blocks` tasks."""
 
@@ -81,11 +85,15 @@ def _file_reader(files: list[str], columns: list[str]):
 def read_files(files: Sequence[str], columns: Sequence[str], blocks: int) -> ray.data.Dataset:
     """Parquet files that the driver's node has as a Ray dataset: other nodes may lack that disk, so its own reads them.
 
-    Readers take no CPU: where actors hold all of them, each would wait for the other.
+    Readers take no CPU: where actors hold all of them, each would wait for the other. So nothing but `READERS` bounds
+    how many run at a time; without it Ray starts a process for every block.
     """
     source = FilesOfDriver(files, columns, blocks)
     own = {NODE_ID_LABEL_KEY: ray.get_runtime_context().get_node_id()}
-    return ray.data.read_datasource(source, num_cpus=0, label_selector=own, override_num_blocks=blocks)
+    readers = min(READERS, blocks)
+    return ray.data.read_datasource(
+        source, num_cpus=0, concurrency=readers, label_selector=own, override_num_blocks=blocks
+    )
 
 
 def arrow_batches(ds: ray.data.Dataset) -> Iterator[pa.Table]:
