@@ -75,7 +75,7 @@ def backgrounds(
         patients: patients.parquet of the run; None, or a file that is not there: records were not looked at.
     """
     keys = sorted({r["patient_key"] for r in rows if r.get("patient_key")})
-    mine = pads.field("patient_key").isin(keys)
+    mine = pads.field("patient_key").isin(pa.array(keys, pa.string()))  # an empty list alone has no type
     source = results if isinstance(results, pa.Table) else pads.dataset(results, schema=RESULTS)
     scored = pads.field("state").isin([str(State.SCORED), str(State.SCORED_WARN)]) & pads.field("risk_prob").is_valid()
     if isinstance(source, pa.Table):

@@ -136,6 +136,17 @@ def test_without_records_or_results_nothing_is_claimed(run):
     assert said(undated, Background(True))["Earlier study"].startswith("This study has no date")
 
 
+def test_where_nobody_is_shown_or_named_nothing_is_looked_up(run):
+    """A run in which nothing was scored, and a series without a patient's key."""
+    folder, _ = run
+    assert backgrounds(folder / "results.parquet", [], PEOPLE, folder / "patients.parquet") == {}
+    nameless = scored_row(7, 0.3) | {"patient_key": None}
+    for results in (folder / "results.parquet", pq.read_table(folder / "results.parquet")):
+        found = backgrounds(results, [nameless], PEOPLE, folder / "patients.parquet")[nameless["row_key"]]
+        assert found.prior is None
+        assert found.known == {}
+
+
 def test_the_next_step_is_in_the_sites_own_words():
     steps = NextStep(high="DXA within 4 weeks", known="letter to the GP", not_scored="none")
     high, low = (scored_row(1, 0.6), scored_row(2, 0.1))
