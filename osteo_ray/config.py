@@ -29,6 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not the last of the two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 T = TypeVar("T", bound=Section)
 
 
@@ -46,7 +59,7 @@ def load(
     data: Any = {}
     if path is not None:
         try:
-            data = yaml.safe_load(Path(path).read_text()) or {}
+            data = yaml.load(Path(path).read_bytes(), _Loader) or {}
         except OSError as e:
             raise ConfigError(f"config file {path}: {e.strerror}") from None
         except yaml.YAMLError as e:
@@ -136,5 +149,10 @@ def _explain(model: type[BaseModel], err: Any) -> str:
         near = get_close_matches(loc[-1], names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{key}: no such key{hint} (keys here: {', '.join(names)})"
-    got = f" (got {err['input']!r})" if err["type"] != "missing" else ""
-    return f"{key}: {err['msg']}{got}"
+    what = err["msg"].removeprefix("Value error, ")
+    own = err["type"] == "value_error" and isinstance(err["input"], Mapping)  # a rule on several keys names them itself
+    got = "" if own or err["type"] == "missing" else f" (got {err['input']!r})"
+    quotes = (
+        "; write it in quotes" if err["type"] == "string_type" and isinstance(err["input"], bool | int | float) else ""
+    )
+    return f"{key}: {what}{got}{quotes}" if key else what

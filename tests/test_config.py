@@ -73,3 +73,21 @@ def test_every_shipped_config_loads():
     for f in files:
         if f.stem in jobs:
             load(jobs[f.stem], f)
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: 1\nb: {c: 1}\na: 2\n")
+    with pytest.raises(ConfigError, match=r"'a' stands twice"):
+        load(Section, path)
+    path.write_bytes("a: \xe9\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load(Section, path)
+
+
+def test_a_text_that_yaml_reads_as_something_else_is_to_be_quoted():
+    class Named(Section):
+        name: str
+
+    with pytest.raises(ConfigError, match=r"name: .*\(got False\); write it in quotes"):
+        load(Named, None, ["name=No"])

@@ -7,7 +7,6 @@ cancelled or entered in error do not count. Codes and resources that nothing use
 
 from __future__ import annotations
 
-import gzip
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +20,19 @@ from osteo_ray.patients.fhir_patients import Subjects, canonical
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.long import TestNames
 from osteo_ray.patients.mapping import Numbers, Test
-from osteo_ray.patients.observations import BLOCK, NO_DAY, PRESENT, T_SCORE, Observations
+from osteo_ray.patients.observations import NO_DAY, PRESENT, T_SCORE, VERSIONED, Observations
 from osteo_ray.patients.readers.chunk import Chunk
+from osteo_ray.patients.readers.compressed import open_bytes
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
-from osteo_ray.patients.values import OK, age_at, day, seconds
+from osteo_ray.patients.values import OK, age_at, moment
 
-_LOINC = ("http://loinc.org", "https://loinc.org", "urn:oid:2.16.840.1.113883.6.1", "LOINC")
+_LOINC = ("http://loinc.org", "https://loinc.org", "http://www.loinc.org", "urn:oid:2.16.840.1.113883.6.1", "loinc")
+_UCUM = ("http://unitsofmeasure.org", "https://unitsofmeasure.org", "urn:oid:2.16.840.1.113883.6.8")
+_WITHDRAWN = ("entered-in-error", "cancelled")
+_AMENDED, _VERSION = 1 << 60, 40  # an observation's order: amended or not, then its version, then where it stands
+_ALL_BITS = (1 << 64) - 1
+_MARK = b"\xef\xbb\xbf"
 _RANKS = {"final": 1, "amended": 1, "corrected": 1, "preliminary": 0, "registered": 0}
 # Answers of "Tobacco smoking status", SNOMED CT and LOINC: every day, some days, heavy and light; former and never.
 _SMOKES = (
@@ -52,7 +57,7 @@ def read_fhir(paths: list[tuple[Path, str]], reading: Reading) -> Iterator[pd.Da
     # JSON has one way of writing numbers; a mapping says only what a bound is.
     plain_numbers = m.model_copy(update={"numbers": Numbers(bounds=m.numbers.bounds)})
     reading = Reading(plain_numbers, reading.pseudonym_key, reading.identity, reading.found)
-    with Observations() as store:
+    with Observations(dtype=VERSIONED) as store:
         export = _Export(reading, store)
         for path, name in paths:
             export.read(path, name)
@@ -68,22 +73,22 @@ class _Export:
         self._names = TestNames(reading.mapping)
         self._codes: dict[tuple[str, str], tuple[str, str, Test] | None] = {}
         self._rows: list[tuple[Any, ...]] = []
-        self._empty: list[tuple[int, int]] = []  # subject and day of what has no value
+        self._empty: list[tuple[int, int, int, int]] = []  # subject, day, order and source of what has no value
+        self._withdrawn: set[int] = set()  # sources
         self._source = ""
         self._count = 0
 
     def read(self, path: Path, name: str) -> None:
         self._source = name
-        opener = gzip.open if path.name.endswith(".gz") else open
         given = False
         try:
-            with opener(path, "rb") as f:
+            with open_bytes(path) as f:
                 if path.name.lower().removesuffix(".gz").endswith(".json"):
                     text = f.read()
                     if not text.strip():
                         raise RecordsError([f"{name}: the file is empty"])
                     try:
-                        whole = from_json(text)
+                        whole = from_json(text.removeprefix(_MARK))
                     except ValueError as e:
                         raise RecordsError(
                             [f"{name}: not JSON ({e}); if it holds a resource a line, call it .ndjson"]
@@ -106,9 +111,10 @@ class _Export:
     def _line(self, line: bytes, number: int) -> None:
         found = self._reading.found
         try:
-            r = from_json(line[3:] if line.startswith(b"\xef\xbb\xbf") else line)
+            r = from_json(line.removeprefix(_MARK))
         except ValueError as e:
-            found.problem(f"{self._source}, line {number}: not JSON ({str(e).split(' at line')[0]})")
+            hint = "; one resource over several lines is a file to be called .json" if number == 1 else ""
+            found.problem(f"{self._source}, line {number}: not JSON ({str(e).split(' at line')[0]}){hint}")
             return
         if not isinstance(r, dict):
             found.problem(f"{self._source}, line {number}: a {type(r).__name__}, not a FHIR resource")
@@ -137,11 +143,14 @@ class _Export:
         found = self._reading.found
         if any(isinstance(x, dict) and x.get("relation") == "next" for x in bundle.get("link") or ()):
             found.note(f"{self._source}: one page of a search; the pages after it are not here")
-        for k, entry in enumerate(bundle.get("entry") or (), 1):
-            if not isinstance(entry, dict) or not isinstance(entry.get("resource"), dict):
-                found.dropped["entries without a resource"] += 1
-            elif (entry.get("request") or {}).get("method") == "DELETE":
+        entries = [*enumerate(bundle.get("entry") or (), 1)]
+        for k, entry in reversed(entries) if bundle.get("type") == "history" else entries:  # the newest stands first
+            request = entry.get("request") or {} if isinstance(entry, dict) else {}
+            if request.get("method") == "DELETE":
                 found.dropped["entries that delete"] += 1
+                self._withdrawn |= {hash(str(u)) & _ALL_BITS for u in (request.get("url"), entry.get("fullUrl")) if u}
+            elif not isinstance(entry, dict) or not isinstance(entry.get("resource"), dict):
+                found.dropped["entries without a resource"] += 1
             else:
                 url = entry.get("fullUrl")
                 self._resource(entry["resource"], k, str(url) if url else None)
@@ -150,6 +159,9 @@ class _Export:
         found = self._reading.found
         status = r.get("status")
         rank = _RANKS.get(str(status))
+        source = _source_of(r, full_url)
+        if status in _WITHDRAWN and source:
+            self._withdrawn.add(source)
         if rank is None:
             found.dropped[f"Observation {status or 'without status'}"] += 1
             return
@@ -166,34 +178,40 @@ class _Export:
             return
         self._subjects.observed[subject] += 1
         text = _effective(r)
-        date, state = day(text, frozenset({""}), (), self._reading.mapping.timezone)
+        date, second, state = moment(text, frozenset({""}), (), self._reading.mapping.timezone)
         if state != OK:
             what = "no effective date" if not text else f"{text!r} names no day"
-            found.problem(f"{where}: Observation {uses[0][1][1]}: {what}; it needs an effectiveDateTime")
+            found.problem(f"{where}: Observation {uses[0][1][1]}: {what}; it needs an effectiveDateTime with its day")
             return
         self._count += 1
-        order = self._count + ((1 << 48) if status in ("amended", "corrected") else 0)
+        order = self._count + (_version(r) << _VERSION) + (_AMENDED if status in ("amended", "corrected") else 0)
         for part, (name, code, test) in uses:
             value, unit = self._value(part, name, code, where)
             at = int(date.astype("int64"))
             if value is not None:
-                self._rows.append((name, code, test, subject, rank, at, text, order, value, unit, number))
+                self._rows.append((name, code, test, subject, rank, at, second, order, value, unit, number, source))
             else:
-                self._empty.append((subject, at))
+                self._empty.append((subject, at, order, source))
         if len(self._rows) >= _BATCH:
             self._flush()
 
     def _use(self, concept: dict[str, Any], panel: bool) -> tuple[str, str, Test] | None:
         """(feature, code, how it is read) of a CodeableConcept; None, and counted, where nothing uses it."""
-        shown = None
+        shown: str | None = None
+        uses: dict[str, tuple[str, str, Test]] = {}
         for c in concept.get("coding") or ():
-            key = (str(c.get("system") or ""), str(c.get("code") or ""))
+            key = (str(c.get("system") or "").strip(), str(c.get("code") or "").strip())
             if key not in self._codes:
                 self._codes[key] = self._look_up(*key)
-            if self._codes[key] is not None:
-                return self._codes[key]
-            if shown is None or key[0] in _LOINC:
+            if (use := self._codes[key]) is not None:
+                uses.setdefault(use[0], use)
+            if shown is None or _is_loinc(key[0]):
                 shown = f"{key[1]} ({c.get('display') or concept.get('text') or key[0]})"
+        if len(uses) > 1:
+            self._reading.found.unknown[f"codes of {' and '.join(uses)} at once"] += 1
+            return None
+        if uses:
+            return next(iter(uses.values()))
         text = str(concept.get("text") or "")
         if text and (own := self._names.own(text)):
             return own[0], text, own[1]
@@ -203,7 +221,7 @@ class _Export:
 
     def _look_up(self, system: str, code: str) -> tuple[str, str, Test] | None:
         own = self._names.own(f"{system}|{code}") or self._names.own(code)
-        if own is None and system in _LOINC:
+        if own is None and _is_loinc(system):
             own = self._names.find(code)
         return None if own is None else (own[0], code, own[1])
 
@@ -240,9 +258,14 @@ class _Export:
         if isinstance(q, dict) and q.get("value") is not None:
             comparator = str(q.get("comparator") or "")
             value = q["value"] if not comparator else f"{'>' if comparator == 'ad' else comparator}{q['value']}"
-            return value, str(q.get("code") or q.get("unit") or "")
+            # A code of another system than UCUM is a word of the laboratory's; what it shows to people is the unit.
+            system = str(q.get("system") or _UCUM[0]).rstrip("/")
+            code, shown = str(q.get("code") or ""), str(q.get("unit") or "")
+            return value, (code or shown) if system in _UCUM else (shown or code)
         if isinstance(part.get("valueInteger"), int):
             return part["valueInteger"], ""
+        if isinstance(part.get("valueString"), str):
+            return part["valueString"], ""
         other = next((k for k in part if k.startswith("value") and k != "valueQuantity"), None)
         if other is not None:
             found.problem(f"{where}: Observation {code} ({name}): {other} {str(part[other])[:40]!r} is no quantity")
@@ -258,7 +281,7 @@ class _Export:
             groups[row[0], row[1]].append(row)
         self._rows = []
         for (name, code), rows in groups.items():
-            _, _, tests, subject, rank, at, text, order, value, unit, number = zip(*rows, strict=True)
+            _, _, tests, subject, rank, at, second, order, value, unit, number, source = zip(*rows, strict=True)
             frame = pd.DataFrame({"value": pd.Series(value, dtype=object), "unit": pd.Series(unit, dtype=object)})
             chunk = Chunk(self._source, frame, np.array(number), "line", cell="Observation")
             column = f"{code} ({name})"
@@ -271,22 +294,23 @@ class _Export:
                 units = frame["unit"] if test.unit is None else None
                 values = self._reading.quantity(name, test, frame["value"], units, chunk, column, code)
             keep = ~np.isnan(values)
-            block = np.zeros(len(rows), BLOCK)
+            self._reading.found.days(np.array(at, np.int64).astype("datetime64[D]"), self._source)
+            block = np.zeros(len(rows), VERSIONED)
             block["patient"], block["rank"], block["day"], block["order"] = subject, rank, at, order
+            block["source"], block["second"] = source, second
             block["what"] = T_SCORE if name == "t_score" else NAMES.index(name)
             block["site"] = -1 if self._reading.mapping.site is None else 0
-            block["second"] = seconds(pd.Series(text, dtype=object))
             block["value"] = values
             self._store.add(block[keep])
-            self._empty += zip(block["patient"][~keep].tolist(), block["day"][~keep].tolist(), strict=True)
+            self._empty += block[["patient", "day", "order", "source"]][~keep].tolist()
         # A day without a known value is still a record: of sex and age, and of the fact that there is nothing.
         self._store.add(self._present(self._empty))
         self._empty = []
 
-    def _present(self, days_of: list[tuple[int, int]]) -> np.ndarray:
-        block = np.zeros(len(days_of), BLOCK)
-        if days_of:
-            block["patient"], block["day"] = zip(*days_of, strict=True)
+    def _present(self, without: list[tuple[int, int, int, int]]) -> np.ndarray:
+        block = np.zeros(len(without), VERSIONED)
+        if without:
+            block["patient"], block["day"], block["order"], block["source"] = zip(*without, strict=True)
         block["what"] = PRESENT
         block["site"] = -1 if self._reading.mapping.site is None else 0
         return block
@@ -298,12 +322,13 @@ class _Export:
         seen = np.array(self._subjects.observed, np.int64)
         alone = np.flatnonzero((patient >= 0) & (seen == 0))
         alone = alone[~np.isin(keys[alone], keys[(seen > 0) & (patient >= 0)])]
-        self._store.add(self._present([(int(k), NO_DAY) for k in alone]))
+        self._store.add(self._present([(int(k), NO_DAY, 0, 0) for k in alone]))
         sex, born = self._subjects.facts()
         order = np.argsort(keys, kind="stable")
         sorted_keys, sorted_patient = keys[order], patient[order]
 
         def known_alone(block: np.ndarray) -> np.ndarray:
+            block = self._current(block)
             patient_index = patient[block["patient"].astype(np.int64)]
             block = block[patient_index >= 0]
             block["patient"] = keys[block["patient"].astype(np.int64)]
@@ -314,6 +339,22 @@ class _Export:
             p = sorted_patient[np.searchsorted(sorted_keys, number)]
             found.rows += len(frame)
             yield self._with_facts(frame, sex[p], born[p])
+
+    def _current(self, block: np.ndarray) -> np.ndarray:
+        """Without what was withdrawn, and of a resource that stands several times the last version alone. Who is left
+        without anything is still a record."""
+        source = block["source"]
+        gone = np.isin(source, np.fromiter(self._withdrawn, np.uint64))
+        which, number = np.unique(source, return_inverse=True)
+        age = block["order"] & (_AMENDED - 1)
+        newest = np.zeros(len(which), np.int64)
+        np.maximum.at(newest, number, age)
+        old = (source != 0) & (age < newest[number])
+        if not (old | gone).any():
+            return block
+        rest = block[~old & ~gone]
+        bare = np.setdiff1d(block["patient"][gone], rest["patient"]).tolist()
+        return np.concatenate([rest, self._present([(k, NO_DAY, 0, 0) for k in bare])])
 
     def _with_facts(self, frame: pd.DataFrame, sex: np.ndarray, born: np.ndarray) -> pd.DataFrame:
         """Sex and age of a patient beside what was observed of them."""
@@ -332,6 +373,23 @@ class _Export:
             frame[name] = values if name not in frame else np.where(np.isnan(frame[name]), values, frame[name])
         frame["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
         return frame
+
+
+def _is_loinc(system: str) -> bool:
+    return system.rstrip("/").lower() in _LOINC
+
+
+def _source_of(r: dict[str, Any], full_url: str | None) -> int:
+    """A number for a resource by which its later versions are known; 0 where it has no id."""
+    if full_url is not None and full_url.startswith("http"):
+        return hash(full_url) & _ALL_BITS
+    return hash(f"Observation/{r['id']}") & _ALL_BITS if r.get("id") else 0
+
+
+def _version(r: dict[str, Any]) -> int:
+    """meta.versionId where it counts; else 0."""
+    text = str((r.get("meta") or {}).get("versionId") or "")
+    return min(int(text), (1 << 19) - 1) if text.isdecimal() else 0
 
 
 def _effective(r: dict[str, Any]) -> str:

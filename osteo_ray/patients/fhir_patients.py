@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from osteo_ray.patients.mapping import Fhir
 from osteo_ray.patients.reading import Reading
@@ -26,7 +27,8 @@ def canonical(reference: str) -> str:
 def identifier_of(identifiers: Any, rule: Fhir) -> tuple[str | None, str]:
     """(the patient's number, what is wrong): of the configured system, else of the configured type; never the first.
 
-    Identifiers of `use: old` do not count.
+    Identifiers of `use: old` do not count; temporary ones, and those whose period has an end, only where there is no
+    other.
     """
     usable = [
         i
@@ -39,10 +41,13 @@ def identifier_of(identifiers: Any, rule: Fhir) -> tuple[str | None, str]:
     else:
         fits = [i for i in usable if rule.identifier_type in _types(i)]
         wanted = f"of type {rule.identifier_type}"
-    values = {str(i["value"]).strip() for i in fits}
+    lasting = [i for i in fits if i.get("use") != "temp" and not (i.get("period") or {}).get("end")]
+    values = {str(i["value"]).strip() for i in lasting or fits}
     if len(values) == 1:
         return values.pop(), ""
     systems = ", ".join(sorted({str(i.get("system") or "none") for i in (fits or usable)})) or "none at all"
+    if values and len({i.get("system") for i in lasting or fits}) == 1:
+        return None, f"several numbers {wanted}, all of system {systems}; mark those that hold no more as `use: old`"
     if values:
         return None, f"several identifiers {wanted}; name one system: `fhir: {{identifier_system: ...}}` ({systems})"
     return None, f"no identifier {wanted}; name its system: `fhir: {{identifier_system: ...}}` (there: {systems})"
@@ -70,6 +75,7 @@ class Subjects:
         self._of_patient = array("q")  # the subject by which a patient is known
         self._why: dict[int, str] = {}
         self._replaced: dict[int, str] = {}
+        self._replaces: list[tuple[str, str]] = []  # the reference that was replaced, and by which
 
     def subject(self, reference: str) -> int:
         """The number of whom a reference means."""
@@ -93,7 +99,14 @@ class Subjects:
     def add(self, resource: dict[str, Any], full_url: str | None, where: str) -> None:
         """A Patient resource; `full_url` is its entry's in a Bundle."""
         pid, why = identifier_of(resource.get("identifier"), self._reading.mapping.fhir)
-        sex = {"male": 1.0, "female": 0.0}.get(str(resource.get("gender")), np.nan)
+        gender = str(resource.get("gender") or "unknown")
+        sex = {"male": 1.0, "female": 0.0}.get(gender, np.nan)
+        if np.isnan(sex) and gender not in ("other", "unknown"):
+            self._reading.found.unknown[f"Patient.gender = {gender}"] += 1
+        born = _birth(resource.get("birthDate"))
+        if born == _NO_BIRTH and resource.get("birthDate"):
+            text = str(resource["birthDate"])[:40]
+            self._reading.found.problem(f"{where}: birthDate {text!r} is no date; write YYYY-MM-DD")
         tail = f"Patient/{resource.get('id')}" if resource.get("id") else None
         based = full_url is not None and not full_url.startswith("urn:")
         reference = canonical(full_url) if full_url else tail
@@ -101,7 +114,7 @@ class Subjects:
             self._reading.found.problem(f"{where}: a Patient without id; nothing can refer to it")
             return
         known = self._patient_of.get(reference)
-        k = self._append(pid, sex, _birth(resource.get("birthDate")), why, self.subject(reference))
+        k = self._append(pid, sex, born, why, self.subject(reference))
         if known is not None and self._known[known] and self._known[k] and self._keys[known] != self._keys[k]:
             self._reading.found.problem(
                 f"{where}: {reference} stands twice with different numbers; read each site's export by itself"
@@ -116,6 +129,8 @@ class Subjects:
             target = ((link or {}).get("other") or {}).get("reference")
             if isinstance(link, dict) and link.get("type") == "replaced-by" and target:
                 self._replaced[k] = canonical(str(target))
+            elif isinstance(link, dict) and link.get("type") == "replaces" and target:
+                self._replaces.append((canonical(str(target)), reference))
 
     def _append(self, pid: str | None, sex: float, born: int, why: str, subject: int) -> int:
         k = len(self._keys)
@@ -142,14 +157,20 @@ class Subjects:
         """(patient [n subjects], -1 where nobody is known; key uint64 [n]); what can't be joined becomes problems."""
         patient = np.full(len(self._names), -1, np.int64)
         keys = np.zeros(len(self._names), np.uint64)
+        for old, new in self._replaces:
+            if (before := self._find(old)) is not None:
+                self._replaced.setdefault(before, new)
         lost, lost_observations, first = 0, 0, ""
         reasons: Counter[str] = Counter()
+        gone: set[int] = set()
         for k, reference in enumerate(self._names):
             p = self._find(reference)
             for _ in range(10):  # a patient whose record was merged into another's
                 if p is None or p not in self._replaced:
                     break
                 after = self._find(self._replaced[p])
+                if after is None:
+                    gone.add(p)
                 if after is None or after == p:
                     break
                 p = after
@@ -165,16 +186,31 @@ class Subjects:
                 f"{lost_observations} Observations of {lost} patients whose Patient is in none of the files (the "
                 f"first: {first}): nobody's number is known; give the Patient file (of a bulk export: its folder) too"
             )
+        if gone:
+            self._reading.found.note(
+                f"{len(gone)} patients were merged into others that are in none of the files; their own numbers count"
+            )
         for why, n in reasons.most_common():
             self._reading.found.problem(f"{n} patients: {why}")
         return patient, keys
 
     def facts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(sex 1 male, 0 female, NaN; birth date datetime64[D] or NaT) of each patient."""
-        born = np.array(self._born, np.int64)
-        dates = born.astype("datetime64[D]")
-        dates[born == _NO_BIRTH] = np.datetime64("NaT")
-        return np.array(self._sex), dates
+        """(sex 1 male, 0 female, NaN; birth date datetime64[D] or NaT) of each patient. Where Patients of one number
+        contradict each other, neither is used, and a note says so."""
+        born = np.array(self._born, np.float64)
+        born[born == _NO_BIRTH] = np.nan
+        # Those without a number are each for themselves.
+        keys, alone = np.array(self._keys, np.uint64), np.arange(len(born), dtype=np.uint64)
+        who = np.where(np.array(self._known, bool), keys, alone)
+        facts = pd.DataFrame({"sex": np.array(self._sex), "born": born}).groupby(who)
+        several = facts.transform("nunique") > 1
+        for column, what in (("sex", "sexes"), ("born", "birth dates")):
+            if n := len(np.unique(who[several[column]])):
+                self._reading.found.note(f"{n} numbers of Patients with two {what}: two people? Neither is used")
+        agreed = facts.transform("first").mask(several)
+        dates = agreed["born"].fillna(_NO_BIRTH).to_numpy().astype(np.int64).astype("datetime64[D]")
+        dates[agreed["born"].isna()] = np.datetime64("NaT")
+        return agreed["sex"].to_numpy(), dates
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -182,7 +218,7 @@ class Subjects:
 
 def _birth(text: Any) -> int:
     """Days since 1970; a year or month alone is taken by its middle."""
-    m = re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", str(text or ""))
+    m = re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?(?:T.*)?", str(text or "").strip())
     if m is None:
         return _NO_BIRTH
     try:

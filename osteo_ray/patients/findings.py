@@ -16,6 +16,7 @@ import numpy as np
 from osteo_ray.patients.schema import NAMES, feature
 
 _KEPT_PROBLEMS = 1000
+_FIRST_DAY = np.datetime64("1980-01-01")
 _SAMPLE_PER_CHUNK, _SAMPLE = 5_000, 200_000
 
 
@@ -105,6 +106,7 @@ class Findings:
         self._features: dict[str, _Counts] = {}
         self._unused: dict[str, None] = {}
         self._notes: dict[str, None] = {}
+        self._odd_days: dict[tuple[str, str], tuple[int, np.datetime64]] = {}
         self.unknown: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 
@@ -150,6 +152,15 @@ class Findings:
         """Columns that nothing uses."""
         self._unused.update(dict.fromkeys(unused))
 
+    def days(self, days: np.ndarray, where: str) -> None:
+        """Count days (datetime64) before there was DXA or after today: stand-ins for "not known", and typing errors."""
+        known = days[~np.isnat(days)].astype("datetime64[D]")
+        sides = (known < _FIRST_DAY, f"before {_FIRST_DAY}"), (known > np.datetime64("today"), "after today")
+        for odd, what in sides:
+            if odd.any():
+                n, first = self._odd_days.get((where, what), (0, known[odd][0]))
+                self._odd_days[where, what] = n + int(odd.sum()), first
+
     def remember(self, key: str, patient_id: str, site: str | None, limit: int = 200_000) -> None:
         """A number as written, for the match report alone; never printed or stored."""
         if len(self.ids) < limit:
@@ -164,6 +175,12 @@ class Findings:
         """Raise RecordsError where anything was refused."""
         if self.problems:
             raise RecordsError(self.problems, total=self.total_problems)
+
+    def nothing(self) -> list[str]:
+        """Why there is no record at all."""
+        parts = (("tests or codes that nothing uses", self.unknown), ("passed over", self.dropped))
+        why = [f"{what}: {_counted(tuple(c.most_common()))}" for what, c in parts if c]
+        return self.problems or ["; ".join(["no record in what was read", *why])]
 
     def report(self) -> ReadReport:
         """What was read so far."""
@@ -180,6 +197,8 @@ class Findings:
         for f in rows:
             if f.source and not f.known:
                 self.note(f"{f.name}: {f.source} holds not one value that counts")
+        for (where, what), (n, first) in self._odd_days.items():
+            self.note(f"{where}: {n} {'date is' if n == 1 else 'dates are'} {what}, the first {first}")
         return ReadReport(
             self.rows,
             tuple(rows),

@@ -12,7 +12,8 @@ from osteo_ray.patients.observations import BLOCK, NO_DAY, PRESENT, T_SCORE
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import BY_LOINC, NAMES, T_SCORE_LOINCS, molar_mass_of
-from osteo_ray.patients.values import BAD, age_at, date_hint, days, plain, seconds, texts_of
+from osteo_ray.patients.values import plain, texts_of
+from osteo_ray.patients.wide import ages, birth_dates, moments_of
 
 
 class TestNames:
@@ -120,15 +121,9 @@ def _column_block(
 def _ages(base: np.ndarray, usable: np.ndarray, chunk: Chunk, reading: Reading) -> np.ndarray:
     column = reading.mapping.birth_date
     assert column is not None
-    from osteo_ray.patients.wide import dates
-
-    born = dates(chunk, column, reading).astype("datetime64[D]")
     day = base["day"].astype("int64").astype("datetime64[D]")
     day[base["day"] == NO_DAY] = np.datetime64("NaT")
-    age = age_at(born, day)
-    age[(age < 18) | (age > 110)] = np.nan
-    reading.found.values("age_y", age)
-    reading.found.source("age_y", column, "a")
+    age = ages(birth_dates(chunk, column, reading), day, None, chunk, column, reading)
     keep = ~np.isnan(age) & usable
     block = base[keep]
     block["what"], block["value"] = NAMES.index("age_y"), age[keep]
@@ -149,11 +144,7 @@ def _times(chunk: Chunk, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     m, n = reading.mapping, len(chunk.frame)
     if not m.date or m.date not in chunk.frame:
         return np.full(n, NO_DAY, np.int32), np.zeros(n, np.int32)
-    column = chunk.frame[m.date]
-    parsed = days(column, m.missing_texts, m.date_format, m.timezone)
-    for row in np.flatnonzero(parsed.state == BAD):
-        text = parsed.texts(row)
-        reading.found.problem(f"{chunk.at(row, m.date)}: {text!r} is no date{date_hint(text)}")
-    day = parsed.values.astype("datetime64[D]").astype("int64")
-    day[np.isnat(parsed.values)] = NO_DAY
-    return day.astype(np.int32), seconds(column)
+    values, second = moments_of(chunk, m.date, reading)
+    day = values.astype("datetime64[D]").astype("int64")
+    day[np.isnat(values)] = NO_DAY
+    return day.astype(np.int32), second

@@ -16,9 +16,11 @@ Shipped mappings are named: `load_mapping("default")`, `load_mapping("nhanes")`.
 
 from __future__ import annotations
 
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,6 +28,16 @@ from osteo_ray.config import ConfigError, Section, load
 from osteo_ray.patients.schema import ANALYTES, NAMES, molar_mass_of
 
 T_SCORE = "t_score"
+_A_DAY = datetime(2013, 11, 24, 13, 50, 40)
+_TABLE_KEYS = ("patient_id", "site_column", "date", "birth_date", "features")
+_LONG_KEYS = ("test", "value", "unit", "tests")
+_WIDE_KEYS = ("t_score", "dxa_date", "treatment", "keep", "derive")
+_NOT_IN = {
+    "wide": _LONG_KEYS,
+    "long": _WIDE_KEYS,
+    "fhir": (*_TABLE_KEYS, *_WIDE_KEYS, "test", "value", "unit", "date_format"),
+}
+"""Keys of a mapping that its format would pass over in silence."""
 _YES_NO = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
 
 
@@ -59,7 +71,9 @@ class Numbers(Section):
         "missing", description="what '<5' is: missing, or half the limit; '>5' is missing. Both are counted"
     )
     rules: tuple[Literal["top_coded", "age_units", "flags"], ...] = Field(
-        (), description="top_coded: '89+' is 89; age_units: '67Y', '804M' are years; flags: '5.2 H', '5.2*' are 5.2"
+        (),
+        description="top_coded: ages '89+' and '>89' are 89; age_units: ages '67Y', '804M' are years; "
+        "flags: '5.2 H', '5.2*' are 5.2",
     )
 
 
@@ -78,6 +92,16 @@ class Quantity(Section):
     @classmethod
     def _texts(cls, v: Any) -> Any:
         return _code_texts(v)
+
+    @field_validator("codes")
+    @classmethod
+    def _one_meaning(cls, v: dict[str, float | None] | None) -> dict[str, float | None] | None:
+        seen: dict[str, tuple[str, float | None]] = {}
+        for text, value in (v or {}).items():
+            other, means = seen.setdefault(text.strip().casefold(), (text, value))
+            if means != value:
+                raise ValueError(f"{other!r} and {text!r} differ in case alone, so they need the same value")
+        return v
 
     @field_validator("analyte")
     @classmethod
@@ -159,10 +183,33 @@ class Mapping(Section):
     encoding: str | None = Field(None, description="of a text file, e.g. gb18030; null: UTF-8, or what its mark says")
     delimiter: str | None = Field(None, description="of a text file; null: found from its header")
     header_row: int = Field(1, ge=1, description="line or row of the header; what stands above is passed over")
+    skip_rows: int = Field(
+        0, ge=0, description="rows between the header and the first record, of units or descriptions: passed over"
+    )
     sheet: str | int | None = Field(None, description="sheet of a workbook, by name or number from 1")
     numbers: Numbers = Field(Numbers(), description="how numbers are written")
     units: dict[str, str] = Field({}, description="the laboratory's word for a unit -> the unit that it means")
     fhir: Fhir = Field(Fhir(), description="fhir: which identifier counts")
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, v: str | None) -> str | None:
+        try:
+            return v if v is None else ZoneInfo(v).key
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("no such time zone; names are those of the IANA database, e.g. Asia/Shanghai") from None
+
+    @field_validator("date_format")
+    @classmethod
+    def _date_forms(cls, v: tuple[str, ...]) -> tuple[str, ...]:
+        for form in v:
+            try:
+                back = datetime.strptime(_A_DAY.strftime(form), form).date()
+            except ValueError:
+                back = None
+            if back != _A_DAY.date():
+                raise ValueError(f"{form!r} names no day, month and year as strptime does, e.g. '%d.%m.%Y'")
+        return v
 
     @field_validator("t_score", "date_format", mode="before")
     @classmethod
@@ -200,15 +247,32 @@ class Mapping(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Mapping:
+        meaningless = sorted(k for k in _NOT_IN[self.format] if getattr(self, k) and k in self.model_fields_set)
+        if meaningless:
+            raise ValueError(f"format {self.format} has no use for: {', '.join(meaningless)}")
+        self._one_use_each()
         if self.format == "fhir":
             return self
-        needed = ["patient_id", *(("test", "value") if self.format == "long" else ("features",))]
+        needed = ["patient_id", *(("test", "value") if self.format == "long" else ())]
         absent = [k for k in needed if not getattr(self, k)]
+        if self.format == "wide" and not (self.features or self.t_score or self.treatment or self.birth_date):
+            absent.append("features, t_score, treatment or birth_date")
         if absent:
             raise ValueError(f"a {self.format} mapping needs {', '.join(absent)}")
         if self.site and self.site_column:
             raise ValueError("give site (of all rows) or site_column, not both")
         return self
+
+    def _one_use_each(self) -> None:
+        """One column, or one test's name, is one quantity."""
+        columns = [(c.column, name) for name, c in self.features.items()]
+        tests = [(text.strip().casefold(), name) for name, t in self.tests.items() for text in t.names]
+        for word, pairs in (("column", columns), ("test", tests)):
+            seen: dict[str, str] = {}
+            for text, name in pairs:
+                other = seen.setdefault(text, name)
+                if other != name:
+                    raise ValueError(f"the {word} {text!r} is given for two features, {other} and {name}")
 
     @property
     def missing_texts(self) -> frozenset[str]:

@@ -31,7 +31,10 @@ BLOCK = np.dtype(
         ("value", "f8"),
     ]
 )
+VERSIONED = np.dtype([*BLOCK.descr, ("source", "u8")])
+"""Observations that know which resource they come from (0: none), for that may be replaced or withdrawn later."""
 T_SCORE = len(NAMES)
+_SEX = NAMES.index("sex_male")
 PRESENT = len(NAMES) + 1
 """A patient of whom nothing was observed: a record without values."""
 _MIX = 64
@@ -41,7 +44,8 @@ NO_DAY = np.iinfo(np.int32).min
 class Observations:
     """A store of observations."""
 
-    def __init__(self, spill_rows: int = 2_000_000, partitions: int = _MIX):
+    def __init__(self, spill_rows: int = 2_000_000, partitions: int = _MIX, dtype: np.dtype = BLOCK):
+        self._dtype = dtype
         self._blocks: list[np.ndarray] = []
         self._held = 0
         self._spill_rows, self._partitions = spill_rows, partitions
@@ -56,7 +60,7 @@ class Observations:
             self._folder.cleanup()
 
     def add(self, block: np.ndarray) -> None:
-        """Add observations (dtype BLOCK)."""
+        """Add observations (of the store's dtype)."""
         if len(block):
             self._blocks.append(block)
             self._held += len(block)
@@ -86,7 +90,7 @@ class Observations:
         if self._blocks:
             self._spill()
         for p in range(self._partitions):
-            yield from _by_patient(np.fromfile(Path(self._folder.name) / f"{p}.bin", BLOCK))
+            yield from _by_patient(np.fromfile(Path(self._folder.name) / f"{p}.bin", self._dtype))
 
     def records(
         self, sites: list[str] | None = None, resolve: Callable[[np.ndarray], np.ndarray] | None = None
@@ -114,7 +118,11 @@ def _by_patient(block: np.ndarray, most: int = 250_000) -> Iterator[np.ndarray]:
 
 def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:
     """Records of a partition's observations. Of one quantity on one day the latest final value counts; of T-scores the
-    lowest, since the diagnosis is that of the lowest site."""
+    lowest, since the diagnosis is that of the lowest site.
+
+    Where nothing says which of several values counts (two sexes, values without a date), another row holds the other:
+    the timeline uses neither.
+    """
     is_t = block["what"] == T_SCORE
     # The one that counts is the last of its group.
     lowest = np.where(is_t, -block["value"], 0.0)
@@ -147,4 +155,29 @@ def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:
         frame["dxa_date"] = np.where(np.isnan(t), np.datetime64("NaT", "s"), date.astype("datetime64[s]"))
     if sites:
         frame["site"] = np.array([*sites, None], object)[block["site"][first]]
-    return frame
+    starts, ends = np.flatnonzero(new_group), np.flatnonzero(last)
+    others = _others(block, starts, ends)
+    if not len(others):
+        return frame
+    rows = frame.iloc[row_of[ends[others.index]]][[c for c in _OF_ROW if c in frame]].reset_index(drop=True)
+    names = np.array(NAMES)[block["what"][ends[others.index]]]
+    for name in np.unique(names).tolist():
+        rows[name] = np.where(names == name, others.to_numpy(), np.nan)
+    return pd.concat([frame, rows], ignore_index=True)
+
+
+_OF_ROW = ("patient_key", "record_date", "site")
+
+
+def _others(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pd.Series:
+    """The values that contradict the one that counts, by number of their group (of one patient, day and quantity, from
+    a row to another), where none is later than the other."""
+    undecided = (block["what"][ends] == _SEX) | ((block["day"][ends] == NO_DAY) & (block["what"][ends] < T_SCORE))
+    undecided &= ends > starts
+    if not undecided.any():
+        return pd.Series(dtype=float)
+    group = np.cumsum(np.isin(np.arange(len(block)), starts)) - 1
+    values = np.where(block["rank"] == block["rank"][ends][group], block["value"], np.nan)
+    low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+    which = np.flatnonzero(undecided & (low != high))
+    return pd.Series(np.where(block["value"][ends] == low, high, low)[which], index=which)

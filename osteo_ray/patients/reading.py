@@ -13,12 +13,31 @@ from osteo_ray.patients.identity import normalised, patient_key
 from osteo_ray.patients.mapping import Mapping, Numbers, Quantity
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
-from osteo_ray.patients.units import UnitError, feature_factor, fitting_units
-from osteo_ray.patients.values import BAD, BOUND, coded, lost_digits, number_hint, numbers, plain, texts_of
+from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, units_that_fit
+from osteo_ray.patients.values import (
+    BAD,
+    BOUND,
+    OK,
+    as_written,
+    coded,
+    is_error,
+    lost_digits,
+    number_hint,
+    numbers,
+    plain,
+    texts_of,
+)
 
 _ENOUGH = 10
 """Values from which the median of a column says something about its unit."""
+_CORRECT = "; correct it, or add it to `missing:` if it means missing"
 _CODES = {"sex_male": "{M: 1, F: 0}"}
+
+
+def _outside_hint(stated: float, f: Feature) -> str:
+    """What would mend a value outside a feature's range."""
+    fits = units_that_fit(stated, f)
+    return f"; it would fit {' or '.join(fits)}" if fits else _CORRECT
 
 
 @dataclass(frozen=True)
@@ -46,8 +65,10 @@ class Reading:
             pid, _, site = text.partition("\x1f")
             if pid.casefold() in self.mapping.missing_texts or not normalised(pid, self.identity):
                 bad[k] = "no patient id; such a record joins nothing"
+            elif is_error(pid):
+                bad[k] = f"{pid!r} is a spreadsheet's error, not a patient id"
             elif lost_digits(pid):
-                bad[k] = f"{pid!r} has lost its last digits in a spreadsheet; export the numbers as text"
+                bad[k] = f"{pid!r} has lost its last digits where it was kept as a number; export the numbers as text"
             keys.append(None if k in bad else self.key(pid, site or self.mapping.site))
         if bad:
             for row in np.flatnonzero(np.isin(codes, list(bad))):
@@ -78,31 +99,40 @@ class Reading:
         """
         f, found, missing = feature(name), self.found, self.mapping.missing_texts
         rule = q.numbers or self.mapping.numbers
+        if name != "age_y":  # only ages are capped, or followed by a unit of time
+            rule = rule.model_copy(update={"rules": tuple(r for r in rule.rules if r == "flags")})
         parsed = numbers(cells, missing, rule) if q.codes is None else coded(cells, missing, q.codes)
         values = parsed.values
+        stated = values.copy()
         refused = parsed.state == BAD
         for row in np.flatnonzero(refused):
             text = parsed.texts(row)
             if q.codes is not None:
                 there = ", ".join(dict.fromkeys(q.codes))
-                found.problem(f"{chunk.at(row, column)}: {text!r} is no code of {name} ({there})")
+                found.problem(
+                    f"{chunk.at(row, column)}: {text!r} is no code of {name} ({there}); say what it means: "
+                    f"`codes: {{{text}: ...}}`, null for missing"
+                )
             else:
-                hint = number_hint(text, rule, self._codes_hint(name, cells) if f.kind == "binary" else None)
+                codes = self._codes_hint(name, cells) if f.kind == "binary" else None
+                hint = number_hint(text, rule, codes, age=name == "age_y")
                 found.problem(f"{chunk.at(row, column)}: {text!r} is not a number ({name}, {q.unit or f.unit}){hint}")
         if q.codes is None and f.kind == "numeric":
             refused |= self._convert(f, q, values, units, chunk, column)
         outside = (values < f.low) | (values > f.high)
         for row in np.flatnonzero(outside):
-            unit = plain(units.iloc[row]) if units is not None else q.unit or f.unit
+            unit = as_written(units.iloc[row]) if units is not None else q.unit or f.unit
             found.problem(
                 f"{chunk.at(row, column)}: {name} = {values[row]:g} {f.unit} is outside {f.low:g} to {f.high:g} "
-                f"{f.unit} (written: {parsed.texts(row)} {unit})"
+                f"{f.unit} (written: {parsed.texts(row)} {unit}){_outside_hint(stated[row], f)}"
                 if f.kind == "numeric"
                 else f"{chunk.at(row, column)}: {name}: {values[row]:g} is neither 0 nor 1; "
                 f"say what each text means: `codes:`"
             )
         values[outside] = np.nan
         refused |= outside
+        if f.kind == "numeric":
+            self._stand_ins(name, stated, ~np.isnan(values) & (parsed.state == OK), chunk, column)
         found.values(name, values, int(refused.sum()), int((parsed.state == BOUND).sum()))
         found.source(name, test or column, None if units is not None else q.unit or f.unit)
         return values
@@ -124,14 +154,14 @@ class Reading:
             written: list[str] = [q.unit or f.unit]
             which = np.zeros(len(values), np.intp)
         else:
-            which, written = texts_of(units)
+            which, written = texts_of(units, as_written)
         for k, unit in enumerate(written):
             rows = np.flatnonzero(known & (which == k))
             if not len(rows):
                 continue
             try:
                 if unit.casefold() in self.mapping.missing_texts:
-                    raise UnitError(f"no unit; {f.name} is measured in {f.unit}")
+                    unit = ""
                 by = feature_factor(unit, f, molar_mass, self.mapping.units)
             except UnitError as e:
                 for row in rows:
@@ -144,6 +174,18 @@ class Reading:
             if q.check_median and self._other_unit(f, values[rows], by, unit, chunk, column):
                 values[rows], refused[rows] = np.nan, True
         return refused
+
+    def _stand_ins(self, name: str, stated: np.ndarray, used: np.ndarray, chunk: Chunk, column: str) -> None:
+        """Warn of 99, 999 and the like that stand far above all other values, as those do that mean missing."""
+        values, counts = np.unique(stated[used], return_counts=True)
+        if len(values) < 2 or values[-1] < 2 * values[-2]:
+            return
+        top = f"{values[-1]:g}"
+        if len(top) > 1 and set(top.replace(".", "")) == {"9"}:
+            self.found.note(
+                f"{chunk.source}, column {column!r}: {top} stands {counts[-1]} times for {name}, and no other value "
+                f"above {values[-2]:g}; if it means missing, add it to `missing:`"
+            )
 
     def _other_unit(self, f: Feature, values: np.ndarray, by: float, unit: str, chunk: Chunk, column: str) -> bool:
         """Whether a column's median belongs to another unit: a problem; to no unit that is known: a warning."""
@@ -175,11 +217,19 @@ class Reading:
         values[parsed.state == BOUND] = np.nan  # half of a T-score's bound means nothing
         outside = (values < low) | (values > high)
         for row in np.flatnonzero(outside):
-            self.found.problem(f"{chunk.at(row, column)}: T-score {values[row]:g} is outside {low:g} to {high:g}")
+            self.found.problem(
+                f"{chunk.at(row, column)}: T-score {values[row]:g} is outside {low:g} to {high:g}{_CORRECT}"
+            )
         for row in np.flatnonzero(parsed.state == BAD):
             text = parsed.texts(row)
             self.found.problem(f"{chunk.at(row, column)}: {text!r} is not a number (T-score){number_hint(text, rule)}")
         values[outside] = np.nan
+        known = values[~np.isnan(values)]
+        if len(known) >= _ENOUGH and known.min() >= 0:
+            self.found.note(
+                f"{chunk.source}, column {column!r}: not one of {len(known)} T-scores is below 0; are they densities "
+                f"(g/cm2), or were signs lost?"
+            )
         refused = int(outside.sum() + (parsed.state == BAD).sum())
         self.found.values("t_score", values, refused, int((parsed.state == BOUND).sum()))
         self.found.source("t_score", test or column)

@@ -8,6 +8,7 @@ Nothing is guessed: a value that can't be used is an error that names it, or mis
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
 from osteo_ray.io.store import is_remote, local_file
 from osteo_ray.patients import wide
@@ -24,7 +26,7 @@ from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings, RecordsError
 from osteo_ray.patients.mapping import Mapping, load_mapping
 from osteo_ray.patients.match import RecordPatients
-from osteo_ray.patients.readers import FHIR, chunks, kind_of
+from osteo_ray.patients.readers import FHIR, TABLES, chunks, kind_of
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
@@ -58,10 +60,13 @@ def load(
     if on_bad == "raise":
         found.check()
     if not frames:
-        raise RecordsError(found.problems or ["no record in what was read"], total=found.total_problems or None)
+        raise RecordsError(found.nothing(), total=found.total_problems or None)
     whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
     table = RecordTable.of(whole, found.listed())
-    return RecordTable(table.frame, table.issues, found.report(), found.ids)
+    report = found.report()
+    for note in report.notes:
+        logging.getLogger(__name__).warning(note)
+    return RecordTable(table.frame, table.issues, report, found.ids)
 
 
 def load_records(
@@ -92,7 +97,7 @@ def read(
         RecordsError: a file that can't be read, or that the mapping does not fit.
     """
     with ExitStack() as stack:
-        files = [f for s in _listed(source) for f in _files(s, stack)]
+        files = [f for s in _listed(source) for f in _files(s, stack, found)]
         fhir = [f for f in files if kind_of(f[1]) in FHIR]
         yield from _fhir(fhir, mapping, pseudonym_key, identity, found, site) if fhir else ()
         for path, name in (f for f in files if kind_of(f[1]) not in FHIR):
@@ -141,7 +146,7 @@ def convert(
     if on_bad == "raise":
         found.check()
     if not rows:
-        raise RecordsError(found.problems or ["no record in what was read"], total=found.total_problems or None)
+        raise RecordsError(found.nothing(), total=found.total_problems or None)
     return Converted(rows, labels, RecordPatients(frozenset(keys), found.ids))
 
 
@@ -149,14 +154,26 @@ def _listed(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [source] if isinstance(source, str | Path) else list(source)
 
 
-def _files(source: str | Path, stack: ExitStack) -> list[tuple[Path, str]]:
+def _is_manifest(path: Path) -> bool:
+    """Whether a file of JSON is what a FHIR server says of a bulk export, beside the export itself."""
+    if kind_of(path) != "json" or path.stat().st_size > 1 << 22:
+        return False
+    try:
+        text = from_json(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(text, dict) and "resourceType" not in text and "transactionTime" in text
+
+
+def _files(source: str | Path, stack: ExitStack, found: Findings) -> list[tuple[Path, str]]:
     """(path on this machine, name for errors) of a source; of a folder, those of its files that are records."""
     if not is_remote(source) and Path(source).is_dir():
-        there = sorted(
-            p for p in Path(source).rglob("*") if p.is_file() and kind_of(p) in (*FHIR, "parquet", "csv", "tsv")
-        )
+        files = sorted(p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith((".", "~$")))
+        there = [p for p in files if kind_of(p) in (*FHIR, *TABLES) and not _is_manifest(p)]
+        found.dropped.update(f"file {p.relative_to(source)}" for p in files if p not in there)
         if not there:
-            raise RecordsError([f"{source}: no file of records in this folder (.ndjson, .json, .parquet, .csv, .tsv)"])
+            kinds = ", ".join(f".{k}" for k in (*FHIR, *TABLES))
+            raise RecordsError([f"{source}: no file of records in this folder ({kinds})"])
         return [(p, str(p.relative_to(source))) for p in there]
     try:
         path = stack.enter_context(local_file(source))
@@ -216,7 +233,7 @@ def _table(
     for k, chunk in enumerate(chunks(path, m, name)):
         if k == 0:
             wide.check_columns(chunk, reading)
-        yield wide.map_chunk(chunk, reading)
+        yield wide.map_chunk(wide.records_of(chunk, reading, k == 0), reading)
 
 
 def _long(table: Iterable, reading: Reading) -> Iterator[pd.DataFrame]:
@@ -229,8 +246,9 @@ def _long(table: Iterable, reading: Reading) -> Iterator[pd.DataFrame]:
         for k, chunk in enumerate(table):
             if k == 0:
                 wide.check_columns(chunk, reading)
-            store.add(long.map_chunk(chunk, reading, names, sites, start))
-            start += len(chunk.frame)
+            rows = wide.records_of(chunk, reading, k == 0)
+            store.add(long.map_chunk(rows, reading, names, sites, start))
+            start += len(rows.frame)
         yield from store.records(list(sites))
 
 

@@ -19,11 +19,14 @@ from osteo_ray.patients.schema import ANALYTES, Feature
 
 # Written form, in lower case and without blanks -> the UCUM codes that may be meant; the first that converts counts.
 _COUNTS = {
-    "10*9/L": ("10*9/l", "10^9/l", "10e9/l", "10exp9/l", "10**9/l", "e9/l", "g/l", "giga/l", "bil/l", "1e9/l"),
+    "10*9/L": (
+        *("10*9/l", "10^9/l", "10e9/l", "10exp9/l", "10**9/l", "e9/l", "g/l", "giga/l", "bil/l", "1e9/l", "gpt/l"),
+        *("mrd/l", "mrd./l", "10(9)/l", "10^9cells/l", "10*9cells/l"),
+    ),
     "10*3/uL": (
         *("10*3/ul", "10^3/ul", "10e3/ul", "10exp3/ul", "10**3/ul", "e3/ul", "k/ul", "k/cumm", "k/mm3", "1000/ul"),
         *("thou/ul", "thousand/ul", "th/ul", "thou/mm3", "10^3/mm3", "10*3/mm3", "1000cells/ul", "10^3cells/ul"),
-        *("kcells/ul", "cellsx10^3/ul", "10^3/cumm", "1e3/ul", "千/ul", "thou/mcl"),
+        *("kcells/ul", "cellsx10^3/ul", "10^3/cumm", "1e3/ul", "千/ul", "thou/mcl", "tsd/ul", "tsd./ul", "10(3)/ul"),
     ),
     "10*4/uL": ("10^4/ul", "10*4/ul", "万/ul", "萬/ul"),
     "10*6/L": ("10*6/l", "10^6/l", "10e6/l", "m/l", "mio/l"),
@@ -34,7 +37,10 @@ _COUNTS = {
 _CONCENTRATIONS = {
     "mol/L": ("mol/l", "摩尔/升"),
     "mmol/L": ("mmol/l", "mm", "mmole/l", "mmoles/l", "millimole/l", "millimol/l", "毫摩尔/升", "毫摩/升", "毫摩爾/升"),
-    "umol/L": ("umol/l", "um", "umole/l", "umoles/l", "micromol/l", "micromole/l", "mcmol/l", "微摩尔/升", "微摩/升"),
+    "umol/L": (
+        *("umol/l", "um", "umole/l", "umoles/l", "micromol/l", "mikromol/l", "micromole/l", "mcmol/l"),
+        *("微摩尔/升", "微摩/升"),
+    ),
     "nmol/L": ("nmol/l", "nm", "纳摩尔/升"),
     "g/L": ("g/l", "gm/l", "gr/l", "克/升"),
     "g/dL": ("g/dl", "gm/dl", "gr/dl", "g%", "gm%", "g/100ml", "克/分升"),
@@ -45,7 +51,10 @@ _CONCENTRATIONS = {
     "ug/mL": ("ug/ml",),
     "mg/mL": ("mg/ml",),
     "ng/mL": ("ng/ml",),
-    "U/L": ("u/l", "iu/l", "[iu]/l", "units/l", "unit/l", "u.i./l", "ui/l", "e/l", "单位/升", "国际单位/升", "u/lt"),
+    "U/L": (
+        *("u/l", "iu/l", "[iu]/l", "units/l", "unit/l", "u.i./l", "ui/l", "ie/l", "e/l", "u/lt"),
+        *("单位/升", "国际单位/升", "单位/l"),
+    ),
     "kU/L": ("ku/l", "kiu/l"),
     "U/mL": ("u/ml", "iu/ml"),
     "ukat/L": ("ukat/l",),
@@ -61,7 +70,9 @@ _BODY = {
     "[ft_i]": ("ft", "foot", "feet"),
     "kg": ("kg", "kgs", "kilogram", "kilograms", "公斤", "千克"),
     "g": ("g", "gram", "grams"),
-    "[lb_av]": ("lb", "lbs", "pound", "pounds", "[lb_av]"),
+    "[lb_av]": ("lb", "lb.", "lbs", "lbs.", "pound", "pounds", "[lb_av]"),
+    "[oz_av]": ("oz", "ounce", "ounces", "[oz_av]"),
+    "[stone_av]": ("st", "stone", "stones", "[stone_av]"),
     "kg/m2": ("kg/m2", "kg/m^2", "kg/m*2", "kg/sqm", "kg/qm"),
     "1": ("1",),
 }
@@ -74,6 +85,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _RAISED = re.compile(r"(?<=10)([⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _ANNOTATION = re.compile(r"\{[^}]*\}")
 _EQUIVALENTS = re.compile(r"^[munk]?eq/d?l$")
+_NO_UNIT = "; give the row its unit, or the column or test a `unit:` that holds for all of its rows"
 _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
 
 
@@ -121,7 +133,7 @@ def factor(unit: str, to: str, molar_mass: float | None) -> float:
         if got is not None:
             return got
     if aliases is None and not _is_ucum(unit.strip()):
-        raise UnitError(f"unit {unit!r} is not known; say what it means: `units: {{{unit!r}: {to}}}` in the mapping")
+        raise UnitError(f"unit {unit!r} is not known; say what it means in the mapping: `units: {{{unit!r}: ...}}`")
     raise UnitError(f"unit {unit!r} cannot be turned into {to!r}")
 
 
@@ -161,7 +173,7 @@ def feature_factor(
         UnitError: no unit, one that is not known, or one that measures something else.
     """
     if not unit.strip() and f.unit != "1":
-        raise UnitError(f"no unit; {f.name} is measured in {f.unit}")
+        raise UnitError(f"no unit; {f.name} is measured in {f.unit}{_NO_UNIT}")
     known = {written(k): v for k, v in own.items()} if own else {}
     unit = known.get(written(unit), unit)
     if f.name in _VALENCE and written(unit) == "meq/l":
@@ -181,6 +193,12 @@ _CANDIDATES = (
     *("mmol/L", "umol/L", "mg/dL", "g/dL", "g/L", "mg/L", "U/L", "ukat/L", "10*9/L", "10*4/uL", "/uL"),
     *("cm", "m", "[in_i]", "mm", "kg", "[lb_av]", "g", "a", "mo"),
 )
+
+
+def unit_like(text: str) -> bool:
+    """Whether a text is a unit, and no value."""
+    plain = written(text)
+    return not plain.isdecimal() and (plain in _ALIASES or _ANNOTATION.sub("", plain) in _ALIASES)
 
 
 def fitting_units(median: float, used: float, f: Feature) -> list[str]:

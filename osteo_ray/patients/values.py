@@ -11,7 +11,9 @@ import datetime as dt
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,13 +21,19 @@ import numpy as np
 import pandas as pd
 
 from osteo_ray.patients.mapping import Numbers
+from osteo_ray.patients.units import unit_like
 
 _BOUND = re.compile(r"([<>≤≥]=?|=[<>])\s*(?=[+-]?[\d.,])")
-_TOP_CODED = re.compile(r"(\d+)\s*\+")
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(y|yr|yrs|years?|a|j|岁|歲|m|mo|months?|w|weeks?|d|days?)\.?", re.I)
+_TOP_CODED = re.compile(r"(\d+)\s*\+|(?:>=?|≥)\s*(\d+)")
+_YEARS = "y|yr|yrs|years?|a|j|jahre?|ans?|años?|岁|歲|周岁|周歲|歳|才"
+_AGE = re.compile(rf"(\d+(?:\.\d+)?)\s*({_YEARS}|m|mo|months?|w|weeks?|d|days?)\.?", re.I)
+_IS_YEARS = re.compile(_YEARS, re.I)
 _PER_YEAR = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}
-_FLAG = re.compile(r"(?<=[\d.,])\s*(?:[HL]{1,2}|[*↑↓!]+)$|^[*↑↓!]+\s*(?=[\d.,])")
-_LOST_DIGITS = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+")
+_FLAG = re.compile(r"(?<=[\d.,])(?:\s*(?:[HL]{1,2}|[(\[][HL]{1,2}[)\]]|[*↑↓!]+))+$|^[*↑↓!]+\s*(?=[\d.,])")
+_LOST_DIGITS = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+|\d[.,]\d+[eE]\d+")
+_EXACT = 2**53  # above, a float is not one whole number
+_GUARDED = re.compile(r"=\"(.*)\"|'(.*?)'?")  # ="0012" and '0012 keep a spreadsheet from reading a number
+_ERROR = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|NV|BEZUG!|WERT!|ZAHL!|####*)", re.I)
 OK, MISSING, BOUND, BAD = 0, 1, 2, 3
 
 
@@ -39,20 +47,29 @@ class Parsed:
 
 
 def plain(value: Any) -> str:
-    """A cell as text: full-width characters as plain ones, 1.0 as 1, blanks at the ends cut; '' where there is none."""
+    """A cell as text: full-width characters as plain ones, 1.0 as 1, ="007" as 007, blanks at the ends cut; '' where
+    there is none."""
     if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
+        return str(int(value)) if abs(float(value)) < _EXACT else repr(float(value))
     text = str(value)
-    return (text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
+    text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
+    if text[:1] in ("=", "'") and len(text) > 1 and (m := _GUARDED.fullmatch(text)):
+        text = (m[2] if m[1] is None else m[1]).strip()
+    return text
 
 
-def texts_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+def as_written(value: Any) -> str:
+    """A cell as text with every character that it has (`plain` makes 10³ the number 103)."""
+    return value.strip() if isinstance(value, str) else plain(value)
+
+
+def texts_of(column: pd.Series, text_of: Callable[[Any], str] = plain) -> tuple[np.ndarray, list[str]]:
     """(which [n], texts): the cells of a column as texts, each different cell turned into one once."""
     which, uniques = pd.factorize(column.astype(object), use_na_sentinel=True)
     which[which < 0] = len(uniques)
-    return which, [*(plain(u) for u in uniques), ""]
+    return which, [*(text_of(u) for u in uniques), ""]
 
 
 def _each(column: pd.Series, parse: Callable[[Any], tuple[Any, int]], dtype: Any) -> Parsed:
@@ -84,12 +101,17 @@ def _is_plain_number(text: str) -> bool:
 
 
 def number(cell: Any, missing: frozenset[str], rule: Numbers) -> tuple[float, int]:
-    """(value, state) of one cell."""
-    text = plain(cell).replace("\u2212", "-")
+    """(value, state) of one cell. A cell that is a number already has no decimal sign."""
+    text = plain(cell).replace("\u2212", "-").replace("\u2019", "'")
     if text.casefold() in missing:
         return np.nan, MISSING
     if isinstance(cell, bool | np.bool_):
         return np.nan, BAD
+    if isinstance(cell, Number):
+        stated = float(cell)  # type: ignore[arg-type]
+        return (stated, OK) if np.isfinite(stated) else (np.nan, BAD)
+    if "top_coded" in rule.rules and (m := _TOP_CODED.fullmatch(text)):
+        return float(m[1] or m[2]), OK
     if "flags" in rule.rules:
         text = _FLAG.sub("", text)
     bound = _BOUND.match(text)
@@ -102,10 +124,9 @@ def number(cell: Any, missing: frozenset[str], rule: Numbers) -> tuple[float, in
     value = _digits(text, rule)
     if value is not None:
         return value, OK
-    if "top_coded" in rule.rules and (m := _TOP_CODED.fullmatch(text)):
-        return float(m[1]), OK
     if "age_units" in rule.rules and (m := _AGE.fullmatch(text)):
-        return round(float(m[1]) / _PER_YEAR.get(m[2][0].lower(), 1.0), 2), OK
+        per_year = 1.0 if _IS_YEARS.fullmatch(m[2]) else _PER_YEAR[m[2][0].lower()]
+        return round(float(m[1]) / per_year, 2), OK
     return np.nan, BAD
 
 
@@ -120,24 +141,34 @@ def _digits(text: str, rule: Numbers) -> float | None:
     return float(text.replace(rule.decimal, "."))
 
 
-def number_hint(text: str, rule: Numbers, codes: str | None = None) -> str:
+def number_hint(text: str, rule: Numbers, codes: str | None = None, age: bool = False) -> str:
     """What would mend a cell that is no number: the key of the mapping, where there is one."""
     if codes:
         return f"; say what each text means: `codes: {codes}`"
+    if _ERROR.fullmatch(text):
+        return "; a spreadsheet's error: if it means missing, add it, in quotes, to `missing:`"
+    grouped = re.fullmatch(r"[+-]?\d{1,3}(?:([. ’'])\d{3})+(,\d+)?", text)
+    if grouped and (grouped[2] or grouped[1] != "."):
+        decimal = "decimal: ',', " if grouped[2] else ""
+        sign = grouped[1].replace("’", "'")
+        return f"; if '{sign}' groups digits: `numbers: {{{decimal}thousands: {sign!r}}}`"
     if re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
         return "; `numbers: {thousands: ','}` if the comma groups digits, `numbers: {decimal: ','}` if it is the point"
     if rule.decimal == "." and re.fullmatch(r"[+-]?\d*,\d+", text):
         return "; if the comma is the decimal point: `numbers: {decimal: ','}`"
     if rule.decimal == "," and re.fullmatch(r"[+-]?\d*\.\d+", text):
         return "; the mapping's decimal sign is ',': give this column `numbers: {decimal: '.'}`"
-    for name, found in (("top_coded", _TOP_CODED), ("age_units", _AGE)):
-        if found.fullmatch(text):
-            return f"; `numbers: {{rules: [{name}]}}` reads it"
-    if _FLAG.search(text):
+    if age:
+        for name, found in (("top_coded", _TOP_CODED), ("age_units", _AGE)):
+            if found.fullmatch(text):
+                return f"; `numbers: {{rules: [{name}]}}` reads it"
+    if _digits(_FLAG.sub("", text), rule) is not None:
         return "; `numbers: {rules: [flags]}` reads it"
+    if (m := re.fullmatch(r"[<>≤≥]?=?\s*[+-]?\d[\d.,]*\s*([^\d\s].*)", text)) and unit_like(m[1]):
+        return f"; take {m[1]!r} out: a unit belongs in a column of its own or in the mapping"
     if not re.search(r"\d", text):
         return "; if it means missing, add it to `missing:`"
-    return ""
+    return "; correct it, or add it to `missing:` if it means missing"
 
 
 def coded(column: pd.Series, missing: frozenset[str], codes: Mapping[str, float | None]) -> Parsed:
@@ -155,13 +186,22 @@ def coded(column: pd.Series, missing: frozenset[str], codes: Mapping[str, float 
     return _each(column, parse, np.float64)
 
 
-_CLOCK = re.compile(r"[T ](\d{1,2}):?(\d{2})(?::?(\d{2}))?")
 _NAT = np.datetime64("NaT", "D")
-_TIME = r"(?:[T ]\s*(\d{1,2}:?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)?)?"
-_ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}}){_TIME}")
-_COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})(?:T?\d{4,6}(?:\.\d+)?(?:Z|[+-]\d{4})?)?")
-_CHINESE = re.compile(r"(\d{4})年(\d{1,2})月(\d{1,2})[日号](?:\s*\d{1,2}[:时].*)?")
+_HALF = r"(?P<half>[AaPp]\.?[Mm]\.?|上午|下午)"
+_CLOCK = (
+    r"(?:上午|下午)?\s*(?P<h>\d{1,2})[:时]?(?P<min>\d{2})(?:[:分]?(?P<s>\d{2})秒?(?:[.,]\d+)?)?分?"
+    rf"(?:\s*{_HALF})?"
+)
+_OFFSET = r"(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)"
+_AFTER_DATE = re.compile(rf"[T ]\s*{_CLOCK}")
+_ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}})(?:[T ]\s*{_CLOCK}(?:\s*{_OFFSET})?)?")
+_COMPACT = re.compile(
+    rf"(\d{{4}})()(\d{{2}})(\d{{2}})(?:T?(?P<h>\d{{2}})(?P<min>\d{{2}})(?P<s>\d{{2}})?(?P<half>)(?:\.\d+)?{_OFFSET}?)?"
+)
+_CHINESE = re.compile(rf"(\d{{4}})()年(\d{{1,2}})月(\d{{1,2}})[日号](?:\s*{_CLOCK}(?P<zone>))?")
 _AMBIGUOUS = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{2}|\d{4})(?:[ T].*)?")
+_MONTH_NAME = re.compile(r"\d{1,2}([-/. ]+)[^\W\d_]{3,}\.?([-/. ]+)(\d{4}|\d{2})(?:[ T].*)?")
+_SERIAL = re.compile(r"[2-6]\d{4}(?:\.\d+)?")  # days since 1900 of 1954 to 2091
 
 
 def days(column: pd.Series, missing: frozenset[str], formats: tuple[str, ...] = (), zone: str | None = None) -> Parsed:
@@ -171,73 +211,129 @@ def days(column: pd.Series, missing: frozenset[str], formats: tuple[str, ...] = 
         formats: ways of writing (strptime), tried first; ISO dates need none.
         zone: where given, times with an offset are turned into this zone first.
     """
+    return moments(column, missing, formats, zone)[0]
+
+
+def moments(
+    column: pd.Series, missing: frozenset[str], formats: tuple[str, ...] = (), zone: str | None = None
+) -> tuple[Parsed, np.ndarray]:
+    """The same, and seconds of the local day, int32 [n]; 0 where no time is written."""
     if pd.api.types.is_datetime64_any_dtype(column):
         if getattr(column.dt, "tz", None) is not None:
             column = (column.dt.tz_convert(zone) if zone else column).dt.tz_localize(None)
-        values = column.to_numpy("datetime64[s]").astype("datetime64[D]")
+        at = column.to_numpy("datetime64[s]")
+        values = at.astype("datetime64[D]")
         bad = ~np.isnat(values) & ((values < np.datetime64("1850-01-01")) | (values >= np.datetime64("2200-01-01")))
         state = np.where(np.isnat(values), MISSING, np.where(bad, BAD, OK)).astype(np.int8)
-        return Parsed(np.where(bad, _NAT, values), state, lambda i: str(column.iloc[i]))
-    return _each(column, lambda cell: day(cell, missing, formats, zone), "datetime64[D]")
+        second = np.where(np.isnat(at), 0, (at - values).astype("int64")).astype(np.int32)
+        return Parsed(np.where(bad, _NAT, values), state, lambda i: str(column.iloc[i])), second
+    codes, uniques = pd.factorize(column.astype(object), use_na_sentinel=True)
+    cells = list(uniques)
+    parsed = [moment(c, missing, formats, zone) for c in cells] + [(_NAT, 0, MISSING)]
+    dates, clock, states = zip(*parsed, strict=True)
+    each, second, state = np.array(dates, "datetime64[D]"), np.array(clock, np.int32), np.array(states, np.int8)
+    return (
+        Parsed(each[codes], state[codes], lambda i: plain(cells[codes[i]]) if codes[i] >= 0 else ""),
+        second[codes],
+    )
 
 
 def day(
     cell: Any, missing: frozenset[str], formats: tuple[str, ...] = (), zone: str | None = None
 ) -> tuple[np.datetime64, int]:
     """(local day, state) of one cell."""
+    date, _, state = moment(cell, missing, formats, zone)
+    return date, state
+
+
+def moment(
+    cell: Any, missing: frozenset[str], formats: tuple[str, ...] = (), zone: str | None = None
+) -> tuple[np.datetime64, int, int]:
+    """(local day, second of the day, state) of one cell. Where two named forms fit, and give different days, none is
+    right: BAD."""
     if isinstance(cell, dt.datetime) and cell is not pd.NaT:
-        cell = cell.astimezone(ZoneInfo(zone)) if zone and cell.tzinfo else cell
-        return _in_range(cell.date())
+        return _in_range(cell.astimezone(ZoneInfo(zone)) if zone and cell.tzinfo else cell)
     if isinstance(cell, dt.date):
-        return _in_range(cell)
+        return _in_range(dt.datetime(cell.year, cell.month, cell.day))
     text = plain(cell)
     if text.casefold() in missing or not text:
-        return _NAT, MISSING
+        return _NAT, 0, MISSING
+    fits = _by_formats(text, formats)
+    if fits:
+        return _in_range(fits[0]) if len({f.date() for f in fits}) == 1 else (_NAT, 0, BAD)
+    m = _ISO.fullmatch(text) or _COMPACT.fullmatch(text) or _CHINESE.fullmatch(text)
+    if m is None:
+        return _NAT, 0, BAD
+    try:
+        at = dt.datetime(int(m[1]), int(m[3]), int(m[4])) + _clock(m, text)
+    except (ValueError, OverflowError):
+        return _NAT, 0, BAD
+    if zone and m["zone"]:
+        at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone))
+    return _in_range(at)
+
+
+def _by_formats(text: str, formats: tuple[str, ...]) -> list[dt.datetime]:
+    """What each of the named forms makes of a text, or of its date alone."""
+    out = []
     for form in formats:
-        for part in (text, text.split()[0], text.split("T")[0]):
+        for part in dict.fromkeys((text, text.split()[0], text.split("T")[0])):
             try:
-                return _in_range(dt.datetime.strptime(part, form).date())
+                at = dt.datetime.strptime(part, form)
             except ValueError:
                 continue
-    if m := _ISO.fullmatch(text):
-        if zone and m[6]:
-            moment = dt.datetime.fromisoformat(text.replace(" ", "T", 1).replace("UTC", "Z").replace(" ", ""))
-            return _in_range(moment.astimezone(ZoneInfo(zone)).date())
-        return _date(m[1], m[3], m[4])
-    if m := _COMPACT.fullmatch(text) or _CHINESE.fullmatch(text):
-        return _date(m[1], m[2], m[3])
-    return _NAT, BAD
+            if part != text and (m := _AFTER_DATE.search(text, len(part))):
+                with suppress(ValueError):
+                    at += _clock(m, text)
+            out.append(at)
+            break
+    return out
 
 
-def _date(year: str, month: str, of_month: str) -> tuple[np.datetime64, int]:
-    try:
-        return _in_range(dt.date(int(year), int(month), int(of_month)))
-    except ValueError:
-        return _NAT, BAD
+def _clock(m: re.Match[str], text: str) -> dt.timedelta:
+    """The time of day that a date is written with.
+
+    Raises:
+        ValueError: no time of a day.
+    """
+    if m["h"] is None:
+        return dt.timedelta()
+    hour, minute, second = int(m["h"]), int(m["min"]), int(m["s"] or 0)
+    half = (m["half"] or "")[:1].lower()
+    if half in ("a", "p") or "下午" in text or "上午" in text:
+        hour = hour % 12 + 12 * (half == "p" or "下午" in text)
+    if hour * 3600 + minute * 60 + second > 86400 or minute > 59 or second > 60:
+        raise ValueError("no time of day")
+    # Midnight at a day's end is written as 24:00 of that day.
+    return dt.timedelta(seconds=min(hour * 3600 + minute * 60 + second, 86399))
 
 
-def _in_range(d: dt.date) -> tuple[np.datetime64, int]:
-    return (np.datetime64(d), OK) if 1850 <= d.year < 2200 else (_NAT, BAD)
+def _offset(text: str) -> dt.timezone:
+    if text[0] not in "+-":
+        return dt.UTC
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    by = dt.timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return dt.timezone(by if text[0] == "+" else -by)
 
 
-def seconds(column: pd.Series) -> np.ndarray:
-    """Seconds of the day, int32 [n]; 0 where no time is written."""
-    if pd.api.types.is_datetime64_any_dtype(column):
-        local = column.dt.tz_localize(None) if getattr(column.dt, "tz", None) is not None else column
-        at = local.to_numpy("datetime64[s]")
-        out = (at - at.astype("datetime64[D]")).astype("int64")
-        return np.where(np.isnat(at), 0, out).astype(np.int32)
-    which, texts = texts_of(column)
-    found = (_CLOCK.search(t) for t in texts)
-    each = [int(m[1]) * 3600 + int(m[2]) * 60 + int(m[3] or 0) if m else 0 for m in found]
-    return np.array(each, np.int32)[which]
+def _in_range(at: dt.datetime) -> tuple[np.datetime64, int, int]:
+    if not 1850 <= at.year < 2200:
+        return _NAT, 0, BAD
+    return np.datetime64(at.date()), at.hour * 3600 + at.minute * 60 + at.second, OK
 
 
-def date_hint(text: str) -> str:
+def date_hint(text: str, formats: tuple[str, ...] = ()) -> str:
     """What would mend a cell that is no date."""
+    if len(_by_formats(text, formats)) > 1:
+        return "; two of the forms that date_format names fit, with different days: name one"
+    if _SERIAL.fullmatch(text):
+        return "; a spreadsheet's number of a day: format the column as a date there, and save it again"
+    m = _MONTH_NAME.fullmatch(text)
+    if m is not None and not _AMBIGUOUS.fullmatch(text):
+        return f"; name the form: `date_format: '%d{m[1]}%b{m[2]}{'%Y' if len(m[3]) == 4 else '%y'}'` (English months)"
     m = _AMBIGUOUS.fullmatch(text)
     if m is None:
-        return "; write YYYY-MM-DD, or name the form: `date_format: '%d %b %Y'`"
+        return "; write YYYY-MM-DD, or name the form, as in `date_format: '%d %b %Y'`"
     sep, year = m[2], "%Y" if len(m[4]) == 4 else "%y"
     forms = [f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"]
     if int(m[1]) > 12:
@@ -247,9 +343,25 @@ def date_hint(text: str) -> str:
     return f"; day or month first? name the form: `date_format: '{forms[0]}'` or '{forms[1]}'"
 
 
+def is_error(text: str) -> bool:
+    """Whether a text is what a spreadsheet shows where a formula failed ('#REF!')."""
+    return _ERROR.fullmatch(text) is not None
+
+
 def lost_digits(text: str) -> bool:
     """Whether a number was rounded by a spreadsheet ('1.23457E+11')."""
     return _LOST_DIGITS.fullmatch(text) is not None
+
+
+def century_before(born: np.ndarray, formats: tuple[str, ...], today: dt.date | None = None) -> np.ndarray:
+    """Birth dates (datetime64[s] [n]) of which a form names the year by two digits: nobody is born in the future, so
+    one that would be is of the century before."""
+    if not any("%y" in f for f in formats):
+        return born
+    ahead = born.astype("datetime64[D]") > np.datetime64(today or dt.date.today())
+    month = born.astype("datetime64[M]")
+    moved = (month - 1200).astype("datetime64[s]") + (born - month.astype("datetime64[s]"))
+    return np.where(ahead, moved, born)
 
 
 def age_at(birth: np.ndarray, day_: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import feature
-from osteo_ray.patients.values import BAD, age_at, coded, date_hint, days
+from osteo_ray.patients.units import unit_like
+from osteo_ray.patients.values import BAD, age_at, as_written, century_before, coded, date_hint, moments, plain
 
 
 def columns_of(m: Mapping) -> dict[str, str]:
@@ -70,6 +71,28 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
     reading.found.columns([*shown, *(f"{c} (twice)" for c in chunk.repeated if c not in used)])
 
 
+def records_of(chunk: Chunk, reading: Reading, first: bool) -> Chunk:
+    """The chunk without rows that are no records: the header once more, or units under it; each is a problem.
+
+    Args:
+        first: whether these are the first rows of the source.
+    """
+    m, raw = reading.mapping, chunk.frame
+    assert m.patient_id is not None
+    used = [c for c in columns_of(m) if c in raw]
+    again = (raw[m.patient_id] == m.patient_id).to_numpy(bool, copy=True)
+    for row in np.flatnonzero(again):
+        again[row] = all(as_written(raw[c].iloc[row]) in ("", c) for c in used)
+        if again[row]:
+            reading.found.problem(f"{chunk.at(row)}: the header stands here once more; take the row out")
+    measured = [c.column for n, c in m.features.items() if c.column in raw and feature(n).kind == "numeric"]
+    texts = [as_written(raw[c].iloc[0]) for c in measured] if first and len(raw) else []
+    if any(texts) and all(unit_like(t) for t in texts if t):
+        reading.found.problem(f"{chunk.at(0)}: units, not a record; `skip_rows: 1` passes over the row")
+        again[0] = True
+    return chunk.without(again) if again.any() else chunk
+
+
 def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
     """Rows as delivered, in the schema's columns and units."""
     m, raw, found = reading.mapping, chunk.frame, reading.found
@@ -87,9 +110,11 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
             units = raw[c.unit_column] if c.unit_column else None
             out[name] = reading.quantity(name, c, raw[c.column], units, chunk, c.column)
     if m.birth_date and m.birth_date in raw:
-        born = dates(chunk, m.birth_date, reading)
+        born = birth_dates(chunk, m.birth_date, reading)
         out["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
-        out["age_y"] = _ages(born, out, chunk, m.birth_date, reading)
+        stated = out.get("age_y")
+        at = np.asarray(out.get("record_date", np.full(len(born), np.datetime64("NaT", "s"))))
+        out["age_y"] = ages(born, at, stated if isinstance(stated, np.ndarray) else None, chunk, m.birth_date, reading)
     if m.treatment and m.treatment.column in raw:
         out["osteoporosis_treatment"] = _treatment(chunk, reading)
     given = [c for c in m.t_score if c in raw]
@@ -108,39 +133,51 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
 
 def _sites(column: pd.Series, m: Mapping) -> np.ndarray:
     """Each row's site; the mapping's where a row names none."""
-    from osteo_ray.patients.values import plain
-
     texts = column.map(plain)
     return texts.where(~texts.str.casefold().isin(m.missing_texts), m.site).to_numpy(object)
 
 
 def dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
     """A date column as datetime64[s] of the local day; what is no date is NaT and a problem."""
+    return moments_of(chunk, column, reading)[0]
+
+
+def moments_of(chunk: Chunk, column: str, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    """The same, and seconds of the day (int32 [n])."""
     m = reading.mapping
-    parsed = days(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
+    parsed, second = moments(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
     for row in np.flatnonzero(parsed.state == BAD):
         text = parsed.texts(row)
-        reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{date_hint(text)}")
-    return parsed.values.astype("datetime64[s]")
+        reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{date_hint(text, m.date_format)}")
+    values = parsed.values.astype("datetime64[s]")
+    if column in (m.date, m.dxa_date):
+        reading.found.days(values, f"{chunk.source}, column {column!r}")
+    return values, second
 
 
-def _ages(born: np.ndarray, out: dict[str, object], chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
-    """Ages at the records' dates, where the source gives none itself."""
+def birth_dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
+    """A column of birth dates as datetime64[s]."""
+    return century_before(dates(chunk, column, reading), reading.mapping.date_format)
+
+
+def ages(
+    born: np.ndarray, at: np.ndarray, stated: np.ndarray | None, chunk: Chunk, column: str, reading: Reading
+) -> np.ndarray:
+    """Ages at the records' dates (datetime64 [n]), where the source `stated` none itself."""
     f = feature("age_y")
-    at = out.get("record_date", np.full(len(born), np.datetime64("NaT", "s")))
-    age = age_at(born.astype("datetime64[D]"), np.asarray(at).astype("datetime64[D]"))
-    stated = out.get("age_y")
-    computed = np.isnan(stated) if isinstance(stated, np.ndarray) else np.ones(len(age), bool)
+    age = age_at(born.astype("datetime64[D]"), at.astype("datetime64[D]"))
+    computed = np.ones(len(age), bool) if stated is None else np.isnan(stated)
     outside = computed & ((age < f.low) | (age > f.high))
     for row in np.flatnonzero(outside):
         reading.found.problem(
             f"{chunk.at(row, column)}: an age of {age[row]:g} at the record's date is outside {f.low:g} to {f.high:g} a"
+            f"; correct the birth date, or leave the record out"
         )
     age[outside] = np.nan
     if stated is None:
         reading.found.values("age_y", age, int(outside.sum()))
         reading.found.source("age_y", column, f.unit)
-    return np.where(computed, age, stated) if isinstance(stated, np.ndarray) else age
+    return age if stated is None else np.where(computed, age, stated)
 
 
 def _treatment(chunk: Chunk, reading: Reading) -> np.ndarray:
@@ -152,5 +189,6 @@ def _treatment(chunk: Chunk, reading: Reading) -> np.ndarray:
         there = ", ".join(codes)
         reading.found.problem(
             f"{chunk.at(row, m.treatment.column)}: {parsed.texts(row)!r} is no code of osteoporosis_treatment ({there})"
+            f"; say what it means under `treatment: codes:`, null for not known"
         )
     return parsed.values

@@ -286,7 +286,7 @@ def test_smoking_and_values_that_are_no_quantity(tmp_path):
     assert load_lines(tmp_path, patient(), smokes).frame["smoker"].tolist() == [1]
     text = crea()
     del text["valueQuantity"]
-    with pytest.raises(records.RecordsError, match="valueString 'high' is no quantity"):
+    with pytest.raises(records.RecordsError, match="'high' is not a number"):
         load_lines(tmp_path, patient(), text | {"valueString": "high"})
 
 
@@ -295,3 +295,92 @@ def test_files_that_are_no_fhir_are_refused(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(records.RecordsError, match=r"empty|not JSON|no FHIR resource"):
         records.load(tmp_path / name)
+
+
+def test_what_is_withdrawn_or_replaced_later_does_not_count(tmp_path):
+    wrong = crea(61, id="o")
+    for lines in ([wrong, wrong | {"status": "entered-in-error"}], [wrong | {"status": "entered-in-error"}, wrong]):
+        assert load_lines(tmp_path, patient(), *lines).frame["creatinine_umol_l"].isna().all()
+    other_day = observation("14682-9", 65, "umol/L", day="2024-05-02") | {"id": "o", "meta": {"versionId": "2"}}
+    t = load_lines(tmp_path, patient(), other_day, wrong | {"meta": {"versionId": "1"}})
+    assert t.frame["creatinine_umol_l"].tolist() == [65]
+    absent = {k: v for k, v in other_day.items() if k != "valueQuantity"}
+    t = load_lines(tmp_path, patient(), absent, wrong)
+    assert t.frame["creatinine_umol_l"].isna().all()
+
+
+def test_a_history_counts_by_its_newest_entries(tmp_path):
+    def load_history(*entries):
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps({"resourceType": "Bundle", "type": "history", "entry": [*entries]}))
+        return records.load(path).frame["creatinine_umol_l"]
+
+    newest, older = {"resource": crea(65, id="o")}, {"resource": crea(61, id="o")}
+    assert load_history({"resource": patient()}, newest, older).tolist() == [65]
+    deleted = {"request": {"method": "DELETE", "url": "Observation/o"}}
+    assert load_history({"resource": patient()}, deleted, older).isna().all()
+
+
+def test_numbers_that_hold_no_more_give_way(tmp_path):
+    ended = MR | {"value": "6", "period": {"end": "2015-01-01"}}
+    assert keys(load_lines(tmp_path, patient(identifier=[ended, MR]), crea())) == [patient_key("7", None)]
+    assert keys(load_lines(tmp_path, patient(identifier=[MR | {"value": "6", "use": "temp"}, MR]), crea())) == [
+        patient_key("7", None)
+    ]
+    with pytest.raises(records.RecordsError, match="several numbers of type MR, all of system http://mrn"):
+        load_lines(tmp_path, patient(identifier=[MR, MR | {"value": "6"}]), crea())
+
+
+def test_a_merge_counts_from_either_side(tmp_path):
+    link = [{"other": {"reference": "Patient/p1"}, "type": "replaces"}]
+    t = load_lines(tmp_path, patient("p1", "OLD"), patient("p2", "NEW", link=link), crea())
+    assert keys(t) == [patient_key("NEW", None)]
+    link = [{"other": {"reference": "Patient/p9"}, "type": "replaced-by"}]
+    t = load_lines(tmp_path, patient("p1", "OLD", link=link), crea())
+    assert any("merged into others that are in none of the files" in n for n in t.report.notes)
+
+
+def test_patients_of_one_number_who_contradict_each_other(tmp_path):
+    other = patient("p2", birthDate="1990-01-01", gender="male")
+    t = load_lines(tmp_path, patient(), other, crea(), crea(patient_id="p2"))
+    assert t.frame[["sex_male", "age_y"]].isna().all(axis=None)
+    assert sum("of Patients with two" in n for n in t.report.notes) == 2
+
+
+def test_patients_who_are_no_fhir_are_named(tmp_path):
+    with pytest.raises(records.RecordsError, match="birthDate '1955-3-1' is no date"):
+        load_lines(tmp_path, patient(birthDate="1955-3-1"), crea())
+    t = load_lines(tmp_path, patient(gender="F", birthDate="1954-05-01T00:00:00Z"), crea())
+    assert t.report.unknown == (("Patient.gender = F", 1),)
+    assert t.frame["age_y"][0] == pytest.approx(70, abs=0.1)
+
+
+def test_forms_of_codes_and_units(tmp_path):
+    o = crea()
+    o["code"] = {"coding": [{"system": "http://loinc.org/", "code": " 14682-9 "}]}
+    o["valueQuantity"] = {"value": 61, "unit": "umol/L", "code": "UMOLL", "system": "http://lab"}
+    assert load_lines(tmp_path, patient(), o).frame["creatinine_umol_l"].tolist() == [61]
+    o["code"]["coding"].append({"system": "http://loinc.org", "code": "2345-7"})
+    t = load_lines(tmp_path, patient(), o)
+    assert t.report.unknown == (("codes of creatinine_umol_l and glucose_mmol_l at once", 1),)
+
+
+def test_a_text_that_means_missing_does_so_in_fhir_too(tmp_path):
+    text = {k: v for k, v in crea().items() if k != "valueQuantity"} | {"valueString": "haemolytic"}
+    m = records.Mapping.model_validate({"format": "fhir", "missing": ["haemolytic"]})
+    assert load_lines(tmp_path, patient(), text, mapping=m).frame["creatinine_umol_l"].isna().all()
+
+
+def test_of_a_local_day_the_latest_by_the_local_clock_counts(tmp_path):
+    times = {61: "2024-03-10T16:30:00Z", 99: "2024-03-11T02:00:00Z"}
+    lines = [crea(value) | {"effectiveDateTime": at} for value, at in times.items()]
+    m = records.Mapping.model_validate({"format": "fhir", "timezone": "Asia/Shanghai"})
+    assert load_lines(tmp_path, patient(), *lines, mapping=m).frame["creatinine_umol_l"].tolist() == [99]
+
+
+def test_a_servers_note_beside_an_export_is_passed_over(tmp_path):
+    write(tmp_path, patient(), crea())
+    (tmp_path / "manifest.json").write_text('{"transactionTime": "2024-01-01", "output": []}')
+    report = records.load(tmp_path).report
+    assert report is not None
+    assert report.dropped == (("file manifest.json", 1),)

@@ -6,8 +6,9 @@ import pytest
 
 from osteo_ray.patients import Mapping, RecordsError, load
 from osteo_ray.patients.identity import patient_key
-from osteo_ray.patients.observations import BLOCK, NO_DAY, T_SCORE, Observations, gather
+from osteo_ray.patients.observations import BLOCK, T_SCORE, Observations, gather
 from osteo_ray.patients.schema import NAMES
+from osteo_ray.patients.timeline import Timelines
 
 LONG = {
     "format": "long",
@@ -72,6 +73,43 @@ def test_sex_and_birth_date_may_be_columns_of_every_row(tmp_path):
     assert f["age_y"][0] == pytest.approx(70, abs=0.1)
 
 
+def test_two_sexes_and_two_undated_values_are_kept_apart_for_the_timeline(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("pid,at,test,result,unit,sex\nA,2024-02-01,Crea,80,umol/L,F\nA,2024-02-01,Crea,90,umol/L,M\n")
+    sexes = {"features": {"sex_male": {"column": "sex", "codes": {"M": 1, "F": 0}}}}
+    f = load(path, Mapping.model_validate(LONG | sexes)).frame
+    assert sorted(f["sex_male"]) == [0, 1]
+    assert Timelines.of(f).sex_conflict.tolist() == [True]
+    f = read(tmp_path, ["A,,Crea,80,umol/L", "A,,Crea,90,umol/L", "B,,Crea,70,umol/L", "B,,Crea,70,umol/L"]).frame
+    assert f.groupby("patient_key")["creatinine_umol_l"].nunique().to_dict() == {
+        patient_key("A", None): 2,
+        patient_key("B", None): 1,
+    }
+
+
+def test_the_later_of_a_day_is_so_by_any_clock(tmp_path):
+    rows = ["A,02/01/2024 02:00 PM,Crea,80,umol/L", "A,02/01/2024 10:00 AM,Crea,90,umol/L"]
+    assert read(tmp_path, rows, date_format="%m/%d/%Y").frame["creatinine_umol_l"].tolist() == [80]
+
+
+def test_an_age_that_can_not_be_is_a_problem_here_too(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("pid,at,test,result,unit,born\nA,2024-02-01,Crea,80,umol/L,2015-02-01\n")
+    with pytest.raises(RecordsError, match="an age of 9 at the record's date"):
+        load(path, Mapping.model_validate(LONG | {"birth_date": "born"}))
+
+
+def test_where_no_test_is_used_the_tests_are_named(tmp_path):
+    with pytest.raises(RecordsError, match=r"no record in what was read; .*LOINC:2160-0 x 1"):
+        read(tmp_path, ["A,2024-02-01,LOINC:2160-0,80,umol/L"])
+
+
+def test_a_test_gives_one_feature():
+    more = {"tests": {"creatinine_umol_l": ["Crea"], "urine_creatinine_mmol_l": ["crea"]}}
+    with pytest.raises(ValueError, match="the test 'crea' is given for two features"):
+        Mapping.model_validate(LONG | more)
+
+
 def test_equal_numbers_of_two_sites_are_two_patients(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text(
@@ -114,7 +152,7 @@ def test_spilled_to_disk_the_records_are_the_same():
 
 def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_the_lowest():
     block = np.zeros(6, BLOCK)
-    block["patient"], block["day"], block["site"] = 7, NO_DAY, -1
+    block["patient"], block["day"], block["site"] = 7, 19000, -1
     block["what"] = [6, 6, 6, T_SCORE, T_SCORE, T_SCORE]
     block["rank"] = [1, 1, 0, 1, 1, 0]
     block["second"] = [10, 20, 30, 10, 20, 30]
@@ -122,4 +160,3 @@ def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_th
     f = gather(block, [])
     assert f["creatinine_umol_l"].tolist() == [70]
     assert f["t_score"].tolist() == [-2.6]
-    assert f["record_date"].isna().all()

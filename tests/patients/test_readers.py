@@ -4,6 +4,8 @@ import gzip
 
 import openpyxl
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from osteo_ray.patients import Mapping, RecordsError, load
@@ -83,6 +85,43 @@ def test_rows_above_the_header_gzip_and_quoted_line_ends(tmp_path):
         load(path, mapping(header_row=2))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nid;day;crea\nA;2024-01-05;61\n",  # how a table tells a spreadsheet its delimiter
+        "\n \nid,day,crea\nA,2024-01-05,61\n",
+        "id,day,crea\nA,2024-01-05,61\n,,\n , ,\n\x1a",
+    ],
+)
+def test_lines_that_hold_nothing_are_passed_over(tmp_path, text):
+    assert load(write(tmp_path, text), mapping()).frame["creatinine_umol_l"].tolist() == [61]
+
+
+def test_a_header_further_down_is_named(tmp_path):
+    with pytest.raises(RecordsError, match=r"the column 'id' stands in line 4; give `header_row: 4`"):
+        load(write(tmp_path, "Laboratory\nprinted 2024-01-05\n\nid,day,crea\nA,2024-01-05,61\n"), mapping())
+    with pytest.raises(RecordsError, match=r"the column 'id' stands in row 3; give `header_row: 3`"):
+        load(workbook(tmp_path, {"labs": [["Laboratory"], [], ["id", "day", "crea"], ["A", None, 61]]}), mapping())
+
+
+def test_rows_that_are_no_records_are_named(tmp_path):
+    path = write(tmp_path, "id,day,crea\n,,umol/L\nA,2024-01-05,61\nid,day,crea\nB,2024-01-05,62\n")
+    with pytest.raises(RecordsError) as e:
+        load(path, mapping())
+    assert "line 2: units, not a record; `skip_rows: 1` passes over the row" in str(e.value)
+    assert "line 4: the header stands here once more" in str(e.value)
+    assert len(e.value.problems) == 2
+    assert len(load(path, mapping(skip_rows=1), on_bad="missing")) == 2
+
+
+def test_a_mark_counts_whatever_is_named_and_gzip_whatever_the_name(tmp_path):
+    text = '"id","day","crea"\nA,2024-01-05,61\n'
+    path = write(tmp_path, ("\ufeff" + text).encode())
+    assert len(load(path, mapping(encoding="utf-8"))) == 1
+    for name in ("r.csv", "r.CSV.GZ"):
+        assert len(load(write(tmp_path, gzip.compress(text.encode()), name), mapping())) == 1
+
+
 def test_nothing_that_a_mapping_reads_is_an_error(tmp_path):
     with pytest.raises(RecordsError, match="no column that the mapping reads"):
         load(write(tmp_path, "patient_id,Sex,Age\n1,F,67\n"))
@@ -110,7 +149,7 @@ def workbook(tmp_path, sheets):
         for row in rows:
             sheet.append(row)
         if title == "padded":
-            sheet["A2"].number_format = "0000000"
+            sheet["A2"].number_format = '"P"0000000;-0'
     book.save(tmp_path / "r.xlsx")
     return tmp_path / "r.xlsx"
 
@@ -126,7 +165,19 @@ def test_a_workbook_keeps_zeros_numbers_and_dates(tmp_path):
 def test_a_number_that_a_sheet_shows_with_zeros_is_that_text(tmp_path):
     rows = [["id", "day", "crea"], [12345, None, 61]]
     f = load(workbook(tmp_path, {"padded": rows}), mapping()).frame
-    assert f["patient_key"].tolist() == [patient_key("0012345", None)]
+    assert f["patient_key"].tolist() == [patient_key("P0012345", None)]
+
+
+def test_a_formula_without_a_value_is_not_missing(tmp_path):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, "=60+1"]]})
+    with pytest.raises(RecordsError, match=r"sheet 'labs', cell C2: a formula without a value"):
+        load(path, mapping())
+
+
+@pytest.mark.parametrize("number", [1.10101199003071e17, 1234567890123450])
+def test_an_id_of_more_digits_than_a_spreadsheet_keeps_is_refused(tmp_path, number):
+    with pytest.raises(RecordsError, match=r"row 2, column 'id': .* has lost its last digits"):
+        load(workbook(tmp_path, {"labs": [["id", "day", "crea"], [number, None, 61]]}), mapping())
 
 
 def test_of_several_sheets_one_has_to_be_named(tmp_path):
@@ -157,7 +208,35 @@ def test_parquet_with_missing_dates_zones_and_categories(tmp_path):
     assert f["creatinine_umol_l"].isna().tolist() == [False, True, False]
 
 
+def test_long_numbers_of_parquet_stay_whole_beside_missing_ones(tmp_path):
+    ids = pa.array([110101199003071234, None, 110101199003071235], pa.int64())
+    pq.write_table(pa.table({"id": ids, "day": [None] * 3, "crea": [61.0, 62.0, 63.0]}), tmp_path / "r.parquet")
+    t = load(tmp_path / "r.parquet", mapping(), on_bad="missing")
+    assert [t.ids[k][0] for k in t.frame["patient_key"].dropna()] == ["110101199003071234", "110101199003071235"]
+    pq.write_table(pa.table({"id": [1.1e17], "day": [None], "crea": [61.0]}), tmp_path / "f.parquet")
+    with pytest.raises(RecordsError, match="has lost its last digits"):
+        load(tmp_path / "f.parquet", mapping())
+
+
+def test_bytes_lists_and_equal_names_of_parquet(tmp_path):
+    path = tmp_path / "r.parquet"
+    pq.write_table(pa.table({"id": [b"007"], "day": [b"2024-01-05"], "crea": [61.0]}), path)
+    assert load(path, mapping()).frame["patient_key"].tolist() == [patient_key("007", None)]
+    pq.write_table(pa.table({"id": ["A"], "day": [None], "crea": [[61.0]]}), path)
+    with pytest.raises(RecordsError, match=r"'\[61.0\]' is not a number"):
+        load(path, mapping())
+    pq.write_table(pa.table([["A"], [None], [61.0], [62.0]], names=["id", "day", "crea", "crea"]), path)
+    with pytest.raises(RecordsError, match="'crea' stands more than once"):
+        load(path, mapping())
+
+
 def test_a_folder_of_tables_is_one_source(tmp_path):
     for k in range(2):
         write(tmp_path, f"id,day,crea\nP{k},2024-01-05,6{k}\n", f"r{k}.csv")
-    assert len(load(tmp_path, mapping())) == 2
+    workbook(tmp_path, {"labs": [["id", "day", "crea"], ["P3", None, 61]]})
+    for name in ("._r0.csv", "~$r.xlsx", "note.md"):
+        write(tmp_path, b"\x00", name)
+    t = load(tmp_path, mapping())
+    assert len(t) == 3
+    assert t.report is not None
+    assert t.report.dropped == (("file note.md", 1),)

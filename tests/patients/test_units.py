@@ -57,6 +57,13 @@ def test_what_is_no_unit_of_the_quantity_is_refused(written, name, error):
         feature_factor(written, feature(name))
 
 
+@pytest.mark.parametrize("unit", ["10³/µl", "×10⁹/L", "Tsd/µl", "Gpt/l", "X10(9)/L", "Mrd/l"])
+def test_raised_digits_in_a_cell_are_digits(tmp_path, unit):
+    (tmp_path / "r.csv").write_text(f"id,x,u\n1,6.1,{unit}\n", encoding="utf-8")
+    m = {"patient_id": "id", "features": {"wbc_10e9_l": {"column": "x", "unit_column": "u"}}}
+    assert load(tmp_path / "r.csv", Mapping.model_validate(m)).frame["wbc_10e9_l"][0] == pytest.approx(6.1)
+
+
 def test_a_mapping_has_words_of_its_own():
     assert feature_factor("Mikromol", feature("creatinine_umol_l"), own={"mikromol": "umol/L"}) == 1
 

@@ -6,8 +6,9 @@ import pytest
 
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.patients import Mapping, RecordsError, load
+from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.mapping import Numbers
-from osteo_ray.patients.values import BAD, BOUND, MISSING, OK, days, number
+from osteo_ray.patients.values import BAD, BOUND, MISSING, OK, days, moments, number
 
 MISSES = frozenset({"", "na"})
 
@@ -41,6 +42,13 @@ MISSES = frozenset({"", "na"})
         ("5.2 H", {}, np.nan, BAD),
         ("5.2 H", {"rules": ["flags"]}, 5.2, OK),
         ("5.2↑", {"rules": ["flags"]}, 5.2, OK),
+        ("5.2 H*", {"rules": ["flags"]}, 5.2, OK),
+        ("5.2 (H)", {"rules": ["flags"]}, 5.2, OK),
+        (">89", {"rules": ["top_coded"]}, 89, OK),
+        ("67 Jahre", {"rules": ["age_units"]}, 67, OK),
+        ("1’234.5", {"thousands": "'"}, 1234.5, OK),
+        ('="5.2"', {}, 5.2, OK),
+        (20.5, {"decimal": ","}, 20.5, OK),
         ("inf", {}, np.nan, BAD),
         ("1_000", {}, np.nan, BAD),
         (True, {}, np.nan, BAD),
@@ -64,9 +72,13 @@ def crea(tmp_path, text, **more):
     [
         ("60,5", r"numbers: \{decimal: ','\}"),
         ("1,234", r"numbers: \{thousands: ','\}"),
-        ("89+", r"rules: \[top_coded\]"),
         ("61 H", r"rules: \[flags\]"),
         ("haemolytic", "add it to `missing:`"),
+        ("#DIV/0!", "a spreadsheet's error"),
+        ("1.234,5", r"numbers: \{decimal: ',', thousands: '.'\}"),
+        ("61 umol/L", "take 'umol/L' out"),
+        ("-1", "outside 10 to 2500.*add it to `missing:`"),
+        ("0.9", "outside 10 to 2500.*it would fit mg/dL"),
     ],
 )
 def test_what_is_no_number_names_what_would_mend_it(tmp_path, value, remedy):
@@ -124,6 +136,9 @@ def test_missing_texts_may_be_numbers(tmp_path):
         ("9999-12-31", None),
         ("2024-03", None),
         ("45356", None),
+        ("2024-03-10 8:30 PM", "2024-03-10"),
+        ("2024年3月10日 下午8:30", "2024-03-10"),
+        ("2024-03-10 25:00", None),
     ],
 )
 def test_a_date_is_its_local_day_and_never_guessed(text, day):
@@ -140,6 +155,55 @@ def test_dates_of_another_form_or_zone_are_named_by_the_mapping(tmp_path):
         crea(tmp_path, text, date="day")
     f = crea(tmp_path, text, date="day", date_format="%d/%m/%Y").frame
     assert str(f["record_date"][0].date()) == "2024-03-05"
+
+
+def test_seconds_are_those_of_the_local_day():
+    texts = ["2024-03-10 02:00 PM", "2024-03-10 10:00 AM", "20240310083000", "2024-03-10T16:30:00Z", "10.03.2024 08.30"]
+    assert moments(pd.Series(texts), MISSES, ("%d.%m.%Y %H.%M",))[1].tolist() == [50400, 36000, 30600, 59400, 30600]
+    parsed, second = moments(pd.Series(["2024-03-10T16:30:00Z", "20240310163000+0000"]), MISSES, (), "Asia/Shanghai")
+    assert [str(d) for d in parsed.values] == ["2024-03-11", "2024-03-11"]
+    assert second.tolist() == [1800, 1800]
+
+
+def test_of_two_named_forms_that_fit_none_is_right(tmp_path):
+    both = ("%d/%m/%Y", "%m/%d/%Y")
+    parsed = days(pd.Series(["25/03/2024", "03/25/2024", "05/05/2024", "05/03/2024"]), MISSES, both)
+    assert parsed.state.tolist() == [OK, OK, OK, BAD]
+    with pytest.raises(RecordsError, match="two of the forms that date_format names fit"):
+        crea(tmp_path, "id,day,crea\nA,05/03/2024,61\n", date="day", date_format=list(both))
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [("45356", "a spreadsheet's number of a day"), ("05-MAR-24", "'%d-%b-%y'"), ("5. Mar 2024", "'%d. %b %Y'")],
+)
+def test_what_is_no_date_names_its_form(tmp_path, text, remedy):
+    with pytest.raises(RecordsError, match=remedy):
+        crea(tmp_path, f"id,day,crea\nA,{text},61\n", date="day")
+
+
+def test_a_birth_year_of_two_digits_is_never_in_the_future(tmp_path):
+    more = {"date": "day", "birth_date": "born", "date_format": "%d.%m.%y"}
+    text = "id,day,crea,born\nA,05.01.24,61,01.03.55\nB,05.01.24,61,29.02.48\nC,05.01.24,61,01.03.70\n"
+    assert crea(tmp_path, text, **more).frame["age_y"].tolist() == pytest.approx([68.8, 75.8, 53.8], abs=0.1)
+
+
+def test_dates_that_can_hardly_be_are_told(tmp_path):
+    t = crea(tmp_path, "id,day,crea\nA,1900-01-01,61\nB,2190-01-05,61\nC,2024-01-05,61\n", date="day")
+    assert any("1 date is before 1980-01-01, the first 1900-01-01" in n for n in t.report.notes)
+    assert any("1 date is after today, the first 2190-01-05" in n for n in t.report.notes)
+
+
+def test_numbers_that_stand_for_missing_are_told(tmp_path):
+    t = crea(tmp_path, "id,crea\n" + "".join(f"{k},{v}\n" for k, v in enumerate([61, 70, 999, 80, 999, 75])))
+    assert any("999 stands 2 times for creatinine_umol_l" in n for n in t.report.notes)
+    assert not crea(tmp_path, "id,crea\nA,61\nB,99\n").report.notes
+
+
+def test_t_scores_without_a_sign_are_told(tmp_path):
+    rows = "".join(f"{k},61,{0.7 + k / 50}\n" for k in range(12))
+    t = crea(tmp_path, "id,crea,t\n" + rows, t_score="t")
+    assert any("not one of 12 T-scores is below 0" in n for n in t.report.notes)
 
 
 def test_a_birth_date_gives_the_age_at_the_record(tmp_path):
@@ -159,9 +223,17 @@ def test_the_lowest_of_several_t_scores_counts(tmp_path):
     assert np.isnan(f["t_score"][2])
 
 
-def test_an_id_that_a_spreadsheet_rounded_is_refused(tmp_path):
+@pytest.mark.parametrize("pid", ["1.23457E+11", "1.2345E7", "1.23457e+11"])
+def test_an_id_that_a_spreadsheet_rounded_is_refused(tmp_path, pid):
     with pytest.raises(RecordsError, match="lost its last digits"):
-        crea(tmp_path, "id,crea\n1.23457E+11,61\n")
+        crea(tmp_path, f"id,crea\n{pid},61\n")
+
+
+def test_what_keeps_a_spreadsheet_from_numbers_is_no_part_of_an_id(tmp_path):
+    f = crea(tmp_path, 'id,crea\n\'0012,61\n="0012",62\n0012,63\n').frame
+    assert f["patient_key"].tolist() == [patient_key("0012", None)] * 3
+    with pytest.raises(RecordsError, match="'#REF!' is a spreadsheet's error, not a patient id"):
+        crea(tmp_path, "id,crea\n#REF!,61\n")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +242,13 @@ def test_an_id_that_a_spreadsheet_rounded_is_refused(tmp_path):
         ({"format": "long", "patient_id": "id"}, "a long mapping needs test, value"),
         ({"patient_id": "id"}, "a wide mapping needs features"),
         ({"patient_id": "id", "features": {"alt_u_l": {"column": "a", "analyte": "urea_nitrogen"}}}, "no analyte"),
+        ({"patient_id": "id", "timezone": "Asia/Peking", "t_score": "t"}, "no such time zone"),
+        ({"patient_id": "id", "date_format": "DD.MM.YYYY", "t_score": "t"}, "names no day, month and year"),
+        ({"patient_id": "id", "test": "x", "t_score": "t"}, "format wide has no use for: test"),
+        ({"format": "long", "patient_id": "id", "test": "x", "value": "v", "t_score": "t"}, "no use for: t_score"),
+        ({"format": "fhir", "patient_id": "id"}, "format fhir has no use for: patient_id"),
+        ({"patient_id": "id", "features": {"alt_u_l": {"column": "a"}, "ast_u_l": {"column": "a"}}}, "two features"),
+        ({"patient_id": "id", "features": {"smoker": {"column": "a", "codes": {"Y": 1, "y": 0}}}}, "in case alone"),
         ({"patient_id": "id", "site": "A", "site_column": "s", "features": {"bmi": {"column": "b"}}}, "not both"),
     ],
 )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from osteo_ray.patients.findings import RecordsError
+
 ROWS = 100_000
 """Rows of a chunk."""
+LOOKED_AT = 50
+"""Rows under a header in which the mapping's columns are looked for, where the header lacks them."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,30 @@ class Chunk:
     repeated: tuple[str, ...] = ()
     cell: str = "column"
 
+    def without(self, rows: np.ndarray) -> Chunk:
+        """The chunk without some of its rows (bool [n])."""
+        return replace(self, frame=self.frame[~rows].reset_index(drop=True), numbers=self.numbers[~rows])
+
     def at(self, i: int | np.integer, column: str | None = None) -> str:
         """Where a cell is: 'labs.csv, line 3, column 'CREA''."""
         where = f"{self.source}, {self.word} {self.numbers[i]}"
         return where if column is None else f"{where}, {self.cell} {column!r}"
+
+
+def check_header(later: Iterable[tuple[int, list[str]]], patient_id: str, source: str, word: str) -> None:
+    """Where the header lacks the patient's column: look whether a later row is the header.
+
+    Args:
+        later: rows after the header, with their numbers.
+
+    Raises:
+        RecordsError: naming the row that is.
+    """
+    for number, fields in later:
+        if patient_id in fields:
+            raise RecordsError(
+                [f"{source}: the column {patient_id!r} stands in {word} {number}; give `header_row: {number}`"]
+            )
 
 
 def repeated_names(header: list[str]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,19 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import ROWS, Chunk, repeated_names
+from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, repeated_names
+from osteo_ray.patients.readers.compressed import open_bytes
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(r'"?sep=(.)"?', re.I)  # how a table tells a spreadsheet its delimiter
 _DELIMITERS = ",;\t|"
 _FIELD_LIMIT = 1 << 20
+_END = "\x1a"  # ends a file of old systems
 
 
 def read_text(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
@@ -30,19 +39,23 @@ def read_text(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
     Raises:
         RecordsError: empty, not in the encoding, an open quote, a row longer or shorter than the header.
     """
-    encoding = m.encoding or _encoding(path, name)
+    encoding = _encoding(path, name, m.encoding)
     csv.field_size_limit(_FIELD_LIMIT)
-    opener = gzip.open if path.name.endswith(".gz") else open
     reader = None
     try:
-        with opener(path, "rt", encoding=encoding, newline="") as f:
-            lines = _header_lines(f, m, name)
-            delimiter = _delimiter(lines, m, path, name)
+        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding=encoding, newline="") as f:
+            above, lines = _header_lines(f, m, name)
+            declared = _DECLARED.fullmatch(lines[0].strip("\r\n"))
+            if declared:
+                above, lines = above + 1, lines[1:]
+                if not lines:
+                    raise RecordsError([f"{name}: the file is empty; a header and rows are needed"])
+            delimiter = declared[1] if declared and not m.delimiter else _delimiter(lines, m, path, name)
             f.seek(0)
-            for _ in range(m.header_row - 1):
+            for _ in range(above):
                 f.readline()
             reader = csv.reader(f, delimiter=delimiter, strict=True)
-            yield from _chunks(reader, m, name)
+            yield from _chunks(reader, m, name, above, _fields_of(lines, delimiter))
     except UnicodeDecodeError as e:
         line = m.header_row + (reader.line_num if reader is not None else 0)
         raise RecordsError([_not_decodable(path, name, m, encoding, line, e)]) from None
@@ -54,14 +67,24 @@ def read_text(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
         raise RecordsError([f"{name}: can't be read: {e}"]) from None
 
 
-def _header_lines(f, m: Mapping, name: str, count: int = 20) -> list[str]:
-    """The header and some lines after it."""
-    for _ in range(m.header_row - 1):
+def _header_lines(f, m: Mapping, name: str) -> tuple[int, list[str]]:
+    """(lines above the header, empty ones among them; the header and some lines after it)."""
+    above = m.header_row - 1
+    for _ in range(above):
         f.readline()
-    lines = [line for line in (f.readline(1 << 20) for _ in range(count)) if line.strip("\r\n\ufeff")]
-    if not lines or not lines[0].strip("\r\n\ufeff ,;\t|"):
-        raise RecordsError([f"{name}: the file is empty; a header and rows are needed"])
-    return lines
+    lines = [f.readline(1 << 20) for _ in range(LOOKED_AT)]
+    while lines and not lines[0].strip("\ufeff ,;\t|\r\n"):
+        if not lines[0]:
+            raise RecordsError([f"{name}: the file is empty; a header and rows are needed"])
+        above, lines = above + 1, lines[1:]
+    if not lines:
+        raise RecordsError([f"{name}: the first {LOOKED_AT} lines are empty; where is the header? `header_row:`"])
+    return above, [line for line in lines if line]
+
+
+def _fields_of(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Lines cut into fields, one by one; only to look for a header."""
+    return [[h.strip().strip('"').strip() for h in line.split(delimiter)] for line in lines]
 
 
 def _delimiter(lines: list[str], m: Mapping, path: Path, name: str) -> str:
@@ -90,13 +113,15 @@ def _fields(lines: list[str], delimiter: str) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def _chunks(reader, m: Mapping, name: str) -> Iterator[Chunk]:
-    above = m.header_row - 1
+def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -> Iterator[Chunk]:
     at = above + 1
+    skip = m.skip_rows
     try:
         header = [h.strip().lstrip("\ufeff").strip() for h in next(reader)]
         while header and not header[-1]:
             header.pop()  # a comma behind the last name
+        if m.patient_id and m.patient_id not in header:
+            check_header(enumerate(lines, above + 1), m.patient_id, name, "line")
         repeated = repeated_names([h for h in header if h])
         width = len(header)
         fields: int | None = None
@@ -105,13 +130,16 @@ def _chunks(reader, m: Mapping, name: str) -> Iterator[Chunk]:
         for row in reader:
             line, at = at, above + reader.line_num
             line += 1
-            if not row or (len(row) == 1 and not row[0].strip() and width > 1):
+            if not any(map(str.strip, row)) or row == [_END]:
+                continue
+            if skip:
+                skip -= 1
                 continue
             if fields is None:
                 # Where the first row ends in a delimiter that the header lacks, every row has to.
                 fields = len(row) if len(row) > width and not any(c.strip() for c in row[width:]) else width
             if len(row) != fields or (fields > width and any(c.strip() for c in row[width:])):
-                raise RecordsError([_misfit(name, line, row, fields, width, m.header_row)])
+                raise RecordsError([_misfit(name, line, row, fields, width, above + 1)])
             rows.append(row if fields == width else row[:width])
             numbers.append(line)
             if len(rows) == ROWS:
@@ -134,7 +162,7 @@ def _chunk(name: str, header: list[str], rows: list, numbers: list[int], repeate
 
 
 def _misfit(name: str, line: int, row: list[str], fields: int, width: int, header_row: int) -> str:
-    wanted = f"the header (line {header_row}) has {width} columns"
+    wanted = f"the header (line {header_row}) has {width} column{'s' if width != 1 else ''}"
     wanted += f" and the first row {fields} fields" if fields != width else ""
     why = "the row is cut short" if len(row) < fields else "a delimiter inside a value needs quotes around it"
     return f"{name}, line {line}: {len(row)} fields, but {wanted}; {why}, or the mapping's `delimiter` is wrong"
@@ -148,10 +176,10 @@ def _csv_problem(text: str) -> str:
     return text
 
 
-def _encoding(path: Path, name: str) -> str:
-    opener = gzip.open if path.name.endswith(".gz") else open
+def _encoding(path: Path, name: str, named: str | None) -> str:
+    """What a file's mark says, whatever is named; else what is named; else UTF-8."""
     try:
-        with opener(path, "rb") as f:
+        with open_bytes(path) as f:
             head = f.read(4096)
     except (OSError, EOFError) as e:
         raise RecordsError([f"{name}: can't be read: {e}"]) from None
@@ -162,7 +190,9 @@ def _encoding(path: Path, name: str) -> str:
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
-    if b"\x00" in head[:64]:
+    if named:
+        return named
+    if head[:64].count(b"\x00") > len(head[:64]) // 4:
         raise RecordsError([f"{name}: UTF-16 without its mark; name it: `encoding: utf-16-le` (or utf-16-be)"])
     return "utf-8"
 
@@ -178,8 +208,7 @@ def _proposal(path: Path, m: Mapping) -> str:
     """
     from charset_normalizer import from_bytes
 
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as f:
+    with open_bytes(path) as f:
         sample = f.read(1 << 18)
     sample = sample[: sample.rfind(b"\n") + 1] or sample
     known = [t for t in _texts_of(m) if not t.isascii()]

@@ -13,10 +13,11 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import ROWS, Chunk, repeated_names
+from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, repeated_names
 from osteo_ray.patients.values import plain
 
-_PADDED = re.compile(r"0+")
+_SHOWN = re.compile(r'(?:"([^"]*)")?(0+)')
+_DIGITS = 1e15  # a spreadsheet keeps fifteen digits
 
 
 def read_workbook(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
@@ -34,9 +35,22 @@ def read_workbook(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
     except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError) as e:
         raise RecordsError([f"{name}: no workbook that can be read ({e}); save it again as .xlsx, or as CSV"]) from None
     try:
-        yield from _rows(_sheet(book, m, name), m, name)
+        _forget_dimensions(book)
+        sheet = _sheet(book, m, name)
+        formulas = load_workbook(path, read_only=True)
+        _forget_dimensions(formulas)
+        try:
+            yield from _rows(sheet, formulas[sheet.title], m, name)
+        finally:
+            formulas.close()
     finally:
         book.close()
+
+
+def _forget_dimensions(book: Any) -> None:
+    """Read every row that there is: what a file says of its own size is often wrong."""
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()
 
 
 def _sheet(book: Any, m: Mapping, name: str) -> Any:
@@ -62,25 +76,39 @@ def _values(row: Any) -> list[Any]:
     return [c.value for c in row]
 
 
-def _rows(sheet: Any, m: Mapping, name: str) -> Iterator[Chunk]:
+def _rows(sheet: Any, formulas: Any, m: Mapping, name: str) -> Iterator[Chunk]:
+    """The rows of a sheet.
+
+    Args:
+        formulas: the same sheet with its formulas instead of their values.
+    """
     where = f"{name}, sheet {sheet.title!r}"
     header: list[str] | None = None
     rows: list[list[Any]] = []
     numbers: list[int] = []
     given = False
-    for number, cells in enumerate(sheet.iter_rows(), 1):
+    skip = m.skip_rows
+    for number, (cells, behind) in enumerate(zip(sheet.iter_rows(), formulas.iter_rows(), strict=True), 1):
         if number < m.header_row:
+            continue
+        row = [_cell(c) for c in cells]
+        for c, f in zip(cells, behind, strict=True):
+            if c.value is None and f.data_type == "f" and c.data_type == "n":  # an empty text is of type str
+                raise RecordsError(
+                    [f"{where}, cell {f.coordinate}: a formula without a value; open the workbook and save it again"]
+                )
+        if all(v is None for v in row):
             continue
         if header is None:
             header = [plain(c.value) for c in cells]
             while header and not header[-1]:
                 header.pop()
-            if not header:
-                raise RecordsError([f"{where}: row {number}, which should be the header, is empty; see `header_row`"])
+            if m.patient_id and m.patient_id not in header:
+                check_header(_later(sheet, number), m.patient_id, where, "row")
             repeated = repeated_names([h for h in header if h])
             continue
-        row = [_cell(c) for c in cells]
-        if all(v is None for v in row):
+        if skip:
+            skip -= 1
             continue
         if any(v is not None for v in row[len(header) :]):
             raise RecordsError([f"{where}, row {number}: values beyond the header's {len(header)} columns"])
@@ -97,14 +125,23 @@ def _rows(sheet: Any, m: Mapping, name: str) -> Iterator[Chunk]:
 
 
 def _cell(c: Any) -> Any:
-    """A cell's value; a whole number that the sheet shows with zeros in front is the text that it shows."""
+    """A cell's value; a whole number that the sheet shows with zeros or a text in front is the text that it shows, and
+    one of more digits than a spreadsheet keeps is a number that has lost some."""
     v = c.value
     if isinstance(v, str):
         return v if v.strip() else None
-    shown = getattr(c, "number_format", None)
-    if isinstance(v, int | float) and not isinstance(v, bool) and shown and _PADDED.fullmatch(shown) and len(shown) > 1:
-        return f"{int(v):0{len(shown)}d}" if float(v).is_integer() else v
-    return v
+    if not isinstance(v, int | float) or isinstance(v, bool) or not float(v).is_integer():
+        return v
+    if abs(v) >= _DIGITS:
+        return f"{v:.14E}"
+    m = _SHOWN.fullmatch((getattr(c, "number_format", None) or "").split(";")[0])
+    return f"{m[1] or ''}{int(v):0{len(m[2])}d}" if m and (m[1] or len(m[2]) > 1) else v
+
+
+def _later(sheet: Any, number: int) -> Iterator[tuple[int, list[str]]]:
+    """Rows after one, some of them, with their numbers."""
+    for k, cells in enumerate(sheet.iter_rows(min_row=number + 1, max_row=number + LOOKED_AT), number + 1):
+        yield k, [plain(c.value) for c in cells]
 
 
 def _chunk(where: str, header: list[str], rows: list, numbers: list[int], repeated: tuple[str, ...]) -> Chunk:
