@@ -40,7 +40,7 @@ def evaluate(job: EvaluateJob) -> list[str]:
     from osteo_ray.evaluation.evaluate import evaluate as judge
     from osteo_ray.evaluation.labels import open_labels
     from osteo_ray.reports.evaluation_page import pictures, write_evaluation
-    from osteo_ray.reports.run import write_report
+    from osteo_ray.reports.run import report_again
 
     results = Path(need(job, "results"))
     folder = results if results.is_dir() else results.parent
@@ -67,9 +67,8 @@ def evaluate(job: EvaluateJob) -> list[str]:
     page = write_evaluation(out / "evaluation.html", ev, str(results), paired, lists)
     lines += ["", f"figures  {out / 'evaluation.json'}, {out / 'figures'}", f"page     {page}"]
     # Results of another system have no run behind them, and no report to put the figures into.
-    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
-    if "catalogue" in summary and out == folder:
-        lines.append(f"report   {write_report(folder, summary['catalogue'], summary['report_studies'], ev)}")
+    if out == folder and (report := report_again(folder, ev)):
+        lines.append(f"report   {report}")
     return lines
 
 

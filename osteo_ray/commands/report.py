@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -16,10 +16,6 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.reports.config import PackageConfig
-
-if TYPE_CHECKING:
-    from pyarrow.dataset import Dataset
-
 
 class ReportJob(PackageConfig):
     """`osteo-ray report`."""
@@ -41,8 +37,6 @@ class ReportJob(PackageConfig):
 
 def report(job: ReportJob) -> list[str]:
     """Write the reports of chosen results; store their DICOM objects where a PACS is named."""
-    import pyarrow.dataset as pads
-
     try:
         from osteo_ray.reports.background import PATIENTS_FILE, backgrounds
         from osteo_ray.reports.package import write_package
@@ -54,7 +48,7 @@ def report(job: ReportJob) -> list[str]:
     table = given / "results.parquet" if given.is_dir() else given
     if not table.exists():
         raise InputError(f"{table} is not there; give the folder of a finished run")
-    rows = chosen(pads.dataset(table), job)
+    rows = chosen(table, job)
     catalogue = _catalogue(job, table.parent)
     by_uid = _series(catalogue, rows)
     out = Path(job.out) if job.out else table.parent / "studies"
@@ -97,26 +91,26 @@ def report(job: ReportJob) -> list[str]:
     return [*lines, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
 
 
-def chosen(results: Dataset, job: ReportJob) -> list[dict[str, Any]]:
+def chosen(results: Path, job: ReportJob) -> list[dict[str, Any]]:
     """The result rows that a job asks for, of highest risk first; only these are read whole.
 
     Raises:
         InputError: a series that the results do not hold, or nothing chosen at all.
     """
-    import pyarrow.dataset as pads
+    import pyarrow.compute as pc
 
-    asked = pads.field("series_uid").isin(job.series)
+    from osteo_ray.reports.results import by_risk, columns_of
+
+    asked = pc.field("series_uid").isin(job.series)
     if not job.series:
-        asked = pads.field("state").isin([str(s) for s in job.states])
-    light = results.to_table(columns=["series_uid", "row_key", "risk_prob"], filter=asked)
-    missing = sorted(set(job.series) - set(light["series_uid"].to_pylist()))
+        asked = pc.field("state").isin([str(s) for s in job.states])
+    rows = by_risk(results, asked, job.top)
+    missing = sorted(set(job.series) - set(columns_of(results, ["series_uid"], asked)["series_uid"].to_pylist()))
     if missing:
         raise InputError(f"the results hold no series {', '.join(missing)}")
-    if not light.num_rows:
+    if not rows:
         raise InputError(f"no result is {' or '.join(job.states)}; there is nothing to report")
-    order = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
-    keys = light.sort_by(order)[: job.top]["row_key"].to_pylist()
-    return results.to_table(filter=asked & pads.field("row_key").isin(keys)).sort_by(order).to_pylist()
+    return rows
 
 
 def _catalogue(job: ReportJob, folder: Path) -> str:
@@ -134,11 +128,11 @@ def _catalogue(job: ReportJob, folder: Path) -> str:
 
 def _series(catalogue: str, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The catalogue rows of these results' series; a split series has several."""
-    import pyarrow.dataset as pads
+    import pyarrow.compute as pc
 
     from osteo_ray.io.parquet_set import open_set
 
-    wanted = pads.field("series_uid").isin([r["series_uid"] for r in rows])
+    wanted = pc.field("series_uid").isin([r["series_uid"] for r in rows])
     out: dict[str, list[dict[str, Any]]] = {}
     for row in open_set(catalogue).of_key([r["study_uid"] for r in rows], wanted).to_pylist():
         out.setdefault(row["series_uid"], []).append(row)

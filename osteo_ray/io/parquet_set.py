@@ -4,6 +4,7 @@
     len(rows), rows.schema
     for batch in rows.batches(["series_uid", "state"]): ...
     rows.rows(2000, 4000)                                   # successive rows
+    rows.take([7, 3])                                       # rows by number, in this order
     rows.read(["series_uid"], filters=pc.field("state").is_null())
     rows.of_key("1.2.3")                                    # the part that holds a key, where the set is partitioned
 
@@ -116,6 +117,14 @@ class ParquetSet:
         """Successive rows, reading only the row groups that hold them."""
         found = [r.read(columns) for r in self.locate(np.arange(start, min(stop, len(self))))]
         return pa.concat_tables(found) if found else self._empty(columns)
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows by number, in the order asked for, reading only the row groups that hold them."""
+        located = self.locate(rows)
+        if not located:
+            return self._empty(columns)
+        order = np.argsort(np.concatenate([r.at for r in located]))
+        return pa.concat_tables([r.read(columns) for r in located]).take(pa.array(order))
 
     def batches(self, columns: Sequence[str], batch_size: int = 65_536) -> Iterator[pa.RecordBatch]:
         """All rows in order; parts are read ahead."""

@@ -11,12 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray import progress
 from osteo_ray.catalogue import build as cat
-from osteo_ray.config import narrow, need
+from osteo_ray.config import narrow, need, validate
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.store import Store, absolute
 from osteo_ray.model import reference
@@ -27,7 +26,6 @@ from osteo_ray.patients.table import RecordTable
 from osteo_ray.reports.background import PATIENTS_FILE
 from osteo_ray.screening.config import IN_ENGLISH, PatientConfig, ReportText, ScreenConfig, ScreenJob
 from osteo_ray.screening.ledger import model_of
-from osteo_ray.screening.schema import RESULTS
 
 if TYPE_CHECKING:
     from osteo_ray.evaluation.evaluate import Evaluation
@@ -109,7 +107,8 @@ def screen_archive(
     Raises:
         InputError: the archive holds no CT series.
     """
-    from osteo_ray.reports.worklist import write_worklist
+    from osteo_ray.reports.results import columns_of
+    from osteo_ray.reports.worklist import WORKLIST_COLUMNS, write_worklist
     from osteo_ray.screening.patients import write_patients
     from osteo_ray.screening.pipeline import dry_run
     from osteo_ray.screening.pipeline import screen as run
@@ -136,8 +135,8 @@ def screen_archive(
     summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
         patients = write_patients(out / RESULTS_FILE, table, out / PATIENTS_FILE, cfg.people)
-        results = pq.read_table(out / RESULTS_FILE)
-        worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients, cfg.text)
+        listed = columns_of(out / RESULTS_FILE, WORKLIST_COLUMNS)
+        worklist = write_worklist(out / "worklist.csv", listed, cfg.worklist_top_n_per_week, patients, cfg.text)
         write_report(out, catalogue, cfg.report_studies, text=cfg.text, people=cfg.people)
     written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
     if worklist.suppressed:
@@ -154,12 +153,14 @@ def write_report(
     text: ReportText = IN_ENGLISH,
     people: PatientConfig | None = None,
 ) -> Path:
-    """The run's report.html from what lies in `out`; `evaluation` puts its figures in."""
+    """The run's report.html from what lies in `out`; `evaluation` puts its figures in. `report_again` does the same."""
     from osteo_ray.reports.html import write_run
+    from osteo_ray.reports.results import columns_of
+    from osteo_ray.reports.run_view import RUN_COLUMNS
     from osteo_ray.reports.views import study_views
     from osteo_ray.screening.patients import suppressed_in
 
-    results = pads.dataset(out / RESULTS_FILE, schema=RESULTS).to_table()  # an earlier version's results lack columns
+    results = columns_of(out / RESULTS_FILE, RUN_COLUMNS)
     summary = json.loads((out / "summary.json").read_text())
     facts = {"run_id": summary["run_id"], "indexed": summary["series"]}
     if not summary["reused"]:  # a rate says something only where this run did all of the work
@@ -167,9 +168,22 @@ def write_report(
     if reference.NAME in results["model_name"].to_pylist():
         facts["notice"] = reference.NOTICE
     with progress.progress_bar("write report", None, "study"):
-        views = study_views(results, catalogue, studies, people or PatientConfig(), out / PATIENTS_FILE)
-        summary.update(catalogue=str(catalogue), report_studies=studies)
+        people = people or PatientConfig()
+        views = study_views(out / RESULTS_FILE, catalogue, studies, people, out / PATIENTS_FILE)
+        told = {"text": text.model_dump(mode="json"), "people": people.model_dump(mode="json")}
+        summary.update(catalogue=str(catalogue), report_studies=studies, report=told)
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         return write_run(
             out / "report.html", results, facts, views, evaluation, suppressed=suppressed_in(out), text=text
         )
+
+
+def report_again(out: Path, evaluation: Evaluation) -> Path | None:
+    """The run's report as it was asked for, with an evaluation's figures; None where there was no report."""
+    file = out / "summary.json"
+    summary = json.loads(file.read_text()) if file.exists() else {}
+    if "catalogue" not in summary:
+        return None
+    told = summary.get("report", {})  # a run of an earlier version was reported in English
+    text, people = validate(ReportText, told.get("text", {})), validate(PatientConfig, told.get("people", {}))
+    return write_report(out, summary["catalogue"], summary["report_studies"], evaluation, text, people)

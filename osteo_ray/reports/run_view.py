@@ -19,7 +19,13 @@ from osteo_ray.reports import wording as w
 from osteo_ray.reports.bars import GROUPS
 from osteo_ray.reports.language import Words
 from osteo_ray.reports.study_view import TONE, anchor
-from osteo_ray.reports.worklist import head, note, scored
+from osteo_ray.reports.worklist import WORKLIST_COLUMNS, head, note, scored
+
+RUN_COLUMNS = (
+    *WORKLIST_COLUMNS,
+    *("stage", "bytes_read", "open_s", "select_s", "score_s", "model_name", "model_version"),
+)
+"""Columns of the results that a run's page is made from."""
 
 
 def run_page(

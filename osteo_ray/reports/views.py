@@ -16,6 +16,7 @@ from osteo_ray.model.crops import grid_positions
 from osteo_ray.outcomes import Rejected
 from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background, backgrounds
 from osteo_ray.reports.pictures import Overview, Roi, Thumbnail
+from osteo_ray.reports.results import by_risk
 from osteo_ray.reports.study_view import StudyView
 from osteo_ray.screening.config import PatientConfig
 
@@ -23,17 +24,17 @@ OVERVIEW_SLICES = 48
 
 
 def study_views(
-    results: pa.Table, catalogue: str | Path, n: int, people: PatientConfig, patients: Path | None = None
+    results: str | Path, catalogue: str | Path, n: int, people: PatientConfig, patients: Path | None = None
 ) -> list[StudyView]:
     """The n studies of highest risk, with pictures of their chosen slices, and what else is known of the patients.
 
     Args:
+        results: results.parquet of the run.
         patients: patients.parquet of the run.
         catalogue: of which these studies' rows alone are read. A series that can't be read any more is shown without
             pictures.
     """
-    scored = results.filter(pa.compute.is_valid(results["risk_prob"]))
-    rows = scored.sort_by([("risk_prob", "descending"), ("series_uid", "ascending")]).slice(0, n).to_pylist()
+    rows = by_risk(results, pc.field("risk_prob").is_valid(), n)
     wanted = pa.array([r["series_uid"] for r in rows], pa.string())
     # A split series has several rows under one UID; the screened one is the row that the index left open.
     screened = pc.field("series_uid").isin(wanted) & pc.field("state").is_null()

@@ -63,7 +63,11 @@ COLUMNS = (
 OF_PATIENT = ("risk_verdict", "hu_change", "hu_verdict", "known", "known_text")
 
 
-NEEDED = (*(c for c in COLUMNS if c in RESULTS.names), "row_key", "state", "code", "message", "kvp", "contrast")
+WORKLIST_COLUMNS = (
+    *(c for c in COLUMNS if c in RESULTS.names),
+    *("row_key", "state", "code", "message", "kvp", "contrast", "threshold", "slices_total", "slices_decoded"),
+)
+"""Columns of the results that a worklist and a run report need; slices, SHAP and checks stay behind."""
 CHUNK = 50_000
 """Rows that are Python objects at once."""
 
@@ -86,10 +90,9 @@ class Worklist:
 
 
 def scored(results: pa.Table) -> pa.Table:
-    """The scored rows, with the columns a worklist and a run report need; slices, SHAP and checks stay behind."""
+    """The scored rows, with `WORKLIST_COLUMNS`."""
     states = pc.is_in(results["state"], pa.array([State.SCORED.value, State.SCORED_WARN.value]))
-    light = results.select([*NEEDED, "threshold", "slices_total", "slices_decoded"])
-    return light.filter(pc.and_(states, results["risk_prob"].is_valid()))
+    return results.select(WORKLIST_COLUMNS).filter(pc.and_(states, results["risk_prob"].is_valid()))
 
 
 def order(listed: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

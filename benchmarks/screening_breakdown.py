@@ -1,0 +1,147 @@
+"""Where a study's CPU goes: milliseconds of one core a study, by stage.
+
+    python benchmarks/screening.py prepare --work W
+    python benchmarks/screening_breakdown.py --work W
+
+One process, one thread, compressed frames decoded in it (`scoring.guard: false`), so that a stage's CPU time is its
+own. A stage's time is without that of stages called inside it; `rest` is what no stage claims. What Ray adds is what
+`benchmarks/screening.py run` finds beside the pool. Writes docs/results/screening-breakdown.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from osteo_ray.config import validate
+from osteo_ray.dicom import stack
+from osteo_ray.model import reference, selection
+from osteo_ray.patients.schema import NAMES
+from osteo_ray.screening import predictor
+from osteo_ray.screening.config import ScoringConfig
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "screening-breakdown.json"
+CODECS = ("explicit-le", "jpeg-ls", "j2k")
+WARM_UP = 3
+
+
+class Stages:
+    """CPU seconds by stage; a stage that calls another is not charged for it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inside: list[float] = []
+
+    def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, its CPU time charged to `stage`."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._inside.append(0.0)
+            t = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = time.process_time() - t
+                self.seconds[stage] += spent - self._inside.pop()
+                if self._inside:
+                    self._inside[-1] += spent
+
+        return call
+
+    def watch(self, stage: str, owner: Any, *names: str) -> None:
+        """Charge what `owner`'s functions of these names take to `stage`, from now on."""
+        for name in names:
+            setattr(owner, name, self.timed(stage, getattr(owner, name)))
+
+
+def watched(shap: bool) -> tuple[predictor.Predictor, Stages]:
+    """A predictor of the shipped bundle whose stages are timed."""
+    cfg = validate(ScoringConfig, {"guard": False, "shap": shap, "threads": 1})
+    scorer, stages = predictor.Predictor.load(reference.bundle(), cfg), Stages()
+    stages.watch("read", stack, "read_uri")
+    stages.watch("decode", stack.SliceStack, "axial")
+    stages.watch("crop", predictor, "spine_crop")
+    stages.watch("crop", predictor.CropSquare, "of")
+    stages.watch("encode", scorer, "encode")
+    stages.watch("levels", selection, "levels_of")
+    stages.watch("levels", predictor.PolicyTrace, "levels")
+    stages.watch("policy", predictor, "select")
+    stages.watch("checks", predictor, "q_air_calib", "q_metal", "q_crop", "tissue_peaks", "q_orientation", "q_hu")
+    stages.watch("checks", predictor, "patient_checks", "model_checks", "decide")
+    stages.watch("student", scorer, "_batch", "_risk")
+    stages.watch("student", scorer.bundle.student, "present", "attention")
+    stages.watch("SHAP", scorer, "_shap")
+    stages.watch("rest", scorer, "score_rows")
+    return scorer, stages
+
+
+def measure(catalogue: Path, studies: int, shap: bool) -> dict[str, Any]:
+    """Milliseconds a study by stage, median over the studies, and what was read."""
+    scorer, stages = watched(shap)
+    rows = [r for r in pq.read_table(catalogue).to_pylist() if r["state"] is None]
+    none = np.full((1, len(NAMES)), np.nan)
+    per_study, found = [], []
+    for i in range(WARM_UP + studies):
+        stages.seconds.clear()
+        row = rows[i % len(rows)]
+        # Levels of the same scan are remembered: each study must pay for its own.
+        selection_levels_forgotten()
+        found.append(scorer.score_rows([row | {"series_uid": f"{row['series_uid']}.{i}"}], none)[0])
+        per_study.append(dict(stages.seconds))
+    per_study, found = per_study[WARM_UP:], found[WARM_UP:]
+    names = sorted({k for s in per_study for k in s})
+    ms = {k: round(1e3 * float(np.median([s.get(k, 0.0) for s in per_study])), 2) for k in names}
+    return ms | {
+        "total": round(1e3 * float(np.median([sum(s.values()) for s in per_study])), 1),
+        "decoded": float(np.mean([r["slices_decoded"] for r in found])),
+        "mb_read": round(float(np.mean([r["bytes_read"] for r in found])) / 1e6, 2),
+        "states": sorted({r["state"] for r in found}),
+    }
+
+
+def selection_levels_forgotten() -> None:
+    """Empty the cache of a scan's levels."""
+    from osteo_ray.model import levels
+
+    levels._levels_of.cache_clear()
+
+
+STAGES = ("read", "decode", "crop", "encode", "policy", "levels", "checks", "student", "SHAP", "rest", "total")
+
+
+def main() -> None:
+    """Measure and write."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--work", type=Path, required=True)
+    p.add_argument("--studies", type=int, default=60)
+    p.add_argument("--codecs", nargs="+", default=list(CODECS))
+    p.add_argument("--out", type=Path, default=OUT)
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    found = {c: measure(a.work / f"{c}-index" / "catalogue.parquet", a.studies, shap=True) for c in a.codecs}
+    rows = [{"table": "stages", "stage": s} | {c: found[c].get(s, 0.0) for c in a.codecs} for s in STAGES]
+    rows += [{"table": "read", "codec": c} | {k: found[c][k] for k in ("decoded", "mb_read")} for c in a.codecs]
+    for r in rows:
+        print(r)
+    print({c: found[c]["states"] for c in a.codecs})
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    command = f"python benchmarks/screening_breakdown.py --work W --studies {a.studies}"
+    a.out.write_text(
+        json.dumps({"command": command, "commit": commit, "seed": None, "rows": rows, "bars": []}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
