@@ -15,11 +15,10 @@ from typing import TypeVar
 
 from osteo_ray.config import Section
 from osteo_ray.io.store import Store, is_remote
-from osteo_ray.model.bundle import FILES
+from osteo_ray.model.bundle_files import COPIED as BUNDLE
 from osteo_ray.outcomes import InputError
 
 RUN = ("results.parquet", "summary.json", "patients.parquet", "evaluation.json")
-BUNDLE = (*FILES, "SHA256SUMS")
 FILE: tuple[str, ...] = ()
 
 READS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -93,7 +93,7 @@ def _refuse_relative(job: Section, of: str) -> None:
 def _places(name: str, job: Section) -> Iterator[Place]:
     """What the job's tasks read, as the driver sees it."""
     from osteo_ray.io.every_node import place
-    from osteo_ray.model.bundle import FILES
+    from osteo_ray.model.bundle_files import COPIED
 
     for key, path in named_paths(job, READ):
         if key in OF_DRIVER or (name in OF_ITS_OWN and key in SLICES) or any(c in path for c in "*?["):
@@ -111,7 +111,7 @@ def _places(name: str, job: Section) -> Iterator[Place]:
     if hasattr(job, "bundle"):
         from osteo_ray.model import reference
 
-        yield place("bundle", str(job.bundle or reference.bundle()), (*FILES, "SHA256SUMS"))
+        yield place("bundle", str(job.bundle or reference.bundle()), COPIED)
 
 
 def _is_record_set(path: str) -> bool:

@@ -17,6 +17,7 @@ from osteo_ray.config import narrow, need
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.reports.config import PackageConfig
 
+
 class ReportJob(PackageConfig):
     """`osteo-ray report`."""
 

@@ -58,10 +58,10 @@ def train(job: TrainJob) -> list[str]:
     lines = [*trained.lines(), *met]
     if job.publish:
         from osteo_ray.io.store import Store
-        from osteo_ray.model.bundle import FILES
+        from osteo_ray.model.bundle_files import COPIED
 
         store = Store(job.publish)
-        for name in (*FILES, "SHA256SUMS"):
+        for name in COPIED:
             store.put(name, (trained.bundle / name).read_bytes())
         lines.append(f"published    {store.uri}")
     return lines

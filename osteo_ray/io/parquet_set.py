@@ -132,12 +132,12 @@ class ParquetSet:
             with open_parquet(self.uri) as f:
                 yield from f.iter_batches(batch_size=batch_size, columns=list(columns))
             return
-        for table in _ahead(lambda i: self._part(i, columns, None), range(len(self.parts))):
+        for table in ahead(lambda i: self._part(i, columns, None), range(len(self.parts))):
             yield from table.to_batches(max_chunksize=batch_size)
 
     def read(self, columns: Sequence[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
         """All rows that a filter lets through, in order. Give columns: an archive's instances fit nowhere."""
-        found = list(_ahead(lambda i: self._part(i, columns, filters), range(len(self.parts))))
+        found = list(ahead(lambda i: self._part(i, columns, filters), range(len(self.parts))))
         return pa.concat_tables(found) if found else self._empty(columns)
 
     def of_key(self, keys: Iterable[str], filters: pc.Expression | None = None) -> pa.Table:
@@ -145,7 +145,7 @@ class ParquetSet:
         if self._bits is None:
             return self.read(filters=filters)
         parts = sorted({key_hash(k) >> (KEY_BITS - self._bits) for k in keys})
-        found = list(_ahead(lambda i: self._part(i, None, filters), parts))
+        found = list(ahead(lambda i: self._part(i, None, filters), parts))
         return pa.concat_tables(found) if found else self._empty(None)
 
     def _part(self, i: int, columns: Sequence[str] | None, filters: pc.Expression | None) -> pa.Table:
@@ -157,7 +157,7 @@ class ParquetSet:
         return table if columns is None else table.select(list(columns))
 
 
-def _ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     """`work` of each item, in order, some of them at a time."""
     todo = iter(items)
     with ThreadPoolExecutor(_READERS) as pool:

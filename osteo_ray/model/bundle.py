@@ -8,7 +8,6 @@ The preprocessing that the networks were trained with is in the bundle; screenin
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osteo_ray.config import ConfigError, validate
+from osteo_ray.model.bundle_files import BundleError, seal, verify
 from osteo_ray.model.calibration import Calibrator, class_probabilities, rest_log_odds
 from osteo_ray.model.config import BundleConfig
 from osteo_ray.model.encoder import build_encoder
@@ -34,15 +34,8 @@ from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.schema import NAMES
 
 FORMAT = "3"
-FILES = ("bundle.json", "weights.safetensors", "card.md")
 ONNX = "onnx.encoder"
 """Name in weights.safetensors of the encoder's ONNX model, as bytes."""
-
-
-class BundleError(ValueError):
-    """A bundle that can't be used: a file missing, changed, or of another format."""
-
-    exit_code = 3
 
 
 @dataclass(frozen=True)
@@ -145,9 +138,7 @@ class Bundle:
             manifest["own"] = own
         (folder / "bundle.json").write_text(json.dumps(manifest, indent=1) + "\n")
         (folder / "card.md").write_text(self.card)
-        sums = "".join(f"{_sha256(folder / f)}  {f}\n" for f in FILES)
-        (folder / "SHA256SUMS").write_text(sums)
-        self.sha256 = hashlib.sha256(sums.encode()).hexdigest()
+        self.sha256 = seal(folder)
         return self.sha256
 
     @classmethod
@@ -233,26 +224,3 @@ def _check_own(folder: Path, cfg: BundleConfig, stated: dict[str, dict[str, str]
                 f"{folder}: the {kind} {name} is another than the bundle was trained with (its source's sha256 "
                 "differs); install the version of then, or train again"
             )
-
-
-def verify(folder: Path) -> str:
-    """Check the files against SHA256SUMS and return the bundle's sha256."""
-    sums_path = folder / "SHA256SUMS"
-    if not sums_path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no SHA256SUMS; `osteo-ray train` writes one")
-    sums = sums_path.read_text()
-    listed: dict[str, str] = {}
-    for line in sums.splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
-    for f in FILES:
-        if f not in listed or not (folder / f).is_file():
-            raise BundleError(f"{folder}: {f} is missing")
-        if _sha256(folder / f) != listed[f]:
-            raise BundleError(f"{folder}: {f} was changed after the bundle was written (its sha256 differs)")
-    return hashlib.sha256(sums.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

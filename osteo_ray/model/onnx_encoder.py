@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from osteo_ray.model.bundle_files import BundleError
+
 if TYPE_CHECKING:
     from osteo_ray.model.bundle import Bundle
 
@@ -73,8 +75,6 @@ def encoder_of(bundle: Bundle, device: str, threads: int) -> Encode:
     Raises:
         BundleError: the ONNX model is not that of the bundle's weights.
     """
-    from osteo_ray.model.bundle import BundleError
-
     by_torch = _by_torch(bundle.encoder, device)
     if device != "cpu" or not bundle.encoder_onnx:
         return by_torch

@@ -68,7 +68,7 @@ WORKLIST_COLUMNS = (
     *("row_key", "state", "code", "message", "kvp", "contrast", "threshold", "slices_total", "slices_decoded"),
 )
 """Columns of the results that a worklist and a run report need; slices, SHAP and checks stay behind."""
-CHUNK = 50_000
+CHUNK = 5_000
 """Rows that are Python objects at once."""
 
 

@@ -24,11 +24,10 @@ import pyarrow as pa
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.store import Store, local_folder
-from osteo_ray.model.bundle import FILES, verify
+from osteo_ray.model.bundle_files import COPIED, verify
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.record_set import Records
-from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.predictor import ScoringConfig
+from osteo_ray.screening.config import ScoringConfig, ScreenConfig
 from osteo_ray.screening.schema import RESULT_VERSION, RESULTS
 
 KEY_COLUMNS = ["series_uid", "content_hash", "patient_key", "state", "code"]
@@ -111,7 +110,7 @@ def salt_of(model: str, scoring: ScoringConfig, index: IndexConfig, timeline: Ti
 
 def model_of(bundle: str | Path) -> str:
     """sha256 of a bundle, by path or URI; every file is checked."""
-    with local_folder(bundle, (*FILES, "SHA256SUMS")) as folder:
+    with local_folder(bundle, COPIED) as folder:
         return verify(folder)
 
 

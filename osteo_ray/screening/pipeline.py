@@ -22,8 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from osteo_ray import ray_setup
-from osteo_ray.io.store import Store, StoreError, absolute, retry_for, watched
-from osteo_ray.model.bundle import BundleError
+from osteo_ray.io.store import Store, absolute, retry_for, watched
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.record_set import (
     Records,
@@ -33,32 +32,22 @@ from osteo_ray.patients.record_set import (
     values_at_ct,
     write_record_set,
 )
-from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.progress import Advance, notice, progress_bar
 from osteo_ray.screening import ledger
 from osteo_ray.screening.config import ScreenConfig
-from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
+from osteo_ray.screening.isolated import IsolatedPredictor
 from osteo_ray.screening.ledger import Plan
 from osteo_ray.screening.pool import Pool, pool_of, this_machine
-from osteo_ray.screening.schema import RESULTS
+from osteo_ray.screening.score_batch import MARK, RUN_ERRORS, ScoreBatch
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
 
-RECEIPT = pa.schema([("shard", pa.string()), ("done", pa.int64()), ("error", pa.string()), ("message", pa.string())])
-RUN_ERRORS: dict[str, type[Exception]] = {
-    e.__name__: e for e in (StoreError, BundleError, InputError, ScorerStartError)
-}
-
-ADDED = ("row_key", "attempt", "record")
-"""Columns of a batch that its catalogue rows do not have."""
 JOINED = "records"
 """Folder of a run in which records that came as a table lie while it scores."""
 RAY_START_S = 8.0
 """What Ray takes to start on one machine, about."""
-MARK = ".scoring-"
-"""Begin of the name of a file that lies in a run's folder while it scores: a scorer on another node looks for it."""
 
 
 @dataclass(frozen=True)
@@ -82,68 +71,6 @@ class ScreenSummary:
         out.append("codes    " + ", ".join(f"{c} {n}" for c, n in sorted(self.codes.items(), key=lambda x: -x[1])))
         out.append(f"run {self.run_id}: {self.scored_now} scored now, {self.reused} reused, {self.seconds:.1f} s")
         return out
-
-
-class ScoreBatch:
-    """Ray Data actor: holds a scorer, scores a batch of catalogue rows, writes its part file."""
-
-    def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str):
-        # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
-        self.scorer = IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
-        self.out = Store(out)
-        self.patience_s = cfg.pipeline.store_patience_s
-        self.run_id = run_id
-        self.same_folder = False
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        receipts = []
-        for shard, work in zip(table["shard"].to_pylist(), table["batch"].to_pylist(), strict=True):
-            batch = pa.ipc.open_stream(work).read_all()
-            receipt = {"shard": shard, "done": batch.num_rows, "error": None, "message": None}
-            try:
-                self._check_folder()
-                self._score(shard, batch)
-            except tuple(RUN_ERRORS.values()) as e:  # no series is to blame: the run ends, and says why
-                receipt |= {"done": 0, "error": type(e).__name__, "message": str(e)}
-            receipts.append(receipt)
-        # Only receipts go back: results never pass through the driver.
-        return pa.Table.from_pylist(receipts, schema=RECEIPT)
-
-    def _check_folder(self) -> None:
-        """A node that an autoscaler started may lack the mount: its parts would lie on its own disk, and be missed.
-
-        Raises:
-            StoreError: the folder of the run is another one here.
-        """
-        if not self.same_folder and not self._retry(lambda: self.out.exists(MARK + self.run_id)):
-            raise StoreError(
-                f"node {ray_setup.node_address()}: out: {self.out.uri} is another folder than the driver's; mount the "
-                "same folder at this path on every node, or name a bucket (s3://...)"
-            )
-        self.same_folder = True
-
-    def _score(self, shard: str, batch: pa.Table) -> None:
-        keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
-        name = ledger.part_name(shard, keys, attempts)
-        if self._retry(lambda: self.out.exists(name)):  # an actor that was killed had got so far
-            return
-        records = _record_column(batch)
-        rows = batch.select([c for c in batch.column_names if c not in ADDED]).to_pylist()
-        results = self.scorer.score_rows(rows, records)
-        for k, a, r in zip(keys, attempts, results, strict=True):
-            r.update(row_key=k, attempt=a, run_id=self.run_id)
-        table = pa.Table.from_pylist(results, schema=RESULTS)
-        self._retry(lambda: ledger.write_part(self.out, shard, table))
-
-    def _retry(self, work: Callable[[], Any]) -> Any:
-        return retry_for(work, self.out.uri, self.patience_s)
-
-
-def _record_column(batch: pa.Table) -> np.ndarray:
-    """The records joined to a batch, float32 [n, F]; NaN where there are none."""
-    if "record" not in batch.column_names:
-        return np.full((batch.num_rows, len(NAMES)), np.nan, np.float32)
-    return batch["record"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)
 
 
 def screen(

@@ -38,56 +38,16 @@ from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
 from osteo_ray.model.tissue_scale import tissue_scale, vbmd
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
-from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics, used_demographics
+from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.table import from_mapping_dict
+from osteo_ray.screening.closed_rows import closed_row
 from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.explain import explain
 from osteo_ray.screening.result import StudyResult
-from osteo_ray.screening.schema import RESULTS
 
 VERDICTS = ("pass", "warn", "fail")
-
-COPIED = (
-    "study_uid",
-    "series_uid",
-    "patient_key",
-    "site",
-    "study_date",
-    "manufacturer",
-    "kvp",
-    "convolution_kernel",
-    "slice_thickness_mm",
-    "spacing_z_median_mm",
-    "contrast",
-    "gates",
-)
-"""Columns that a result takes from its catalogue row."""
-
-
-def closed_row(
-    row: Mapping[str, Any], outcome: Outcome, record: np.ndarray | None = None, **model: str
-) -> dict[str, Any]:
-    """The result row of a series that ends without a score.
-
-    Args:
-        record: the patient's, where one was joined, float [F].
-        model: the columns that name the model.
-    """
-    out: dict[str, Any] = dict.fromkeys(RESULTS.names)
-    out.update({k: row.get(k) for k in COPIED})
-    out.update(used_demographics(row, record).columns())
-    out.update(
-        state=str(outcome.state),
-        code=outcome.code,
-        stage=str(outcome.stage),
-        message=outcome.message,
-        attempt=outcome.attempt,
-        slices_total=row.get("n_slices"),
-        **model,
-    )
-    return out
 
 
 @dataclass

@@ -10,17 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.parquet_set import ahead, open_set
 from osteo_ray.io.store import Store
 from osteo_ray.outcomes import Phase, State
 from osteo_ray.patients.header import used_demographics
+from osteo_ray.screening.closed_rows import COPIED
 from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
-from osteo_ray.screening.predictor import COPIED
 from osteo_ray.screening.schema import FOOTER, RESULTS, VOLATILE
 
 RESULTS_FILE = "results.parquet"
@@ -75,7 +76,7 @@ def finish_shard(
     if out.exists(new.file):  # whoever wrote it was stopped before it had removed what it was made from
         out.remove(used)
         return shard.name, new.file
-    scored = _latest([_read(out, n) for n in used])
+    scored = _latest(list(ahead(partial(_read, out), used)))
     have = np.array(scored["row_key"].to_pylist(), KEY)
     order = np.argsort(have)
     wanted = keys[is_open]

@@ -43,9 +43,9 @@ from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
 from osteo_ray.patients.record_set import RecordSet, records_of, values_at_ct
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.reports.package import write_package
+from osteo_ray.screening.closed_rows import closed_row
 from osteo_ray.screening.isolated import ScorerStartError, StudyFailed
 from osteo_ray.screening.ledger import row_key, salt_of
-from osteo_ray.screening.predictor import closed_row
 from osteo_ray.service import dicom_server
 from osteo_ray.service.listen_config import ListenConfig
 from osteo_ray.service.spool import Reported, Spool, StudyState, names_in

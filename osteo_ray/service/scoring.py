@@ -28,7 +28,7 @@ import numpy as np
 
 from osteo_ray.config import ConfigError
 from osteo_ray.io.files import replaced
-from osteo_ray.model.bundle import BundleError, verify
+from osteo_ray.model.bundle_files import BundleError, verify
 from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError, StudyFailed

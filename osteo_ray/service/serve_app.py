@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from osteo_ray.config import ConfigError, load
 from osteo_ray.dicom.library_logs import keep_values_out
-from osteo_ray.model.bundle import BundleError
+from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.service import replica_port
 from osteo_ray.service.config import ServeConfig, check
 from osteo_ray.service.http.app import create

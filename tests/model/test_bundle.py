@@ -4,7 +4,8 @@ import pytest
 import torch
 from synthetic_bundle import synthetic_bundle
 
-from osteo_ray.model.bundle import Bundle, BundleError
+from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.bundle_files import BundleError, seal
 
 
 @pytest.fixture
@@ -47,12 +48,6 @@ def test_a_changed_or_missing_file_is_named(folder, name):
         Bundle.load(folder)
 
 
-def resign(folder):
-    from osteo_ray.model.bundle import FILES, _sha256
-
-    (folder / "SHA256SUMS").write_text("".join(f"{_sha256(folder / f)}  {f}\n" for f in FILES))
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -64,7 +59,7 @@ def resign(folder):
 def test_a_bundle_of_another_kind_is_refused(folder, change, words):
     m = json.loads((folder / "bundle.json").read_text()) | change
     (folder / "bundle.json").write_text(json.dumps(m))
-    resign(folder)
+    seal(folder)
     with pytest.raises(BundleError, match=words):
         Bundle.load(folder)
 
@@ -73,12 +68,12 @@ def test_features_and_shapes_must_be_those_of_this_version(folder):
     m = json.loads((folder / "bundle.json").read_text())
     m["config"]["policy_hidden"] = 24
     (folder / "bundle.json").write_text(json.dumps(m))
-    resign(folder)
+    seal(folder)
     with pytest.raises(BundleError, match="weights of policy"):
         Bundle.load(folder)
     m["standardiser"]["features"][0] = "shoe_size"
     (folder / "bundle.json").write_text(json.dumps(m))
-    resign(folder)
+    seal(folder)
     with pytest.raises(BundleError, match="other features"):
         Bundle.load(folder)
 

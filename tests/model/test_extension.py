@@ -17,7 +17,8 @@ from osteo_ray.kdamm.config import FitConfig
 from osteo_ray.kdamm.objective import Rows, build
 from osteo_ray.kdamm.train import FitJob, fit, validate
 from osteo_ray.model import extension
-from osteo_ray.model.bundle import Bundle, BundleError
+from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.model.config import EncoderConfig, ModelConfig, ViewConfig
 from osteo_ray.model.encoder import build_encoder
 from osteo_ray.model.networks import Batch, build_tabular

@@ -5,7 +5,8 @@ import pytest
 import torch
 from synthetic_bundle import synthetic_bundle
 
-from osteo_ray.model.bundle import Bundle, BundleError
+from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.model.onnx_encoder import encoder_of, exported
 
 

@@ -16,7 +16,7 @@ from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.dicom import dicomweb
 from osteo_ray.dicom.sources import open_source
-from osteo_ray.model.bundle import BundleError
+from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.isolated import IsolatedPredictor
 from osteo_ray.service.built_in_study import write_study

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from osteo_ray.model.bundle import BundleError
+from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.service.http import problems
 from osteo_ray.service.http import types as t
 from osteo_ray.service.http.access import route
