@@ -84,10 +84,8 @@ def main() -> None:
         go("the job's working directory", Step("index", relative, "archive: ct is relative", works=False))
         ways = {"shared path": lambda n: str(shared / n), "bucket": store.path}
         for place in a.places:
-            for step in steps(ways[place], rig.disk, tuple(a.jobs)):
+            for step in steps(ways[place], tuple(a.jobs)):
                 go(place, step)
-            for n in ("people", "train", "tune"):
-                shutil.rmtree(rig.disk / n, ignore_errors=True)
 
 
 def write(out: Path, rows: list[dict[str, object]]) -> None:

@@ -99,7 +99,7 @@ def arm(name: str, slices: Path, site: Path, fresh: Path, job: SiteTraining) -> 
         heldout_records=load_records(str(fresh / "records.csv")),
     )
     trained = train(src, out, narrow(asked, TrainConfig))
-    m = json.loads((trained.bundle / "bundle.json").read_text())["metrics"]
+    m = json.loads(Path(trained.bundle, "bundle.json").read_text())["metrics"]
     ct = next((r for r in m["heldout"] if r["pattern"] == "ct"), None)
     seconds = round(sum(trained.seconds.values()))
     if ct is None:

@@ -51,14 +51,15 @@ def _once(job: CohortJob, what: str, write: Callable[[Path], list[str]]) -> list
     """Do `write(out)` unless `out` says that it was done for the same config."""
     from osteo_ray import __version__
     from osteo_ray.io.step_cache import StepCache, digest
+    from osteo_ray.io.store import absolute
 
-    out = Path(need(job, "out")).absolute()
+    above, _, name = absolute(need(job, "out")).rpartition("/")
 
     def work(folder: Path) -> None:
         (folder / "made.txt").write_text("\n".join(write(folder)) + "\n")
 
-    run = StepCache(out.parent)
-    run.run(out.name, digest(what, __version__, job.model_dump(mode="json", exclude={"out"})), work)
+    run = StepCache(above)
+    out = run.run(name, digest(what, __version__, job.model_dump(mode="json", exclude={"out"})), work)
     return (out / "made.txt").read_text().splitlines() + (["  (as made before)"] if run.reused else [])
 
 

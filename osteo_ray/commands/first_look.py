@@ -59,11 +59,6 @@ def _look_at_out(name: str, job: Section) -> None:
     if name in NEED_OUT and not getattr(job, "dry_run", False):
         need(job, "out")
     out = getattr(job, WRITTEN.get(name, "out"), None)
-    if name in ("train", "tune") and is_remote(str(out)):
-        raise ConfigError(
-            f"out: {out} is no folder of a disk: slices, embeddings and state lie there; name one of the node that "
-            "drives the job" + (", and the bucket with publish" if name == "train" else "")
-        )
     if out is not None and (name in ONE_FILE and not getattr(job, "partitions", None)):
         if not is_remote(out) and os.path.isdir(out):
             raise ConfigError(f"out: {out} is a folder; name the file to write")

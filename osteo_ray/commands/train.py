@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from osteo_ray.commands import Command
@@ -40,7 +38,7 @@ class TrainJob(RecordMapping, SitePatientKeys, TrainConfig):
     )
     heldout_slices: tuple[str, ...] = Field((), description="slice sets of people for the card's figures alone")
     heldout_records: tuple[str, ...] | str | None = Field(None, description="records of the people in `heldout_slices`")
-    out: str | None = Field(None, description="working folder, on a disk of the driver's node; the bundle is in it")
+    out: str | None = Field(None, description="working folder, a path or URI; the bundle is in it")
     publish: str | None = Field(None, description="folder or URI that the finished bundle is copied to")
 
 
@@ -57,12 +55,13 @@ def train(job: TrainJob) -> list[str]:
     trained = run(read, need(job, "out"), narrow(job, TrainConfig))
     lines = [*trained.lines(), *met]
     if job.publish:
-        from osteo_ray.io.store import Store
+        from osteo_ray.io.store import Store, local_folder
         from osteo_ray.model.bundle_files import COPIED
 
         store = Store(job.publish)
-        for name in COPIED:
-            store.put(name, (trained.bundle / name).read_bytes())
+        with local_folder(trained.bundle, COPIED) as bundle:
+            for name in COPIED:
+                store.upload(bundle / name, name)
         lines.append(f"published    {store.uri}")
     return lines
 
@@ -86,10 +85,11 @@ def synthetic_slices(job: TrainJob) -> list[str]:
     if not job.synthetic_scans:
         return []
     from osteo_ray.commands import cohort
+    from osteo_ray.io.store import absolute, join
 
-    out = Path(need(job, "out")).absolute() / "synthetic"
+    out = join(absolute(need(job, "out")), "synthetic")
     cohort_job = {
-        "out": str(out),
+        "out": out,
         "persons": job.synthetic_scans,
         "seed": SYNTHETIC_SEED,
         "missing": {"complete_share": 1, "ct_only_share": 0, "no_labs_share": 0},
@@ -98,7 +98,7 @@ def synthetic_slices(job: TrainJob) -> list[str]:
         "positions": job.selection.view.positions,
     }
     cohort.slices(validate(cohort.CohortJob, cohort_job))
-    return [str(out / "slices")]
+    return [join(out, "slices")]
 
 
 COMMAND = Command(TrainJob, train)

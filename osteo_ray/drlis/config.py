@@ -65,6 +65,9 @@ class PolicyConfig(Section):
     gamma: float = Field(0.99, gt=0, le=1, description="discount of a reward one step later")
     gae_lambda: float = Field(0.95, gt=0, le=1, description="ppo: lambda of generalised advantage estimation")
     assess_every: int = Field(5000, ge=1, description="env steps between looks at the validation scans")
+    checkpoint_every: int = Field(
+        5000, ge=1, description="env steps between checkpoints; a training that was cut short goes on from the last one"
+    )
     replay: int = Field(20_000, ge=256, description="dqn: steps kept for replay")
     explore_steps: int = Field(10_000, ge=1, description="dqn: steps over which random actions fall from 100 to 5 %")
     target_every: int = Field(500, ge=1, description="dqn: steps between updates of the target network")

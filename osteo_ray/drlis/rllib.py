@@ -9,7 +9,9 @@ plain torch; screening never imports RLlib.
 from __future__ import annotations
 
 import copy
+import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.selection import select_each
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
+
+CURVE = "curve.json"
+"""Of a checkpoint: the learning curve up to it."""
 
 
 class MaskedPPOModule(TorchRLModule, ValueFunctionAPI):
@@ -202,14 +207,15 @@ def train_policy(
     quiet: bool = False,
     val: Scans | None = None,
     watch: Callable[[int, PolicyNet], None] | None = None,
+    saved: Callable[[], object] = lambda: None,
 ) -> tuple[PolicyNet, list[dict[str, float]]]:
-    """Train until `env_steps`; a checkpoint in `out`, if there is one, is carried on.
-
-    The learning curve goes to TensorBoard files in `<out>/tensorboard` as well.
+    """Train until `env_steps`, with a checkpoint in `out` every `checkpoint_every` steps; one that is there is carried
+    on. The learning curve goes to TensorBoard files in `<out>/tensorboard` as well.
 
     Args:
         val: scans of patients that neither policy nor scorers are trained on, looked at every `assess_every` steps.
         watch: given the steps done and a copy of the policy, as often.
+        saved: called when a checkpoint has been written.
 
     Returns:
         The policy as plain torch in eval mode, and one row per iteration: env_steps, episode_return,
@@ -219,13 +225,10 @@ def train_policy(
 
     folder = Path(out).absolute() / "checkpoint"
     algo = build_algorithm(scans, scorers, cfg, seed)
-    curve: list[dict[str, float]] = []
     p = cfg.policy
     try:
-        steps = 0
-        if (folder / "rllib_checkpoint.json").exists():
-            algo.restore_from_path(folder)
-            steps = int(algo.metrics.peek("num_env_steps_sampled_lifetime", default=0))
+        curve = _carried_on(algo, folder)
+        steps = int(curve[-1]["env_steps"]) if curve else 0
         with (
             progress_bar("train selection policy", p.env_steps, "step", quiet) as advance,
             SummaryWriter(str(Path(out).absolute() / "tensorboard")) as board,
@@ -246,15 +249,39 @@ def train_policy(
                     row |= assess(_plain(algo), scorers, val, cfg.view)
                 if watch is not None and due:
                     watch(now, _plain(algo))
-                steps = now
+                before, steps = steps, now
                 for name, value in row.items():
                     board.add_scalar(f"selection/{name}", value, steps)
                 curve.append(row)
-        algo.save_to_path(folder)
+                if now // p.checkpoint_every > before // p.checkpoint_every or now >= p.env_steps:
+                    _keep(algo, curve, folder)
+                    saved()
         policy = _plain(algo)
     finally:
         algo.stop()
     return policy, curve
+
+
+def _keep(algo: Any, curve: list[dict[str, float]], folder: Path) -> None:
+    """Replace the checkpoint in `folder`; whoever is killed meanwhile leaves a whole one."""
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    algo.save_to_path(new)
+    (new / CURVE).write_text(json.dumps(curve))  # last: with it the checkpoint is whole
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def _carried_on(algo: Any, folder: Path) -> list[dict[str, float]]:
+    """Put an algorithm where its checkpoint was written; the learning curve up to there, [] without a checkpoint."""
+    new = folder.with_name(folder.name + ".new")
+    if not (folder / CURVE).exists() and (new / CURVE).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    if not (folder / CURVE).exists():
+        return []
+    algo.restore_from_path(folder)
+    return json.loads((folder / CURVE).read_text())
 
 
 def _plain(algo: Any) -> PolicyNet:

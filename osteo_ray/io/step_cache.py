@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
+
+DONE, STARTED = "done.json", "started.json"
 
 
 def digest(*parts: Any) -> str:
@@ -30,15 +34,23 @@ def digest(*parts: Any) -> str:
 
 
 class StepCache:
-    """Runs steps into `<out>/<name>/` and remembers in `done.json` what each was made from."""
+    """Runs steps into `<out>/<name>/` and remembers in `done.json` what each was made from.
 
-    def __init__(self, out: Path):
-        self.out = out
+    Where `out` is an object store, steps work in a temporary folder of this machine, `self.out`. What a step leaves is
+    stored when it ends, also by an exception, and when it asks for it (`save`): a run that another machine begins with
+    the same `out` goes on from there.
+    """
+
+    def __init__(self, out: str | Path):
+        self.store = Store(out)
+        self._temporary = tempfile.TemporaryDirectory(prefix="osteo-ray-") if self.store.remote else None
+        self.out = Path(self.store.uri if self._temporary is None else self._temporary.name)
+        self._stored: dict[Path, int] = {}  # files that the store has, by the time of their change here
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []
 
     def run(self, name: str, key: str, work: Callable[[Path], None]) -> Path:
-        """Do `work(folder)` unless it was done with the same key; returns the folder.
+        """Do `work(folder)` unless it was done with the same key; returns the folder, on this machine.
 
         What a run with the same key left when it was cut short is kept, for `work` to carry on;
         what another key left is removed.
@@ -47,7 +59,8 @@ class StepCache:
             InputError: where the folder holds something that no step wrote.
         """
         folder = self.out / name
-        mark = folder / "done.json"
+        mark, started = folder / DONE, folder / STARTED
+        self._fetch(name, key)
         if mark.exists():
             done = json.loads(mark.read_text())
             if done["key"] == key:
@@ -55,15 +68,42 @@ class StepCache:
                 self.reused.append(name)
                 return folder
             mark.unlink()
-        started = folder / "started.json"
         if not started.exists() and folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder} holds files that no step wrote; give a new or an empty folder")
+            raise InputError(f"{self.store.path(name)} holds files that no step wrote; give a new or an empty folder")
         if started.exists() and json.loads(started.read_text())["key"] != key:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         started.write_text(json.dumps({"key": key}))
         t = time.perf_counter()
-        work(folder)
+        try:
+            work(folder)
+        finally:
+            self.save(name)
         self.seconds[name] = time.perf_counter() - t
         mark.write_text(json.dumps({"key": key, "seconds": round(self.seconds[name], 3)}))
+        self.save(f"{name}/{DONE}")
         return folder
+
+    def save(self, name: str) -> None:
+        """Store what is new or changed in a file or folder of `out`; where `out` is on a disk it is there already."""
+        if not self.store.remote:
+            return
+        at = self.out / name
+        for p in [at] if at.is_file() else sorted(at.rglob("*")):
+            if p.is_file() and self._stored.get(p) != (changed := p.stat().st_mtime_ns):
+                self.store.upload(p, p.relative_to(self.out).as_posix())
+                self._stored[p] = changed
+
+    def _fetch(self, name: str, key: str) -> None:
+        """Bring what an earlier run stored of a step to this machine; what it stored under another key is removed."""
+        if not self.store.remote or (self.out / name).exists():
+            return
+        found = self.store.tree(f"{name}/")
+        marks = [json.loads(self.store.get(n)) for n in (f"{name}/{DONE}", f"{name}/{STARTED}") if n in found]
+        if marks and marks[0]["key"] != key:
+            self.store.remove(found)
+            return
+        for n in found:
+            p = self.out / n
+            self.store.download(n, p)
+            self._stored[p] = p.stat().st_mtime_ns

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -115,6 +116,17 @@ class Store:
                 return []
         return sorted(folder + n for n in found_names if n and n.startswith(prefix) and not n.startswith("."))
 
+    def tree(self, folder: str) -> list[str]:
+        """Files in `folder` ("slices/") and below it, sorted, as `folder + name`; none if absent."""
+        self.calls += 1
+        root = self._at(folder.rstrip("/"))
+        if self.remote:
+            self._fs.invalidate_cache()
+            found = [p[len(root) + 1 :] for p in self._fs.find(root)]
+        else:
+            found = [p.relative_to(root).as_posix() for p in Path(root).rglob("*") if p.is_file()]
+        return sorted(folder + n for n in found)
+
     def exists(self, name: str) -> bool:
         self.calls += 1
         if self.remote:
@@ -141,6 +153,24 @@ class Store:
     def get(self, name: str) -> bytes:
         self.calls += 1
         return self._fs.cat_file(self._at(name)) if self.remote else Path(self._at(name)).read_bytes()
+
+    def upload(self, file: Path, name: str) -> None:
+        """Copy a file of this machine into the store."""
+        self.calls += 1
+        if self.remote:
+            self._fs.put_file(str(file), self._at(name))
+            return
+        with replaced(self._at(name)) as tmp:
+            shutil.copyfile(file, tmp)
+
+    def download(self, name: str, file: Path) -> None:
+        """Copy a file of the store to this machine."""
+        self.calls += 1
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if self.remote:
+            self._fs.get_file(self._at(name), str(file))
+        else:
+            shutil.copyfile(self._at(name), file)
 
     def put_table(self, name: str, table: pa.Table, **kw: Any) -> None:
         """Write a table as one Parquet file; it appears whole or not at all. `kw`: of `pq.write_table`."""
@@ -185,15 +215,14 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="osteo-ray-") as folder:
             root = Path(folder)
             for n in read:
-                (root / n).parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get_file(self._at(n), str(root / n))
+                self.download(n, root / n)
             before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
             try:
                 yield root
             finally:
                 for p in root.rglob("*"):
                     if p.is_file() and before.get(p) != p.stat().st_mtime_ns:
-                        self._fs.put_file(str(p), self._at(p.relative_to(root).as_posix()))
+                        self.upload(p, p.relative_to(root).as_posix())
 
     def check_writable(self) -> None:
         """Write and remove a small file: in the folder, or where it does not exist yet in the nearest one above it.

@@ -9,8 +9,9 @@ Training goes on from here to a bundle, tuning to its trials.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ from osteo_ray.training.scalars import scalars
 @dataclass(frozen=True)
 class Sources:
     """What a bundle is trained from.
+
+    Slice sets, targets and bundles may be paths or URIs.
 
     Attributes:
         catalogue: the archive's; None: slice sets alone.
@@ -93,15 +96,17 @@ class Prepared:
 def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) -> Prepared:
     """Slices, split, encoder, embeddings.
 
+    Args:
+        out: folder of the run's steps, a path or a URI (`StepCache`).
+
     Raises:
         InputError: where there is too little to train from; the text says what.
     """
-    out = Path(out).absolute()
     run = StepCache(out)
-    extra = [Path(p).absolute() for p in src.extra_slices]
-    mixed = [Path(p).absolute() for p in src.encoder_slices]
-    _exist([*extra, *mixed, *src.heldout_slices])
-    _fit_the_view([*extra, *src.heldout_slices], cfg)
+    extra, mixed, heldout = (
+        sl.local_sets(s, run.out / "fetched") for s in (src.extra_slices, src.encoder_slices, src.heldout_slices)
+    )
+    _fit_the_view([*extra, *heldout], cfg)
     start = None if src.start is None else start_weights(src.start, cfg)
     ray_setup.start()
     archive: pd.DataFrame | None = None
@@ -122,8 +127,9 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     people = gather(src.records, scans_at, held, cfg.seed, cfg.split, cfg.timeline)
     once = np.unique(people.key, return_index=True)[1]
     split = pa.table({"patient_key": people.key[once].tolist(), "part": people.part[once].tolist()})
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(split, out / "split.parquet")
+    run.out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(split, run.out / "split.parquet")
+    run.save("split.parquet")
 
     own = identities({"encoder": cfg.encoder.network} if cfg.encoder.network else {})
     begun = None if start is None else {k: v.tolist() for k, v in start.items() if v.numel() < 64}
@@ -144,16 +150,16 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
     encoder.eval()
 
     scans, scanned = _embedded(run, "embeddings", key, sets, encoder, people.labels, cfg, quiet)
-    return Prepared(
-        run, key, People(scans, scanned, people), encoder, _heldout(run, key, src, encoder, cfg, quiet), failed
-    )
+    others = _heldout(run, key, src, heldout, encoder, cfg, quiet)
+    return Prepared(run, key, People(scans, scanned, people), encoder, others, failed)
 
 
 def selection(p: Prepared, cfg: TrainConfig, quiet: bool = False) -> tuple[PolicyNet, list[AttentionPool], str]:
     """The selection step: policy, the reward's classifiers, and the step's key."""
     selector = cfg.selection.view.selector
     key = digest(p.key, cfg.selection.model_dump(), identities({"selector": selector} if selector else {}))
-    folder = p.stages.run("selection", key, lambda f: _fit_selection(f, p.people, cfg, quiet))
+    saved = partial(p.stages.save, "selection")
+    folder = p.stages.run("selection", key, lambda f: _fit_selection(f, p.people, cfg, quiet, saved))
     w = load_file(folder / "selection.safetensors")
     policy = PolicyNet(cfg.encoder.dim, cfg.selection.policy.hidden)
     policy.load_state_dict(_part(w, "policy."))
@@ -178,14 +184,15 @@ def _read_archive(
     assert src.catalogue is not None
     catalogue = absolute(src.catalogue)
     found = open_set(catalogue)
-    targets = Path(src.targets).absolute() if src.targets else None
+    targets = absolute(src.targets) if src.targets else None
     cat = found.read(["series_uid", "patient_key", "state", "age_y", "sex"])
     open_rows = [i for i, s in enumerate(cat["state"].to_pylist()) if s is None]
     if not open_rows and not more:
         raise InputError(f"{catalogue} has no series that is fit for training; `osteo-ray index` tells why")
     archive = cat.take(pa.array(open_rows, pa.int64())).drop_columns(["state"]).to_pandas()
     positions = cfg.selection.view.positions
-    key = digest(found.fingerprint(), cfg.crop.model_dump(), positions, targets or "", sl.SLICES.names)
+    truth = open_set(targets).fingerprint() if targets else ""
+    key = digest(found.fingerprint(), cfg.crop.model_dump(), positions, truth, sl.SLICES.names)
 
     def read_slices(folder: Path) -> None:
         per_task = cfg.prepare.series_per_task
@@ -211,13 +218,12 @@ def _embedded(
 
 
 def _heldout(
-    run: StepCache, key: str, src: Sources, encoder: nn.Module, cfg: TrainConfig, quiet: bool
+    run: StepCache, key: str, src: Sources, sets: list[Path], encoder: nn.Module, cfg: TrainConfig, quiet: bool
 ) -> People | None:
-    if not src.heldout_slices:
+    if not sets:
         return None
     if src.heldout_records is None:
         raise InputError("heldout_slices need heldout_records: their labels are what the card's figures rest on")
-    sets = [Path(p).absolute() for p in src.heldout_slices]
     records = src.heldout_records
     key = digest(key, [digest(p) for p in sets])
     people = gather(records, sl.scans_in(sets), (), cfg.seed, cfg.split, cfg.timeline)
@@ -225,7 +231,7 @@ def _heldout(
     return People(scans, scanned, people)
 
 
-def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) -> None:
+def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool, saved: Callable[[], object]) -> None:
     from osteo_ray.drlis.figures import learning_curves
     from osteo_ray.drlis.rllib import train_policy
 
@@ -234,7 +240,8 @@ def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool) 
     sel = cfg.selection
     scorers = fit_scorers(train, sel.scorer, sel.view.keep, cfg.seed, quiet)
     if sel.view.selector is None:
-        policy, curve = train_policy(train, scorers, sel, folder, cfg.seed, quiet, val if len(val) else None)
+        judged = val if len(val) else None
+        policy, curve = train_policy(train, scorers, sel, folder, cfg.seed, quiet, judged, saved=saved)
     else:  # a selector of one's own picks; the bundle holds an untrained policy that nothing asks
         torch.manual_seed(cfg.seed)
         policy, curve = PolicyNet(cfg.encoder.dim, sel.policy.hidden), []
@@ -269,18 +276,12 @@ def start_weights(bundle: str | Path, cfg: TrainConfig) -> dict[str, torch.Tenso
     return {k: v.clone() for k, v in b.encoder.state_dict().items()}
 
 
-def _fit_the_view(sets: Sequence[str | Path], cfg: TrainConfig) -> None:
+def _fit_the_view(sets: Sequence[Path], cfg: TrainConfig) -> None:
     positions = cfg.selection.view.positions
     for s in sets:
-        most = sl.most_slices([Path(s)])
+        most = sl.most_slices([s])
         if most > positions:
             raise InputError(
                 f"{s} has up to {most} slices a scan, selection.view.positions is {positions}: set it to {most}, or "
                 f"make the set again with positions={positions}"
             )
-
-
-def _exist(sets: Sequence[str | Path]) -> None:
-    for s in sets:
-        if not any(Path(s).glob("part-*.parquet")):
-            raise InputError(f"{s} is no slice set: it has no part-*.parquet; `osteo-ray cohort slices` makes one")

@@ -25,7 +25,7 @@ from osteo_ray.training.reference_distributions import headers_of
 class TrainSummary:
     """What a training run made, for printing."""
 
-    bundle: Path
+    bundle: str  # path or URI
     seconds: dict[str, float]
     reused: list[str]
     patients: dict[str, int]
@@ -51,19 +51,23 @@ class TrainSummary:
 def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) -> TrainSummary:
     """Train everything and write `<out>/bundle`. Steps whose inputs have not changed are reused.
 
+    Args:
+        out: path or URI; in an object store a training that was cut short is carried on by any machine.
+
     Raises:
         InputError: where there is too little to train from; the text says what.
     """
     p = prepare(src, out, cfg, quiet)
     policy, scorers, key = selection(p, cfg, quiet)
     picks = picked(p, policy, scorers, key, cfg.selection.view, quiet)
-    people, storage = p.people.patients, str(p.stages.out / "ray")
+    people, storage = p.people.patients, p.stages.store.path("ray")
     judged = [] if p.heldout is None else [p.heldout.scans.series.tolist(), p.heldout.patients.values.tolist()]
     parts = (cfg.kdamm, cfg.acquisition, cfg.calibration, cfg.novelty)
     key = digest(key, [s.model_dump() for s in parts], cfg.background, cfg.name, cfg.version, cfg.origin,
                  people.values.tolist(), people.t_score.tolist(), judged)  # fmt: skip
     headers = None if src.catalogue is None else headers_of(src.catalogue)
     folder = p.stages.run("bundle", key, lambda f: finish(f, p, picks, policy, scorers, cfg, storage, quiet, headers))
+    p.stages.save("tensorboard")
     manifest = json.loads((folder / "bundle.json").read_text())
     complete = (people.scan >= 0) & np.isfinite(people.values).any(1)
 
@@ -78,4 +82,5 @@ def train(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False) 
     }
     shown = ("val_", "heldout_auc")
     metrics = {k: v for k, v in manifest["metrics"].items() if k.startswith(shown) and v is not None}
-    return TrainSummary(folder, p.stages.seconds, p.stages.reused, counts, metrics, p.failed, people.pairing)
+    at = p.stages.store.path("bundle")
+    return TrainSummary(at, p.stages.seconds, p.stages.reused, counts, metrics, p.failed, people.pairing)

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from osteo_ray import ray_setup
 from osteo_ray.dicom.stack import SliceStack, Stack
+from osteo_ray.io.step_cache import digest
+from osteo_ray.io.store import Store, absolute, is_remote, read_table
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import CropConfig, EncoderConfig
 from osteo_ray.model.crops import grid_positions, spine_crop
@@ -115,13 +117,13 @@ def write_slice_set(
     crop: CropConfig,
     positions: int,
     per_task: int,
-    targets: Path | None,
+    targets: str | None,
     advance: Advance,
 ) -> dict[str, str]:
     """Read the series at `rows` of the catalogue and write a slice set to `out`.
 
     Args:
-        targets: Parquet of `targets.TARGETS`, or None.
+        targets: Parquet of `targets.TARGETS`, a path or URI that every node reads; or None.
 
     Returns:
         Outcome code by series UID, for the series that could not be read.
@@ -164,11 +166,9 @@ def write_parts(tables: Iterator[pa.Table], out: Path, advance: Advance) -> dict
     return failed
 
 
-def _read_targets(path: Path, series: list[str]) -> dict[str, dict[int, Target]]:
-    table = pads.dataset(path).to_table(
-        columns=["series_uid", "index", "level", "mid", "trabecular_hu"],
-        filter=pads.field("series_uid").isin(series),
-    )
+def _read_targets(uri: str, series: list[str]) -> dict[str, dict[int, Target]]:
+    columns = ["series_uid", "index", "level", "mid", "trabecular_hu"]
+    table = read_table(uri, columns=columns, filters=pc.field("series_uid").isin(series))
     out: dict[str, dict[int, Target]] = {}
     for r in table.to_pylist():
         hu = np.nan if r["trabecular_hu"] is None else r["trabecular_hu"]
@@ -239,6 +239,26 @@ def decode_crops(column: pa.ChunkedArray | pa.Array, size: int) -> np.ndarray:
     """Binary column of SLICES -> int16 HU [n, size, size]."""
     flat = b"".join(column.to_pylist())
     return np.frombuffer(flat, "<i2").reshape(-1, size, size).astype(np.int16)
+
+
+def local_sets(sets: Sequence[str | Path], into: Path) -> list[Path]:
+    """Slice sets as folders of this machine; those in an object store are copied to folders in `into`.
+
+    Raises:
+        InputError: what is no slice set.
+    """
+    out = []
+    for s in sets:
+        store = Store(s)
+        parts = store.names("", "part-")
+        if not parts:
+            raise InputError(f"{s} is no slice set: it has no part-*.parquet; `osteo-ray cohort slices` makes one")
+        folder = into / digest(store.uri) if is_remote(s) else Path(absolute(s))
+        if is_remote(s):
+            for name in parts:
+                store.download(name, folder / name)
+        out.append(folder)
+    return out
 
 
 def count(sets: list[Path]) -> int:

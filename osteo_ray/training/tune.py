@@ -22,6 +22,7 @@ from osteo_ray import ray_setup
 from osteo_ray.config import ConfigError, with_dotted
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.step_cache import StepCache, digest
+from osteo_ray.io.store import join
 from osteo_ray.kdamm.objective import build
 from osteo_ray.kdamm.teach import fit_teachers
 from osteo_ray.outcomes import InputError
@@ -43,6 +44,7 @@ from osteo_ray.training.search_space import Params
 from osteo_ray.training.trials import parallel_coordinates, write_table
 from osteo_ray.training.tune_config import SEARCHES, TuneConfig
 
+TUNE_STATE = "ray"
 FRESH = 5000
 """Split seeds of the confirmation start here, above the run's by this much: none is a search's."""
 
@@ -54,7 +56,7 @@ class TuneSummary:
     tables: dict[str, pd.DataFrame]
     gains: dict[str, dict[str, Any]]
     params: Params
-    folder: Path
+    folder: str  # path or URI
 
     def lines(self) -> list[str]:
         """A few lines for a terminal."""
@@ -93,7 +95,7 @@ def tune(
     for name in names:
         check_space(name, getattr(cfg, name), train_cfg)
     p = prepare(replace(src, heldout_slices=()), train_out, train_cfg, quiet)  # no search sees held-out people
-    run = StepCache(Path(out).absolute())
+    run = StepCache(out)
     tables, gains = {}, {}
     params: Params = {}
     for name in names:
@@ -105,14 +107,18 @@ def tune(
                      {k: s.model_dump() for k, s in space.items()}, p.people.patients.values.tolist())  # fmt: skip
 
         def work(folder: Path, name: str = name) -> None:
-            _search(folder, name, p, train_cfg, cfg, quiet)
+            _search(folder, run.store.path(name), name, p, train_cfg, cfg, quiet)
+            run.save(name)
+            # Tune's own state; what it says is in the table.
+            shutil.rmtree(folder / TUNE_STATE, ignore_errors=True)
+            run.store.remove(run.store.tree(f"{name}/{TUNE_STATE}/"))
 
         folder = run.run(name, key, work)
         tables[name] = pd.read_parquet(folder / "trials.parquet")
         if (folder / "gain.json").exists():
             gains[name] = json.loads((folder / "gain.json").read_text())
         params |= params_of(best(tables[name]))
-    return TuneSummary(tables, gains, params, run.out)
+    return TuneSummary(tables, gains, params, run.store.uri)
 
 
 def check_space(name: str, space: dict[str, Any], cfg: TrainConfig) -> None:
@@ -142,7 +148,10 @@ def best_config(given: dict[str, Any], params: Params) -> dict[str, Any]:
     return with_dotted(given, params)
 
 
-def _search(folder: Path, name: str, p: Prepared, train_cfg: TrainConfig, cfg: TuneConfig, quiet: bool) -> None:
+def _search(
+    folder: Path, stored: str, name: str, p: Prepared, train_cfg: TrainConfig, cfg: TuneConfig, quiet: bool
+) -> None:
+    """Search, and write what was found to `folder`; `stored`: where that folder is kept, a path or a URI."""
     ray_setup.start()
     space = getattr(cfg, name)
     start = {k: value_at(train_cfg, k) for k in space}
@@ -155,14 +164,13 @@ def _search(folder: Path, name: str, p: Prepared, train_cfg: TrainConfig, cfg: T
         seeds = _seeds(train_cfg, cfg)
         data = _model_data(folder, name, p, train_cfg, cfg, seeds, quiet)
         objective, how = fit_model, cfg.search
-    table = search(name, objective, data, space, start, how, folder / "ray", quiet)
+    table = search(name, objective, data, space, start, how, join(stored, TUNE_STATE), quiet)
     if name != "selection" and cfg.confirm:
         gain = _confirm(folder, name, p, train_cfg, cfg, [start, params_of(best(table))], quiet)
         (folder / "gain.json").write_text(json.dumps(gain, indent=1) + "\n")
     table.to_parquet(folder / "trials.parquet", index=False)
     write_table(table, folder)
     parallel_coordinates(table, space, folder / "parallel_coordinates.png")
-    shutil.rmtree(folder / "ray", ignore_errors=True)  # Tune's own state; what it says is in the table
 
 
 def _seeds(train_cfg: TrainConfig, cfg: TuneConfig) -> list[int | None]:

@@ -1,6 +1,6 @@
 """The jobs of a site, one after the other, in one place: a bucket, or a path that every node mounts.
 
-for step in steps(place, rig.disk, LONG): done = step.run(rig)
+for step in steps(place, LONG): done = step.run(rig)
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rig import Rig
@@ -54,12 +53,11 @@ def run(rig: Rig, step: Step) -> Done:
     return Done(step.job, succeeded == step.works and step.says in log, time.monotonic() - begun, log)
 
 
-def steps(at: At, disk: Path, jobs: tuple[str, ...]) -> Iterator[Step]:
+def steps(at: At, jobs: tuple[str, ...]) -> Iterator[Step]:
     """The jobs, in the order in which each finds what it needs.
 
     Args:
         at: `ct`, `records.csv`, `labels.csv` and `bundle` lie there; the rest is written there.
-        disk: of the driver's node, for the working folders of training.
     """
     run = {"results": at("run"), "bundle": at("bundle")}
     screen = {
@@ -71,18 +69,18 @@ def steps(at: At, disk: Path, jobs: tuple[str, ...]) -> Iterator[Step]:
         "report_studies": 1,
         "pipeline": {"series_per_task": 2},
     }
-    train = TRAIN | {"extra_slices": [str(disk / "people" / "slices")], "out": str(disk / "train")}
-    train |= {"records": str(disk / "people" / "records.csv"), "publish": at("trained")}
+    train = TRAIN | {"extra_slices": [f"{at('people')}/slices"], "out": at("train")}
+    train |= {"records": f"{at('people')}/records.csv", "publish": at("trained")}
     tune = {
         "train": "train.yaml",
-        "out": str(disk / "tune"),
+        "out": at("tune"),
         "splits": 2,
         "search": {"trials": 4, "startup": 2},
         "tabular": {"kdamm.tabular.epochs": {"kind": "int", "low": 1, "high": 5}},
         "image": {"kdamm.image.lr": {"kind": "loguniform", "low": 0.001, "high": 0.01}},
     }
     people = {"seed": 6, "persons": 330, "scan": {"size_512_share": 0, "slice_max": 40}, "positions": 16}
-    people |= {"missing": {"complete_share": 0.2}, "out": str(disk / "people")}
+    people |= {"missing": {"complete_share": 0.2}, "out": at("people")}
     every = {
         "index": [Step("index", {"archive": at("ct"), "out": at("index")}, "catalogue:")],
         "records": [

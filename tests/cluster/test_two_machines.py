@@ -44,7 +44,7 @@ def bucket(rig, shared, s3) -> Store:
 
 
 def go(rig, at, jobs):
-    for step in steps(at, rig.disk, jobs):
+    for step in steps(at, jobs):
         done = run(rig, step)
         print(f"{done.job:12s} {'as it should' if done.good else 'WRONG'} {done.seconds:.0f} s", flush=True)
         assert done.good, f"{done.job}: {done.log[-4000:]}"

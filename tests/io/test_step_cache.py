@@ -3,6 +3,7 @@ import json
 import pytest
 
 from osteo_ray.io.step_cache import StepCache, digest
+from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
 
 
@@ -55,3 +56,27 @@ def test_digest_sees_values_files_and_folders(tmp_path):
     assert digest({"a": 1}, f) != before[0]
     assert digest(tmp_path) != before[1]
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_another_machine_goes_on_where_a_bucket_has_what_was_done(s3):
+    out, calls = f"{s3}/steps", []
+
+    def work(folder):
+        calls.append("done before" if (folder / "half").exists() else "anew")
+        (folder / "half").write_text("x")
+        if len(calls) == 1:
+            raise RuntimeError("the node was taken away")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "result").write_text("y")
+
+    with pytest.raises(RuntimeError):
+        StepCache(out).run("a", "k1", work)
+    first = StepCache(out)
+    assert (first.run("a", "k1", work) / "deep" / "result").read_text() == "y"
+    again = StepCache(out)
+    assert again.out != first.out, "a folder of its own, as on another machine"
+    assert (again.run("a", "k1", work) / "deep" / "result").read_text() == "y"
+    assert again.reused == ["a"]
+    assert calls == ["anew", "done before"]
+    StepCache(out).run("a", "k2", lambda folder: (folder / "other").write_text("z"))
+    assert Store(out).tree("a/") == ["a/done.json", "a/other", "a/started.json"], "another key's leftovers are removed"
