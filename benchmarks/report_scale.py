@@ -118,8 +118,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as tmp:
             write_run(Path(tmp), n)
             for step in STEPS:
-                command = [sys.executable, __file__, "--step", step, "--folder", tmp]
-                done = subprocess.run(command, capture_output=True, text=True)
+                one = [sys.executable, __file__, "--step", step, "--folder", tmp]
+                done = subprocess.run(one, capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 rows.append({"table": "steps", "rows": n, "step": step} | json.loads(done.stdout.splitlines()[-1]))

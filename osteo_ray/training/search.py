@@ -65,7 +65,8 @@ def search(
 
         objective(params, shared, report)
 
-    trainable = tune.with_resources(tune.with_parameters(trial, shared=data), {"cpu": 1})
+    resources = {"cpu": cfg.trial_cpus, "gpu": cfg.trial_gpus}
+    trainable = tune.with_resources(tune.with_parameters(trial, shared=data), resources)
     folder = f"{str(storage).rstrip('/')}/{name}"
     with progress_bar(f"tune {name}", cfg.trials, "trial", quiet) as advance:
         Bar.advance = staticmethod(advance)
@@ -86,7 +87,13 @@ def search(
                     ),
                     reuse_actors=True,
                 ),
-                run_config=tune.RunConfig(name=name, storage_path=str(storage), verbose=0, callbacks=[Bar()]),
+                run_config=tune.RunConfig(
+                    name=name,
+                    storage_path=str(storage),
+                    failure_config=tune.FailureConfig(max_failures=cfg.retries),
+                    verbose=0,
+                    callbacks=[Bar()],
+                ),
             )
         table = _table(tuner.fit(), list(space))
     if not (table["state"] == "finished").any():

@@ -78,3 +78,8 @@ class SearchConfig(Section):
     reduction: float = Field(3.0, gt=1, description="of the trials that reach a rung, one in so many goes on")
     startup: int = Field(8, ge=1, description="random trials before Optuna's model (TPE) proposes")
     seed: int = Field(0, description="of the search's draws")
+    trial_cpus: float = Field(1.0, gt=0, description="CPUs of a trial")
+    trial_gpus: float = Field(0.0, ge=0, description="GPUs of a trial; 0: none")
+    retries: int = Field(
+        1, ge=0, description="times that a trial is begun again after its process was lost, or it ended with an error"
+    )

@@ -78,5 +78,9 @@ def test_another_machine_goes_on_where_a_bucket_has_what_was_done(s3):
     assert (again.run("a", "k1", work) / "deep" / "result").read_text() == "y"
     assert again.reused == ["a"]
     assert calls == ["anew", "done before"]
-    StepCache(out).run("a", "k2", lambda folder: (folder / "other").write_text("z"))
+
+    def other(folder):
+        (folder / "other").write_text("z")
+
+    StepCache(out).run("a", "k2", other)
     assert Store(out).tree("a/") == ["a/done.json", "a/other", "a/started.json"], "another key's leftovers are removed"

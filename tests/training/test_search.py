@@ -54,6 +54,26 @@ def test_a_search_in_which_all_fail_says_why(ray_session, tmp_path):
         search("toy", objective, None, X, {"a.x": 1.0}, SearchConfig(trials=2), tmp_path, quiet=True)
 
 
+def test_a_trial_whose_process_is_lost_is_begun_again(ray_session, tmp_path):
+    from osteo_ray.training.search import search
+
+    def objective(params, data, report):
+        import os
+        import pathlib
+
+        mark = pathlib.Path(data)
+        report(0.5, 0.0)
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), 9)
+        report(1.0, 1.0)
+
+    cfg, lost = SearchConfig(trials=1), str(tmp_path / "lost")
+    table = search("toy", objective, lost, X, {"a.x": 1.0}, cfg, tmp_path, quiet=True)
+    assert table["state"].tolist() == ["finished"]
+    assert (tmp_path / "lost").exists()
+
+
 def test_a_space_that_cannot_be_is_named():
     class Config(Section):
         student: Space
