@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -137,15 +138,25 @@ def _override(data: dict[str, Any], item: str) -> dict[str, Any]:
     return with_dotted(data, {key: yaml.safe_load(text)})
 
 
+def _node(model: Any, loc: list[str]) -> Any:
+    """The config node at a location; None where there is none, or more than one may stand."""
+    node = model
+    for p in loc:
+        if hasattr(node, "model_fields"):
+            node = node.model_fields[p].annotation if p in node.model_fields else None
+        elif get_origin(node) is dict:
+            node = get_args(node)[1]
+        if get_origin(node) in (Union, UnionType):
+            kinds = [a for a in get_args(node) if a is not NoneType]
+            node = kinds[0] if len(kinds) == 1 else None
+    return node
+
+
 def _explain(model: type[BaseModel], err: Any) -> str:
     loc = [str(p) for p in err["loc"]]
     key = ".".join(loc)
     if err["type"] == "extra_forbidden":
-        node: Any = model
-        for p in loc[:-1]:
-            field = getattr(node, "model_fields", {}).get(p)
-            node = field.annotation if field else None
-        names = sorted(getattr(node, "model_fields", {}))
+        names = sorted(getattr(_node(model, loc[:-1]), "model_fields", {}))
         near = get_close_matches(loc[-1], names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{key}: no such key{hint} (keys here: {', '.join(names)})"

@@ -85,6 +85,19 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path):
         load(Section, path)
 
 
+def test_a_bad_key_inside_a_named_node_knows_the_keys_there():
+    class Leaf(Section):
+        column: str | None = None
+
+    class Tree(Section):
+        leaves: dict[str, Leaf] | None = None
+        one: Leaf | None = None
+
+    for given in ({"leaves": {"a": {"colum": "x"}}}, {"one": {"colum": "x"}}):
+        with pytest.raises(ConfigError, match=r"colum: no such key; did you mean column\?"):
+            load(Tree, None, (), given)
+
+
 def test_a_text_that_yaml_reads_as_something_else_is_to_be_quoted():
     class Named(Section):
         name: str

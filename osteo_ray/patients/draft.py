@@ -13,61 +13,17 @@ import pandas as pd
 import yaml
 
 from osteo_ray.io.store import local_file
+from osteo_ray.patients import draft_names as names
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping, Numbers
-from osteo_ray.patients.readers import FHIR, Chunk, chunks, kind_of
+from osteo_ray.patients.readers import FHIR, Chunk, chunks, first_rows, kind_of
 from osteo_ray.patients.schema import BY_LOINC, T_SCORE_LOINCS, feature
-from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, units_that_fit
-from osteo_ray.patients.values import BAD, OK, days, number, numbers, plain
+from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, unit_like, units_that_fit
+from osteo_ray.patients.values import BAD, OK, as_written, date_forms, day, days, number, numbers, plain
 
 ROWS = 2000
 """Rows that a proposal looks at."""
-_FEATURES: dict[str, str] = {
-    "age_y": r"age|age_?y(ears)?|alter|年龄|年齡|edad",
-    "sex_male": r"sex|gender|geschlecht|性别|性別|sexo",
-    "height_cm": r"height|body_?height|groesse|größe|身高",
-    "weight_kg": r"weight|body_?weight|gewicht|体重|體重",
-    "bmi": r"bmi|body_?mass_?index",
-    "smoker": r"smok(er|ing|es)|raucher|吸烟",
-    "creatinine_umol_l": r"crea(t|tinine?)?|scr|kreatinin|肌酐",
-    "urea_mmol_l": r"urea|bun|harnstoff|urea_?nitrogen|尿素氮?",
-    "uric_acid_umol_l": r"ua|uric(_?acid)?|urate?|harns(ä|ae)ure|尿酸",
-    "glucose_mmol_l": r"glu(c|cose|kose)?|fbg|fpg|blood_?sugar|血糖|葡萄糖",
-    "tc_mmol_l": r"t?chol(esterol)?|total_?cholesterol|tc|总胆固醇",
-    "hdl_mmol_l": r"hdl(_?c|_?chol(esterol)?)?|高密度脂蛋白",
-    "ldl_mmol_l": r"ldl(_?c|_?chol(esterol)?)?|低密度脂蛋白",
-    "tg_mmol_l": r"tg|trig(lycerides?)?|triglyzeride|甘油三酯",
-    "alt_u_l": r"alt|alat|sgpt|gpt|谷丙转氨酶",
-    "ast_u_l": r"ast|asat|sgot|got|谷草转氨酶",
-    "alp_u_l": r"alp|ap|alk_?phos|alkaline_?phosphatase|碱性磷酸酶",
-    "ggt_u_l": r"ggt|gamma_?gt|γ_?gt|谷氨酰转肽酶",
-    "albumin_g_l": r"alb(umin)?|白蛋白",
-    "total_protein_g_l": r"tp|total_?protein|总蛋白",
-    "bilirubin_umol_l": r"t?bil(i|irubin)?|total_?bilirubin|总胆红素",
-    "calcium_mmol_l": r"ca|calcium|钙",
-    "phosphate_mmol_l": r"p|phos(phate|phorus)?|phosphat|磷",
-    "haemoglobin_g_l": r"hb|hgb|ha?emoglobin|血红蛋白",
-    "wbc_10e9_l": r"wbc|leu[ck]o(cytes|zyten)?|white_?(blood_?)?cells?|白细胞",
-    "platelets_10e9_l": r"plt|platelets?|thrombo(cytes|zyten)|血小板",
-    "urine_creatinine_mmol_l": r"u(rine)?_?crea(t|tinine)?|尿肌酐",
-    "urine_albumin_mg_l": r"u(rine)?_?alb(umin)?|microalbumin|尿微量白蛋白",
-}
-_PATIENT = r"(patient|pat|subject|person)?_?(id|no|nr|num(ber)?|key)|mrn|pid|patient|病历号|住院号|患者id|门诊号"
-_DATE = (
-    r"(record|lab|sample|collect(ion|ed)?|draw|drawn|visit|exam|test|result)?_?(on|at|date|time|datetime)"
-    r"|drawn|datum|fecha|日期|采样时间|检查日期"
-)
-_BIRTH = r"(dob|birth_?(date|day)?|date_?of_?birth|geburtsdatum|出生日期)"
-_T_SCORE = r".*t_?score.*|dxa_?t|t值"
-_DXA_DATE = r"(dxa|bmd)_?(on|date|time)"
-_TEST = r"test|test_?(name|code)|analyte|item|parameter|loinc|code|项目(名称)?|检验项目"
-_VALUE = r"value|result|result_?value|结果|检验结果"
-_UNIT = r"units?|uom|einheit|单位"
-_SITE = r"site|hospital|facility|centre|center|医院|院区"
-_SEXES = dict.fromkeys(("m", "male", "man", "männlich", "男"), 1)
-_SEXES |= dict.fromkeys(("f", "female", "woman", "w", "weiblich", "女"), 0)
-_YES = dict.fromkeys(("y", "yes", "true", "1", "是"), 1)
-_YES |= dict.fromkeys(("n", "no", "false", "0", "否", "never", "former"), 0)
+_PLAIN = Mapping(format="fhir")  # nothing of a mapping but what it says where it says nothing
 _IN_HEADER = re.compile(r"[(\[（]\s*([^)\]）]+?)\s*[)\]）]\s*$")
 
 
@@ -81,13 +37,17 @@ def draft(source: str | Path) -> list[str]:
         raise RecordsError([f"{source}: FHIR needs no mapping of columns; see `format: fhir` for its few settings"])
     try:
         with local_file(source) as path:
-            chunk = _first(path, Path(str(source)).name)
+            how, chunk, notes = _first(path, Path(str(source)).name)
     except FileNotFoundError:
         raise RecordsError([f"{source}: no such file"]) from None
     table = chunk.frame.iloc[:ROWS].reset_index(drop=True)
-    notes = [f"column {c!r} stands twice: rename one" for c in chunk.repeated]
-    roles = _roles(table)
-    body: dict[str, object] = {}
+    notes += [f"column {c!r} stands twice: rename one" for c in chunk.repeated]
+    roles, t_scores = _roles(table, notes)
+    body: dict[str, object] = dict(how)
+    units, table = _units_row(table)
+    if units:
+        body["skip_rows"] = 1
+        notes.append("the row under the header holds units: it is passed over")
     long = all(r in roles for r in ("test", "value"))
     if long:
         body["format"] = "long"
@@ -100,10 +60,14 @@ def draft(source: str | Path) -> list[str]:
     body |= _date_format(table, roles, notes)
     if "site" in roles:
         body["site_column"] = roles["site"]
-    if "t_score" in roles and not long:
-        body["t_score"] = roles["t_score"]
-    body |= _numbers_rule(table, roles, long)
-    body |= _long(table, roles, notes) if long else _wide(table, set(roles.values()), notes)
+    taken = {*roles.values(), *t_scores}
+    if t_scores and not long:
+        body["t_score"] = t_scores
+    if "treatment" in roles and not long:
+        column = roles["treatment"]
+        body["treatment"] = {"column": column, "codes": _codes("treatment", table[column], names.YES, notes)}
+    body |= _numbers_rule(table, roles, long, notes)
+    body |= _long(table, roles, notes) if long else _wide(table, taken, notes, units)
     lines = [
         f"# Proposed from {chunk.source}: check each line, above all units and codes, before it is used.",
         *(f"# CHECK  {n}" for n in notes),
@@ -111,14 +75,38 @@ def draft(source: str | Path) -> list[str]:
     return lines + yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=110).splitlines()
 
 
-def _first(path: Path, name: str) -> Chunk:
-    try:
-        return next(iter(chunks(path, Mapping(format="fhir"), name)))
-    except RecordsError as e:
-        found = re.search(r"`encoding: ([\w-]+)`", str(e))
-        if found is None:
-            raise
-        return next(iter(chunks(path, Mapping(format="fhir", encoding=found[1]), f"{name} as {found[1]}")))
+def _first(path: Path, name: str) -> tuple[dict[str, object], Chunk, list[str]]:
+    """(settings of the file, its first rows, what has to be checked): that encoding, sheet and header row of which most
+    names are known."""
+    how: dict[str, object] = {}
+    best = -1
+    for settings, rows in first_rows(path, name):
+        known = [(sum(map(_known_in, fields)), number) for number, fields in rows]
+        most = max([k for k, _ in known], default=0)
+        if most <= best:
+            continue
+        best = most
+        start = next((n for k, n in known if k == most), 1)
+        first = next((n for n, fields in rows if any(fields) and not re.fullmatch('"?sep=.?', "".join(fields))), 1)
+        how = settings | ({"header_row": start} if start != first and most > 1 else {})
+    notes = [f"{key}: {value!r} is what most names of columns speak for" for key, value in how.items()]
+    return how, next(iter(chunks(path, Mapping.model_validate({"format": "fhir"} | how), name))), notes
+
+
+def _known_in(text: str) -> int:
+    """How much of a column's name is known: the name itself, and the unit behind it."""
+    bare, unit = _bare(text), _IN_HEADER.search(text)
+    named = bool(bare) and (_feature_named(text) is not None or any(re.fullmatch(p, bare) for p in _ROLES.values()))
+    return named + (named and unit is not None and unit_like(unit[1]))
+
+
+def _units_row(table: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
+    """(column -> unit where the row under the header holds units; the table without that row)."""
+    measured = [c for c in table.columns if (n := _feature_named(c)) and feature(n).kind == "numeric"]
+    units = {c: text for c in measured if (text := as_written(table[c].iloc[0]))}
+    if not units or not all(unit_like(t) for t in units.values()):
+        return {}, table
+    return units, table.iloc[1:].reset_index(drop=True)
 
 
 def _bare(column: str) -> str:
@@ -127,16 +115,36 @@ def _bare(column: str) -> str:
     return re.sub(r"[\s.\-/]+", "_", text).strip("_")
 
 
-def _roles(table: pd.DataFrame) -> dict[str, str]:
-    """What is no feature: role -> column."""
-    patterns = [("birth_date", _BIRTH), ("dxa_date", _DXA_DATE), ("t_score", _T_SCORE), ("patient_id", _PATIENT)]
-    patterns += [("date", _DATE), ("test", _TEST), ("value", _VALUE), ("unit", _UNIT), ("site", _SITE)]
+_ROLES = {
+    "birth_date": names.BIRTH,
+    "dxa_date": names.DXA_DATE,
+    "t_score": names.T_SCORE,
+    "treatment": names.TREATMENT,
+    "patient_id": "|".join(names.PATIENT),
+    "date": names.DATE,
+    "test": names.TEST,
+    "value": names.VALUE,
+    "unit": names.UNIT,
+    "site": names.SITE,
+}
+
+
+def _roles(table: pd.DataFrame, notes: list[str]) -> tuple[dict[str, str], list[str]]:
+    """(what is no feature: role -> column; all columns with T-scores)."""
     out: dict[str, str] = {}
-    for role, pattern in patterns:
-        for c in table.columns:
-            if role not in out and c not in out.values() and re.fullmatch(pattern, _bare(c)):
-                out[role] = c
-    return out
+    t_scores = [c for c in table.columns if re.fullmatch(names.T_SCORE, _bare(c))]
+    for role, pattern in _ROLES.items():
+        for part in names.PATIENT if role == "patient_id" else (pattern,):
+            fits = [c for c in table.columns if c not in (*out.values(), *t_scores) and re.fullmatch(part, _bare(c))]
+            if fits and role not in out and role != "t_score":
+                out[role] = fits[0]
+                notes += [f"column {c!r} may be the {role}, too" for c in fits[1:]]
+    if "date" not in out:
+        for c in table.columns.difference([*out.values(), *t_scores], sort=False):
+            texts = [t for t in table[c].map(plain) if t]
+            if texts and all(day(t, frozenset())[1] == OK or date_forms(t) for t in texts):
+                notes.append(f"column {c!r} holds dates: is it the record's date?")
+    return out, t_scores
 
 
 def _feature_named(text: str) -> str | None:
@@ -144,11 +152,11 @@ def _feature_named(text: str) -> str | None:
     bare = _bare(text)
     if plain(text) in BY_LOINC:
         return BY_LOINC[plain(text)].name
-    if bare in _FEATURES:
+    if bare in names.FEATURES:
         return bare
-    hits = [name for name, pattern in _FEATURES.items() if re.fullmatch(pattern, bare)]
+    hits = [name for name, pattern in names.FEATURES.items() if re.fullmatch(pattern, bare)]
     if not hits:  # CREA_umol_l, crea_mg_dl
-        with_unit = [n for n, p in _FEATURES.items() if re.fullmatch(rf"(?:{p})_[a-z0-9]*(?:_[a-z0-9]+)?", bare)]
+        with_unit = [n for n, p in names.FEATURES.items() if re.fullmatch(rf"(?:{p})_[a-z0-9]*(?:_[a-z0-9]+)?", bare)]
         hits = [n for n in with_unit if _tail(bare, n)]
     return hits[0] if len(hits) == 1 else None
 
@@ -165,7 +173,9 @@ def _tail(bare: str, name: str) -> str | None:
     return None
 
 
-def _wide(table: pd.DataFrame, taken: set[str], notes: list[str]) -> dict[str, object]:
+def _wide(
+    table: pd.DataFrame, taken: set[str], notes: list[str], units: dict[str, str] | None = None
+) -> dict[str, object]:
     features: dict[str, dict[str, object]] = {}
     for c in table.columns:
         name = None if c in taken else _feature_named(c)
@@ -175,23 +185,29 @@ def _wide(table: pd.DataFrame, taken: set[str], notes: list[str]) -> dict[str, o
         elif name in features:
             notes.append(f"column {c!r}: looks like {name} too")
         else:
-            features[name] = {"column": c, **_reading(name, table[c], c, table, notes)}
+            features[name] = {"column": c, **_reading(name, table[c], c, table, notes, (units or {}).get(c))}
     if not features:
-        notes.append("no column was recognised: name at least one under features")
-    return {"features": features}
+        notes.append("no column of a feature was recognised")
+    return {"features": features} if features else {}
 
 
-def _reading(name: str, cells: pd.Series, column: str, table: pd.DataFrame, notes: list[str]) -> dict[str, object]:
-    """Unit or codes of a feature's column."""
+def _codes(name: str, cells: pd.Series, known: dict[str, int], notes: list[str]) -> dict[str, int | None]:
+    """What each text of a column means."""
+    texts = list(dict.fromkeys(t for t in cells.map(plain) if t))[:8]
+    codes = {t: known.get(t.casefold()) for t in texts}
+    if None in codes.values():
+        unclear = ", ".join(repr(t) for t, v in codes.items() if v is None)
+        notes.append(f"{name}: say what {unclear} means (1, 0 or null)")
+    return codes
+
+
+def _reading(
+    name: str, cells: pd.Series, column: str, table: pd.DataFrame, notes: list[str], stated: str | None = None
+) -> dict[str, object]:
+    """Unit or codes of a feature's column. `stated`: its unit, from the row under the header."""
     f = feature(name)
     if f.kind == "binary":
-        texts = list(dict.fromkeys(t for t in cells.map(plain) if t))[:8]
-        known = _SEXES if name == "sex_male" else _YES
-        codes = {t: known.get(t.casefold()) for t in texts}
-        if None in codes.values():
-            unclear = ", ".join(repr(t) for t, v in codes.items() if v is None)
-            notes.append(f"{name}: say what {unclear} means (1, 0 or null)")
-        return {"codes": codes}
+        return {"codes": _codes(name, cells, names.SEXES if name == "sex_male" else names.YES, notes)}
     if f.unit == "a":
         return {}
     bare = _bare(column)
@@ -200,7 +216,7 @@ def _reading(name: str, cells: pd.Series, column: str, table: pd.DataFrame, note
         return {"unit_column": beside[0]}
     analyte = {"analyte": "urea_nitrogen"} if name == "urea_mmol_l" and _is_nitrogen(bare) else {}
     written = _IN_HEADER.search(plain(column))
-    unit = written[1] if written else _tail(_bare(column), name)
+    unit = stated or (written[1] if written else _tail(_bare(column), name))
     values = _values(cells)
     if unit is not None:
         try:
@@ -245,7 +261,7 @@ def _long(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> dict[
     tests: dict[str, dict[str, object]] = {}
     others: list[str] = []
     for text in dict.fromkeys(table[roles["test"]].map(plain)):
-        is_t = text in T_SCORE_LOINCS or re.fullmatch(_T_SCORE, _bare(text))
+        is_t = text in T_SCORE_LOINCS or re.fullmatch(names.T_SCORE, _bare(text))
         name = "t_score" if is_t else _feature_named(text)
         if name is None:
             others.append(text)
@@ -261,7 +277,7 @@ def _long(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> dict[
     if others:
         notes.append(f"tests that nothing uses: {', '.join(others[:20])}")
     out["tests"] = tests
-    features = _wide(table, set(roles.values()), [])["features"]
+    features = _wide(table, set(roles.values()), []).get("features")
     return out | ({"features": features} if features else {})
 
 
@@ -272,12 +288,11 @@ def _date_format(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -
         if role not in roles:
             continue
         cells = table[roles[role]]
-        parsed = days(cells, frozenset({""}))
+        parsed = days(cells, _PLAIN.missing_texts)
         bad = [parsed.texts(i) for i in np.flatnonzero(parsed.state == BAD)]
         if not bad:
             continue
-        sep = next((s for s in "/.-" if s in bad[0]), None)
-        forms = [f"%d{sep}%m{sep}%Y", f"%m{sep}%d{sep}%Y", f"%d{sep}%m{sep}%y", f"%m{sep}%d{sep}%y"] if sep else []
+        forms = dict.fromkeys(f for text in bad[:200] for f in date_forms(text))
         fits = [f for f in forms if (days(pd.Series(bad), frozenset({""}), (f,)).state == OK).all()]
         if not fits:
             notes.append(f"{roles[role]}: {bad[0]!r} is no date of a known form; name it as date_format")
@@ -288,20 +303,25 @@ def _date_format(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -
     return {"date_format": out} if out else {}
 
 
-def _numbers_rule(table: pd.DataFrame, roles: dict[str, str], long: bool) -> dict[str, object]:
-    """Ways of writing numbers that the values show."""
-    columns = [roles["value"]] if long else [c for c in table.columns if _feature_named(c) and c not in roles.values()]
-    texts = {plain(v) for c in columns for v in table[c]}
-    missing = frozenset({""})
+def _numbers_rule(table: pd.DataFrame, roles: dict[str, str], long: bool, notes: list[str]) -> dict[str, object]:
+    """Ways of writing numbers that the values show, and texts that may mean missing."""
+    named = {c: n for c in table.columns if c not in roles.values() and (n := _feature_named(c))}
+    ages = {plain(v) for c, n in named.items() if n == "age_y" for v in table[c]}
+    columns = [roles["value"]] if long else [c for c, n in named.items() if feature(n).kind == "numeric"]
+    texts = sorted({plain(v) for c in columns for v in table[c]} | ages)
+    missing = _PLAIN.missing_texts
     out: dict[str, object] = {}
     commas = [t for t in texts if re.fullmatch(r"[<>]?-?\d+,\d{1,2}|[<>]?-?\d+,\d{4,}", t)]
     if commas and not any(re.search(r"\d\.\d", t) for t in texts):
         out["decimal"] = ","
     rules = []
     for name in ("top_coded", "age_units", "flags"):
-        hit = [t for t in texts if number(t, missing, Numbers())[1] == BAD]
+        hit = [t for t in (texts if name == "flags" else ages) if number(t, missing, Numbers())[1] == BAD]
         if any(number(t, missing, Numbers(rules=(name,)))[1] == OK for t in hit):  # type: ignore[arg-type]
             rules.append(name)
     if rules:
         out["rules"] = rules
-    return {"numbers": out} if out else {}
+    words = [t for t in texts if not re.search(r"\d", t) and t.casefold() not in missing][:20]
+    if words and not long:
+        notes.append(f"missing: do {', '.join(map(repr, words))} mean missing?")
+    return ({"numbers": out} if out else {}) | ({"missing": [*_PLAIN.missing, *words]} if words and not long else {})

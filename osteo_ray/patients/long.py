@@ -12,7 +12,7 @@ from osteo_ray.patients.observations import BLOCK, NO_DAY, PRESENT, T_SCORE
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import BY_LOINC, NAMES, T_SCORE_LOINCS, molar_mass_of
-from osteo_ray.patients.values import plain, texts_of
+from osteo_ray.patients.values import BAD, plain, texts_of
 from osteo_ray.patients.wide import ages, birth_dates, moments_of
 
 
@@ -64,8 +64,8 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
     base["site"] = _site_numbers(raw, site_texts, m, sites)
     base["rank"] = 1
     base["order"] = np.arange(start, start + len(raw))
-    base["day"], base["second"] = _times(chunk, reading)
-    usable = codes >= 0
+    base["day"], base["second"], placed = _times(chunk, reading)
+    usable = (codes >= 0) & placed
     out = []
     tests, test_texts = texts_of(raw[m.test])
     counts = np.bincount(tests, minlength=len(test_texts))
@@ -139,12 +139,12 @@ def _site_numbers(raw: pd.DataFrame, texts: pd.Series | None, m: Mapping, sites:
     return np.array(numbers, np.int16)[codes]
 
 
-def _times(chunk: Chunk, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """(days since 1970 or NO_DAY, seconds of the day) of each row."""
+def _times(chunk: Chunk, reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(days since 1970 or NO_DAY, seconds of the day, whether no date was refused) of each row."""
     m, n = reading.mapping, len(chunk.frame)
     if not m.date or m.date not in chunk.frame:
-        return np.full(n, NO_DAY, np.int32), np.zeros(n, np.int32)
-    values, second = moments_of(chunk, m.date, reading)
-    day = values.astype("datetime64[D]").astype("int64")
-    day[np.isnat(values)] = NO_DAY
-    return day.astype(np.int32), second
+        return np.full(n, NO_DAY, np.int32), np.zeros(n, np.int32), np.ones(n, bool)
+    parsed, second = moments_of(chunk, m.date, reading)
+    day = parsed.values.astype("datetime64[D]").astype("int64")
+    day[np.isnat(parsed.values)] = NO_DAY
+    return day.astype(np.int32), second, parsed.state != BAD

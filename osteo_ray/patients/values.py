@@ -328,19 +328,24 @@ def date_hint(text: str, formats: tuple[str, ...] = ()) -> str:
         return "; two of the forms that date_format names fit, with different days: name one"
     if _SERIAL.fullmatch(text):
         return "; a spreadsheet's number of a day: format the column as a date there, and save it again"
-    m = _MONTH_NAME.fullmatch(text)
-    if m is not None and not _AMBIGUOUS.fullmatch(text):
-        return f"; name the form: `date_format: '%d{m[1]}%b{m[2]}{'%Y' if len(m[3]) == 4 else '%y'}'` (English months)"
+    forms = date_forms(text)
+    if not forms:
+        return "; write YYYY-MM-DD, or name the form, as in `date_format: '%d %b %Y'`"
+    months = " (English months)" if "%b" in forms[0] else ""
+    if len(forms) == 1:
+        return f"; name the form: `date_format: '{forms[0]}'`{months}"
+    return f"; day or month first? name the form: `date_format: '{forms[0]}'` or '{forms[1]}'"
+
+
+def date_forms(text: str) -> list[str]:
+    """Ways of writing dates (strptime) of which a text may be one; two where day and month are in doubt."""
     m = _AMBIGUOUS.fullmatch(text)
     if m is None:
-        return "; write YYYY-MM-DD, or name the form, as in `date_format: '%d %b %Y'`"
+        m = _MONTH_NAME.fullmatch(text)
+        return [f"%d{m[1]}%b{m[2]}{'%Y' if len(m[3]) == 4 else '%y'}"] if m else []
     sep, year = m[2], "%Y" if len(m[4]) == 4 else "%y"
-    forms = [f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"]
-    if int(m[1]) > 12:
-        return f"; name the form: `date_format: '{forms[0]}'`"
-    if int(m[3]) > 12:
-        return f"; name the form: `date_format: '{forms[1]}'`"
-    return f"; day or month first? name the form: `date_format: '{forms[0]}'` or '{forms[1]}'"
+    day_first, month_first = f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"
+    return [day_first] if int(m[1]) > 12 else [month_first] if int(m[3]) > 12 else [day_first, month_first]
 
 
 def is_error(text: str) -> bool:

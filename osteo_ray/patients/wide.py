@@ -11,9 +11,9 @@ from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
-from osteo_ray.patients.schema import feature
+from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.units import unit_like
-from osteo_ray.patients.values import BAD, age_at, as_written, century_before, coded, date_hint, moments, plain
+from osteo_ray.patients.values import BAD, Parsed, age_at, as_written, century_before, coded, date_hint, moments, plain
 
 
 def columns_of(m: Mapping) -> dict[str, str]:
@@ -102,9 +102,11 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
     out: dict[str, object] = {"patient_key": reading.keys(raw[m.patient_id], sites, chunk, m.patient_id)}
     if sites is not None or m.site:
         out["site"] = np.full(len(raw), m.site, object) if sites is None else _sites(sites, m)
+    refused: dict[str, np.ndarray] = {}
     for name, column in (("record_date", m.date), ("dxa_date", m.dxa_date)):
         if column and column in raw:
-            out[name] = dates(chunk, column, reading)
+            parsed, _ = moments_of(chunk, column, reading)
+            out[name], refused[name] = parsed.values.astype("datetime64[s]"), parsed.state == BAD
     for name, c in m.features.items():
         if c.column in raw:
             units = raw[c.unit_column] if c.unit_column else None
@@ -122,6 +124,7 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
         scores = [reading.t_scores(raw[c], chunk, c) for c in given]
         out["t_score"] = np.fmin.reduce(scores)
     frame = pd.DataFrame(out)
+    _unplaced(frame, refused)
     for kept in m.keep:
         frame[kept] = raw[kept].to_numpy()
     if m.derive == "nhanes":
@@ -129,6 +132,17 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
 
         frame = derive(raw, frame)
     return frame
+
+
+def _unplaced(frame: pd.DataFrame, refused: dict[str, np.ndarray]) -> None:
+    """What stands beside a date that was refused is not undated: it can't be placed, and is left out (in place)."""
+    by_record = refused.get("record_date")
+    if by_record is not None:
+        of_record = [c for c in (*NAMES, "osteoporosis_treatment") if c in frame and c != "sex_male"]
+        frame.loc[by_record, of_record] = np.nan
+    by_dxa = refused.get("dxa_date", by_record if "dxa_date" not in frame else None)
+    if by_dxa is not None and "t_score" in frame:
+        frame.loc[by_dxa, "t_score"] = np.nan
 
 
 def _sites(column: pd.Series, m: Mapping) -> np.ndarray:
@@ -139,20 +153,19 @@ def _sites(column: pd.Series, m: Mapping) -> np.ndarray:
 
 def dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
     """A date column as datetime64[s] of the local day; what is no date is NaT and a problem."""
-    return moments_of(chunk, column, reading)[0]
+    return moments_of(chunk, column, reading)[0].values.astype("datetime64[s]")
 
 
-def moments_of(chunk: Chunk, column: str, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """The same, and seconds of the day (int32 [n])."""
+def moments_of(chunk: Chunk, column: str, reading: Reading) -> tuple[Parsed, np.ndarray]:
+    """The same with each cell's state, and seconds of the day (int32 [n])."""
     m = reading.mapping
     parsed, second = moments(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
     for row in np.flatnonzero(parsed.state == BAD):
         text = parsed.texts(row)
         reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{date_hint(text, m.date_format)}")
-    values = parsed.values.astype("datetime64[s]")
     if column in (m.date, m.dxa_date):
-        reading.found.days(values, f"{chunk.source}, column {column!r}")
-    return values, second
+        reading.found.days(parsed.values, f"{chunk.source}, column {column!r}")
+    return parsed, second
 
 
 def birth_dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A proposed mapping is complete enough to be corrected, and says what has to be looked at."""
 
+import openpyxl
 import pytest
 import yaml
 
@@ -37,7 +38,8 @@ def test_a_long_table_in_another_encoding(tmp_path):
     assert proposed["format"] == "long"
     assert proposed["tests"] == {"creatinine_umol_l": {"names": ["肌酐"]}, "alt_u_l": {"names": ["谷丙转氨酶"]}}
     assert any("钠" in line for line in lines)
-    t = load(path, Mapping.model_validate(proposed | {"encoding": "gb18030"}))
+    assert proposed["encoding"] == "gb18030"
+    t = load(path, Mapping.model_validate(proposed))
     assert t.frame.loc[0, ["creatinine_umol_l", "alt_u_l"]].tolist() == [61, 20]
 
 
@@ -52,4 +54,61 @@ def test_what_can_not_be_proposed_is_left_for_a_person(tmp_path):
     path.write_text("a,b\n1,2\n")
     lines = draft(path)
     assert "patient_id: ???" in lines
-    assert any("no column was recognised" in line for line in lines)
+    assert any("no column of a feature was recognised" in line for line in lines)
+
+
+def proposal(path):
+    lines = draft(path)
+    proposed = yaml.safe_load("\n".join(lines))
+    notes = "\n".join(line for line in lines if line.startswith("#"))
+    return proposed, notes, load(path, Mapping.model_validate(proposed))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "rows"),
+    [
+        ("cp1252", "Patientennummer;Abnahmedatum;Kreatinin [µmol/l]", "1;25.01.2024;61\n"),
+        ("cp932", "患者ID,採血日,クレアチニン(µmol/L)".replace("µ", "u"), "1,2024/01/25,61\n"),
+        ("gb18030", "病历号,采样时间,肌酐(μmol/L)", "1,2024-01-25,61\n"),
+    ],
+)
+def test_the_encoding_is_that_in_which_most_names_are_known(tmp_path, encoding, header, rows):
+    path = tmp_path / "r.csv"
+    path.write_bytes((header + "\n" + rows).encode(encoding))
+    proposed, notes, t = proposal(path)
+    assert proposed["encoding"] == encoding
+    assert "encoding" in notes
+    assert t.frame["creatinine_umol_l"].tolist() == [61]
+    assert str(t.frame["record_date"][0].date()) == "2024-01-25"
+
+
+def test_the_header_row_and_the_units_under_it(tmp_path):
+    path = tmp_path / "r.csv"
+    table = "No,MRN,Collected,Creatinine,Calcium\n,,,mg/dL,mmol/L\n1,007,25-JAN-24,---,2.3\n"
+    path.write_text("Laboratory, printed today\n\n" + table)
+    proposed, notes, t = proposal(path)
+    assert (proposed["header_row"], proposed["skip_rows"], proposed["patient_id"]) == (3, 1, "MRN")
+    assert proposed["date_format"] == ["%d-%b-%y"]
+    assert proposed["features"]["creatinine_umol_l"]["unit"] == "mg/dL"
+    assert "'---' mean missing" in notes
+    assert t.frame["calcium_mmol_l"].tolist() == [2.3]
+
+
+def test_the_sheet_and_all_t_scores(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["About this file"])
+    sheet = book.create_sheet("DXA")
+    for row in (["MRN", "DXA date", "hip T-score", "spine T-score", "treated"], ["007", "2024-01-25", -1.0, -2.6, "n"]):
+        sheet.append(row)
+    book.save(tmp_path / "r.xlsx")
+    proposed, _, t = proposal(tmp_path / "r.xlsx")
+    assert proposed["sheet"] == "DXA"
+    assert proposed["t_score"] == ["hip T-score", "spine T-score"]
+    assert t.frame["t_score"].tolist() == [-2.6]
+    assert t.frame["osteoporosis_treatment"].tolist() == [0]
+
+
+def test_dates_that_no_name_tells_are_pointed_out(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("MRN,Zeitpunkt,crea_mg_dl\n1,25.01.2024,0.9\n")
+    assert any("column 'Zeitpunkt' holds dates" in line for line in draft(path))

@@ -60,11 +60,11 @@ def test_a_number_is_read_by_the_rules_that_are_named(cell, rule, value, state):
     assert got[0] == pytest.approx(value, nan_ok=True, abs=0.01)
 
 
-def crea(tmp_path, text, **more):
+def crea(tmp_path, text, on_bad="raise", **more):
     path = tmp_path / "r.csv"
     path.write_text(text)
     base = {"patient_id": "id", "features": {"creatinine_umol_l": {"column": "crea"}}}
-    return load(path, Mapping.model_validate(base | more), on_bad=more.pop("on_bad", "raise"))
+    return load(path, Mapping.model_validate(base | more), on_bad=on_bad)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,13 @@ def test_a_birth_year_of_two_digits_is_never_in_the_future(tmp_path):
     more = {"date": "day", "birth_date": "born", "date_format": "%d.%m.%y"}
     text = "id,day,crea,born\nA,05.01.24,61,01.03.55\nB,05.01.24,61,29.02.48\nC,05.01.24,61,01.03.70\n"
     assert crea(tmp_path, text, **more).frame["age_y"].tolist() == pytest.approx([68.8, 75.8, 53.8], abs=0.1)
+
+
+def test_what_stands_beside_a_refused_date_is_not_undated(tmp_path):
+    text = "id,day,crea,t,on\nA,x,61,-2.6,2024-01-05\nB,2024-01-05,62,-2.6,x\nC,,63,-2.6,\n"
+    f = crea(tmp_path, text, date="day", dxa_date="on", t_score="t", on_bad="missing").frame
+    assert f["creatinine_umol_l"].tolist() == pytest.approx([np.nan, 62, 63], nan_ok=True)
+    assert f["t_score"].tolist() == pytest.approx([-2.6, np.nan, -2.6], nan_ok=True)
 
 
 def test_dates_that_can_hardly_be_are_told(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
@@ -52,4 +53,22 @@ def chunks(path: Path, m: Mapping, name: str | None = None) -> Iterator[Chunk]:
     )
 
 
-__all__ = ["FHIR", "TABLES", "Chunk", "chunks", "kind_of"]
+def first_rows(path: Path, name: str) -> list[tuple[dict[str, Any], list[tuple[int, list[str]]]]]:
+    """What a file may be read as: (settings of a mapping, its first rows with their numbers); [] where nothing is open,
+    as of Parquet.
+
+    Raises:
+        RecordsError: a file that can't be read.
+    """
+    if kind_of(path) in ("csv", "tsv", "txt"):
+        from osteo_ray.patients.readers import text
+
+        return list(text.first_rows(path, name))
+    if kind_of(path) in ("xlsx", "xlsm"):
+        from osteo_ray.patients.readers import workbook
+
+        return list(workbook.first_rows(path, name))
+    return []
+
+
+__all__ = ["FHIR", "TABLES", "Chunk", "chunks", "first_rows", "kind_of"]

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -206,23 +207,50 @@ def _proposal(path: Path, m: Mapping) -> str:
 
     An encoding in which the texts of the mapping (its columns and codes) stand in the file comes first.
     """
-    from charset_normalizer import from_bytes
-
-    with open_bytes(path) as f:
-        sample = f.read(1 << 18)
-    sample = sample[: sample.rfind(b"\n") + 1] or sample
     known = [t for t in _texts_of(m) if not t.isascii()]
-    decoded: dict[str, str] = {}
-    for encoding in ("gb18030", *[r.encoding for r in from_bytes(sample)][:2], "cp1252", "shift_jis", "big5", "cp1251"):
-        try:
-            decoded.setdefault(encoding, sample.decode(encoding))
-        except UnicodeDecodeError:
-            continue
+    decoded = _decoded(path)
     if not decoded:
         return "name its encoding in the mapping: `encoding:`"
     order = sorted(decoded, key=lambda enc: -sum(t in decoded[enc] for t in known))
     shown = [f"{enc} ({_first_word(decoded[enc])!r})" for enc in order[:4]]
     return f"name its encoding in the mapping, e.g. `encoding: {order[0]}`; it would read: {', '.join(shown)}"
+
+
+def _decoded(path: Path) -> dict[str, str]:
+    """The beginning of a file in each encoding that it may be in, by name; those that say the same once."""
+    from charset_normalizer import from_bytes
+
+    with open_bytes(path) as f:
+        sample = f.read(1 << 18)
+    likely = [r.encoding for r in from_bytes(sample[: sample.rfind(b"\n") + 1] or sample)][:2]
+    out: dict[str, str] = {}
+    western = _as_text(sample, "cp1252")
+    for encoding in ("gb18030", *likely, "cp1252", "shift_jis", "big5", "cp1251"):
+        text = _as_text(sample, encoding)
+        if text is not None and text not in out.values():
+            out["cp1252" if text == western else encoding] = text  # of those that say the same, the usual one
+    return out
+
+
+def _as_text(sample: bytes, encoding: str) -> str | None:
+    """The beginning of a file as text, its last character perhaps cut; None where it is not in this encoding."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return None
+
+
+def first_rows(path: Path, name: str) -> Iterator[tuple[dict[str, Any], list[tuple[int, list[str]]]]]:
+    """(what a mapping has to say of the file, its first lines cut into fields, with their numbers), in each encoding
+    that the file may be in."""
+    encoding = _encoding(path, name, None)
+    with open_bytes(path) as f:
+        sample = f.read(1 << 18)
+    plainly = _as_text(sample, encoding)
+    for enc, text in (_decoded(path) if plainly is None else {"": plainly}).items():
+        lines = enumerate(text.splitlines()[:LOOKED_AT], 1)
+        rows = [(k, _fields_of([line], max(_DELIMITERS, key=line.count))[0]) for k, line in lines if line.strip()]
+        yield {"encoding": enc} if enc else {}, rows
 
 
 def _texts_of(m: Mapping) -> list[str]:

@@ -27,24 +27,41 @@ def read_workbook(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
         RecordsError: no workbook, no such sheet, several sheets with rows of which none is named, a formula without a
             value, a row with values beyond the header.
     """
-    from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
-
+    book = _open(path, name)
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError) as e:
-        raise RecordsError([f"{name}: no workbook that can be read ({e}); save it again as .xlsx, or as CSV"]) from None
-    try:
-        _forget_dimensions(book)
         sheet = _sheet(book, m, name)
-        formulas = load_workbook(path, read_only=True)
-        _forget_dimensions(formulas)
+        formulas = _open(path, name, values=False)
         try:
             yield from _rows(sheet, formulas[sheet.title], m, name)
         finally:
             formulas.close()
     finally:
         book.close()
+
+
+def first_rows(path: Path, name: str) -> Iterator[tuple[dict[str, Any], list[tuple[int, list[str]]]]]:
+    """(what a mapping has to say of the file, the first rows with their numbers) of each sheet that holds any."""
+    book = _open(path, name)
+    try:
+        for sheet in book.worksheets:
+            cells = enumerate(sheet.iter_rows(max_row=LOOKED_AT), 1)
+            rows = [(k, [plain(c.value) for c in row]) for k, row in cells]
+            if any(any(r) for _, r in rows):
+                yield {"sheet": sheet.title} if len(book.worksheets) > 1 else {}, rows
+    finally:
+        book.close()
+
+
+def _open(path: Path, name: str, values: bool = True) -> Any:
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = load_workbook(path, read_only=True, data_only=values)
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError) as e:
+        raise RecordsError([f"{name}: no workbook that can be read ({e}); save it again as .xlsx, or as CSV"]) from None
+    _forget_dimensions(book)
+    return book
 
 
 def _forget_dimensions(book: Any) -> None:
