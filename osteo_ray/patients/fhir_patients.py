@@ -25,7 +25,8 @@ def canonical(reference: str) -> str:
 
 
 def identifier_of(identifiers: Any, rule: Fhir) -> tuple[str | None, str]:
-    """(the patient's number, what is wrong): of the configured system, else of the configured type; never the first.
+    """(the patient's number, its system or what is wrong): of the configured system, else of the configured type; never
+    the first.
 
     Identifiers of `use: old` do not count; temporary ones, and those whose period has an end, only where there is no
     other.
@@ -44,7 +45,7 @@ def identifier_of(identifiers: Any, rule: Fhir) -> tuple[str | None, str]:
     lasting = [i for i in fits if i.get("use") != "temp" and not (i.get("period") or {}).get("end")]
     values = {str(i["value"]).strip() for i in lasting or fits}
     if len(values) == 1:
-        return values.pop(), ""
+        return values.pop(), str((lasting or fits)[0].get("system") or "")
     systems = ", ".join(sorted({str(i.get("system") or "none") for i in (fits or usable)})) or "none at all"
     if values and len({i.get("system") for i in lasting or fits}) == 1:
         return None, f"several numbers {wanted}, all of system {systems}; mark those that hold no more as `use: old`"
@@ -73,6 +74,8 @@ class Subjects:
         self._sex = array("d")
         self._born = array("i")
         self._of_patient = array("q")  # the subject by which a patient is known
+        self._system = array("h")  # of the number, -1 not stated
+        self._systems: dict[str, int] = {}
         self._why: dict[int, str] = {}
         self._replaced: dict[int, str] = {}
         self._replaces: list[tuple[str, str]] = []  # the reference that was replaced, and by which
@@ -88,12 +91,12 @@ class Subjects:
 
     def add_identified(self, identifier: dict[str, Any]) -> int | None:
         """A subject that is given by an identifier instead of a reference; None where it is not the one that counts."""
-        pid, _ = identifier_of([identifier], self._reading.mapping.fhir)
+        pid, system = identifier_of([identifier], self._reading.mapping.fhir)
         if pid is None:
             return None
         reference = f"identifier {pid}"
         if reference not in self._patient_of:
-            self._patient_of[reference] = self._append(pid, np.nan, _NO_BIRTH, "", self.subject(reference))
+            self._patient_of[reference] = self._append(pid, np.nan, _NO_BIRTH, system, self.subject(reference))
         return self.subject(reference)
 
     def add(self, resource: dict[str, Any], full_url: str | None, where: str) -> None:
@@ -142,6 +145,7 @@ class Subjects:
         self._of_patient.append(subject)
         if pid is None:
             self._why[k] = why
+        self._system.append(-1 if pid is None or not why else self._systems.setdefault(why, len(self._systems)))
         return k
 
     def _find(self, reference: str) -> int | None:
@@ -157,6 +161,7 @@ class Subjects:
         """(patient [n subjects], -1 where nobody is known; key uint64 [n]); what can't be joined becomes problems."""
         patient = np.full(len(self._names), -1, np.int64)
         keys = np.zeros(len(self._names), np.uint64)
+        self._part_systems()
         for old, new in self._replaces:
             if (before := self._find(old)) is not None:
                 self._replaced.setdefault(before, new)
@@ -193,6 +198,19 @@ class Subjects:
         for why, n in reasons.most_common():
             self._reading.found.problem(f"{n} patients: {why}")
         return patient, keys
+
+    def _part_systems(self) -> None:
+        """Equal numbers of two systems are two people's, until somebody says otherwise: neither joins anyone."""
+        stated = np.array(self._system, np.int64)
+        facts = pd.DataFrame({"key": np.array(self._keys, np.uint64), "system": stated})[stated >= 0]
+        twice = facts[facts.groupby("key")["system"].transform("nunique") > 1]
+        names = ", ".join(s for s, k in self._systems.items() if k in set(twice["system"]))
+        for k in twice.index:
+            self._known[k] = 0
+            self._why[k] = (
+                f"their number stands under several systems ({names}); name the one that the CTs carry, "
+                f"`fhir: {{identifier_system: ...}}`, or read each hospital's export by itself with its `site`"
+            )
 
     def facts(self) -> tuple[np.ndarray, np.ndarray]:
         """(sex 1 male, 0 female, NaN; birth date datetime64[D] or NaT) of each patient. Where Patients of one number

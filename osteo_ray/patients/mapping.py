@@ -76,6 +76,12 @@ class Numbers(Section):
         "flags: '5.2 H', '5.2*' are 5.2",
     )
 
+    @model_validator(mode="after")
+    def _two_signs(self) -> Numbers:
+        if self.thousands == self.decimal:
+            raise ValueError(f"decimal and thousands can't both be {self.decimal!r}")
+        return self
+
 
 class Quantity(Section):
     """How one feature's values are to be read."""

@@ -227,10 +227,11 @@ def _table(
     if m.format == "fhir":
         raise RecordsError([f"{name}: the mapping is of `format: fhir`, the file a table; give a wide or long mapping"])
     reading = Reading(m, pseudonym_key, identity, found)
+    pieces = (chunk.named(wide.columns_of(m)) for chunk in chunks(path, m, name))
     if m.format == "long":
-        yield from _long(chunks(path, m, name), reading)
+        yield from _long(pieces, reading)
         return
-    for k, chunk in enumerate(chunks(path, m, name)):
+    for k, chunk in enumerate(pieces):
         if k == 0:
             wide.check_columns(chunk, reading)
         yield wide.map_chunk(wide.records_of(chunk, reading, k == 0), reading)

@@ -123,7 +123,7 @@ def number(cell: Any, missing: frozenset[str], rule: Numbers) -> tuple[float, in
         return (limit / 2 if low and rule.bounds == "half" else np.nan), BOUND
     value = _digits(text, rule)
     if value is not None:
-        return value, OK
+        return (np.nan, MISSING) if f"{value:g}" in missing else (value, OK)
     if "age_units" in rule.rules and (m := _AGE.fullmatch(text)):
         per_year = 1.0 if _IS_YEARS.fullmatch(m[2]) else _PER_YEAR[m[2][0].lower()]
         return round(float(m[1]) / per_year, 2), OK

@@ -15,6 +15,8 @@ from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.units import unit_like
 from osteo_ray.patients.values import BAD, Parsed, age_at, as_written, century_before, coded, date_hint, moments, plain
 
+_AGES_DIFFER = 2
+
 
 def columns_of(m: Mapping) -> dict[str, str]:
     """Columns that a mapping names -> what for."""
@@ -54,6 +56,8 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
             what_for = f"{chunk.source}: column {c!r} ({what}): named by the mapping, not there"
             problems.append(f"{what_for}{hint} (it has: {listed})")
     if problems:
+        if len(there) == 1 < len(used):
+            problems.append(f"{chunk.source}: the header is one column: is its `delimiter` right?")
         raise RecordsError(problems)
     given = {c for c, what in used.items() if c in there} - {m.patient_id, m.date, m.site_column}
     if not given:
@@ -180,6 +184,8 @@ def ages(
     f = feature("age_y")
     age = age_at(born.astype("datetime64[D]"), at.astype("datetime64[D]"))
     computed = np.ones(len(age), bool) if stated is None else np.isnan(stated)
+    if stated is not None and (n := int((np.abs(stated - age) > _AGES_DIFFER).sum())):
+        reading.found.note(f"{chunk.source}: {n} ages are more than {_AGES_DIFFER} years off those by the birth date")
     outside = computed & ((age < f.low) | (age > f.high))
     for row in np.flatnonzero(outside):
         reading.found.problem(

@@ -331,6 +331,14 @@ def test_numbers_that_hold_no_more_give_way(tmp_path):
         load_lines(tmp_path, patient(identifier=[MR, MR | {"value": "6"}]), crea())
 
 
+def test_equal_numbers_of_two_systems_are_refused(tmp_path):
+    people = patient("p1", identifier=[MR]), patient("p2", identifier=[MR | {"system": "http://other"}])
+    with pytest.raises(records.RecordsError, match=r"2 patients: .* several systems .http://mrn, http://other"):
+        load_lines(tmp_path, *people, crea(), crea(patient_id="p2"))
+    m = records.Mapping.model_validate({"format": "fhir", "fhir": {"identifier_system": "http://mrn"}})
+    assert keys(load_lines(tmp_path, people[0], crea(), mapping=m)) == [patient_key("7", None)]
+
+
 def test_a_merge_counts_from_either_side(tmp_path):
     link = [{"other": {"reference": "Patient/p1"}, "type": "replaces"}]
     t = load_lines(tmp_path, patient("p1", "OLD"), patient("p2", "NEW", link=link), crea())

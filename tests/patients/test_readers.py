@@ -240,3 +240,27 @@ def test_a_folder_of_tables_is_one_source(tmp_path):
     assert len(t) == 3
     assert t.report is not None
     assert t.report.dropped == (("file note.md", 1),)
+
+
+@pytest.mark.parametrize(
+    ("header", "column"),
+    [
+        ("CREA\n(umol/L)", "CREA (umol/L)"),
+        ("CREA (\u00b5mol/L)", "CREA (\u03bcmol/L)"),
+        ("ＣＲＥＡ", "CREA"),
+        ("WBC 10³", "WBC 10³"),
+        ("Gro\u0308\u00dfe", "Gr\u00f6\u00dfe"),
+    ],
+)
+def test_names_of_columns_that_look_the_same_are_the_same(tmp_path, header, column):
+    m = mapping(features={"creatinine_umol_l": {"column": column}})
+    rows = [["id", "day", header], ["A", None, 61]]
+    for path in (workbook(tmp_path, {"labs": rows}), write(tmp_path, f'id,day,"{header}"\nA,,61\n')):
+        assert load(path, m).frame["creatinine_umol_l"].tolist() == [61]
+
+
+def test_a_header_that_was_not_cut_or_is_not_there_is_told(tmp_path):
+    with pytest.raises(RecordsError, match="the header is one column: is its `delimiter` right"):
+        load(write(tmp_path, "id^day^crea\nA^^61\n"), mapping())
+    with pytest.raises(RecordsError, match="nothing stands in line 9"):
+        load(write(tmp_path, "id,day,crea\nA,,61\n"), mapping(header_row=9))

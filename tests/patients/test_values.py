@@ -117,7 +117,7 @@ def test_a_text_where_codes_are_needed_names_them(tmp_path):
 
 
 def test_missing_texts_may_be_numbers(tmp_path):
-    assert crea(tmp_path, "id,crea\nA,-999\nB,n/a\n", missing=[-999, "N/A"]).frame["creatinine_umol_l"].isna().all()
+    assert crea(tmp_path, "id,crea\nA,-999.0\nB,n/a\n", missing=[-999, "N/A"]).frame["creatinine_umol_l"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,13 @@ def test_what_stands_beside_a_refused_date_is_not_undated(tmp_path):
     assert f["t_score"].tolist() == pytest.approx([-2.6, np.nan, -2.6], nan_ok=True)
 
 
+def test_ages_that_contradict_the_birth_date_are_told(tmp_path):
+    features = {"age_y": {"column": "age"}, "creatinine_umol_l": {"column": "crea"}}
+    text = "id,day,age,born,crea\nA,2024-01-01,67,1980-01-01,61\nB,2024-01-01,67,1957-01-01,61\n"
+    t = crea(tmp_path, text, date="day", birth_date="born", features=features)
+    assert any("1 ages are more than 2 years off" in n for n in t.report.notes)
+
+
 def test_dates_that_can_hardly_be_are_told(tmp_path):
     t = crea(tmp_path, "id,day,crea\nA,1900-01-01,61\nB,2190-01-05,61\nC,2024-01-05,61\n", date="day")
     assert any("1 date is before 1980-01-01, the first 1900-01-01" in n for n in t.report.notes)
@@ -249,6 +256,7 @@ def test_what_keeps_a_spreadsheet_from_numbers_is_no_part_of_an_id(tmp_path):
         ({"format": "long", "patient_id": "id"}, "a long mapping needs test, value"),
         ({"patient_id": "id"}, "a wide mapping needs features"),
         ({"patient_id": "id", "features": {"alt_u_l": {"column": "a", "analyte": "urea_nitrogen"}}}, "no analyte"),
+        ({"patient_id": "id", "t_score": "t", "numbers": {"decimal": ",", "thousands": ","}}, "can't both be ','"),
         ({"patient_id": "id", "timezone": "Asia/Peking", "t_score": "t"}, "no such time zone"),
         ({"patient_id": "id", "date_format": "DD.MM.YYYY", "t_score": "t"}, "names no day, month and year"),
         ({"patient_id": "id", "test": "x", "t_score": "t"}, "format wide has no use for: test"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -31,6 +32,20 @@ class Chunk:
     repeated: tuple[str, ...] = ()
     cell: str = "column"
 
+    def named(self, wanted: Iterable[str]) -> Chunk:
+        """The chunk with the names that a mapping gives its columns, where those of the file are the same but for
+        blanks, line ends, width or composition of characters."""
+        there = [str(c) for c in self.frame.columns]
+        absent = [w for w in wanted if w not in there]
+        if not absent:
+            return self
+        forms: dict[str, list[str]] = {}
+        for c in there:
+            forms.setdefault(name_form(c), []).append(c)
+        fits = {w: forms.get(name_form(w), []) for w in absent}
+        new = {columns[0]: w for w, columns in fits.items() if len(columns) == 1}
+        return replace(self, frame=self.frame.rename(columns=new), repeated=tuple(new.get(c, c) for c in self.repeated))
+
     def without(self, rows: np.ndarray) -> Chunk:
         """The chunk without some of its rows (bool [n])."""
         return replace(self, frame=self.frame[~rows].reset_index(drop=True), numbers=self.numbers[~rows])
@@ -39,6 +54,11 @@ class Chunk:
         """Where a cell is: 'labs.csv, line 3, column 'CREA''."""
         where = f"{self.source}, {self.word} {self.numbers[i]}"
         return where if column is None else f"{where}, {self.cell} {column!r}"
+
+
+def name_form(name: str) -> str:
+    """The form in which names of columns are compared."""
+    return " ".join(unicodedata.normalize("NFKC", name).split())
 
 
 def check_header(later: Iterable[tuple[int, list[str]]], patient_id: str, source: str, word: str) -> None:
@@ -51,7 +71,7 @@ def check_header(later: Iterable[tuple[int, list[str]]], patient_id: str, source
         RecordsError: naming the row that is.
     """
     for number, fields in later:
-        if patient_id in fields:
+        if name_form(patient_id) in map(name_form, fields):
             raise RecordsError(
                 [f"{source}: the column {patient_id!r} stands in {word} {number}; give `header_row: {number}`"]
             )

@@ -19,7 +19,7 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, repeated_names
+from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
 from osteo_ray.patients.readers.compressed import open_bytes
 
 _MARKS = (
@@ -75,6 +75,8 @@ def _header_lines(f, m: Mapping, name: str) -> tuple[int, list[str]]:
         f.readline()
     lines = [f.readline(1 << 20) for _ in range(LOOKED_AT)]
     while lines and not lines[0].strip("\ufeff ,;\t|\r\n"):
+        if not lines[0] and m.header_row > 1:
+            raise RecordsError([f"{name}: nothing stands in line {m.header_row} or after it; is `header_row` right?"])
         if not lines[0]:
             raise RecordsError([f"{name}: the file is empty; a header and rows are needed"])
         above, lines = above + 1, lines[1:]
@@ -121,7 +123,7 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
         header = [h.strip().lstrip("\ufeff").strip() for h in next(reader)]
         while header and not header[-1]:
             header.pop()  # a comma behind the last name
-        if m.patient_id and m.patient_id not in header:
+        if m.patient_id and name_form(m.patient_id) not in map(name_form, header):
             check_header(enumerate(lines, above + 1), m.patient_id, name, "line")
         repeated = repeated_names([h for h in header if h])
         width = len(header)

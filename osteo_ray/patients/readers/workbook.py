@@ -13,7 +13,7 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, repeated_names
+from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
 from osteo_ray.patients.values import plain
 
 _SHOWN = re.compile(r'(?:"([^"]*)")?(0+)')
@@ -120,7 +120,7 @@ def _rows(sheet: Any, formulas: Any, m: Mapping, name: str) -> Iterator[Chunk]:
             header = [plain(c.value) for c in cells]
             while header and not header[-1]:
                 header.pop()
-            if m.patient_id and m.patient_id not in header:
+            if m.patient_id and name_form(m.patient_id) not in map(name_form, header):
                 check_header(_later(sheet, number), m.patient_id, where, "row")
             repeated = repeated_names([h for h in header if h])
             continue
