@@ -99,7 +99,7 @@ def fit(
 
 
 class Keeper(Protocol):
-    """Where a loop's state lies between epochs."""
+    """Where a loop's state lies between epochs, or steps."""
 
     def load(self) -> dict[str, Any] | None: ...
 
@@ -108,9 +108,10 @@ class Keeper(Protocol):
 
 @dataclass
 class FileKeeper:
-    """State in one local file, which appears whole or not at all."""
+    """State in one local file, which appears whole or not at all; `saved` is called when it is there."""
 
     path: Path
+    saved: Callable[[], object] = lambda: None
 
     def load(self) -> dict[str, Any] | None:
         return torch.load(self.path, weights_only=True) if self.path.exists() else None
@@ -118,6 +119,7 @@ class FileKeeper:
     def save(self, state: dict[str, Any]) -> None:
         with replaced(self.path) as tmp:
             torch.save(state, tmp)
+        self.saved()
 
 
 Feed = Callable[[int], Iterator[Rows]]

@@ -45,6 +45,9 @@ class PretrainConfig(Section):
     )
     slices: int = Field(40_000, ge=100, description="most slices kept in memory, drawn evenly; 18 KB each at 96 x 96")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where pre-training runs")
+    checkpoint_every: int = Field(
+        200, ge=1, description="steps between checkpoints; a training that was cut short goes on from the last one"
+    )
     augment: AugmentConfig = AugmentConfig()
 
 

@@ -27,6 +27,7 @@ from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.io.store import absolute
+from osteo_ray.kdamm.train import FileKeeper
 from osteo_ray.model import reference
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.bundle import Bundle
@@ -139,8 +140,10 @@ def prepare(src: Sources, out: str | Path, cfg: TrainConfig, quiet: bool = False
 
     def fit_encoder(folder: Path) -> None:
         data = sl.slice_data(sets, cfg.crop.size, people, mixed, cfg.pretrain.slices, cfg.seed)
-        with scalars(folder, "encoder") as write:
-            enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet, start, write)
+        state = folder / "state.pt"
+        keeper = FileKeeper(state, partial(run.save, "encoder"))
+        with scalars(folder, "encoder", carried_on=state.exists()) as write:
+            enc, losses = pretrain(data, cfg.encoder, cfg.pretrain, cfg.seed, quiet, start, write, keeper)
         save_file(enc.state_dict(), folder / "encoder.safetensors")
         (folder / "losses.json").write_text(json.dumps({"losses": losses, "slices with targets": data.targets()}))
 

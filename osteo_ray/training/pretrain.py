@@ -8,14 +8,17 @@ believes to show the middle of a lumbar vertebra.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from osteo_ray.kdamm.train import Keeper
 from osteo_ray.model.config import EncoderConfig
 from osteo_ray.model.embedding import L1_NUMBER, LUMBAR, REGIONS, height_of
 from osteo_ray.model.encoder import SliceFeatures, build_encoder
@@ -63,12 +66,14 @@ def pretrain(
     quiet: bool = False,
     start: Mapping[str, torch.Tensor] | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
     """Train and return the encoder in eval mode, and the mean losses of the last tenth of the steps.
 
     Args:
         start: weights to go on from; None: from random ones.
         on_step: told each step's number and losses.
+        keeper: of the state between steps; one that is there already is carried on, with the same result on a CPU.
 
     Raises:
         InputError: where no slice has a target, and there are no weights to start from.
@@ -96,9 +101,17 @@ def pretrain(
     opt = torch.optim.AdamW(params, lr=lr, weight_decay=1e-4)
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=cfg.steps)
     log: list[dict[str, float]] = []
+    parts: dict[str, Any] = {"encoder": enc, "head": head, "optimiser": opt, "schedule": sched}
+    if keeper and (state := keeper.load()):
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+        rng.bit_generator.state = json.loads(state["draws"])
+        log = state["log"]
     enc.train()
     with progress_bar("pre-train encoder", cfg.steps, "step", quiet) as advance:
-        for step in range(cfg.steps):
+        advance(len(log))
+        for step in range(len(log), cfg.steps):
             targeted = slices() if slices else np.zeros(0, int)
             bagged = bags() if bags else np.zeros(0, int)
             crops = torch.from_numpy(data.crops[np.concatenate([targeted, bagged])]).to(device)
@@ -118,6 +131,9 @@ def pretrain(
             log.append({name: float(v.detach()) for name, v in losses.items()})
             if on_step:
                 on_step(step, log[-1])
+            if keeper and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
+                rest = {"rng": torch.get_rng_state(), "draws": json.dumps(rng.bit_generator.state), "log": log}
+                keeper.save({name: part.state_dict() for name, part in parts.items()} | rest)
             advance(1)
     tail = log[-max(1, cfg.steps // 10) :]
     names = sorted({k for r in tail for k in r})

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from osteo_ray.kdamm.train import FileKeeper
 from osteo_ray.model.config import EncoderConfig
 from osteo_ray.outcomes import InputError
 from osteo_ray.training.augment import augment
@@ -48,6 +49,26 @@ def test_region_of_interest_finds_the_core_and_the_same_seed_gives_the_same_weig
     a, b, c = (pretrain(discs(), ARCH, short, seed=s, quiet=True)[0].state_dict() for s in (1, 1, 2))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_a_training_that_was_cut_short_goes_on_to_the_same_weights(tmp_path):
+    class Cut(Exception):
+        pass
+
+    def cut() -> None:
+        raise Cut
+
+    cfg, kept = PretrainConfig(steps=7, batch=8, patient_weight=1.0, checkpoint_every=3), tmp_path / "state.pt"
+    whole, losses = pretrain(discs(), ARCH, cfg, seed=0, quiet=True)
+    with pytest.raises(Cut):
+        pretrain(discs(), ARCH, cfg, seed=0, quiet=True, keeper=FileKeeper(kept, cut))
+    steps: list[int] = []
+    rest, again = pretrain(
+        discs(), ARCH, cfg, seed=0, quiet=True, keeper=FileKeeper(kept), on_step=lambda i, row: steps.append(i)
+    )
+    assert steps == [3, 4, 5, 6]
+    assert again == losses
+    assert all(torch.equal(v, rest.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
 def test_t_scores_teach_beside_slice_targets_of_others():
