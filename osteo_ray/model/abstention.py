@@ -23,7 +23,7 @@ from osteo_ray.model.levels import Levels, levels_of
 from osteo_ray.model.networks import MODALITIES
 from osteo_ray.model.novelty import picks_summary
 from osteo_ray.model.patterns import modalities_of
-from osteo_ray.model.selection import ON_LEVEL, Selection
+from osteo_ray.model.selection import LEAST_PLACED, ON_LEVEL, Selection
 from osteo_ray.outcomes import Outcome, Phase, State
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ SURE = 0.5
 """Belief from which a slice is taken to show a region."""
 LEVEL_MM = 35.0
 """Height of a lumbar level with its disc, about: the levels seen are counted by the heights of lumbar slices."""
-LEAST_PLACED = 2
-"""Fewest picks that the column of slices must place in the bodies of L1-L4."""
 MODEL_CODES = (
     "NO_LUMBAR_SEEN",
     "LEVELS_REVERSED",

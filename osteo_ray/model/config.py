@@ -44,6 +44,12 @@ class ViewConfig(Section):
         description="picks that the column of looked-at slices places outside the bodies of L1-L4 fall out "
         "(model.levels), and the surest slices inside take their place",
     )
+    more_looks: int = Field(
+        12,
+        ge=0,
+        description="with by_level: slices looked at beyond the policy's, a few at a time, while a pick's level is not "
+        "known; 0: none",
+    )
     selector: str | None = Field(
         None,
         description="dotted name of a slice selector of one's own (model/extension.py); null: the learned policy",

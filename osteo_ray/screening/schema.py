@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.schema import GATE
 
-RESULT_VERSION = "1.4"
+RESULT_VERSION = "1.5"
 
 SELECTED = pa.struct(
     [
