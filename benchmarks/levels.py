@@ -3,7 +3,8 @@
     python benchmarks/levels.py --bundle osteo_ray/model/reference/bundle --scans 60 --seed 5200
 
 Writes docs/results/levels.json and docs/results/levels.md. Judged are the picks and every looked-at slice that shows a
-vertebral body, apart for scans that show ribs (T12) or sacrum and for scans that show neither.
+vertebral body, apart for scans that show ribs (T12) or sacrum and for scans that show neither. The same scans without
+further looks (`view.more_looks`) stand beside: what they cost, and whether a score comes or goes by them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from scipy.stats import binomtest
 
 from osteo_ray.config import Section, load
+from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.predictor import Predictor
 from osteo_ray.synthetic import fast
@@ -62,6 +64,36 @@ def judged(scorer: Predictor, stack: fast.SyntheticStack) -> list[dict[str, Any]
     return out
 
 
+def scored(scorer: Predictor, stack: fast.SyntheticStack, more_looks: int) -> dict[str, Any]:
+    """The result row of a scan without a record, with at most so many further looks."""
+    config = scorer.bundle.config
+    view = config.view.model_copy(update={"more_looks": more_looks})
+    scorer.bundle.config = config.model_copy(update={"view": view})
+    fresh = fast.SyntheticStack(stack.anatomy, stack.scan)
+    facts = {"kvp": stack.scan.kvp, "contrast": "venous" if stack.scan.contrast else "none"}
+    result = scorer.score_stack(fresh, facts, np.full(len(NAMES), np.nan))
+    scorer.bundle.config = config
+    return result
+
+
+def looks(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What further looks change: one row without and one with them."""
+    without, with_them = zip(*pairs, strict=True)
+    rows = []
+    for what, results in (("none", without), ("up to 12", with_them)):
+        ends = [r["state"] in ("SCORED", "SCORED_WARN") for r in results]
+        picks = [p for r in results for p in r["selected"]]
+        rows.append(
+            {"table": "looks", "further_looks": what, "scans": len(results), "scored": sum(ends),
+             "decoded": round(float(np.mean([r["slices_decoded"] for r in results])), 1),
+             "picks_named": round(float(np.mean([p["level"] is not None for p in picks])), 3)}
+        )  # fmt: skip
+    both = [(a["risk_prob"], b["risk_prob"]) for a, b in pairs if None not in (a["risk_prob"], b["risk_prob"])]
+    rows[1]["largest_change_of_risk"] = round(max(abs(a - b) for a, b in both), 3)
+    rows[1]["changed_risks"] = sum(a != b for a, b in both)
+    return rows
+
+
 def row(what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares of one group, with a 95 % Wilson interval of what is right among the named."""
     named = [r for r in rows if r["name"] is not None]
@@ -84,9 +116,11 @@ def main() -> None:
     scorer = Predictor.load(job.bundle, ScoringConfig(shap=False))
     everybody = MissingnessConfig(complete_share=1, ct_only_share=0, no_labs_share=0)
     cfg = CohortConfig(seed=job.seed, persons=job.scans, missing=everybody)
-    rows = []
+    rows, pairs = [], []
     for spec in fast.people(cfg):
-        rows += judged(scorer, fast.stack_of(spec, cfg))
+        stack = fast.stack_of(spec, cfg)
+        rows += judged(scorer, stack)
+        pairs.append((scored(scorer, stack, 0), scored(scorer, stack, 12)))
     groups = {
         "picks, ribs or sacrum in view": [r for r in rows if r["pick"] and r["anchored"] and r["lumbar"]],
         "picks, neither in view": [r for r in rows if r["pick"] and not r["anchored"]],
@@ -94,18 +128,30 @@ def main() -> None:
         "bodies looked at, ribs or sacrum in view": [r for r in rows if r["true"][0] in "TL" and r["anchored"]],
     }
     table = [row(k, v) for k, v in groups.items()]
+    looked = looks(pairs)
     first = table[0]
     value = first["right_of_named"] or 0.0
     bars = [{"name": "levels of picks right, ribs or sacrum in view", "value": value, "low": first["low"],
              "high": first["high"], "target": f">= {TARGET}", "met": value >= TARGET}]  # fmt: skip
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = f"python benchmarks/levels.py --scans {job.scans} --seed {job.seed}"
-    done = {"command": command, "commit": commit, "seed": job.seed, "bundle": scorer.model, "rows": table, "bars": bars}
+    done = {
+        "command": command,
+        "commit": commit,
+        "seed": job.seed,
+        "bundle": scorer.model,
+        "rows": [*table, *looked],
+        "bars": bars,
+    }
     out = Path(job.out)
     out.write_text(json.dumps(done, indent=1) + "\n")
     lines = "".join(
         f"| {r['slices']} | {r['n']} | {r['named']} | {r['right']} | {r['right_of_named']} ({r['low']}-{r['high']}) |\n"
         for r in table
+    )
+    more = "".join(
+        f"| {r['further_looks']} | {r['scans']} | {r['scored']} | {r['decoded']} | {r['picks_named']} |\n"
+        for r in looked
     )
     out.with_suffix(".md").write_text(
         f"""# Level names on fresh synthetic scans
@@ -119,9 +165,20 @@ counts as wrong where the slice shows a disc or the sacrum. In brackets: 95 % Wi
 |---|---|---|---|---|
 {lines}
 Target: {TARGET:.1%} of picks where ribs or sacrum are in view: {"met" if bars[0]["met"] else "**not met**"}.
+
+## Further looks
+
+`view.more_looks`: slices looked at beyond the policy's while a pick's level is not known.
+
+<!-- rows: looks -->
+
+| further looks | scans | scored | decoded | picks named |
+|---|---|---|---|---|
+{more}
+Largest change of a risk by them: {looked[1]["largest_change_of_risk"]} ({looked[1]["changed_risks"]} risks changed).
 """
     )
-    print("\n".join(str(r) for r in table))
+    print("\n".join(str(r) for r in [*table, *looked]))
 
 
 if __name__ == "__main__":
