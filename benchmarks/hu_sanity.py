@@ -74,7 +74,7 @@ def verdicts(slices: list[np.ndarray], spacing: tuple[float, float], kvp: float 
     """The checks that fail, and what was measured first."""
     crops = [spine_crop(np.clip(h, -1024, 3071), spacing, CROP) for h in slices]
     peaks = tissue_peaks((h, spacing, c, CROP.pixel_mm) for h, c in zip(slices, crops, strict=True))
-    outside = max(CropSquare.of(h, spacing, CROP).outside_share(h.shape, spacing) for h in slices)
+    outside = max(CropSquare.of(h, spacing, CROP).outside_share(h, spacing) for h in slices)
     checks = (q_hu(peaks, kvp, CFG), q_orientation(peaks, CFG), q_crop(outside, CFG))
     return [peaks.text(), *(c.gate for c in checks if c.verdict == "fail")]
 

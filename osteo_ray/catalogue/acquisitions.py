@@ -101,4 +101,6 @@ def frames_of_reference_apart(rows: Sequence[Row], least: int) -> bool:
         least: fewest slices of a volume; frames of reference with fewer images on average hold none.
     """
     counts = Counter(r["frame_of_reference_uid"] for r in rows)
+    if len(counts) == 2 and None in counts:
+        return False  # some images are silent: nothing says that they are others
     return len(rows) >= least * len(counts)

@@ -9,6 +9,7 @@ study is in choice.py. Every header row ends in exactly one place: a catalogue r
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -20,10 +21,11 @@ import numpy as np
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.pixel_meaning import OTHER_UNITS, UNKNOWN_UNITS, explanation
+from osteo_ray.catalogue.contrast import of_images
+from osteo_ray.catalogue.pixel_meaning import OTHER_UNITS, PROJECTION, UNKNOWN_UNITS, explanation
 from osteo_ray.catalogue.schema import CATALOGUE, INSTANCE_OF_SERIES
 from osteo_ray.dicom.codecs import readable
-from osteo_ray.dicom.geometry import describe, longest_run, normal, valid_iop
+from osteo_ray.dicom.geometry import alternating, describe, longest_run, normal, valid_iop
 from osteo_ray.outcomes import Phase, State
 
 Row = dict[str, Any]
@@ -116,6 +118,7 @@ def _duplicates(rows: list[Row], same_pixels: SamePixels) -> tuple[list[Row], li
     return kept, files, clash
 
 
+_SMALLEST_MM, _LARGEST_MM = 10.0, 1500.0  # of a picture's side; beyond, the unit is not mm
 _GIVE_UP = 8  # pairs at one position that all differ: these are no copies, and no more pixels are read
 
 
@@ -213,7 +216,8 @@ def image_kind(image_type: str | None) -> str:
     """ORIGINAL AXIAL, DERIVED, ...: the parts of ImageType that separate scans from what was made of them."""
     v = [x.strip().upper() for x in (image_type or "").split("\\")]
     kind = "DERIVED" if v[0] == "DERIVED" else "ORIGINAL"
-    return f"{kind} REFORMATTED" if any(x.startswith(("REFORMAT", "MPR", "PROJECTION", "RESAMPL")) for x in v) else kind
+    made = any(x.startswith(("REFORMAT", "MPR", "PROJECTION", "RESAMPL")) or "MPR" in re.split(r"\W|_", x) for x in v)
+    return f"{kind} REFORMATTED" if made else kind
 
 
 def _positions(rows: list[Row]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -245,13 +249,13 @@ def _one(rows: list[Row], cfg: IndexConfig, split: str | None, copies: int = 0) 
     row = _row(rows, cfg)
     row["split"], row["n_copies_dropped"] = split, copies
     first = rows[0]
-    gates = [g.q_modality(first["modality"], cfg.gates)]
+    gates = [g.q_modality(first["modality"], cfg.gates, first["sop_class"])]
     row["gates"] = gates
-    if first["modality"] != "CT":
+    if gates[0].verdict == "fail":
         return [_close_row(row, cfg)]
     gates.append(g.q_localizer(first["image_type"], first["sop_class"], cfg.gates))
     if gates[-1].verdict == "fail":
-        if row["special"] not in (None, OTHER_UNITS, UNKNOWN_UNITS):  # its name says more than that it was derived
+        if row["special"] not in (None, OTHER_UNITS, UNKNOWN_UNITS, PROJECTION):  # says more than that it was derived
             _end(row, State.EXCLUDED, "SPECIAL_RECON", Phase.GATE, explanation(row["special"], row["rescale_type"]))
         return [_close_row(row, cfg)]
     problem = _unusable(rows, cfg)
@@ -294,6 +298,9 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
         _end(row, State.QUARANTINED, "DRIFT", Phase.ASSEMBLE, f"positions leave a straight line by {s.drift_mm:.2f} mm")
     elif np.degrees(np.arccos(min(abs(n[2]), 1.0))) > geo.axial_max_deg:
         _end(row, State.EXCLUDED, "NOT_AXIAL", Phase.ASSEMBLE, f"slice normal {np.round(n, 3).tolist()}")
+    elif s.irregular and (steps := alternating(z[distinct], max(geo.spacing_rel * s.spacing_mm, geo.spacing_abs_mm))):
+        message = f"slices of two scans interleave: spacing alternates between {steps[0]:.2f} and {steps[1]:.2f} mm"
+        _end(row, State.EXCLUDED, "IRREGULAR_SPACING", Phase.ASSEMBLE, message)
     elif s.irregular and geo.variable_spacing == "reject":
         _end(
             row,
@@ -369,6 +376,9 @@ def _unusable(rows: list[Row], cfg: IndexConfig) -> tuple[str, str, State] | Non
         ps = r["pixel_spacing"]
         if ps is None or not all(np.isfinite(v) and v > 0 for v in ps):
             return "BAD_SPACING", f"pixel spacing {ps}", q
+        sides = (r["rows"] * ps[0], r["cols"] * ps[1])
+        if min(sides) < _SMALLEST_MM or max(sides) > _LARGEST_MM:
+            return "BAD_SPACING", f"pixel spacing {ps}: a picture of {sides[0]:g} x {sides[1]:g} mm is no CT", q
     return None
 
 
@@ -396,11 +406,13 @@ def _row(rows: list[Row], cfg: IndexConfig) -> Row:
         "study_date",
         "series_number",
         "body_part",
-        "kvp",
         "convolution_kernel",
     ):
         row[name] = _most(r[name] for r in rows)
-    for name in ("slice_thickness_mm", "contrast", "manufacturer", "model", "transfer_syntax", "recon_diameter_mm"):
+    voltages = {r["kvp"] for r in rows} - {None}
+    row["kvp"] = voltages.pop() if len(voltages) == 1 else None  # stations of several: which one the spine had is open
+    row["contrast"] = of_images(r["contrast"] for r in rows)
+    for name in ("slice_thickness_mm", "manufacturer", "model", "transfer_syntax", "recon_diameter_mm"):
         row[name] = _most(r[name] for r in rows)
     ps = first["pixel_spacing"]
     sides = [] if not ps or not first["rows"] or not first["cols"] else [ps[0] * first["rows"], ps[1] * first["cols"]]

@@ -37,8 +37,18 @@ def judged(name: str, fired: bool, action: Action, value: Any, threshold: str, c
     return QualityCheck(name, verdict, "absent" if value is None else str(value), threshold)
 
 
-def q_modality(modality: str | None, cfg: QualityChecks) -> QualityCheck:
-    return judged("Q_MODALITY", modality != "CT", "fail", modality, "CT", cfg)
+_SC_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_CT_CLASSES = frozenset(_STORAGE + n for n in ("2", "2.1", "2.2"))  # plain, enhanced, converted to enhanced
+
+
+def q_modality(modality: str | None, cfg: QualityChecks, sop_class: str | None = None) -> QualityCheck:
+    """CT, and no object of another standard class; secondary captures have a check of their own."""
+    value = modality
+    standard = (sop_class or "").startswith(_STORAGE) and not (sop_class or "").startswith(_SC_CLASS)
+    if modality == "CT" and standard and sop_class not in _CT_CLASSES:
+        value = f"CT, stored as {sop_class}"
+    return judged("Q_MODALITY", value != "CT", "fail", value, "CT", cfg)
 
 
 _NO_VOLUME = (
@@ -53,7 +63,6 @@ _NO_VOLUME = (
     "PROJECTION",
     "DOSE",
 )
-_SC_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @cache
@@ -116,6 +125,11 @@ def kernel_class(kernel: str | None, cfg: QualityChecks) -> str:
 
 def q_kernel_sharp(kernel: str | None, cfg: QualityChecks) -> QualityCheck:
     return judged("Q_KERNEL_SHARP", kernel_class(kernel, cfg) == "sharp", cfg.kernel_sharp, kernel, "soft kernel", cfg)
+
+
+KVP_RANGE = (70.0, 150.0)
+"""Tube voltages of CT scanners, kVp, at which bone HU can be brought to 120 kVp; nothing else is scored. Others are
+those of treatment beams, or photon energies written in their place."""
 
 
 def q_kvp(kvp: float | None, cfg: QualityChecks) -> QualityCheck:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from osteo_ray.catalogue.assembly import image_kind
-from osteo_ray.catalogue.checks import kernel_class
+from osteo_ray.catalogue.checks import KVP_RANGE, kernel_class
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.pixel_meaning import explanation
 from osteo_ray.outcomes import Phase, State
@@ -73,6 +73,8 @@ def unfit(r: Row, cfg: IndexConfig) -> tuple[str, str] | None:
     """(code, message) where a series is never screened, whatever else the study holds."""
     if r["special"]:
         return "SPECIAL_RECON", explanation(r["special"], r["rescale_type"])
+    if r["kvp"] is not None and not KVP_RANGE[0] <= r["kvp"] <= KVP_RANGE[1]:
+        return "KVP_OUT_OF_RANGE", f"{r['kvp']:g} kVp; CT is taken at {KVP_RANGE[0]:g} to {KVP_RANGE[1]:g} kVp"
     if image_kind(r["image_type"]).endswith("REFORMATTED"):
         return "REFORMATTED", f"image type {r['image_type']}: made of another series"
     cover = coverage_mm(r)

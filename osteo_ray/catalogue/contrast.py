@@ -7,6 +7,7 @@ in words or codes, "unknown" where it is silent or contradicts itself. An empty 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -60,7 +61,7 @@ def contrast_of(t: ContrastTags) -> str:
     if frame is not None:
         return frame
     by_tags = _of_tags(t)
-    words = stated(tokens(t.description))
+    words = stated(signed_tokens(t.description))
     if by_tags == GIVEN:
         # the tags are those of the injection that was planned; a series described as native may still carry them
         return words if words in PHASES else GIVEN
@@ -71,8 +72,16 @@ def contrast_of(t: ContrastTags) -> str:
     if words is not None:
         return words
     # of the whole examination: that agent was given, or not; a phase would be a guess
-    whole = stated(joined(t.study, t.protocol))
+    whole = stated(joined(_spelled(t.study), _spelled(t.protocol)))
     return GIVEN if whole in PHASES else whole or UNKNOWN
+
+
+def of_images(values: Iterable[str | None]) -> str:
+    """One answer for the images of a volume, of their own: silent ones say nothing, given and denied contradict."""
+    stating = {v for v in values if v not in (None, UNKNOWN)}
+    if len(stating) < 2:
+        return stating.pop() if stating else UNKNOWN
+    return UNKNOWN if NONE in stating else GIVEN
 
 
 def _of_frame(t: ContrastTags) -> str | None:
@@ -87,12 +96,14 @@ def _of_frame(t: ContrastTags) -> str | None:
 def _of_tags(t: ContrastTags) -> str | None:
     """GIVEN, NONE, UNKNOWN (contradiction) or None (silent) of agent, route, amounts and start time."""
     w = _words()
-    agent, route = tokens(t.agent), tokens(t.route)
-    denied = bool(w["agent_none"].search(agent))
+    agent, route = (signed_tokens(v) for v in (t.agent, t.route))
+    agent, route = (" ".join(w["silent"].sub(" ", v).split()) for v in (agent, route))
+    agent, route = (f" {v} " if v else "" for v in (agent, route))
+    denied = _denies(agent)
     given = bool(agent) and not denied and not _enteral_only(agent)
     if given and _enteral_only(route) and not w["intravenous"].search(agent):
         given = False
-    if route and not w["agent_none"].search(route) and not _enteral_only(route):
+    if route and not _denies(route) and not _enteral_only(route):
         given = True
     enteral = _enteral_only(agent) or _enteral_only(route)
     amount = any(v is not None and v > 0 for v in (t.volume_ml, t.dose_ml))
@@ -103,23 +114,55 @@ def _of_tags(t: ContrastTags) -> str | None:
     return NONE if denied else None
 
 
+def _denies(text: str) -> bool:
+    """Whether an agent or route tag says that there was none, and no more."""
+    w = _words()
+    return bool(text) and bool(w["agent_none"].search(text) or not w["none"].sub(" ", text).strip())
+
+
 def _enteral_only(text: str) -> bool:
     w = _words()
     return bool(text and w["oral"].search(text)) and not w["intravenous"].search(text)
 
 
+_SIGNS = (
+    (re.compile(r"(?<![^\W_])(C|CM|KM|IVC?|APC) ?\(?-\)?(?![^\s/,;_)])", re.IGNORECASE), r"\1 MINUS "),
+    (re.compile(r"(?<![^\W_])C ?\(\+\)", re.IGNORECASE), "C+ "),
+    (re.compile(r"(?<![^\s/(])\+ ?C(?![^\W_])", re.IGNORECASE), " PLUS C "),
+    (re.compile(r"(?<![^\s/(])-C(?![^\s/,;_)])", re.IGNORECASE), " MINUS C "),
+)
+
+
+def _spelled(text: str | None) -> str | None:
+    """The signs of "C-", "C(+)" and "+C" as words: tokens hold no signs."""
+    for sign, word in _SIGNS if text else ():
+        text = sign.sub(word, text or "")
+    return text
+
+
+def signed_tokens(text: str | None) -> str:
+    """`tokens`, with the signs behind and before "C" as words."""
+    return tokens(_spelled(text))
+
+
 def stated(text: str) -> str | None:
-    """What words say: none, a phase, contrast, unknown (with and without), or None; `text` as `tokens` gives it."""
+    """What words say: none, a phase, contrast, unknown (with and without), or None.
+
+    Args:
+        text: as `signed_tokens` gives it.
+    """
     if not text:
         return None
     w = _words()
     if w["both"].search(text):
         return UNKNOWN
     rest = w["none"].sub(" ", text)
+    denied = rest != text
+    rest = w["no_oral"].sub(" ", rest)
     phase = next((p for p in PHASES if w[p].search(rest)), None)
     if phase is None and w["given"].search(w["oral"].sub(" ", rest)) and not _oral_contrast(rest):
         phase = GIVEN
-    if rest != text:
+    if denied:
         return NONE if phase is None else UNKNOWN
     return phase
 

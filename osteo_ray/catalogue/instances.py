@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.contrast import ContrastTags, contrast_of
-from osteo_ray.catalogue.pixel_meaning import Stated, meaning_of
+from osteo_ray.catalogue.pixel_meaning import Stated, line_of, meaning_of
 from osteo_ray.dicom.sources import Entry
 from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of, words_of
 from osteo_ray.outcomes import Phase, Rejected, State
@@ -165,7 +165,7 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
     known = pid is not None and normalised(pid, cfg.identity) != ""
     site = cfg.site or (text("issuer_of_patient_id") if cfg.identity.issuer_as_site else None)
     image_type, kernel, rescale_type = text("image_type"), text("kernel"), text("rescale_type")
-    kvp = _finite(h.number("kvp"))
+    kvp = _voltage(h.number("kvp"))
     signed = ushort("signed")
     sex = text("sex")
     spacing = h.numbers("pixel_spacing", 2)
@@ -185,7 +185,7 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "patient_key": patient_key(pid, cfg.pseudonym_key, cfg.identity, site) if known else None,
         "site": site,
         "age_y": age_years(text("age"), text("birth_date"), text("study_date")),
-        "sex": sex if sex in ("M", "F") else None,
+        "sex": _SEXES.get((sex or "").upper()),
         "study_date": text("study_date"),
         "modality": text("modality"),
         "image_type": image_type,
@@ -225,8 +225,8 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
 
 
 _STATED = (
-    *("character_set", "image_type", "series_description", "derivation", "kernel", "rescale_type", "manufacturer"),
-    "model",
+    *("character_set", "image_type", "series_description", "derivation", "protocol", "kernel", "rescale_type"),
+    *("manufacturer", "model"),
 )
 _CONTRAST = (
     *("character_set", "contrast_agent", "contrast_route", "contrast_volume", "contrast_dose", "contrast_start"),
@@ -263,6 +263,7 @@ def _stated(
         image_type=image_type,
         description=h.words("series_description"),
         derivation=h.words("derivation"),
+        protocol=h.words("protocol"),
         kernel=kernel,
         rescale_type=rescale_type,
         manufacturer=h.text("manufacturer"),
@@ -346,8 +347,8 @@ def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> 
         ("slope", number_of(value.get("slope"))),
         ("intercept", number_of(value.get("intercept"))),
         ("convolution_kernel", text_of(group("reconstruction").get("kernel"))),
-        ("kvp", number_of(group("xray_details").get("kvp"))),
-        ("image_type", text_of(group("frame_type_group").get("frame_type"))),
+        ("kvp", _voltage(number_of(group("xray_details").get("kvp")))),
+        ("image_type", _frame_type(group("frame_type_group"), base["image_type"], h.text("volume_technique"))),
     ):
         if got is not None:
             r[key] = got
@@ -361,6 +362,8 @@ def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> 
     if acquisition:
         r["acquisition_number"] = int.from_bytes(acquisition[:2], order)
     r["special"] = meaning_of(_stated(h, r["image_type"], r["convolution_kernel"], r["rescale_type"], r["kvp"]))
+    if r["special"] is None and (line := line_of(Stated(image_type=base["image_type"]))):
+        r["special"] = line.kind  # of the whole object, where its frames say less
     usage = own.get("contrast_usage") or shared.get("contrast_usage")
     if usage:
         # of several agents, one that was given counts
@@ -369,8 +372,25 @@ def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> 
     return r
 
 
+def _frame_type(items: dict[str, Any], whole: str | None, technique: str | None) -> str | None:
+    """ImageType of a frame, with the technique by which its volume was computed as one more value.
+
+    Args:
+        whole, technique: what the object states of all its frames.
+    """
+    frame_type, technique = text_of(items.get("frame_type")), text_of(items.get("volume_technique")) or technique
+    if technique in (None, "NONE", "MIXED"):
+        return frame_type
+    return "\\".join(v for v in (frame_type or whole, technique) if v)
+
+
 def _finite(v: float | None) -> float | None:
     return v if v is not None and v == v and abs(v) != float("inf") else None
+
+
+def _voltage(v: float | None) -> float | None:
+    """kVp; 0 and less are how some writers leave it out."""
+    return v if (_finite(v) or 0.0) > 0 else None
 
 
 def _whole(v: float | None) -> int | None:
@@ -382,6 +402,8 @@ def _stored(v: int | None, signed: int | None) -> int | None:
     return v - 65536 if v is not None and signed == 1 and v > 32767 else v
 
 
+_OLDEST_Y = 130
+_SEXES = {"M": "M", "F": "F", "MALE": "M", "FEMALE": "F"}
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -389,10 +411,12 @@ _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 def age_years(age: str | None, birth: str | None, study: str | None) -> float | None:
     """Age in years: PatientAge (nnnD/W/M/Y), else study minus birth date, else None."""
     if age and re.fullmatch(r"\d{1,3}[DWMY]", age.upper()):
-        return round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)
+        stated = round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)
+        if stated <= _OLDEST_Y:
+            return stated
     b, s = _date(birth), _date(study)
     years = (s - b).days / 365.25 if b and s else -1.0
-    return round(years, 4) if 0 <= years <= 130 else None  # a placeholder date is no age
+    return round(years, 4) if 0 <= years <= _OLDEST_Y else None  # a placeholder date is no age
 
 
 def _date(v: str | None) -> date | None:

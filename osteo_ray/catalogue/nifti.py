@@ -87,6 +87,7 @@ def _stated(entry: Entry, text: bytes, cfg: IndexConfig) -> dict[str, bytes]:
     found = {_ALIASES.get(k, k): v for k, v in found.items()}
     if not found.get("StudyDate"):
         found["StudyDate"] = next((found[k] for k in _DATES if found.get(k)), None)
+    found["SpecificCharacterSet"] = "ISO_IR 192"  # JSON is UTF-8
     merged = {**cfg.nifti.tags, **{k: v for k, v in found.items() if v is not None}}
     out = {name: _value(k, merged[k]) for k, name in _names().items() if k in merged}
     if not out.get("patient_id") and cfg.nifti.patient_id:
@@ -110,7 +111,7 @@ def _value(keyword: str, v: Any) -> bytes | None:
     text = str(v).strip()
     if keyword.endswith("Date"):
         text = text[:10].replace("-", "")
-    return text.encode("latin-1", "replace")
+    return text.encode()
 
 
 def _header(entry: Entry, reader: VolumeReader, stated: dict[str, bytes]) -> Header:

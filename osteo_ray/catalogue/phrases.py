@@ -39,7 +39,7 @@ def compiled(patterns: Iterable[str]) -> re.Pattern[str]:
     """One expression that finds any of `patterns` in what `tokens` gives.
 
     Raises:
-        ValueError: an empty list or pattern.
+        ValueError: an empty list or pattern; words with and without spaces between them in one pattern.
         re.error: a pattern that is no regular expression.
     """
     parts = [_one(p) for p in patterns]
@@ -53,6 +53,8 @@ def _one(pattern: str) -> str:
     if not p:
         raise ValueError("an empty pattern")
     if _RUN_ON.search(p):
+        if re.search("[A-Z]{2}", p.replace("CT", "")):
+            raise ValueError(f"{pattern!r}: whole tokens, and words looked for anywhere, need a pattern each")
         return f"(?:{p})"
     start, end = "(?<= )", "(?= )"
     if p.startswith("^ "):

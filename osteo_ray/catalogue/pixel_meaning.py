@@ -15,9 +15,9 @@ import yaml
 
 from osteo_ray.catalogue.phrases import compiled, joined, tokens
 
-OTHER_UNITS, UNKNOWN_UNITS = "other units", "unknown units"
+OTHER_UNITS, UNKNOWN_UNITS, PROJECTION = "other units", "unknown units", "intensity projection"
 _PLAIN_UNITS = re.compile(r" (HU|H U|HOUNSFIELD( UNITS?)?|HOUNSFIELDUNITS?) ")
-_PLACES = ("image_type", "text", "kernel", "rescale_type", "device")
+_PLACES = ("image_type", "text", "scan", "kernel", "rescale_type", "device")
 _UNNAMED = re.compile(r" (UNKNOWN|UNDEFINED|NONE|ANONYMI[SZ]ED|REMOVED|N A)( \S+)* ")
 
 
@@ -28,6 +28,7 @@ class Stated:
     image_type: str | None = None  # of the frame, where frames have their own
     description: str | None = None
     derivation: str | None = None
+    protocol: str | None = None
     kernel: str | None = None
     rescale_type: str | None = None
     manufacturer: str | None = None
@@ -49,7 +50,7 @@ class Line:
     """A phrase that names a kind."""
 
     kind: str
-    place: str  # one of image_type, text, kernel, rescale_type, device
+    place: str  # one of _PLACES
     phrase: str
     source: str
     found: re.Pattern[str]
@@ -85,16 +86,18 @@ def table() -> Table:
 
 def line_of(s: Stated) -> Line | None:
     """The first line of the table that the header's words match."""
+    text = joined(s.image_type, s.description, s.derivation)
     places = {
         "image_type": tokens(s.image_type),
-        "text": joined(s.image_type, s.description, s.derivation),
+        "text": text,
+        "scan": "|".join(t for t in (text, tokens(s.protocol)) if t),
         "kernel": tokens(s.kernel),
         "rescale_type": tokens(s.rescale_type),
         "device": joined(s.manufacturer, s.model),
     }
     for line in table().lines:
-        text = places[line.place]
-        if text and line.found.search(line.unless.sub(" ", text) if line.unless else text):
+        words = places[line.place]
+        if words and line.found.search(line.unless.sub(" ", words) if line.unless else words):
             return line
     return None
 

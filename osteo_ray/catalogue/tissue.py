@@ -31,6 +31,7 @@ SMOOTH_HU = 4.0
 _FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-180, -20), (-60, 140), (-1120, -850)
 _CUT_SHARE = 0.005  # of pixels at the lowest value
 _CUT_ABOVE = -900.0  # a lowest value above this leaves out air
+_NO_AIR = -500.0  # a lowest value above this is no air at all: stored values that were not rescaled
 _BRIGHT_SHARE = 0.002  # of body pixels at the highest value
 _BRIGHT_BELOW = 600.0  # a highest value below this leaves out bone
 
@@ -42,7 +43,7 @@ class TissuePeaks:
     fat: float | None
     muscle: float | None
     air: float | None
-    cut_low: float | None = None  # the value at which many pixels end, where air should be
+    cut_low: float | None = None  # the value at which pixels end, where air should be
     cut_high: float | None = None  # the same where bone should be
     bone_behind: float | None = None  # share of the midline's bone that lies in the back half of the body
 
@@ -81,7 +82,8 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         air.append(a)
         muscle.append(_near_spine(crop, crop_mm))
         lowest, highest = float(hu.min()), float(hu.max())
-        if lowest > _CUT_ABOVE and np.count_nonzero(hu == lowest) > _CUT_SHARE * hu.size:
+        ends = lowest > _CUT_ABOVE and np.count_nonzero(hu == lowest) > _CUT_SHARE * hu.size
+        if ends or lowest > _NO_AIR:
             low.append(lowest)
         body = np.count_nonzero(hu > BODY_HU)
         if body and highest < _BRIGHT_BELOW and np.count_nonzero(hu == highest) > _BRIGHT_SHARE * body:

@@ -96,6 +96,30 @@ def describe(ipp: np.ndarray, z: np.ndarray, n: np.ndarray, spacing_rel: float, 
     return Stack(spacing, float(dev.max()), gaps, bool(np.any(~uniform & ~whole)), tilt, drift)
 
 
+_PAIRS, _UNEVEN = 10, 0.2  # neighbouring steps that alternate, and by how much of their mean
+
+
+def alternating(z: np.ndarray, tolerance_mm: float) -> tuple[float, float] | None:
+    """The two steps between which spacing alternates, as where the slices of two scans interleave; else None.
+
+    Args:
+        z: [k] ascending, mm.
+        tolerance_mm: by which the sum of two neighbouring steps may differ.
+    """
+    d = np.diff(z)
+    if d.size < 2:
+        return None
+    both = d[:-1] + d[1:]
+    uneven = np.abs(np.diff(d)) > _UNEVEN * both / 2
+    if np.count_nonzero(uneven) < _PAIRS:
+        return None
+    like = uneven & (np.abs(both - np.median(both[uneven])) <= tolerance_mm)
+    if np.count_nonzero(like) < _PAIRS:
+        return None
+    first = int(np.flatnonzero(like)[0])
+    return float(d[first]), float(d[first + 1])
+
+
 def longest_run(z: np.ndarray, gaps: tuple[tuple[float, int], ...]) -> tuple[int, int]:
     """[start, stop) of the longest run of slices (by slices, first wins) between gaps."""
     cuts = [0] + [int(np.searchsorted(z, at, side="right")) for at, _ in gaps] + [len(z)]

@@ -35,6 +35,7 @@ Read = Callable[[int, int | None], bytes]  # (offset, length; None: to the end)
 _HEAD = 544  # the longer header, NIfTI-2's, and four bytes of flags
 _MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _LABEL_INTENT = 1002
+_APART = 0.1  # sform and qform; a gantry's tilt, which a qform can't hold, stays below it where it is accepted
 _PROBED = 5  # slices whose values are looked at
 _AIR_HU, _AIR_SHARE = -700.0, 0.001
 _TISSUE_HU, _TISSUE_SHARE = (-200.0, 200.0), 0.01
@@ -120,8 +121,7 @@ def parse_volume(head: bytes, limits: Limits | None = None) -> Volume:
         h = kind(start[:size], check=False)
         dims, dtype, offset = h.get_data_shape(), h.get_data_dtype(), int(h.get_data_offset())
         slope, intercept = h.get_slope_inter()
-        affine = h.get_sform(coded=True)[0]
-        affine = h.get_qform(coded=True)[0] if affine is None else affine
+        sform, qform = h.get_sform(coded=True)[0], h.get_qform(coded=True)[0]
         unit = h.get_xyzt_units()[0]
         intent, magic = int(h["intent_code"]), bytes(h["magic"].item())
     except (HeaderDataError, ValueError, KeyError, OverflowError, TypeError) as e:
@@ -135,6 +135,10 @@ def parse_volume(head: bytes, limits: Limits | None = None) -> Volume:
         raise _rejected("NOT_GREY", f"voxels of type {dtype}", State.EXCLUDED)
     if dtype.itemsize == 1 or intent == _LABEL_INTENT:
         raise _rejected("NOT_HU", "a label map, or 8-bit values: no HU", State.EXCLUDED)
+    if sform is not None and qform is not None and (apart := _apart(sform, qform)) > _APART:
+        message = f"sform and qform differ by {apart:.0%} of a voxel axis: which one is right is not known"
+        raise _rejected("NO_GEOMETRY", message)
+    affine = qform if sform is None else sform
     if affine is None:
         raise _rejected("NO_GEOMETRY", "neither sform nor qform: which way the voxels lie is unknown")
     slope, intercept = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
@@ -152,6 +156,13 @@ def parse_volume(head: bytes, limits: Limits | None = None) -> Volume:
     if volume.nbytes > lim.max_instance_bytes or not 0 <= offset <= lim.max_header_bytes:
         raise _rejected("VOXEL_CAP", f"{volume.nbytes} bytes of voxels after {offset}")
     return volume
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """How far two affines differ in size or direction of an axis, as a share of its length; where they lie is left
+    out."""
+    a, b = a[:3, :3], b[:3, :3]
+    return float((np.linalg.norm(a - b, axis=0) / np.maximum(np.linalg.norm(a, axis=0), 1e-9)).max())
 
 
 def _slice_axis(affine: np.ndarray, sizes: np.ndarray) -> int:

@@ -88,6 +88,7 @@ TAGS: dict[int, str] = {
     _t(0x0008, 0x0100): "code_value",
     _t(0x0008, 0x0104): "code_meaning",
     _t(0x0008, 0x9007): "frame_type",
+    _t(0x0008, 0x9207): "volume_technique",
     _t(0x0018, 0x9314): "reconstruction",
     _t(0x0018, 0x9325): "xray_details",
     _t(0x0018, 0x9329): "frame_type_group",
@@ -185,8 +186,14 @@ def text_of(v: bytes | None) -> str | None:
 @lru_cache(maxsize=4096)
 def words_of(v: bytes, character_set: bytes | None) -> str | None:
     """Free text in its character set; what can't be decoded is read as Latin-1, so that text never fails a file."""
-    if not character_set or (v.isascii() and b"\x1b" not in v):
+    if v.isascii() and (not character_set or b"\x1b" not in v):
         return text_of(v)
+    if not character_set or character_set.strip(b" \x00") in (b"ISO_IR 6", b"ISO_IR 100"):
+        try:  # UTF-8 written without saying so; other text is hardly ever valid in it
+            return v.decode("utf-8").strip(" \x00\t\r\n") or None
+        except UnicodeDecodeError:
+            if not character_set:
+                return text_of(v)
     from pydicom.charset import convert_encodings, decode_bytes
 
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from osteo_ray.catalogue.checks import KVP_RANGE
 from osteo_ray.model.config import AcquisitionConfig
 from osteo_ray.model.embedding import EmbeddingLayout, hu_of, scaled_hu
 
@@ -41,10 +42,6 @@ def contrast_given(phase: str | None) -> float:
     if phase in (None, "unknown"):
         return np.nan
     return float(phase != "none")
-
-
-KVP_RANGE = (70.0, 150.0)
-"""Tube voltages, kVp, at which bone HU can be brought to 120 kVp; outside of them nothing is scored."""
 
 
 def bone_factor(kvp: np.ndarray, cfg: AcquisitionConfig) -> np.ndarray:

@@ -49,12 +49,37 @@ class CropSquare:
         place = ((row + 0.5) * self.pixel_mm + self.top_mm, (col + 0.5) * self.pixel_mm + self.left_mm)
         return place[0] / spacing_mm[0] - 0.5, place[1] / spacing_mm[1] - 0.5
 
-    def outside_share(self, shape: tuple[int, ...], spacing_mm: tuple[float, float]) -> float:
-        """Share of the square that lies outside a slice of `shape`; the margin behind the skin does not count."""
-        high, wide = (n * s for n, s in zip(shape, spacing_mm, strict=True))
-        rows = min(self.top_mm + self.side_mm - self.margin_mm, high) - max(self.top_mm, 0.0)
-        cols = min(self.left_mm + self.side_mm, wide) - max(self.left_mm, 0.0)
-        return 1.0 - max(rows, 0.0) * max(cols, 0.0) / ((self.side_mm - self.margin_mm) * self.side_mm)
+    def outside_share(self, hu: np.ndarray, spacing_mm: tuple[float, float]) -> float:
+        """Share of the square that was not reconstructed: outside the slice [rows, cols] in HU, or outside the circle
+        of its reconstruction, where scanners write padding. The margin behind the skin does not count."""
+        at = (np.arange(self.size) + 0.5) * self.pixel_mm
+        rows = _nearest(at[at < self.side_mm - self.margin_mm] + self.top_mm, spacing_mm[0], hu.shape[0])
+        cols = _nearest(at + self.left_mm, spacing_mm[1], hu.shape[1])
+        rows, cols = rows[rows >= 0], cols[cols >= 0]
+        shown = rows.size * cols.size
+        padded = hu[np.ix_(rows, cols)] <= AIR_HU
+        if padded.any():
+            shown -= int(np.count_nonzero(padded & (_from_centre(rows, cols, hu, spacing_mm) > _reach(hu, spacing_mm))))
+        return 1.0 - shown / (np.count_nonzero(at < self.side_mm - self.margin_mm) * self.size)
+
+
+def _nearest(mm: np.ndarray, spacing: float, n: int) -> np.ndarray:
+    """Indices of the pixels at distances from the first pixel's edge, -1 outside."""
+    i = np.floor(mm / spacing).astype(int)
+    return np.where((i >= 0) & (i < n), i, -1)
+
+
+def _from_centre(rows: np.ndarray, cols: np.ndarray, hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
+    """Distances of pixels from the slice's centre, [rows, cols] in mm."""
+    y, x = ((i - (n - 1) / 2) * s for i, n, s in zip((rows, cols), hu.shape, spacing_mm, strict=True))
+    return np.hypot(y[:, None], x[None, :])
+
+
+def _reach(hu: np.ndarray, spacing_mm: tuple[float, float]) -> float:
+    """How far from its centre a slice holds values other than padding, mm: the radius of a reconstruction's circle."""
+    rows, cols = (np.arange(0, n, 4) for n in hu.shape)
+    r = _from_centre(rows, cols, hu, spacing_mm)[hu[::4, ::4] > AIR_HU]
+    return float(np.quantile(r, 0.999)) + 2 * max(spacing_mm) if r.size else 0.0
 
 
 def spine_crop(

@@ -238,7 +238,7 @@ class Predictor:
         cfg = self.index.gates
         each = [(q_air_calib(s.hu, cfg), q_metal(s.hu, cfg)) for s in kept]
         gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each, strict=True)]
-        gates.append(q_crop(max((s.square.outside_share(s.hu.shape, spacing) for s in kept), default=0.0), cfg))
+        gates.append(q_crop(max((s.square.outside_share(s.hu, spacing) for s in kept), default=0.0), cfg))
         tissue = tissue_peaks((s.hu, spacing, s.crop, s.square.pixel_mm) for s in kept)
         gates.append(q_orientation(tissue, cfg))
         circles = np.array([s.circle for s in kept]).reshape(-1, 3)

@@ -50,8 +50,9 @@ def test_sound_bodies_pass(kw):
         lambda h: h * 1.08,
         lambda h: np.where(h < -60, h - 20, h * 1.4),
         lambda h: np.round(np.clip(h, -160, 240)),
+        lambda h: h + 1024,
     ],
-    ids=["+24", "-24", "-24 cut", "slope", "gain", "80 kVp", "8 bit"],
+    ids=["+24", "-24", "-24 cut", "slope", "gain", "80 kVp", "8 bit", "not rescaled"],
 )
 def test_disturbed_hu_fail_with_their_values(of):
     check = q_hu(measured(of), 120.0, CFG)

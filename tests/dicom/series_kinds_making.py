@@ -212,6 +212,7 @@ CASES: tuple[Case, ...] = (
             ("ELECTRON_DENSITY", "electron density"),
             ("ENERGY_PROP_WT", "dual-energy blend"),
             ("SUBTRACTION", "subtraction"),
+            ("MAXIMUM", "intensity projection"),
         )
     ),
     Case("image type", "DERIVED, SECONDARY, VMI", _tags(ImageType=_SECONDARY), (SPECIAL,)),
@@ -266,6 +267,12 @@ CASES: tuple[Case, ...] = (
             ("CBCT", "cone-beam"),
             ("DynaCT Body", "cone-beam"),
             ("umap", "attenuation map"),
+            ("AX MIP 10mm", "intensity projection"),
+            ("MonoPlus", "virtual mono-energetic"),
+            ("Knochenmarködem", "virtual non-calcium"),
+            ("Elektronendichte", "electron density"),
+            ("Réduction d'artéfacts métalliques", "metal-reduced"),
+            ("CT sintético", "synthetic from MR"),
         )
     ),
     _special("kernel", "Sd36f", "direct density", ConvolutionKernel="Sd36f"),
@@ -273,6 +280,14 @@ CASES: tuple[Case, ...] = (
     _special("device", "XVI", "cone-beam", Manufacturer="ELEKTA", ManufacturerModelName="XVI"),
     _special("device", "TomoTherapy", "megavoltage", Manufacturer="Accuray", ManufacturerModelName="TomoTherapy HD"),
     _special("device", "O-arm", "cone-beam", Manufacturer="Medtronic", ManufacturerModelName="O-arm"),
+    _special("device", "Planmed Verity", "cone-beam", Manufacturer="Planmed", ManufacturerModelName="Verity"),
+    _special("protocol", "CBCT Pelvis", "cone-beam", ProtocolName="CBCT Pelvis"),
+    *(
+        Case("tube voltage", f"{kvp} kVp", _tags(KVP=kvp), ("EXCLUDED KVP_OUT_OF_RANGE",))
+        for kvp in (40, 6000)
+    ),
+    Case("tube voltage", "70 kVp", _tags(KVP=70), ("OPEN",), {"kvp": 70}),
+    Case("tube voltage", "0 kVp", _tags(KVP=0), ("OPEN",), {"kvp": None}),
     # ---- words that are no names
     _plain("12 MAR 2021"),
     _plain("2021 MAR 12"),
@@ -282,6 +297,8 @@ CASES: tuple[Case, ...] = (
     _plain("monitor"),
     _plain("Bone 2.0"),
     _plain("BONE MARROW BIOPSY"),
+    _plain("HAP 2.5"),
+    _plain("a protocol of two energies", ProtocolName="GSI Abdomen"),
     _plain("agent IODINE 350", ContrastBolusAgent="IODINE 350"),
     # ---- contrast
     _contrast("nothing", "unknown"),
@@ -298,6 +315,10 @@ CASES: tuple[Case, ...] = (
     _contrast("dose alone", "contrast", ContrastBolusTotalDose=90),
     _contrast("start time alone", "contrast", ContrastBolusStartTime="101500"),
     _contrast("agent NONE", "none", ContrastBolusAgent="NONE"),
+    _contrast("agent NO IV CONTRAST", "none", ContrastBolusAgent="NO IV CONTRAST"),
+    _contrast("agent 0 ml", "none", ContrastBolusAgent="0 ml"),
+    _contrast("agent not known", "unknown", ContrastBolusAgent="UNKNOWN"),
+    _contrast("agent whose name holds letters of another word", "contrast", ContrastBolusAgent="IOPROMID"),
     _contrast("agent says no, route says IV", "unknown", ContrastBolusAgent="NO", ContrastBolusRoute="IV"),
     _contrast("agent, and a phase", "portal", ContrastBolusAgent="OMNI", SeriesDescription="Abd portal venous"),
     _contrast("agent, described as native", "contrast", ContrastBolusAgent="OMNI", SeriesDescription="Abd nativ"),
@@ -334,6 +355,15 @@ CASES: tuple[Case, ...] = (
             ("без контраста", "none"),
             ("late plate", "delayed"),
             ("plate", "unknown"),
+            ("w/o contrast", "none"),
+            ("post contrast", "contrast"),
+            ("C-", "none"),
+            ("C(+)", "contrast"),
+            ("w IV contrast, no oral contrast", "contrast"),
+            ("without oral contrast", "unknown"),
+            ("contrast: none", "none"),
+            ("fără contrast", "none"),
+            ("ilman varjoainetta", "none"),
         )
     ),
     _contrast("GB 18030: 平扫", "none", SpecificCharacterSet="GB18030", SeriesDescription="平扫"),
@@ -377,6 +407,18 @@ CASES: tuple[Case, ...] = (
         CHOSEN_OF_TWO,
         rests_on="geometry",
     ),
+    Case(
+        "enhanced",
+        "the object is mono-energetic, its frames say nothing",
+        lambda: enhanced(ImageType=["DERIVED", "PRIMARY", "VOLUME", "VMI"]),
+        (SPECIAL,),
+    ),
+    Case(
+        "enhanced",
+        "a maximum intensity projection, by its technique",
+        lambda: enhanced(VolumeBasedCalculationTechnique="MAX_IP"),
+        (SPECIAL,),
+    ),
     # ---- acquisitions under one series UID
     *(
         Case("acquisitions", f"two {name}", _two(a, b), CHOSEN_OF_TWO, rests_on="geometry")
@@ -389,6 +431,42 @@ CASES: tuple[Case, ...] = (
             ("image types", {}, {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "OTHER"]}),
             ("thicknesses", {"SliceThickness": 2.0}, {"SliceThickness": 4.0}),
         )
+    ),
+    Case(
+        "acquisitions",
+        "two scans that no tag tells apart",
+        _two({}, {}),
+        ("EXCLUDED IRREGULAR_SPACING",),
+        rests_on="geometry",
+    ),
+    Case(
+        "acquisitions",
+        "positions rounded to 0.1 mm",
+        lambda: [file_bytes(i, round(1.25 * i, 1)) for i in range(140)],
+        ("OPEN",),
+        {"n_slices": 140},
+        "geometry",
+    ),
+    Case(
+        "acquisitions",
+        "stations of two tube voltages",
+        lambda: [file_bytes(i, KVP=120 if i < 60 else 80) for i in range(90)],
+        ("OPEN",),
+        {"n_slices": 90, "kvp": None},
+    ),
+    Case(
+        "acquisitions",
+        "stations with and without agent",
+        lambda: [file_bytes(i, ContrastBolusAgent="NONE" if i < 60 else "OMNIPAQUE") for i in range(90)],
+        ("OPEN",),
+        {"n_slices": 90, "contrast": "unknown"},
+    ),
+    Case(
+        "acquisitions",
+        "half of the slices without a frame of reference",
+        lambda: [file_bytes(i, FrameOfReferenceUID=f"{ROOT}.4" if i % 2 else None) for i in range(90)],
+        ("OPEN",),
+        {"n_slices": 90},
     ),
     Case(
         "acquisitions",
@@ -437,6 +515,15 @@ CASES: tuple[Case, ...] = (
         ("OPEN",),
         {"n_slices": 90},
         "geometry",
+    ),
+    # ---- headers that can't be true
+    Case("header", "pixels of 0.7 um", _tags(PixelSpacing=[7e-4, 7e-4]), ("QUARANTINED BAD_SPACING",)),
+    Case("header", "pixels of 70 cm", _tags(PixelSpacing=[700, 700]), ("QUARANTINED BAD_SPACING",)),
+    Case(
+        "header",
+        "modality CT, stored as magnetic resonance",
+        lambda: stack(90, SOPClassUID="1.2.840.10008.5.1.4.1.1.4"),
+        ("EXCLUDED Q_MODALITY",),
     ),
     # ---- patients
     Case(

@@ -338,3 +338,21 @@ def test_a_series_and_what_dcm2niix_makes_of_it_are_the_same(tmp_path, packed):
 
 def test_dicom_files_are_not_taken_for_nifti():
     assert not any(is_nifti(data[:16384]) for data in stack(3))
+
+
+@pytest.mark.parametrize(("scale", "code"), [(1.0, None), (1.02, None), (1.5, "NO_GEOMETRY"), (-1.0, "NO_GEOMETRY")])
+def test_sform_and_qform_that_disagree_are_not_chosen_between(tmp_path, scale, code):
+    img, other = image(body()), affine_ras()
+    other[:3, 2] *= scale
+    img.set_sform(affine_ras(), 1)
+    img.set_qform(other, 1)
+    put(tmp_path, "a.nii.gz", img)
+    series, files = indexed(tmp_path)
+    assert len(series) == (code is None)
+    assert [c for c, _ in files.values()] == [code] * (code is not None)
+
+
+def test_a_sidecar_keeps_its_words_whatever_their_script(tmp_path):
+    put(tmp_path, "a.nii.gz", image(body()), SIDECAR | {"SeriesDescription": "腹部平扫", "ContrastBolusAgent": None})
+    (row,), _ = indexed(tmp_path)
+    assert row["contrast"] == "none"

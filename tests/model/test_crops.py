@@ -95,3 +95,17 @@ def test_a_place_in_the_crop_is_found_again_in_the_slice():
         assert np.array_equal(crop, spine_crop(hu, (pitch, pitch), CFG))
         y, x = np.argwhere(crop > 2500).mean(0)
         assert square.to_slice(y, x, (pitch, pitch)) == pytest.approx((row, col), abs=0.8 / pitch)
+
+
+def test_what_a_reconstruction_leaves_out_of_the_square_counts():
+    hu = body(440, 440, 1.0, 220, 300)
+    y, x = np.mgrid[:440, :440] - 219.5
+    square = CropSquare.of(hu, (1.0, 1.0), CFG)
+    assert square.outside_share(hu, (1.0, 1.0)) == 0
+    for diameter, least, most in ((440, 0.0, 0.0), (200, 0.05, 0.6)):
+        for padding in (-3024, -1024):
+            seen = np.where(np.hypot(y, x) <= diameter / 2, hu, padding)
+            assert least <= CropSquare.of(seen, (1.0, 1.0), CFG).outside_share(seen, (1.0, 1.0)) <= most
+    assert square.outside_share(hu[:250], (1.0, 1.0)) > 0.2
+    masked = np.where(hu > -300, hu, -1024)  # the body alone: its surroundings were taken out, not left out
+    assert square.outside_share(masked, (1.0, 1.0)) < 0.05
