@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.readers.compressed import open_bytes
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
-from osteo_ray.patients.values import OK, age_at, moment
+from osteo_ray.patients.values import age_at, moment
 
 _LOINC = ("http://loinc.org", "https://loinc.org", "http://www.loinc.org", "urn:oid:2.16.840.1.113883.6.1", "loinc")
 _UCUM = ("http://unitsofmeasure.org", "https://unitsofmeasure.org", "urn:oid:2.16.840.1.113883.6.8")
 _WITHDRAWN = ("entered-in-error", "cancelled")
 _AMENDED, _VERSION = 1 << 60, 40  # an observation's order: amended or not, then its version, then where it stands
+_EPOCH = date(1970, 1, 1).toordinal()
+_NO_TEXT = frozenset({""})
 _ALL_BITS = (1 << 64) - 1
 _MARK = b"\xef\xbb\xbf"
 _RANKS = {"final": 1, "amended": 1, "corrected": 1, "preliminary": 0, "registered": 0}
@@ -178,16 +181,16 @@ class _Export:
             return
         self._subjects.observed[subject] += 1
         text = _effective(r)
-        date, second, state = moment(text, frozenset({""}), (), self._reading.mapping.timezone)
-        if state != OK:
+        when, _ = moment(text, _NO_TEXT, (), self._reading.mapping.timezone)
+        if when is None:
             what = "no effective date" if not text else f"{text!r} names no day"
             found.problem(f"{where}: Observation {uses[0][1][1]}: {what}; it needs an effectiveDateTime with its day")
             return
         self._count += 1
         order = self._count + (_version(r) << _VERSION) + (_AMENDED if status in ("amended", "corrected") else 0)
+        at, second = when.toordinal() - _EPOCH, when.hour * 3600 + when.minute * 60 + when.second
         for part, (name, code, test) in uses:
             value, unit = self._value(part, name, code, where)
-            at = int(date.astype("int64"))
             if value is not None:
                 self._rows.append((name, code, test, subject, rank, at, second, order, value, unit, number, source))
             else:

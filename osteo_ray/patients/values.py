@@ -229,45 +229,44 @@ def moments(
         return Parsed(np.where(bad, _NAT, values), state, lambda i: str(column.iloc[i])), second
     codes, uniques = pd.factorize(column.astype(object), use_na_sentinel=True)
     cells = list(uniques)
-    parsed = [moment(c, missing, formats, zone) for c in cells] + [(_NAT, 0, MISSING)]
-    dates, clock, states = zip(*parsed, strict=True)
-    each, second, state = np.array(dates, "datetime64[D]"), np.array(clock, np.int32), np.array(states, np.int8)
-    return (
-        Parsed(each[codes], state[codes], lambda i: plain(cells[codes[i]]) if codes[i] >= 0 else ""),
-        second[codes],
-    )
+    parsed = [moment(c, missing, formats, zone) for c in cells] + [(None, MISSING)]
+    each = np.array([at for at, _ in parsed], "datetime64[s]")
+    days_, state = each.astype("datetime64[D]"), np.array([x for _, x in parsed], np.int8)
+    second = np.where(np.isnat(each), 0, (each - days_).astype("int64")).astype(np.int32)
+    texts = lambda i: plain(cells[codes[i]]) if codes[i] >= 0 else ""  # noqa: E731
+    return Parsed(days_[codes], state[codes], texts), second[codes]
 
 
 def day(
     cell: Any, missing: frozenset[str], formats: tuple[str, ...] = (), zone: str | None = None
 ) -> tuple[np.datetime64, int]:
     """(local day, state) of one cell."""
-    date, _, state = moment(cell, missing, formats, zone)
-    return date, state
+    at, state = moment(cell, missing, formats, zone)
+    return (_NAT if at is None else np.datetime64(at.date())), state
 
 
 def moment(
     cell: Any, missing: frozenset[str], formats: tuple[str, ...] = (), zone: str | None = None
-) -> tuple[np.datetime64, int, int]:
-    """(local day, second of the day, state) of one cell. Where two named forms fit, and give different days, none is
-    right: BAD."""
+) -> tuple[dt.datetime | None, int]:
+    """(local time, None where there is none; state) of one cell. Where two named forms fit, and give different days,
+    none is right: BAD."""
     if isinstance(cell, dt.datetime) and cell is not pd.NaT:
         return _in_range(cell.astimezone(ZoneInfo(zone)) if zone and cell.tzinfo else cell)
     if isinstance(cell, dt.date):
         return _in_range(dt.datetime(cell.year, cell.month, cell.day))
     text = plain(cell)
     if text.casefold() in missing or not text:
-        return _NAT, 0, MISSING
+        return None, MISSING
     fits = _by_formats(text, formats)
     if fits:
-        return _in_range(fits[0]) if len({f.date() for f in fits}) == 1 else (_NAT, 0, BAD)
+        return _in_range(fits[0]) if len({f.date() for f in fits}) == 1 else (None, BAD)
     m = _ISO.fullmatch(text) or _COMPACT.fullmatch(text) or _CHINESE.fullmatch(text)
     if m is None:
-        return _NAT, 0, BAD
+        return None, BAD
     try:
         at = dt.datetime(int(m[1]), int(m[3]), int(m[4])) + _clock(m, text)
     except (ValueError, OverflowError):
-        return _NAT, 0, BAD
+        return None, BAD
     if zone and m["zone"]:
         at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone))
     return _in_range(at)
@@ -300,8 +299,9 @@ def _clock(m: re.Match[str], text: str) -> dt.timedelta:
         return dt.timedelta()
     hour, minute, second = int(m["h"]), int(m["min"]), int(m["s"] or 0)
     half = (m["half"] or "")[:1].lower()
-    if half in ("a", "p") or "下午" in text or "上午" in text:
-        hour = hour % 12 + 12 * (half == "p" or "下午" in text)
+    if half or not text.isascii():
+        after = half == "p" or "下午" in text
+        hour = hour % 12 + 12 * after if half in ("a", "p") or "午" in text else hour
     if hour * 3600 + minute * 60 + second > 86400 or minute > 59 or second > 60:
         raise ValueError("no time of day")
     # Midnight at a day's end is written as 24:00 of that day.
@@ -316,10 +316,8 @@ def _offset(text: str) -> dt.timezone:
     return dt.timezone(by if text[0] == "+" else -by)
 
 
-def _in_range(at: dt.datetime) -> tuple[np.datetime64, int, int]:
-    if not 1850 <= at.year < 2200:
-        return _NAT, 0, BAD
-    return np.datetime64(at.date()), at.hour * 3600 + at.minute * 60 + at.second, OK
+def _in_range(at: dt.datetime) -> tuple[dt.datetime | None, int]:
+    return (at.replace(tzinfo=None), OK) if 1850 <= at.year < 2200 else (None, BAD)
 
 
 def date_hint(text: str, formats: tuple[str, ...] = ()) -> str:
