@@ -1,11 +1,18 @@
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 import yaml
 
+from osteo_ray import cli
 from osteo_ray.cli import main
+from osteo_ray.commands import Command
+from osteo_ray.commands.doctor import DoctorJob
 
 
 def test_doctor_names_versions_cores_and_codecs(capsys):
@@ -30,6 +37,54 @@ def test_errors_name_the_thing_and_have_their_exit_code(argv, code, words, tmp_p
     (tmp_path / "c.parquet").write_text("a catalogue that is not read before the bundle")
     assert main([a.format(tmp=tmp_path) for a in argv]) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT as it was, whatever a command leaves of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("then", [KeyboardInterrupt(), ImportError("half a module"), BrokenPipeError(), SystemExit(1)])
+def test_ctrl_c_is_one_line_and_130_whatever_a_library_makes_of_it(then, interruptible, monkeypatch, capsys):
+    def run(job):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise then
+
+    monkeypatch.setattr(cli, "load_command", lambda name: Command(DoctorJob, run))
+    assert main(["doctor"]) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("osteo-ray doctor: stopped; ")
+
+
+def test_an_error_nobody_foresaw_is_raised_where_nobody_stopped_it(interruptible, monkeypatch):
+    def run(job):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "load_command", lambda name: Command(DoctorJob, run))
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.ray
+def test_ctrl_c_ends_a_screening_in_one_line_and_the_same_command_goes_on(cohort_run, bundle_dir, tmp_path):
+    out = tmp_path / "out"
+    argv = [sys.executable, "-m", "osteo_ray.cli", "screen", str(cohort_run.catalogue), "--out", str(out)]
+    argv += ["--bundle", str(bundle_dir), "--set", "pipeline.actors=1", "pipeline.series_per_task=1"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k == "RAY_worker_niceness"}
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("parts/*.parquet")) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert said.rstrip().splitlines()[-1] == "osteo-ray screen: stopped; the same command goes on"
+    assert "Traceback" not in said
+    assert not (out / "results.parquet").exists()
 
 
 def test_usage_errors_exit_with_2():

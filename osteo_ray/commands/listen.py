@@ -17,6 +17,7 @@ from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import RecordsOfCt
 from osteo_ray.service.listen_config import ListenConfig
+from osteo_ray.service.replica_port import refuse_taken
 
 
 class ListenJob(RecordsOfCt, ListenConfig):
@@ -43,6 +44,8 @@ def listen(job: ListenJob) -> Iterator[str]:
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)  # below that it prints what it is sent
     keep_values_out()
     os.umask(0o077)  # images and reports are the owner's alone
+    if cfg.port:
+        refuse_taken(cfg.host, cfg.port)
     # A study that hangs, crashes or eats memory ends itself, not the service.
     with IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.limits) as scorer:
         scorer.start()  # the bundle is sound, before anything is taken

@@ -26,7 +26,7 @@ READS: dict[str, dict[str, tuple[str, ...]]] = {
     "checklist": {"evaluation": RUN, "bundle": BUNDLE, "answers": FILE},
     "recalibrate": {"results": RUN, "bundle": BUNDLE, "labels": FILE, "split": FILE},
     "drift": {"results": RUN, "baseline": RUN, "bundle": BUNDLE},
-    "report": {"results": RUN},  # of the catalogue it reads rows, wherever it lies
+    "report": {"results": (*RUN, "worklist.csv")},  # of the catalogue it reads rows, wherever it lies
 }
 """Command -> key -> the files of that folder which the command reads; FILE: the value names a file."""
 

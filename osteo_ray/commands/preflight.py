@@ -30,8 +30,6 @@ BESIDE_CONFIG = ("answers",)
 """Keys of files that may lie beside a job's YAML, in its working directory."""
 PLACES = (*READ, "bundle", "out", "publish", "runs", *WRITTEN.values())
 """Keys whose paths a submitted job must give in full."""
-ROWS = 3
-"""Series of a catalogue whose first file each node looks for."""
 
 
 def refuse_relative(name: str, job: Section) -> None:
@@ -130,21 +128,8 @@ def _catalogue_of(name: str, path: str) -> str | None:
 
 def _archive_of(catalogue: str) -> Iterator[Place]:
     """Files that a catalogue names: its archive may be mounted where the driver is not."""
-    import numpy as np
-
-    from osteo_ray.dicom.sources import file_path
+    from osteo_ray.catalogue.mounted import some_files
     from osteo_ray.io.every_node import Place
-    from osteo_ray.io.parquet_set import open_set
 
-    rows = open_set(catalogue)
-    some = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int))
-    seen: set[str] = set()
-    for found in rows.locate(some):
-        for instances in found.read(["instances"])["instances"].to_pylist():
-            if not instances:
-                continue
-            outer = instances[0]["uri"].rpartition("::")[2]
-            uri = file_path(outer) if outer.startswith("file://") else outer
-            if uri not in seen:
-                seen.add(uri)
-                yield Place("archive", uri, workers=True)
+    for uri in some_files(catalogue):
+        yield Place("archive", uri, workers=True)

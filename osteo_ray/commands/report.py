@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from osteo_ray.commands import Command
 from osteo_ray.config import narrow, need
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.reports.config import PackageConfig
+
+if TYPE_CHECKING:
+    from osteo_ray.reports.source import Identity
 
 
 class ReportJob(PackageConfig):
@@ -58,6 +61,7 @@ def report(job: ReportJob) -> list[str]:
     cfg = narrow(job, PackageConfig)
     counts: Counter[str] = Counter()
     problems: list[str] = []
+    identities: dict[str, Identity | None] = {}
     out.mkdir(parents=True, exist_ok=True)
     with (
         (out / "reports.jsonl").open("w", encoding="utf-8") as ledger,
@@ -74,6 +78,7 @@ def report(job: ReportJob) -> list[str]:
                 "stored": [],
             }
             counts.update(package.files.keys())
+            identities[row["series_uid"]] = package.identity
             if job.stow and (dicom := [package.files[k] for k in ("sr", "sc") if k in package.files]):
                 try:
                     if warning := held_for_another(job.stow, dicom):
@@ -88,6 +93,12 @@ def report(job: ReportJob) -> list[str]:
     lines = [f"problem  {p}" for p in problems[:20]]
     if len(problems) > 20:
         lines.append(f"problem  and {len(problems) - 20} more, in {out / 'reports.jsonl'}")
+    worklist = table.with_name("worklist.csv")
+    if job.identifiers and worklist.exists():
+        from osteo_ray.reports.worklist import write_identified
+
+        n = write_identified(out / "worklist-identified.csv", worklist, identities)
+        lines.append(f"worklist {out / 'worklist-identified.csv'}: {n} lines with name and number")
     written = ", ".join(f"{k} {n}" for k, n in counts.items())
     return [*lines, f"{len(rows)} results: {written or 'nothing written'}", f"reports  {out}"]
 

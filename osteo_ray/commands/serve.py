@@ -15,6 +15,7 @@ from osteo_ray import ray_setup
 from osteo_ray.commands import Action, Command
 from osteo_ray.config import narrow, need
 from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.replica_port import refuse_taken
 from osteo_ray.service.tokens import Role, Tokens
 
 
@@ -31,6 +32,7 @@ def run(job: ServeJob) -> Iterator[str]:
     """
     cfg = check(narrow(job, ServeConfig))
     own = not ray_setup.joined()
+    _look_first(cfg, own)
     if own:  # read when Ray is imported: nobody but this service's processes may ask them for anything
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
     if cfg.deployment.haproxy:  # read when Serve is imported, here and in the processes that Ray starts
@@ -65,6 +67,28 @@ def run(job: ServeJob) -> Iterator[str]:
     else:  # others' applications on the cluster go on
         serve.delete(NAME)
     yield "stopped; screenings under way are taken up at the next start"
+
+
+def _look_first(cfg: ServeConfig, own: bool) -> None:
+    """What would be found only when everything has started.
+
+    Raises:
+        StoreError: the folder of screenings can't be written.
+        BundleError: there is no bundle to score with.
+        ConfigError: somebody listens where this service would.
+    """
+    from osteo_ray.io.store import Store
+    from osteo_ray.service.runs import Runs
+    from osteo_ray.service.scoring import Pointer
+
+    assert cfg.runs is not None
+    assert cfg.bundle is not None
+    Store(cfg.runs).check_writable()
+    pointer = Pointer(Runs(cfg.runs).root / "model.json")
+    pointer.deploy(cfg.bundle)
+    pointer.check()
+    if own and cfg.port:  # a Serve that was joined listens there already
+        refuse_taken(cfg.host, cfg.port)
 
 
 def token(job: ServeJob) -> list[str]:

@@ -29,7 +29,7 @@ from osteo_ray.reports.fhir import build_fhir, write_fhir
 from osteo_ray.reports.html import write_study
 from osteo_ray.reports.result_json import write_result
 from osteo_ray.reports.sheet import NO_FONT, printable, write_pdf
-from osteo_ray.reports.source import Source, read_source
+from osteo_ray.reports.source import Identity, Source, identity_of, read_source
 from osteo_ray.reports.sr import write_sr
 from osteo_ray.reports.views import study_view
 from osteo_ray.screening.config import ReportText
@@ -51,6 +51,7 @@ class Package:
     folder: Path
     files: dict[str, Path]
     problems: tuple[str, ...] = ()
+    identity: Identity | None = None  # with `identifiers`, where the source could be read
 
 
 def write_package(
@@ -112,7 +113,8 @@ def write_package(
         else:
             _whole(path, partial(write_result, row=row))
         files[kind] = path
-    return Package(folder, files, tuple(problems))
+    identity = identity_of(source.head) if cfg.identifiers and source is not None else None
+    return Package(folder, files, tuple(problems), identity)
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:

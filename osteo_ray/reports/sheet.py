@@ -191,7 +191,7 @@ def _slices(figure: Figure, text: _Text, view: StudyView, p: Page, words: Words)
                 y, label = (v / 100 * picture.shape[0] for v in (s.at, s.label_at))
                 box.axhline(y, color=MARK, lw=0.9)
                 box.annotate(
-                    str(s.number),
+                    s.mark,
                     (picture.shape[1], y),
                     (picture.shape[1] * 1.06, label),
                     size=6.5,

@@ -81,6 +81,36 @@ class Source:
         return created.astimezone(timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes)))
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Who a study is of, as people look for it; "" where its images do not say."""
+
+    name: str
+    number: str
+    birth_date: str  # YYYYMMDD
+    accession: str
+
+
+def identity_of(header: Dataset, character_set: str | None = None) -> Identity:
+    """The identity in a header.
+
+    Raises:
+        InputError: a name in no character set that anybody names (`text_of`).
+    """
+    names = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
+    name, *others = (str(text_of(header, n, character_set) or "").strip() for n in names)
+    return Identity(shown_name(name), *others)
+
+
+def shown_name(name: str) -> str:
+    """A person's name as people read it: `Wang^XiaoDong=王^小東` as "Wang, XiaoDong (王小東)"."""
+    first, second = ([p.strip() for p in group.split("^")[:2] if p.strip()] for group in [*name.split("="), ""][:2])
+    east_asian = any(ord(ch) >= 0x2E80 for part in first for ch in part)
+    shown = "".join(first) if east_asian else ", ".join(first)
+    native = "".join(second)
+    return f"{shown} ({native})" if shown and native else shown or native
+
+
 def derived_uid(*names: str) -> str:
     """A UID under 2.25 made of names: deterministic, and without a registered root."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '|'.join(('osteo-ray', REPORT_VERSION, *names))).int}"

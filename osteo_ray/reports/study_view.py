@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from osteo_ray.outcomes import State
 from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background, suppressing
@@ -63,6 +64,7 @@ class Slice:
     """One chosen slice: number from head to foot, and `at`, its place from the top of the scan in percent."""
 
     number: int
+    mark: str  # number and level, as on the overview
     picture: Picture | None
     z: str
     weight: str
@@ -93,6 +95,7 @@ class Page:
     why: str  # in words; "" where there is nothing to say
     detail: str  # what the program wrote besides, in English
     next_step: str  # in the site's words
+    viewer: str  # address at which the site's viewer opens the study; "" without one
     risk: Risk | None
     modalities: tuple[tuple[str, bool], ...]
     slices: tuple[Slice, ...]
@@ -125,6 +128,7 @@ def page(view: StudyView, text_of: ReportText = IN_ENGLISH) -> Page:
         why=why,
         detail=detail,
         next_step=next_step(row, suppressing(view.background), text_of.next_step) or "",
+        viewer=viewer_link(row, text_of.viewer),
         risk=_risk(row, words) if state in (State.SCORED, State.SCORED_WARN) else None,
         modalities=tuple((words(f"group.{g}"), g in (row.get("modalities") or ())) for g in GROUPS),
         slices=slices,
@@ -157,6 +161,15 @@ def next_step(row: Mapping[str, Any], known: bool, steps: NextStep) -> str | Non
     if known and steps.known is not None:
         return steps.known
     return {"high": steps.high, "low": steps.low}.get(row.get("risk_class") or "")
+
+
+def viewer_link(row: Mapping[str, Any], viewer: str | None) -> str:
+    """Where the site's viewer opens a study; "" without a viewer or a study."""
+    if viewer is None or not row.get("study_uid"):
+        return ""
+    for name in ("study_uid", "series_uid"):
+        viewer = viewer.replace(f"{{{name}}}", quote(str(row.get(name) or ""), safe=""))
+    return viewer
 
 
 def _facts(row: Mapping[str, Any], words: Words) -> tuple[tuple[str, str], ...]:
@@ -234,6 +247,7 @@ def _slices(view: StudyView, words: Words) -> tuple[Slice, ...]:
         out.append(
             Slice(
                 number=i + 1,
+                mark=" ".join([str(i + 1), *filter(None, [s.get("level")])]),
                 picture=picture(t.png, t.spacing) if t else None,
                 z=number(s["z_mm"]) + " mm" if s["z_mm"] is not None else NONE,
                 weight=words("slices.weight", w=percent(s["weight"])),

@@ -21,10 +21,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import State
 from osteo_ray.reports.checks_view import reason, warned
 from osteo_ray.reports.language import DISCLAIMER, Words, words_in
-from osteo_ray.reports.study_view import next_step
+from osteo_ray.reports.source import Identity
+from osteo_ray.reports.study_view import next_step, viewer_link
 from osteo_ray.screening.config import IN_ENGLISH, ReportText
 from osteo_ray.screening.patients import SUPPRESSING
 from osteo_ray.screening.schema import RESULTS
@@ -57,6 +59,7 @@ COLUMNS = (
     "study_date",
     "study_uid",
     "series_uid",
+    "viewer",
     "run_id",
     "notice",
 )
@@ -197,6 +200,34 @@ def write_worklist(
     return Worklist(path, beside if counts else None, len(shown), counts)
 
 
+IDENTIFIED = ("name", "number", "birth_date", "accession")
+"""Columns before the others' in a worklist that names patients."""
+
+
+def write_identified(path: Path, worklist: Path, identities: Mapping[str, Identity | None]) -> int:
+    """The lines of a worklist whose series are in `identities`, with each patient's name and numbers before them.
+
+    A line whose source can't be read any more stands without them. Only the owner may read the file.
+
+    Returns:
+        how many lines there are.
+    """
+    lines = 0
+    with replaced(path) as tmp, worklist.open(newline="", encoding="utf-8") as given:
+        tmp.touch(mode=0o600)
+        read = csv.DictReader(given)
+        with tmp.open("w", newline="", encoding="utf-8") as f:
+            out = csv.DictWriter(f, (*IDENTIFIED, *(read.fieldnames or COLUMNS)))
+            out.writeheader()
+            for line in read:
+                if line["series_uid"] not in identities:
+                    continue
+                who = identities[line["series_uid"]]
+                out.writerow({n: _cell(getattr(who, n)) if who else "" for n in IDENTIFIED} | line)
+                lines += 1
+    return lines
+
+
 def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pd.DataFrame | None:
     """Each row's patient, as the worklist shows the patient; a row without a patient is nobody's."""
     if patients is None:
@@ -217,6 +248,7 @@ def _line(row: Mapping[str, Any], latest: bool, text: ReportText) -> dict[str, o
     line["codes"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if is_warned else ""
     line["latest"] = "yes" if latest else "no"
     line["note"] = _cell(note(row, row.get("known"), words, suppressed=bool(row.get("suppressed"))))
+    line["viewer"] = viewer_link(row, text.viewer)
     line["next_step"] = _cell(next_step(row, row.get("known") in SUPPRESSING, text.next_step))
     return line
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import Section
@@ -38,13 +39,29 @@ class NextStep(Section):
     not_scored: str | None = Field(None, description="a study without a score")
 
 
+def _placeholders(address: str | None) -> str | None:
+    if address is not None and ("{study_uid}" not in address or set(re.findall(r"\{.*?\}", address)) - UIDS):
+        raise ValueError("it has to hold {study_uid}, may hold {series_uid}, and nothing else in braces")
+    return address
+
+
+UIDS = {"{study_uid}", "{series_uid}"}
+Viewer = Annotated[str | None, Field(pattern=r"^https?://\S+$"), AfterValidator(_placeholders)]
+"""Address of a site's viewer, or None."""
+
+
 class ReportText(Section):
-    """In what words people are told."""
+    """In what words people are told, and where they can open a study."""
 
     language: Literal["en", "de", "zh"] = Field(
         "en", description="of page, sheet and worklist notes; codes of results, SR and FHIR are the same in all"
     )
     next_step: NextStep = NextStep()
+    viewer: Viewer = Field(
+        None,
+        description="address at which the site's viewer opens a study, with {study_uid} and, where wanted, "
+        "{series_uid} in it, e.g. https://viewer/?StudyInstanceUIDs={study_uid}; null: page and worklist have no link",
+    )
 
 
 IN_ENGLISH = ReportText()

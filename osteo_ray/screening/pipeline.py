@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from osteo_ray import ray_setup
+from osteo_ray.catalogue.mounted import check_mounted
 from osteo_ray.io.store import Store, absolute, retry_for, watched
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.record_set import (
@@ -94,7 +95,8 @@ def screen(
 
     Raises:
         LedgerError: where the results do not hold each indexed series exactly once.
-        InputError: codes and states to score again that no series has; another run than `run_id`.
+        InputError: codes and states to score again that no series has; another run than `run_id`; an archive of which
+            nothing is where the catalogue says.
         StoreError: where results could not be written for as long as `pipeline.store_patience_s`.
         BundleError, ScorerStartError: where no scorer can be had.
     """
@@ -117,6 +119,8 @@ def screen(
         plan = ledger.again(plan, store, codes, states)
     files = {s.name: s.file for s in plan.shards}
     if len(plan.pending):
+        if not ray_setup.joined():  # a cluster's nodes were asked: its driver may not see the archive
+            check_mounted(catalogue, plan.pending)
         ray_setup.start()
         mark = MARK + plan.run_id
         patiently(lambda: store.put(mark, b""))
@@ -178,6 +182,7 @@ def dry_run(
         f"{len(plan.pending):8d}  to score",
     ]
     if len(plan.pending):
+        check_mounted(catalogue, plan.pending)
         tried = plan.pending[:: max(1, len(plan.pending) // sample)][:sample]
         batches = ledger.batches(catalogue, tried, plan.keys[tried], np.ones(len(tried), np.int32), sample)
         table = pa.concat_tables(batches)

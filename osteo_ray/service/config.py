@@ -60,7 +60,10 @@ class ServiceLimits(Section):
     )
     events_s: float = Field(1800.0, gt=0, description="after this an event stream ends; a client opens it again")
     streams: int = Field(
-        16, ge=1, description="event streams at once, in one replica; below half of deployment.max_ongoing, checked"
+        16,
+        ge=1,
+        description="event streams at once, in one replica; with uploads at most half of deployment.max_ongoing, "
+        "checked",
     )
 
 
@@ -145,9 +148,10 @@ def check(cfg: ServeConfig) -> ServeConfig:
         raise ConfigError(
             f"deployment.haproxy: it opens ports on every interface, which host: {cfg.host} forbids; set it to false"
         )
-    if 2 * cfg.limits.streams > cfg.deployment.max_ongoing:
+    slow = cfg.limits.streams + cfg.limits.uploads
+    if 2 * slow > cfg.deployment.max_ongoing:
         raise ConfigError(
-            f"limits.streams: {cfg.limits.streams} event streams may take more than half of the "
+            f"limits.streams, limits.uploads: {slow} event streams and uploads may take more than half of the "
             f"{cfg.deployment.max_ongoing} requests of deployment.max_ongoing; lower one or raise the other"
         )
     return cfg.model_copy(

@@ -6,8 +6,11 @@ what it knows. `foreign_listeners` then lists what can be reached from outside, 
 """
 
 import inspect
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
+
+from osteo_ray.config import ConfigError
 
 CALL = 'add_port_to_grpc_server(self._server, "[::]:0")'
 """How Ray 2.60 opens the port (`ray.serve._private.replica`)."""
@@ -46,6 +49,22 @@ def bind() -> None:
 
     bound_port.bound = True  # type: ignore[attr-defined]
     replica.add_port_to_grpc_server = bound_port
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Try to listen at an address, before anything else is started for it.
+
+    Raises:
+        ConfigError: it is no address of this machine, or somebody listens there.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that a former run left waiting is free
+            s.bind(address)
+            s.listen()
+    except OSError as e:
+        raise ConfigError(f"host, port: can't listen at {host}, port {port}: {e.strerror}; give another") from None
 
 
 def on_loopback(address: str) -> bool:

@@ -134,6 +134,17 @@ class Pointer:
         elif self._gone(both):
             log.warning("%s", self.fault())
 
+    def check(self) -> None:
+        """Look at the wanted bundle, and where that can't be used at the configured one.
+
+        Raises:
+            BundleError: neither can be used.
+        """
+        try:
+            identity(self.get() or "")
+        except BundleError:
+            identity(self.deployed() or "")
+
     def deployed(self) -> str | None:
         """The config's bundle."""
         both = self._read()

@@ -1,10 +1,15 @@
 """Before any work: what a command would read and write is looked at, within seconds, and refused with a code."""
 
 import json
+import socket
 import subprocess
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from osteo_ray import index_archive
+from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.cli import main
 from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.first_look import NEED_OUT, READ, named_paths
@@ -13,6 +18,7 @@ from osteo_ray.io.store import StoreError
 from osteo_ray.outcomes import EXIT_CODES, InputError
 from osteo_ray.reports.run import catalogue_of, claim_folder
 from osteo_ray.screening.config import ScreenJob
+from osteo_ray.service.built_in_study import write_study
 
 
 @pytest.fixture
@@ -44,14 +50,35 @@ def places(tmp_path):
         (["screen", "{p}/archive", "--out", "{p}/o", "--bundle", "{p}/folder"], 3, "no bundle"),
         (["screen", "{p}/archive"], 2, "out"),
         (["train", "--catalogue", "{p}/nowhere.parquet", "--out", "{p}/o"], 3, "catalogue"),
+        (["serve", "--runs", "{p}/file/x"], 5, "can't be written"),
+        (["serve", "--runs", "{p}/s", "--bundle", "{p}/folder", "--port", "0"], 3, "no bundle"),
+        (["serve", "--runs", "{p}/s", "--port", "{port}"], 2, "can't listen at 127.0.0.1"),
+        (["listen", "--spool", "{p}/file/x"], 5, "can't be written"),
+        (["listen", "--spool", "{p}/s", "--callers", "PACS", "--port", "{port}"], 2, "can't listen at 127.0.0.1"),
         (["drift", "--results", "{p}/nowhere", "--bundle", "{p}/folder"], 3, "results"),
     ],
 )
 def test_what_cannot_work_ends_before_any_work(places, argv, code, words, capsys):
-    assert main([a.format(p=places) for a in argv]) == code
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main([a.format(p=places, port=port) for a in argv]) == code
     assert words in capsys.readouterr().err
     assert not (places / "o").exists()
     assert code in EXIT_CODES
+
+
+def test_an_archive_that_was_unmounted_since_its_index_ends_before_any_work(places, bundle_dir, capsys):
+    write_study(places / "archive" / "s.zip")
+    catalogue, out = places / "catalogue.parquet", places / "o"
+    pq.write_table(pa.Table.from_pylist(index_archive(places / "archive").series, schema=CATALOGUE), catalogue)
+    (places / "archive").rename(places / "elsewhere")
+    command = ["screen", str(catalogue), "--out", str(out), "--bundle", str(bundle_dir)]
+    for argv in ([*command, "--dry-run"], command):
+        assert main(argv) == 3
+        said = capsys.readouterr().err
+        assert "volume mounted" in said
+        assert str(places / "archive") not in said, "folders may be named after patients"
+    assert not (out / "results.parquet").exists()
 
 
 def test_a_disk_that_is_full_or_read_only_is_code_5(places, tmp_path, capsys):

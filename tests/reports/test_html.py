@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic_run import UID, axial_hu, many_rows, odd_rows, overview, scored_row, summary, table, thumbnails, view
 
+from osteo_ray.config import ConfigError, validate
 from osteo_ray.evaluation.evaluate import evaluate
 from osteo_ray.outcomes import State
 from osteo_ray.reports import study_view, wording
@@ -21,6 +22,7 @@ from osteo_ray.reports.checks_view import check
 from osteo_ray.reports.html import StudyView, Thumbnail, write_run, write_study
 from osteo_ray.reports.language import DISCLAIMER, words_in
 from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, Roi, close_up, encode, window_filter
+from osteo_ray.screening.config import ReportText
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -237,9 +239,21 @@ def test_slices_are_numbered_from_head_to_foot_and_placed_in_the_scan():
     assert [s.number for s in by_index] == list(range(1, len(indices) + 1))
     assert [s.place for s in by_index] == [f"{i + 1} of 96" for i in indices]
     assert [s.at for s in by_index] == pytest.approx([100 * (1 - (i + 0.5) / 96) for i in indices])
+    assert [s.mark.split() for s in by_index] == [[str(s.number), s.level] for s in by_index]
     # The overview spans the same 96 slices, so millimetres must give the same places.
     by_mm = study_view.page(view(row)).slices
     assert [s.at for s in by_mm] == pytest.approx([s.at for s in by_index])
+
+
+def test_a_study_opens_in_the_sites_viewer(tmp_path):
+    text = validate(ReportText, {"viewer": "https://viewer.example/?StudyInstanceUIDs={study_uid}&s={series_uid}"})
+    row = scored_row(1, 0.62) | {"study_uid": '1.2&x="<'}
+    link = f"https://viewer.example/?StudyInstanceUIDs=1.2%26x%3D%22%3C&amp;s={row['series_uid']}"
+    assert f'<a href="{link}"' in write_study(tmp_path / "a.html", row, text=text).read_text()
+    assert "viewer.example" not in write_study(tmp_path / "b.html", row).read_text()
+    for wrong in ("javascript:alert({study_uid})", "https://v/", "https://v/{study_uid}/{name}"):
+        with pytest.raises(ConfigError, match="viewer"):
+            validate(ReportText, {"viewer": wrong})
 
 
 def test_risk_scale_follows_the_row():

@@ -1,3 +1,4 @@
+import csv
 import json
 import sys
 
@@ -12,6 +13,7 @@ from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.cli import main
 from osteo_ray.reports import result_json
 from osteo_ray.reports.package import FILES
+from osteo_ray.reports.worklist import write_worklist
 
 
 @pytest.fixture
@@ -75,6 +77,22 @@ def test_identifiers_are_never_replaced_by_a_pseudonym_in_silence(run):
     sr = dcmread(run / "studies" / ("c0ffee" * 5 + "00-identified") / "sr.dcm")
     assert sr.PatientID == PLANTED["PatientID"]
     assert str(sr.PatientName) == PLANTED["PatientName"]
+
+
+def test_a_worklist_with_names_is_written_where_identifiers_are_asked_for(run):
+    write_worklist(run / "worklist.csv", pq.read_table(run / "results.parquet"))
+    named = run / "studies" / "worklist-identified.csv"
+    assert main(["report", str(run), "--formats", "json"]) == 0
+    assert not named.exists()
+    assert main(["report", str(run), "--formats", "json", "--identifiers"]) == 0
+    first, lost = list(csv.DictReader(named.open(encoding="utf-8")))
+    assert (first["number"], first["accession"]) == (PLANTED["PatientID"], PLANTED["AccessionNumber"])
+    assert first["name"].split(", ") == PLANTED["PatientName"].split("^")[:2]
+    assert (first["rank"], first["risk_prob"]) == ("1", "0.62")
+    assert (lost["name"], lost["number"], lost["risk_prob"]) == ("", "", "0.3")
+    assert named.stat().st_mode & 0o077 == 0
+    assert main(["report", str(run), "--formats", "json", "--identifiers", "--top", "1"]) == 0
+    assert len(list(csv.DictReader(named.open(encoding="utf-8")))) == 1
 
 
 def test_what_is_reported_can_be_chosen(run, capsys):

@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.outcomes import InputError
 from osteo_ray.reports.config import PackageConfig
-from osteo_ray.reports.source import Source, text_of
+from osteo_ray.reports.source import Source, shown_name, text_of
 
 ESC_GB = b"\x1b$)A"
 
@@ -55,6 +55,22 @@ def header(terms, name: bytes) -> Dataset:
 )
 def test_declared_names_come_out_as_they_are(terms, name, text):
     assert str(text_of(header(terms, name), "PatientName")) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Zhang^XiaoDong=张^小东", "Zhang, XiaoDong (张小东)"),
+        ("王^小东", "王小东"),
+        ("Hong^Gildong=洪^吉洞=홍^길동", "Hong, Gildong (洪吉洞)"),
+        ("Müller^Jörg^^Dr", "Müller, Jörg"),
+        ("Smith", "Smith"),
+        ("=王^小东", "王小东"),
+        ("", ""),
+    ],
+)
+def test_a_name_is_shown_as_people_read_it(name, shown):
+    assert shown_name(name) == shown
 
 
 @pytest.mark.parametrize("terms", [None, "ISO_IR 999"])

@@ -82,7 +82,8 @@ def test_notes_are_words_in_the_sites_language(tmp_path):
     row |= dict(kvp=100.0)
     known = {k: [None] for k in PATIENTS.names} | dict(patient_key=[row["patient_key"]], known=["DXA_OLD"])
     known |= dict(hu_change=[-31.0], hu_verdict=["FALLEN"], suppressed=[False], n_studies=[2])
-    text = ReportText(language="de", next_step=NextStep(high="DXA anmelden", known="Hausarzt anrufen"))
+    viewer = "https://viewer.example/{study_uid}"
+    text = ReportText(language="de", viewer=viewer, next_step=NextStep(high="DXA anmelden", known="Hausarzt anrufen"))
     columns = ["patient_key", "n_studies", "hu_change", "hu_verdict", "known", "suppressed"]
     patients = pa.table(known, schema=PATIENTS).select(columns)
     line = read(write_worklist(tmp_path / "w.csv", table([row]), patients=patients, text=text)).iloc[0]
@@ -92,3 +93,4 @@ def test_notes_are_words_in_the_sites_language(tmp_path):
     assert line["note"].endswith("ältere DXA; HU um 31 gefallen, über den Wiederholungsfehler hinaus")
     assert line["next_step"] == "DXA anmelden", "an old DXA does not stand in the way"
     assert line["codes"] == "GATE_WARN: Q_KVP, Q_CONTRAST"
+    assert line["viewer"] == f"https://viewer.example/{row['study_uid']}"

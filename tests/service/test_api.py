@@ -2,16 +2,18 @@
 
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import anyio
+import httpx
 import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from serving import LocalScoring, QuietSupervisor, config, finished, runs_of, study_zip
+from serving import LocalScoring, QuietSupervisor, config, finished, runs_of, study_config, study_zip
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
@@ -28,6 +30,7 @@ from osteo_ray.service.runs import Runs, RunState
 from osteo_ray.service.tokens import Role, Tokens
 
 pytestmark = pytest.mark.ray
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +305,38 @@ def test_a_body_that_comes_too_slowly_ends_its_request(idle_s, body_s, pause_s):
 
 
 def test_streams_never_take_all_requests(tmp_path):
-    with pytest.raises(ConfigError, match=r"limits\.streams"):
-        check(validate(ServeConfig, {"runs": str(tmp_path), "limits": {"streams": 64}}))
+    for key in ("streams", "uploads"):
+        with pytest.raises(ConfigError, match=r"limits\.streams"):
+            check(validate(ServeConfig, {"runs": str(tmp_path), "limits": {key: 64}}))
+
+
+def test_uploads_that_do_not_end_leave_room_for_others(bundle_dir, tmp_path):
+    """An upload counts from its first byte on: what waits for a body takes no more requests than are allowed."""
+    cfg = study_config(tmp_path, bundle_dir, names=["testserver"], limits={"uploads": 1})
+    app = create(cfg, LocalScoring(cfg), QuietSupervisor(runs_of(cfg)))
+
+    async def ask():
+        begun, end = anyio.Event(), anyio.Event()
+
+        async def slow():
+            yield b"x"
+            begun.set()
+            await end.wait()
+
+        async with (
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(partial(client.post, "/v1/studies:score", content=slow(), headers=FORM))
+            await begun.wait()
+            second = await client.post("/v1/studies:score", files={"study": b"x"})
+            others = await client.get("/v1/screenings")
+            end.set()
+        return second, others
+
+    second, others = anyio.run(ask)
+    assert (second.status_code, second.json()["code"]) == (429, "BUSY")
+    assert others.status_code == 200
 
 
 def test_a_revoked_token_stops_and_hashes_alone_are_stored(served, tmp_path):

@@ -81,7 +81,7 @@ def route(role: Role | None, upload: bool = False) -> type[APIRoute]:
     """The class of routes that need `role`; None is open to all.
 
     Args:
-        upload: the body is a study, not a short document.
+        upload: the body is a study, not a short document; so many at once as `limits.uploads` allows.
     """
 
     class GuardedRoute(APIRoute):
@@ -91,14 +91,21 @@ def route(role: Role | None, upload: bool = False) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Any:
-                access: Access = request.app.state.context.access
+                context = request.app.state.context
+                access: Access = context.access
                 if role is not None:
                     caller = access.caller(request.headers)
                     request.state.caller = caller
                     if not allows(caller.role, role):
                         text = f"this needs the role {role}, the token has {caller.role}"
                         raise Problem(403, "ROLE", text, "use another token")
-                return await handle(Request(request.scope, _bounded(request, access.limits, upload)))
+                bounded = Request(request.scope, _bounded(request, access.limits, upload))
+                if not upload:
+                    return await handle(bounded)
+                if context.uploads.locked():  # counted before the body: slow ones would take every request else
+                    raise Problem(429, "BUSY", "too many studies at once", "try again", {"Retry-After": "2"})
+                async with context.uploads:
+                    return await handle(bounded)
 
             return guarded
 

@@ -43,23 +43,20 @@ async def score(
     if (study is None) == (dicomweb is None):
         raise Problem(422, "INVALID", "give either study or dicomweb", "send multipart/form-data with one of them")
     values = await run_in_threadpool(_values, record)
-    if context.uploads.locked():
-        raise Problem(429, "BUSY", "too many studies at once", "try again", {"Retry-After": "2"})
-    async with context.uploads:
-        if dicomweb is not None:
-            where = await run_in_threadpool(allowed_archive, f"dicomweb+{dicomweb}", context.cfg.archives)
-            if "/studies/" not in where:
-                raise Problem(422, "INVALID", "dicomweb: not one study", "end it with /studies/<StudyInstanceUID>")
-            row = await _scored(context, where, values)
-        else:
-            assert study is not None
-            path = context.spool / f"{secrets.token_hex(16)}.zip"
-            try:
-                await run_in_threadpool(_keep, study, path)
-                await run_in_threadpool(check_zip, path, context.cfg.limits)
-                row = await _scored(context, str(path), values)
-            finally:
-                path.unlink(missing_ok=True)
+    if dicomweb is not None:
+        where = await run_in_threadpool(allowed_archive, f"dicomweb+{dicomweb}", context.cfg.archives)
+        if "/studies/" not in where:
+            raise Problem(422, "INVALID", "dicomweb: not one study", "end it with /studies/<StudyInstanceUID>")
+        row = await _scored(context, where, values)
+    else:
+        assert study is not None
+        path = context.spool / f"{secrets.token_hex(16)}.zip"
+        try:
+            await run_in_threadpool(_keep, study, path)
+            await run_in_threadpool(check_zip, path, context.cfg.limits)
+            row = await _scored(context, str(path), values)
+        finally:
+            path.unlink(missing_ok=True)
     context.audit.write(caller.name, "score", state=row["state"], code=row["code"], model=row["model_sha256"])
     context.metrics.scored.labels(row["state"]).inc()
     return t.ResultDocument(to_result(row))

@@ -21,7 +21,7 @@ from osteo_ray.outcomes import InputError, Rejected, State
 from osteo_ray.reports.background import PATIENTS_FILE, READ, backgrounds
 from osteo_ray.reports.language import Words
 from osteo_ray.reports.result_json import to_result
-from osteo_ray.reports.source import read_header, text_of
+from osteo_ray.reports.source import identity_of, read_header
 from osteo_ray.reports.study_view import page as laid_out
 from osteo_ray.reports.views import study_view
 from osteo_ray.reports.worklist import note, ranked
@@ -244,11 +244,8 @@ class Studies:
             series = run.catalogue_row(study_uid or "", series_uid or "")
             if series is not None and series["instances"]:
                 with suppress(InputError):
-                    header = read_header(series["instances"][0])
-                    names = ("PatientName", "PatientID", "AccessionNumber")
-                    name, number, accession = (str(text_of(header, n, self._character_set)) for n in names)
-                    family_first = ", ".join(p for p in name.split("=")[0].split("^")[:2] if p)
-                    found = t.Identity(name=family_first, number=number, accession=accession)
+                    who = identity_of(read_header(series["instances"][0]), self._character_set)
+                    found = t.Identity(name=who.name, number=who.number, accession=who.accession)
             self._identities[key] = found
             while len(self._identities) > _IDENTITIES:
                 self._identities.popitem(last=False)
