@@ -126,17 +126,20 @@ class _Export:
 
     def _resource(self, r: dict[str, Any], number: int, full_url: str | None) -> None:
         kind = r.get("resourceType")
-        if kind == "Patient":
-            self._subjects.add(r, full_url, f"{self._source}, {self._word(full_url)} {number}")
-        elif kind == "Observation":
-            try:
+        where = f"{self._source}, {self._word(full_url)} {number}"
+        try:
+            if kind == "Patient":
+                self._subjects.add(r, full_url, where)
+            elif kind == "Observation":
                 self._observation(r, number, full_url)
-            except (AttributeError, TypeError, KeyError) as e:
-                self._reading.found.problem(f"{self._source}, line {number}: an Observation out of shape ({e})")
-        elif kind == "Bundle":
-            self._bundle(r, number)
-        else:
-            self._reading.found.dropped[str(kind)] += 1
+            elif kind == "Bundle":
+                self._bundle(r, number)
+            else:
+                self._reading.found.dropped[str(kind)] += 1
+        except RecordsError:
+            raise
+        except (AttributeError, TypeError, KeyError, ValueError) as e:
+            self._reading.found.problem(f"{where}: a {kind} out of shape ({e})")
 
     def _word(self, full_url: str | None) -> str:
         return "line" if full_url is None else "entry"
@@ -258,6 +261,8 @@ class _Export:
                 found.unknown[f"{code} = {', '.join(answers) or 'text'}"] += 1
             return (known[0], None) if known else (None, None)
         q = part.get("valueQuantity")
+        if isinstance(q, dict) and isinstance(q.get("value"), dict | list):
+            raise TypeError(f"value {str(q['value'])[:40]!r} is no number")
         if isinstance(q, dict) and q.get("value") is not None:
             comparator = str(q.get("comparator") or "")
             value = q["value"] if not comparator else f"{'>' if comparator == 'ad' else comparator}{q['value']}"

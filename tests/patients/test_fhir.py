@@ -392,3 +392,20 @@ def test_a_servers_note_beside_an_export_is_passed_over(tmp_path):
     report = records.load(tmp_path).report
     assert report is not None
     assert report.dropped == (("file manifest.json", 1),)
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        patient(identifier=1),
+        patient(identifier=[{"type": "MR", "value": "7"}]),
+        patient(identifier=[MR | {"value": "\x00"}]),
+        patient(link=[{"other": [1], "type": "replaces"}]),
+        crea(value=[61]),
+        {"resourceType": "Bundle", "entry": 1},
+        {"resourceType": "Bundle", "entry": [{"resource": patient(), "request": "PUT"}]},
+    ],
+)
+def test_resources_out_of_shape_are_named_by_line(tmp_path, resource):
+    with pytest.raises(records.RecordsError, match=r"r.ndjson, line 2: a \w+ out of shape"):
+        load_lines(tmp_path, patient("p0"), resource)

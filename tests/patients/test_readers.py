@@ -168,6 +168,16 @@ def test_a_number_that_a_sheet_shows_with_zeros_is_that_text(tmp_path):
     assert f["patient_key"].tolist() == [patient_key("P0012345", None)]
 
 
+def test_a_damaged_workbook_is_refused(tmp_path):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"xl/worksheets/sheet1.xml") + len("xl/worksheets/sheet1.xml")
+    data[at : at + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(RecordsError, match="no workbook that can be read"):
+        load(path, mapping())
+
+
 def test_a_formula_without_a_value_is_not_missing(tmp_path):
     path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, "=60+1"]]})
     with pytest.raises(RecordsError, match=r"sheet 'labs', cell C2: a formula without a value"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,7 @@ from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
 from osteo_ray.patients.values import plain
 
+_BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 _SHOWN = re.compile(r'(?:"([^"]*)")?(0+)')
 _DIGITS = 1e15  # a spreadsheet keeps fifteen digits
 
@@ -27,47 +31,44 @@ def read_workbook(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
         RecordsError: no workbook, no such sheet, several sheets with rows of which none is named, a formula without a
             value, a row with values beyond the header.
     """
-    book = _open(path, name)
-    try:
+    with _opened(path, name) as book, _opened(path, name, values=False) as formulas:
         sheet = _sheet(book, m, name)
-        formulas = _open(path, name, values=False)
-        try:
-            yield from _rows(sheet, formulas[sheet.title], m, name)
-        finally:
-            formulas.close()
-    finally:
-        book.close()
+        yield from _rows(sheet, formulas[sheet.title], m, name)
 
 
 def first_rows(path: Path, name: str) -> Iterator[tuple[dict[str, Any], list[tuple[int, list[str]]]]]:
     """(what a mapping has to say of the file, the first rows with their numbers) of each sheet that holds any."""
-    book = _open(path, name)
-    try:
+    with _opened(path, name) as book:
         for sheet in book.worksheets:
             cells = enumerate(sheet.iter_rows(max_row=LOOKED_AT), 1)
             rows = [(k, [plain(c.value) for c in row]) for k, row in cells]
             if any(any(r) for _, r in rows):
                 yield {"sheet": sheet.title} if len(book.worksheets) > 1 else {}, rows
-    finally:
-        book.close()
 
 
-def _open(path: Path, name: str, values: bool = True) -> Any:
+@contextmanager
+def _opened(path: Path, name: str, values: bool = True) -> Iterator[Any]:
+    """A workbook while it is read, with the values or the formulas of its cells.
+
+    Raises:
+        RecordsError: what can't be read, now or further down.
+    """
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
 
+    book = None
     try:
         book = load_workbook(path, read_only=True, data_only=values)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError) as e:
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()  # what a file says of its own size is often wrong
+        yield book
+    except RecordsError:
+        raise
+    except (InvalidFileException, zipfile.BadZipFile, zlib.error, ParseError, *_BROKEN) as e:
         raise RecordsError([f"{name}: no workbook that can be read ({e}); save it again as .xlsx, or as CSV"]) from None
-    _forget_dimensions(book)
-    return book
-
-
-def _forget_dimensions(book: Any) -> None:
-    """Read every row that there is: what a file says of its own size is often wrong."""
-    for sheet in book.worksheets:
-        sheet.reset_dimensions()
+    finally:
+        if book is not None:
+            book.close()
 
 
 def _sheet(book: Any, m: Mapping, name: str) -> Any:
