@@ -12,11 +12,13 @@ import pandas as pd
 
 from osteo_ray.patients.mapping import Fhir
 from osteo_ray.patients.reading import Reading
+from osteo_ray.patients.values import OK, birth
 
 _HISTORY = re.compile(r"/_history/[^/]+$")
 _TAIL = re.compile(r"(?:^|/)(Patient/[^/]+)$")
 _NO_BIRTH = np.iinfo(np.int32).min
 _AMBIGUOUS = -2
+_NO_TEXT = frozenset({""})
 
 
 def canonical(reference: str) -> str:
@@ -235,12 +237,6 @@ class Subjects:
 
 
 def _birth(text: Any) -> int:
-    """Days since 1970; a year or month alone is taken by its middle."""
-    m = re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?(?:T.*)?", str(text or "").strip())
-    if m is None:
-        return _NO_BIRTH
-    try:
-        date = np.datetime64(f"{m[1]}-{m[2] or '07'}-{m[3] or ('15' if m[2] else '01')}", "D")
-    except ValueError:
-        return _NO_BIRTH
-    return int(date.astype("int64"))
+    """Days since 1970."""
+    date, state = birth(text, _NO_TEXT)
+    return int(date.astype("int64")) if state == OK else _NO_BIRTH

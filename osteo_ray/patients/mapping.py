@@ -16,6 +16,7 @@ Shipped mappings are named: `load_mapping("default")`, `load_mapping("nhanes")`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -58,6 +59,17 @@ def _code_texts(codes: Any) -> Any:
     return out
 
 
+def _texts_of_missing(texts: Any) -> Any:
+    if not isinstance(texts, list | tuple):
+        return texts
+    return [t for x in texts for t in (_YES_NO[x] if isinstance(x, bool) else ("" if x is None else str(x),))]
+
+
+def folded(texts: Iterable[str]) -> frozenset[str]:
+    """Texts in the form in which cells are held against them."""
+    return frozenset(t.strip().casefold() for t in texts)
+
+
 def _number(key: Any) -> bool:
     return key is None or isinstance(key, int | float)
 
@@ -90,9 +102,17 @@ class Quantity(Section):
     codes: dict[str, float | None] | None = Field(None, description="text -> number; null means missing")
     analyte: str | None = Field(None, description="urea_nitrogen: masses are those of the nitrogen in urea")
     numbers: Numbers | None = Field(None, description="how this feature's numbers are written; null: as all are")
+    missing: tuple[str, ...] = Field(
+        (), description="texts that mean missing in this feature, beside those that do everywhere"
+    )
     check_median: bool = Field(
         True, description="refuse values whose median belongs to another unit; false: such patients, after a look"
     )
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _missing_texts(cls, v: Any) -> Any:
+        return _texts_of_missing(v)
 
     @field_validator("codes", mode="before")
     @classmethod
@@ -225,9 +245,7 @@ class Mapping(Section):
     @field_validator("missing", mode="before")
     @classmethod
     def _missing_texts(cls, v: Any) -> Any:
-        if not isinstance(v, list | tuple):
-            return v
-        return [t for x in v for t in (_YES_NO[x] if isinstance(x, bool) else ("" if x is None else str(x),))]
+        return _texts_of_missing(v)
 
     @field_validator("treatment")
     @classmethod
@@ -283,7 +301,7 @@ class Mapping(Section):
     @property
     def missing_texts(self) -> frozenset[str]:
         """Texts that mean missing, in lower case."""
-        return frozenset(t.strip().casefold() for t in self.missing)
+        return folded(self.missing)
 
 
 def shipped() -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings
 from osteo_ray.patients.identity import normalised, patient_key
-from osteo_ray.patients.mapping import Mapping, Numbers, Quantity
+from osteo_ray.patients.mapping import Mapping, Numbers, Quantity, folded
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
 from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, units_that_fit
@@ -64,7 +64,8 @@ class Reading:
         for k, text in enumerate(uniques):
             pid, _, site = text.partition("\x1f")
             if pid.casefold() in self.mapping.missing_texts or not normalised(pid, self.identity):
-                bad[k] = "no patient id; such a record joins nothing"
+                stated = f"; {pid!r} is one of the mapping's `missing:`" if pid else ""
+                bad[k] = f"no patient id; such a record joins nothing{stated}"
             elif is_error(pid):
                 bad[k] = f"{pid!r} is a spreadsheet's error, not a patient id"
             elif lost_digits(pid):
@@ -97,7 +98,7 @@ class Reading:
             units: each row's unit as written; None: `q.unit`, or the schema's own.
             test: the test's name in a long table.
         """
-        f, found, missing = feature(name), self.found, self.mapping.missing_texts
+        f, found, missing = feature(name), self.found, self.mapping.missing_texts | folded(q.missing)
         rule = q.numbers or self.mapping.numbers
         if name != "age_y":  # only ages are capped, or followed by a unit of time
             rule = rule.model_copy(update={"rules": tuple(r for r in rule.rules if r == "flags")})
@@ -184,7 +185,7 @@ class Reading:
         if len(top) > 1 and set(top.replace(".", "")) == {"9"}:
             self.found.note(
                 f"{chunk.source}, column {column!r}: {top} stands {counts[-1]} times for {name}, and no other value "
-                f"above {values[-2]:g}; if it means missing, add it to `missing:`"
+                f"above {values[-2]:g}; if it means missing, add it to the feature's own `missing:`"
             )
 
     def _other_unit(self, f: Feature, values: np.ndarray, by: float, unit: str, chunk: Chunk, column: str) -> bool:

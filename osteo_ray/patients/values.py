@@ -201,6 +201,7 @@ _COMPACT = re.compile(
 _CHINESE = re.compile(rf"(\d{{4}})()年(\d{{1,2}})月(\d{{1,2}})[日号](?:\s*{_CLOCK}(?P<zone>))?")
 _AMBIGUOUS = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{2}|\d{4})(?:[ T].*)?")
 _MONTH_NAME = re.compile(r"\d{1,2}([-/. ]+)[^\W\d_]{3,}\.?([-/. ]+)(\d{4}|\d{2})(?:[ T].*)?")
+_YEAR_OR_MONTH = re.compile(r"(\d{4})(?:[-/](\d{2}))?")
 _SERIAL = re.compile(r"[2-6]\d{4}(?:\.\d+)?")  # days since 1900 of 1954 to 2091
 
 
@@ -354,6 +355,20 @@ def is_error(text: str) -> bool:
 def lost_digits(text: str) -> bool:
     """Whether a number was rounded by a spreadsheet ('1.23457E+11')."""
     return _LOST_DIGITS.fullmatch(text) is not None
+
+
+def births(column: pd.Series, missing: frozenset[str], formats: tuple[str, ...] = ()) -> Parsed:
+    """A column of birth dates as datetime64[D]; see `birth`."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return days(column, missing, formats)
+    return _each(column, lambda cell: birth(cell, missing, formats), "datetime64[D]")
+
+
+def birth(cell: Any, missing: frozenset[str], formats: tuple[str, ...] = ()) -> tuple[np.datetime64, int]:
+    """(birth date, state) of one cell; a year or a month alone is taken by its middle."""
+    date, state = day(cell, missing, formats)
+    m = _YEAR_OR_MONTH.fullmatch(plain(cell)) if state == BAD else None
+    return day(f"{m[1]}-{m[2] or '07'}-{'15' if m[2] else '01'}", missing) if m else (date, state)
 
 
 def century_before(born: np.ndarray, formats: tuple[str, ...], today: dt.date | None = None) -> np.ndarray:

@@ -13,7 +13,18 @@ from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.units import unit_like
-from osteo_ray.patients.values import BAD, Parsed, age_at, as_written, century_before, coded, date_hint, moments, plain
+from osteo_ray.patients.values import (
+    BAD,
+    Parsed,
+    age_at,
+    as_written,
+    births,
+    century_before,
+    coded,
+    date_hint,
+    moments,
+    plain,
+)
 
 _AGES_DIFFER = 2
 
@@ -155,26 +166,28 @@ def _sites(column: pd.Series, m: Mapping) -> np.ndarray:
     return texts.where(~texts.str.casefold().isin(m.missing_texts), m.site).to_numpy(object)
 
 
-def dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
-    """A date column as datetime64[s] of the local day; what is no date is NaT and a problem."""
-    return moments_of(chunk, column, reading)[0].values.astype("datetime64[s]")
-
-
 def moments_of(chunk: Chunk, column: str, reading: Reading) -> tuple[Parsed, np.ndarray]:
-    """The same with each cell's state, and seconds of the day (int32 [n])."""
+    """A column of dates as the local day, and seconds of the day (int32 [n]); what is no date is a problem."""
     m = reading.mapping
     parsed, second = moments(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
+    _refuse(parsed, chunk, column, reading)
+    reading.found.days(parsed.values, f"{chunk.source}, column {column!r}")
+    return parsed, second
+
+
+def _refuse(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> None:
     for row in np.flatnonzero(parsed.state == BAD):
         text = parsed.texts(row)
-        reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{date_hint(text, m.date_format)}")
-    if column in (m.date, m.dxa_date):
-        reading.found.days(parsed.values, f"{chunk.source}, column {column!r}")
-    return parsed, second
+        hint = date_hint(text, reading.mapping.date_format)
+        reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{hint}")
 
 
 def birth_dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
     """A column of birth dates as datetime64[s]."""
-    return century_before(dates(chunk, column, reading), reading.mapping.date_format)
+    m = reading.mapping
+    parsed = births(chunk.frame[column], m.missing_texts, m.date_format)
+    _refuse(parsed, chunk, column, reading)
+    return century_before(parsed.values.astype("datetime64[s]"), m.date_format)
 
 
 def ages(

@@ -356,8 +356,8 @@ def test_patients_of_one_number_who_contradict_each_other(tmp_path):
 
 
 def test_patients_who_are_no_fhir_are_named(tmp_path):
-    with pytest.raises(records.RecordsError, match="birthDate '1955-3-1' is no date"):
-        load_lines(tmp_path, patient(birthDate="1955-3-1"), crea())
+    with pytest.raises(records.RecordsError, match=r"birthDate '01.03.1955' is no date"):
+        load_lines(tmp_path, patient(birthDate="01.03.1955"), crea())
     t = load_lines(tmp_path, patient(gender="F", birthDate="1954-05-01T00:00:00Z"), crea())
     assert t.report.unknown == (("Patient.gender = F", 1),)
     assert t.frame["age_y"][0] == pytest.approx(70, abs=0.1)

@@ -182,6 +182,19 @@ def test_what_is_no_date_names_its_form(tmp_path, text, remedy):
         crea(tmp_path, f"id,day,crea\nA,{text},61\n", date="day")
 
 
+def test_a_year_or_month_of_birth_is_taken_by_its_middle(tmp_path):
+    text = "id,day,crea,born\nA,2024-07-01,61,1954\nB,2024-07-01,61,1954-03\n"
+    f = crea(tmp_path, text, date="day", birth_date="born").frame
+    assert f["age_y"].tolist() == pytest.approx([70, 70.3], abs=0.05)
+
+
+def test_a_text_may_mean_missing_in_one_feature_alone(tmp_path):
+    features = {"creatinine_umol_l": {"column": "crea", "missing": [99]}, "weight_kg": {"column": "w"}}
+    f = crea(tmp_path, "id,crea,w\nA,99,99\nB,61,70\n", features=features).frame
+    assert f["creatinine_umol_l"].tolist() == pytest.approx([np.nan, 61], nan_ok=True)
+    assert f["weight_kg"].tolist() == [99, 70]
+
+
 def test_a_birth_year_of_two_digits_is_never_in_the_future(tmp_path):
     more = {"date": "day", "birth_date": "born", "date_format": "%d.%m.%y"}
     text = "id,day,crea,born\nA,05.01.24,61,01.03.55\nB,05.01.24,61,29.02.48\nC,05.01.24,61,01.03.70\n"
