@@ -1,4 +1,4 @@
-"""CPU of the slice encoder in torch and in ONNX Runtime, a slice alone and in a batch of twelve; one thread.
+"""CPU of the slice encoder and of the policy in torch and in ONNX Runtime; one thread.
 
     python benchmarks/encoder_speed.py
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,58 +19,66 @@ import torch
 
 from osteo_ray.model import reference
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.model.onnx_encoder import Encode, encoder_of
+from osteo_ray.model.onnx_encoder import encoder_of
+from osteo_ray.model.onnx_policy import looks, step_of
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "encoder_speed.json"
 ROUNDS, CALLS = 30, 4
 
 
-def cpu_ms(encode: Encode, crops: np.ndarray) -> float:
-    """CPU milliseconds a slice."""
+def cpu_ms(work: Callable[[], object], of: int = 1) -> float:
+    """CPU milliseconds of each of the `of` items that `work` does."""
     t = time.process_time()
     for _ in range(CALLS):
-        encode(crops)
-    return (time.process_time() - t) * 1e3 / CALLS / len(crops)
+        work()
+    return (time.process_time() - t) * 1e3 / CALLS / of
+
+
+def compared(by_torch: Callable[[], np.ndarray], by_onnx: Callable[[], np.ndarray], of: int = 1) -> dict[str, float]:
+    """The two in turn: medians, ratio with the middle half of the rounds, largest difference."""
+    a, b = by_torch(), by_onnx()
+    rounds = np.array([(cpu_ms(by_torch, of), cpu_ms(by_onnx, of)) for _ in range(ROUNDS)])
+    ratio = rounds[:, 0] / rounds[:, 1]
+    found = {"torch_ms": np.median(rounds[:, 0]), "onnx_ms": np.median(rounds[:, 1]), "times": np.median(ratio),
+             "low": np.percentile(ratio, 25), "high": np.percentile(ratio, 75)}  # fmt: skip
+    largest = float(f"{np.abs(a - b).max():.1e}")
+    return {k: round(float(v), 2) for k, v in found.items()} | {"largest_difference": largest}
 
 
 def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
     bundle = Bundle.load(reference.bundle())
-    by_onnx = encoder_of(bundle, "cpu", 1)
-    bundle.encoder_onnx = b""
-    by_torch = encoder_of(bundle, "cpu", 1)
+    encode, step = encoder_of(bundle, "cpu", 1), step_of(bundle, 1)
+    bundle.encoder_onnx = bundle.policy_onnx = b""
+    encode_torch, step_torch = encoder_of(bundle, "cpu", 1), step_of(bundle, 1)
     rng, rows = np.random.default_rng(0), []
     for n in (1, 12):
         crops = rng.integers(-1024, 1500, (n, bundle.config.crop.size, bundle.config.crop.size)).astype(np.int16)
-        a, b = by_torch(crops)[0], by_onnx(crops)[0]
-        rounds = np.array([(cpu_ms(by_torch, crops), cpu_ms(by_onnx, crops)) for _ in range(ROUNDS)])
-        ratio = rounds[:, 0] / rounds[:, 1]
-        rows.append(
-            {"table": "encoder", "slices": n, "torch_ms": round(float(np.median(rounds[:, 0])), 2),
-             "onnx_ms": round(float(np.median(rounds[:, 1])), 2), "times": round(float(np.median(ratio)), 2),
-             "low": round(float(np.percentile(ratio, 25)), 2), "high": round(float(np.percentile(ratio, 75)), 2),
-             "largest_difference": float(f"{np.abs(a - b).max():.1e}")}
-        )  # fmt: skip
+        both = compared(lambda c=crops: encode_torch(c)[0], lambda c=crops: encode(c)[0], n)
+        rows.append({"table": "networks", "what": f"encoder, {n} at a time"} | both)
+    look = looks(bundle.config.view, bundle.config.encoder.dim)[1]
+    rows.append({"table": "networks", "what": "step of the policy"} | compared(lambda: step_torch(look),
+                                                                               lambda: step(look)))  # fmt: skip
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = "python benchmarks/encoder_speed.py"
     OUT.write_text(
         json.dumps({"command": command, "commit": commit, "seed": 0, "rows": rows, "bars": []}, indent=1) + "\n"
     )
     lines = "".join(
-        f"| {r['slices']} | {r['torch_ms']} | {r['onnx_ms']} | {r['times']} ({r['low']}-{r['high']}) "
+        f"| {r['what']} | {r['torch_ms']} | {r['onnx_ms']} | {r['times']} ({r['low']}-{r['high']}) "
         f"| {r['largest_difference']} |\n"
         for r in rows
     )
     OUT.with_suffix(".md").write_text(
-        f"""# The slice encoder in torch and in ONNX Runtime
+        f"""# Slice encoder and policy in torch and in ONNX Runtime
 
-`{command}`: milliseconds of CPU a slice, one thread, the two in turn; in
-brackets the middle half of the rounds. The difference is of embeddings, about unit spread.
+`{command}`: milliseconds of CPU a slice, or a step of the policy, one thread, the two
+in turn; in brackets the middle half of the rounds. The difference is of embeddings, about unit spread, and of logits.
 
-<!-- rows: encoder -->
+<!-- rows: networks -->
 
-| slices | torch, ms | onnx, ms | times | largest difference |
+| what | torch, ms | onnx, ms | times | largest difference |
 |---|---|---|---|---|
 {lines}"""
     )

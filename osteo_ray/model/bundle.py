@@ -34,8 +34,8 @@ from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.schema import NAMES
 
 FORMAT = "3"
-ONNX = "onnx.encoder"
-"""Name in weights.safetensors of the encoder's ONNX model, as bytes."""
+ENCODER_ONNX, POLICY_ONNX = "onnx.encoder", "onnx.policy"
+"""Names in weights.safetensors of ONNX models, as bytes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Bundle:
     operating_point: str
     lumbar_threshold: float  # below it no looked-at slice counts as lumbar
     encoder_onnx: bytes = b""  # the encoder as `onnx_encoder.exported` gives it; empty: it runs in torch
+    policy_onnx: bytes = b""  # a step of policy and reward classifiers, as `onnx_policy.exported` gives it
     metrics: dict[str, Any] = field(default_factory=dict)
     card: str = ""
     sha256: str = ""
@@ -111,8 +112,9 @@ class Bundle:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{n}.{k}": v for n, net in self.networks().items() for k, v in net.state_dict().items()}
         tensors |= {f"background.{k}": v for k, v in self.background.items()}
-        if self.encoder_onnx:
-            tensors[ONNX] = torch.frombuffer(bytearray(self.encoder_onnx), dtype=torch.uint8)
+        for name, model in ((ENCODER_ONNX, self.encoder_onnx), (POLICY_ONNX, self.policy_onnx)):
+            if model:
+                tensors[name] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
         for k, n in self.novelty.items():
             tensors[f"novelty.{k}.mean"] = torch.from_numpy(n.mean)
             tensors[f"novelty.{k}.covariance"] = torch.from_numpy(n.covariance)
@@ -200,7 +202,9 @@ class Bundle:
             except RuntimeError as e:
                 raise BundleError(f"{folder}: the weights of {name} do not fit the bundle's config: {e}") from None
             net.eval().requires_grad_(False)
-        bundle.encoder_onnx = tensors[ONNX].numpy().tobytes() if ONNX in tensors else b""
+        bundle.encoder_onnx, bundle.policy_onnx = (
+            tensors[name].numpy().tobytes() if name in tensors else b"" for name in (ENCODER_ONNX, POLICY_ONNX)
+        )
         bundle.background = {
             k.removeprefix("background."): v for k, v in tensors.items() if k.startswith("background.")
         }

@@ -1,4 +1,4 @@
-"""Names of vertebral levels for the slices that were looked at (pure numpy).
+"""Names of vertebral levels for the slices that were looked at (numpy, scipy).
 
     named = name_levels(z_mm, region, number, mid)       # of the slices looked at, in any order
     named.level[i], named.confidence[i]                  # "L3", 0.97; None where it is not known
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy import sparse
 
 from osteo_ray.model.embedding import L1_NUMBER, LUMBAR, REGIONS, EmbeddingLayout, p_mid, vertebra
 
@@ -51,6 +52,8 @@ LEAST_MID = 0.2
 """Largest belief from which a scan's `mid` is scaled: a scan in which it never rises shows no bodies."""
 NO_BODY_MID = 0.08
 """What the encoder typically believes of `mid` where there is no vertebral body: hips and shoulders, say."""
+FURTHEST, NEVER = 32, 1e-10
+"""Steps that are one product, and chances that are left out of it."""
 ABOVE, BELOW, SACRUM = "above", "below", "S"
 
 
@@ -81,6 +84,8 @@ class _Chains:
     one: np.ndarray
     two: np.ndarray
     prior: np.ndarray  # float [H]
+    kinds: np.ndarray  # float [U, 3]: region, number and mid of the states that differ
+    kind: np.ndarray  # int [H, S], index into kinds
 
 
 def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> Levels:
@@ -157,7 +162,9 @@ def _chains() -> _Chains:
         stay[h, 0], one[h, 0], two[h, 0] = 0.9, 0.1, 0.0
         one[h, n - 2], two[h, n - 2] = ONE + TWO, 0.0
         stay[h, n - 1], one[h, n - 1], two[h, n - 1] = 1.0, 0.0, 0.0
-    return _Chains(names, level, region, number, mid, target, stay, one, two, np.array([w for _, w in chains]))
+    kinds, kind = np.unique(np.stack([region, number, mid], -1).reshape(-1, 3), axis=0, return_inverse=True)
+    prior = np.array([w for _, w in chains])
+    return _Chains(names, level, region, number, mid, target, stay, one, two, prior, kinds, kind.reshape(region.shape))
 
 
 def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]]:
@@ -217,13 +224,14 @@ def _weights(down: np.ndarray) -> np.ndarray:
 
 def _evidence(chains: _Chains, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> np.ndarray:
     """Log-likelihood of each slice in each state [k, H, S]."""
-    p = np.clip(region, 0, 1)[:, chains.region] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
-    off = (number[:, None, None] - chains.number[None]) / NUMBER_SD
+    # The hypotheses share most of their states: each different one is judged once.
+    p = np.clip(region, 0, 1)[:, chains.kinds[:, 0].astype(int)] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
+    off = (number[:, None] - chains.kinds[None, :, 1]) / NUMBER_SD
     near = np.exp(-0.5 * off**2) * (1 - NUMBER_FLOOR) + NUMBER_FLOOR
     # Where there is no vertebra the number says nothing: as if it were one and a half off.
     near = np.where(np.isfinite(near), near, np.exp(-0.5 * (1.5 / NUMBER_SD) ** 2))
-    middle = -0.5 * ((np.clip(mid, 0, 1)[:, None, None] - chains.mid[None]) / MID_SD) ** 2
-    return np.log(p) + np.log(near) + middle
+    middle = -0.5 * ((np.clip(mid, 0, 1)[:, None] - chains.kinds[None, :, 2]) / MID_SD) ** 2
+    return (np.log(p) + np.log(near) + middle)[:, chains.kind]
 
 
 def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -232,46 +240,51 @@ def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[n
     Args:
         at: the step of each slice, from the head.
     """
-    when, which = np.unique(at, return_inverse=True)  # the steps with evidence; between them states only move on
+    # The steps with evidence; between them states only move on.
+    when, which, slices = np.unique(at, return_inverse=True, return_counts=True)
     real = chains.level >= 0
-    log = np.zeros((len(when), *real.shape))
-    np.add.at(log, which, evidence)
+    log = np.add.reduceat(evidence[np.argsort(at, kind="stable")], np.cumsum(slices) - slices, axis=0)
     top = np.where(real, log, -np.inf).max(2)
     emission = np.where(real, np.exp(log - top[..., None]), 0.0)
     forward = np.zeros_like(emission)
     scale = np.zeros((len(when), len(real)))
     f = np.where(real, 1.0, 0.0)
     f = f / f.sum(1, keepdims=True)
-    gaps = np.diff(when)
-    for u in range(len(when)):
-        for _ in range(gaps[u - 1] if u else 0):
-            f = _moved(chains, f)
-        f = f * emission[u]
+    gaps = [0, *np.diff(when).tolist()]
+    for u, gap in enumerate(gaps):
+        f = _moved(f, gap) * emission[u]
         scale[u] = np.maximum(f.sum(1), 1e-300)
         f = f / scale[u][:, None]
         forward[u] = f
     posterior = forward.copy()
     b = np.ones_like(f)
     for u in range(len(when) - 2, -1, -1):
-        b = b * emission[u + 1] / scale[u + 1][:, None]
-        for _ in range(gaps[u]):
-            b = _moved_back(chains, b)
+        b = _moved(b * emission[u + 1] / scale[u + 1][:, None], gaps[u + 1], back=True)
         posterior[u] *= b
     posterior /= np.maximum(posterior.sum(2, keepdims=True), 1e-300)
     return posterior[which], np.log(scale).sum(0) + top.sum(0)
 
 
-def _moved(chains: _Chains, f: np.ndarray) -> np.ndarray:
-    """State probabilities [H, S] one step further down."""
-    out = chains.stay * f
-    out[:, 1:] += (chains.one * f)[:, :-1]
-    out[:, 2:] += (chains.two * f)[:, :-2]
-    return out
+@lru_cache(maxsize=FURTHEST)
+def _moves(steps: int) -> sparse.csr_array:
+    """The chance to come from one state to another in so many steps, [H * S, H * S]: row to, column from."""
+    if steps > 1:
+        m = _moves(steps // 2) @ _moves(steps - steps // 2)
+        m.data[m.data < NEVER] = 0.0
+        m.eliminate_zeros()
+        return m
+    chains = _chains()
+    n = chains.stay.size
+    # A chain's last states move on by none or one, so no chain runs into the next.
+    bands = [chains.stay.ravel(), chains.one.ravel()[: n - 1], chains.two.ravel()[: n - 2]]
+    return sparse.csr_array(sparse.diags_array(bands, offsets=[0, -1, -2]), dtype=np.float64)
 
 
-def _moved_back(chains: _Chains, b: np.ndarray) -> np.ndarray:
-    """The transpose of `_moved`."""
-    out = chains.stay * b
-    out[:, :-1] += chains.one[:, :-1] * b[:, 1:]
-    out[:, :-2] += chains.two[:, :-2] * b[:, 2:]
-    return out
+def _moved(f: np.ndarray, steps: int, back: bool = False) -> np.ndarray:
+    """State probabilities [H, S] so many steps further down; `back`: what is believed of there, brought up again."""
+    out = f.ravel()
+    while steps > 0:
+        m = _moves(min(steps, FURTHEST))
+        out = (m.T if back else m) @ out
+        steps -= FURTHEST
+    return out.reshape(f.shape)

@@ -95,15 +95,20 @@ def _by_torch(encoder: nn.Module, device: str) -> Encode:
     return encode
 
 
-def _by_onnx(model: bytes, threads: int) -> Encode:
+def session(model: bytes, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _by_onnx(model: bytes, threads: int) -> Encode:
+    run = session(model, threads).run
 
     def encode(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        embedding, circle = session.run(["embedding", "circle"], {"hu": crops})
+        embedding, circle = run(["embedding", "circle"], {"hu": crops})
         return embedding, circle
 
     return encode

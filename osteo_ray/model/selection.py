@@ -1,4 +1,4 @@
-"""Run a trained policy over one scan, decoding only what it asks for (plain torch; no RLlib)."""
+"""Run a trained policy over one scan, decoding only what it asks for (no RLlib)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ LOOKS = 4
 """Slices looked at before the levels are asked again."""
 Embed = Callable[[np.ndarray], np.ndarray]
 """Grid positions [k] -> embeddings float32 [k, D]; called once for the first look, then per slice."""
+Step = Callable[[Look], np.ndarray]
+"""What was looked at and kept -> masked logits float32 [T + 1] of the next action."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,24 @@ class Selection:
     embedding: np.ndarray  # float32 [T, D], 0 where not looked at
 
 
-@torch.no_grad()
-def select(
-    z_mm: np.ndarray, embed: Embed, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig
-) -> Selection:
+def torch_step(policy: PolicyNet, scorers: Sequence[AttentionPool]) -> Step:
+    """The policy's step in torch; `scorers`: class scorers whose mean confidence the policy sees."""
+
+    @torch.no_grad()
+    def step(look: Look) -> np.ndarray:
+        obs = observe(look, class_probs(scorers, look))
+        return policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})[0][0].numpy()
+
+    return step
+
+
+def select(z_mm: np.ndarray, embed: Embed, step: Step, view: ViewConfig) -> Selection:
     """Choose slices of one scan greedily by the policy.
 
     Args:
         z_mm: [n] heights of the scan's grid positions, ascending, n <= view.positions.
         embed: decodes and embeds grid positions.
-        scorers: class scorers whose mean confidence the policy sees.
+        step: the policy's (`torch_step`, or `onnx_policy.step_of`).
     """
     n, t = len(z_mm), view.positions
     if not 0 < n <= t:
@@ -61,9 +71,7 @@ def select(
     look.embedding[first] = seen
     look.looked[first] = True
     while not look.full:
-        obs = observe(look, class_probs(scorers, look))
-        logits, _ = policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})
-        action = int(logits[0].argmax())
+        action = int(step(look).argmax())
         if action == t:
             break
         if not look.looked[action]:
@@ -178,6 +186,7 @@ def on_levels(kept: np.ndarray, looked: np.ndarray, embedding: np.ndarray, z_mm:
 def select_each(
     scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig
 ) -> Iterator[Selection]:
-    """`select` on embedded scans, one after another."""
+    """`select` on embedded scans, one after another, in torch."""
+    step = torch_step(policy, scorers)
     for z_mm, embedding, valid in zip(scans.z_mm, scans.embedding, scans.valid, strict=True):
-        yield select(z_mm[valid], embedding.__getitem__, policy, scorers, view)
+        yield select(z_mm[valid], embedding.__getitem__, step, view)

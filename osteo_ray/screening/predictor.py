@@ -34,6 +34,7 @@ from osteo_ray.model.embedding import hu_of, p_lumbar
 from osteo_ray.model.levels import Levels
 from osteo_ray.model.networks import Batch
 from osteo_ray.model.onnx_encoder import encoder_of
+from osteo_ray.model.onnx_policy import step_of
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.selection import Selection, select
 from osteo_ray.model.tissue_scale import tissue_scale, vbmd
@@ -123,6 +124,7 @@ class Predictor:
             )
         bundle.encoder.to(self.cfg.device)
         self.encode = encoder_of(bundle, self.cfg.device, self.cfg.threads)
+        self.step = step_of(bundle, self.cfg.threads)
 
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
@@ -232,7 +234,7 @@ class Predictor:
                 slices[k].circle = (*square.to_slice(row, col, spacing), radius * square.pixel_mm)
             return embedding
 
-        selection = select(np.asarray(stack.z_mm)[positions], embed, b.policy, b.reward_classifiers, b.config.view)
+        selection = select(np.asarray(stack.z_mm)[positions], embed, self.step, b.config.view)
         # Of the kept slices the worst counts: what the score rests on must be sound.
         kept = [slices[k] for k in selection.kept.tolist()]
         cfg = self.index.gates

@@ -15,6 +15,7 @@ from torch import nn
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
 from osteo_ray.kdamm.train import FitJob, Weights, fit
+from osteo_ray.model import onnx_encoder, onnx_policy
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.bundle import Bundle, Prediction
 from osteo_ray.model.calibration import (
@@ -28,7 +29,6 @@ from osteo_ray.model.config import BundleConfig, NoveltyConfig
 from osteo_ray.model.conformal import fit_conformal
 from osteo_ray.model.networks import Batch, Student
 from osteo_ray.model.novelty import Novelty, fit_novelty, picks_summary
-from osteo_ray.model.onnx_encoder import exported
 from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
@@ -123,7 +123,8 @@ def finish(
         ),
         standardiser=std,
         encoder=prepared.encoder,
-        encoder_onnx=b"" if cfg.encoder.network else exported(prepared.encoder, cfg.crop.size),
+        encoder_onnx=b"" if cfg.encoder.network else onnx_encoder.exported(prepared.encoder, cfg.crop.size),
+        policy_onnx=onnx_policy.exported(policy, scorers, cfg.selection.view, cfg.encoder.dim),
         policy=policy,
         reward_classifiers=scorers,
         tabular=models.tabular,

@@ -14,7 +14,7 @@ from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import p_lumbar
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
-from osteo_ray.model.selection import select
+from osteo_ray.model.selection import select, torch_step
 
 VIEW = ViewConfig(by_level=False, positions=24, coarse=4, keep=3, spare=0)
 
@@ -33,7 +33,7 @@ def test_only_what_is_asked_for_is_decoded():
         asked.extend(p.tolist())
         return s.embedding[0, p]
 
-    out = select(s.z_mm[0], embed, policy, scorers, VIEW)
+    out = select(s.z_mm[0], embed, torch_step(policy, scorers), VIEW)
     assert len(asked) == len(set(asked)) <= VIEW.coarse + VIEW.keep
     assert sorted(asked) == np.flatnonzero(out.looked).tolist()
     assert 1 <= len(out.kept) <= VIEW.keep
@@ -53,18 +53,18 @@ def test_select_walks_as_the_environment_does():
                 logits, _ = policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})
             obs, _, done, _, _ = env.step(int(logits.argmax()))
         n = s.embedding[i]
-        assert select(s.z_mm[i], n.__getitem__, policy, scorers, VIEW).kept.tolist() == env.look.kept
+        assert select(s.z_mm[i], n.__getitem__, torch_step(policy, scorers), VIEW).kept.tolist() == env.look.kept
 
 
 def test_a_short_scan_and_an_impossible_one():
     policy, scorers = net()
     s = synthetic_scans(1)
-    out = select(s.z_mm[0, :2], s.embedding[0].__getitem__, policy, scorers, VIEW)
+    out = select(s.z_mm[0, :2], s.embedding[0].__getitem__, torch_step(policy, scorers), VIEW)
     assert len(out.kept) <= 2
     with pytest.raises(ValueError, match="grid positions"):
-        select(np.zeros(0), s.embedding[0].__getitem__, policy, scorers, VIEW)
+        select(np.zeros(0), s.embedding[0].__getitem__, torch_step(policy, scorers), VIEW)
     with pytest.raises(ValueError, match="grid positions"):
-        select(np.arange(25.0), s.embedding[0].__getitem__, policy, scorers, VIEW)
+        select(np.arange(25.0), s.embedding[0].__getitem__, torch_step(policy, scorers), VIEW)
 
 
 def test_masked_actions_have_no_probability():
@@ -115,7 +115,9 @@ def test_rllib_learns_where_the_class_shows_and_resumes(ray_session, tmp_path):
 
     def lumbar_share(p):
         fresh = synthetic_scans(60, seed=9)
-        picks = [select(fresh.z_mm[i], fresh.embedding[i].__getitem__, p, scorers, VIEW).kept for i in range(60)]
+        picks = [
+            select(fresh.z_mm[i], fresh.embedding[i].__getitem__, torch_step(p, scorers), VIEW).kept for i in range(60)
+        ]
         return np.mean([p_lumbar(fresh.embedding[i, k]).mean() for i, k in enumerate(picks)])
 
     assert lumbar_share(policy) > 1.5 * lumbar_share(net(3)[0])

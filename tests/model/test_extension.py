@@ -23,7 +23,7 @@ from osteo_ray.model.config import EncoderConfig, ModelConfig, ViewConfig
 from osteo_ray.model.encoder import build_encoder
 from osteo_ray.model.networks import Batch, build_tabular
 from osteo_ray.model.policy import PolicyNet
-from osteo_ray.model.selection import select
+from osteo_ray.model.selection import select, torch_step
 from osteo_ray.training.config import AugmentConfig, PretrainConfig
 from osteo_ray.training.pretrain import SliceData, pretrain
 
@@ -121,7 +121,7 @@ def test_a_selector_of_ones_own_decodes_only_what_it_asks_for(examples):
         asked.extend(at.tolist())
         return scan[at]
 
-    got = select(np.arange(30.0), embed, PolicyNet(layout.dim, 8), (), view)
+    got = select(np.arange(30.0), embed, torch_step(PolicyNet(layout.dim, 8), ()), view)
     assert set(got.kept) <= {8, 9, 10, 11}
     assert len(got.kept) == 3
     assert len(asked) == len(set(asked)) == got.looked.sum() < 10
@@ -132,7 +132,7 @@ def test_a_selector_that_answers_nonsense_is_named(examples):
     (examples / "own_selector.py").write_text("def densest(z_mm, embed, view):\n    return [99]\n")
     view = ViewConfig(positions=32, keep=3, selector="own_selector.densest")
     with pytest.raises(ConfigError, match=r"own_selector.densest: gave positions \[99\]"):
-        select(np.arange(30.0), lambda at: np.zeros((len(at), 4), np.float32), PolicyNet(4, 8), (), view)
+        select(np.arange(30.0), lambda at: np.zeros((len(at), 4), np.float32), torch_step(PolicyNet(4, 8), ()), view)
 
 
 def test_a_bundle_names_its_parts_with_their_hash(examples, tmp_path):

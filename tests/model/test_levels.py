@@ -5,7 +5,7 @@ import pytest
 from synthetic_spine import spine
 
 from osteo_ray.model.embedding import REGIONS
-from osteo_ray.model.levels import _chains, _moved, _moved_back, _scaled_mid, name_levels
+from osteo_ray.model.levels import _chains, _moves, _scaled_mid, name_levels
 
 
 def share_right(**kw):
@@ -54,17 +54,16 @@ def test_nothing_of_the_spine_has_no_name():
     assert name_levels(np.zeros(0), np.zeros((0, 4)), np.zeros(0), np.zeros(0)).level == ()
 
 
-def test_a_step_keeps_probability_and_back_is_its_transpose():
-    chains = _chains()
-    h, states = chains.level.shape
-    for hypothesis in (0, h - 1):
-        n = int((chains.level[hypothesis] >= 0).sum())
-        eye = np.zeros((states, h, states))
-        eye[:, hypothesis] = np.eye(states)
-        forward = np.stack([_moved(chains, e)[hypothesis] for e in eye])  # row: from, column: to
-        assert np.allclose(forward[:n, :n].sum(1), 1)
-        back = np.stack([_moved_back(chains, e)[hypothesis] for e in eye], 1)
-        assert np.allclose(forward[:n, :n], back[:n, :n])
+def test_steps_keep_probability_stay_in_their_chain_and_add_up():
+    real = (_chains().level >= 0).ravel()
+    states = _chains().level.shape[1]
+    for steps in (1, 7, 32):
+        m = _moves(steps).tocoo()  # row: to, column: from
+        assert np.allclose(m.sum(0)[real], 1, atol=1e-6)
+        inside = m.data > 0
+        assert np.array_equal(m.coords[0][inside] // states, m.coords[1][inside] // states)
+    apart = _moves(3) - _moves(1) @ _moves(1) @ _moves(1)
+    assert abs(apart).max() < 1e-8
 
 
 def test_a_scan_whose_beliefs_are_all_low_is_named_like_one_whose_beliefs_are_high():
