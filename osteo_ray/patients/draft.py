@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from osteo_ray.io.store import local_file
+from osteo_ray.io.store import is_remote, local_file
 from osteo_ray.patients import draft_names as names
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping, Numbers
@@ -33,6 +33,8 @@ def draft(source: str | Path) -> list[str]:
     Raises:
         RecordsError: a table that can't be read.
     """
+    if not is_remote(source) and Path(source).is_dir():
+        raise RecordsError([f"{source}: a folder; name one of its files"])
     if kind_of(source) in FHIR:
         raise RecordsError([f"{source}: FHIR needs no mapping of columns; see `format: fhir` for its few settings"])
     try:
@@ -79,13 +81,14 @@ def _first(path: Path, name: str) -> tuple[dict[str, object], Chunk, list[str]]:
     """(settings of the file, its first rows, what has to be checked): that encoding, sheet and header row of which most
     names are known."""
     how: dict[str, object] = {}
-    best = -1
+    best = -1, 0
     for settings, rows in first_rows(path, name):
         known = [(sum(map(_known_in, fields)), number) for number, fields in rows]
         most = max([k for k, _ in known], default=0)
-        if most <= best:
+        units = sum(unit_like(f) for _, fields in rows for f in fields if not f.isascii())
+        if (most, units) <= best:
             continue
-        best = most
+        best = most, units
         start = next((n for k, n in known if k == most), 1)
         first = next((n for n, fields in rows if any(fields) and not re.fullmatch('"?sep=.?', "".join(fields))), 1)
         how = settings | ({"header_row": start} if start != first and most > 1 else {})

@@ -36,7 +36,7 @@ FEATURES: dict[str, str] = {
     "urine_albumin_mg_l": r"u(rine)?_?alb(umin)?|microalbumin|尿微量白蛋白",
 }
 PATIENT = (
-    r"mrn|pid|patient|(patient(en|s)?|pat|subject|person)_?(id|no|nr|num(mer|ber)?|nummer|key)|病历号|患者(id|番号)|门诊号|住院号",
+    r"mrn|pid|ipp|patient|paciente|(patient(en|s)?|pat|subject|person)_?(id|no|nr|num(mer|ber)?|nummer|key)|病历号|患者(id|番号)|门诊号|住院号",
     r"(id|key)|case_?id",
     r"(no|nr|num(ber)?)",
 )

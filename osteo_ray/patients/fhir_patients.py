@@ -184,8 +184,10 @@ class Subjects:
             if p is None:
                 if self.observed[k]:
                     lost, lost_observations, first = lost + 1, lost_observations + self.observed[k], first or reference
-            elif not self._known[p]:
+            elif not self._known[p] and self.observed[k]:
                 reasons[self._why[p]] += 1
+            elif not self._known[p]:
+                self._reading.found.dropped[f"Patient without observations: {self._why[p]}"] += 1
             else:
                 patient[k], keys[k] = p, self._keys[p]
         if lost:

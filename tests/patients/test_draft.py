@@ -4,7 +4,7 @@ import openpyxl
 import pytest
 import yaml
 
-from osteo_ray.patients import Mapping, load
+from osteo_ray.patients import Mapping, RecordsError, load
 from osteo_ray.patients.draft import draft
 
 
@@ -68,6 +68,7 @@ def proposal(path):
     ("encoding", "header", "rows"),
     [
         ("cp1252", "Patientennummer;Abnahmedatum;Kreatinin [µmol/l]", "1;25.01.2024;61\n"),
+        ("cp1252", "Patientennr;Entnahmedatum;Analyse;Ergebnis;Einheit", "1;25.01.2024;Kreatinin;61;µmol/l\n"),
         ("cp932", "患者ID,採血日,クレアチニン(µmol/L)".replace("µ", "u"), "1,2024/01/25,61\n"),
         ("gb18030", "病历号,采样时间,肌酐(μmol/L)", "1,2024-01-25,61\n"),
     ],
@@ -112,3 +113,8 @@ def test_dates_that_no_name_tells_are_pointed_out(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("MRN,Zeitpunkt,crea_mg_dl\n1,25.01.2024,0.9\n")
     assert any("column 'Zeitpunkt' holds dates" in line for line in draft(path))
+
+
+def test_a_folder_has_no_one_mapping(tmp_path):
+    with pytest.raises(RecordsError, match="a folder; name one of its files"):
+        draft(tmp_path)

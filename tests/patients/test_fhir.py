@@ -409,3 +409,9 @@ def test_a_servers_note_beside_an_export_is_passed_over(tmp_path):
 def test_resources_out_of_shape_are_named_by_line(tmp_path, resource):
     with pytest.raises(records.RecordsError, match=r"r.ndjson, line 2: a \w+ out of shape"):
         load_lines(tmp_path, patient("p0"), resource)
+
+
+def test_a_patient_without_a_number_refuses_nothing_where_nothing_is_observed(tmp_path):
+    t = load_lines(tmp_path, patient("p0", identifier=[]), patient(), crea())
+    assert keys(t) == [patient_key("7", None)]
+    assert t.report.dropped[0][0].startswith("Patient without observations: no identifier of type MR")
