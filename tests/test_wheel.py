@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 import osteo_ray
+from osteo_ray.config import validate
+from osteo_ray.synthetic import fast
+from osteo_ray.synthetic.config import CohortConfig
+from osteo_ray.synthetic.write import write_patient
 
 ROOT = Path(__file__).parents[1]
 NOT_CODE = {".py", ".pyc"}
@@ -84,6 +88,20 @@ def test_the_reference_bundle_loads_from_the_wheel(installed, tmp_path):
     where, name = run(installed, "python", "-c", code, cwd=tmp_path).splitlines()
     assert Path(where).is_relative_to(installed)
     assert name == "osteo-ray reference"
+
+
+def test_the_lines_of_the_readme_score_a_study(installed, tmp_path):
+    cfg = validate(CohortConfig, {"seed": 5, "persons": 60, "scan": {"size_512_share": 0, "protocols": {"abdomen": 1}}})
+    person = next(p for p in fast.people(cfg) if p.has_ct and p.age_y > 45)
+    write_patient(person, cfg, tmp_path / "archive")
+    study = next(p for p in (tmp_path / "archive").rglob("2.25.*") if p.is_dir())
+    study.rename(tmp_path / "study_folder")
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    record = {"age_y": int(person.age_y), "sex": "M" if person.male else "F"}
+    lines, given = re.subn(r"record=\{.*?\}", f"record={record}", lines)
+    assert given == 1
+    out = run(installed, "python", "-c", lines, cwd=tmp_path)
+    assert re.match(r"(SCORED|SCORED_WARN) 0\.\d+ \{", out), out
 
 
 def test_one_version():
