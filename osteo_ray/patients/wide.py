@@ -57,6 +57,10 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         for c in chunk.repeated
         if c in used
     ]
+    for c in (c for c in used if c in there and c not in m.keep):
+        first = next((v for v in chunk.frame[c] if v is not None), None)
+        if isinstance(first, list | dict | np.ndarray):
+            problems.append(f"{chunk.source}: column {c!r} ({used[c]}) holds lists, not values; unfold it")
     lenient = {c for c, what in used.items() if m.optional and what not in ("patient_id", "keep")}
     listed = ", ".join(there)
     for c, what in used.items():

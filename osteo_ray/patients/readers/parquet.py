@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.readers.chunk import ROWS, Chunk, repeated_names
+
+_EXACT = 2**53  # above, a float is not one whole number
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Chunk]:
@@ -31,8 +34,8 @@ def read_parquet(path: Path, name: str) -> Iterator[Chunk]:
 
 
 def _frame(batch: pa.RecordBatch, name: str) -> pd.DataFrame:
-    """A batch's columns, of equal names the first. Whole numbers beside missing ones stay whole: as floats, long
-    patient numbers would lose their last digits. Bytes are texts; lists and structs are shown as texts, to be refused.
+    """A batch's columns, of equal names the first. Long whole numbers beside missing ones are texts: as floats,
+    patient numbers would lose their last digits. Bytes are texts.
     """
     columns: dict[str, pa.Array] = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
@@ -41,9 +44,7 @@ def _frame(batch: pa.RecordBatch, name: str) -> pd.DataFrame:
                 column = column.cast(pa.string())
             except pa.ArrowInvalid:
                 raise RecordsError([f"{name}, column {field.name!r}: bytes that are no UTF-8; write texts"]) from None
+        if pa.types.is_integer(field.type) and column.null_count and (pc.max(column).as_py() or 0) >= _EXACT:
+            column = column.cast(pa.string())
         columns.setdefault(field.name, column)
-    frame = pa.table(columns).to_pandas(ignore_metadata=True, integer_object_nulls=True)
-    for column, array in columns.items():
-        if pa.types.is_nested(array.type):
-            frame[column] = [None if v is None else str(v) for v in array.to_pylist()]
-    return frame
+    return pa.table(columns).to_pandas(ignore_metadata=True)
