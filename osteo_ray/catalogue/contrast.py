@@ -129,7 +129,7 @@ _SIGNS = (
     (re.compile(r"(?<![^\W_])(C|CM|KM|IVC?|APC) ?\(?-\)?(?![^\s/,;_)])", re.IGNORECASE), r"\1 MINUS "),
     (re.compile(r"(?<![^\W_])C ?\(\+\)", re.IGNORECASE), "C+ "),
     (re.compile(r"(?<![^\s/(])\+ ?C(?![^\W_])", re.IGNORECASE), " PLUS C "),
-    (re.compile(r"(?<![^\s/(])-C(?![^\s/,;_)])", re.IGNORECASE), " MINUS C "),
+    (re.compile(r"(?<![^\s/(])-(C|CM|KM|IVC?)(?![^\s/,;_)])", re.IGNORECASE), r" MINUS \1 "),
 )
 
 

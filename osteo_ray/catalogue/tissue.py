@@ -25,6 +25,8 @@ SKIN_MM, FAT_MM = 4.0, 40.0  # subcutaneous fat is looked for this deep under th
 OUTSIDE_MM = 8.0  # air is looked for this far from the body
 BONE_HU, MIDLINE_MM = 180.0, 60.0
 FEWEST = 150  # averaged pixels that make a peak
+FEWEST_BONE = 60  # of bone in one slice: a part of a vertebra
+LEAST_BEHIND = 0.1  # of a single slice; bowel full of agent may lie before the spine, but hardly this much
 FEWEST_FAT = 800  # of fat: in the thin, a narrow rim is mostly edge, and reads too bright
 PROMINENT = 1.8  # a peak's height against the mean of its range
 SMOOTH_HU = 4.0
@@ -46,6 +48,7 @@ class TissuePeaks:
     cut_low: float | None = None  # the value at which pixels end, where air should be
     cut_high: float | None = None  # the same where bone should be
     bone_behind: float | None = None  # share of the midline's bone that lies in the back half of the body
+    least_behind: float | None = None  # the same of the slice with the least
 
     def text(self) -> str:
         parts = [
@@ -71,6 +74,7 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
     """
     fat, air, muscle = [], [], []
     bone = np.zeros(2, int)  # pixels of bone in the front and the back half
+    behind: list[float] = []  # their share behind, of each slice
     low: list[float] = []
     high: list[float] = []
     n = 0
@@ -78,6 +82,8 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         n += 1
         f, a, b = _regions(hu, spacing)
         bone += b
+        if b.sum() >= FEWEST_BONE:
+            behind.append(float(b[1] / b.sum()))
         fat.append(f)
         air.append(a)
         muscle.append(_near_spine(crop, crop_mm))
@@ -98,6 +104,7 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         cut_low=float(np.median(low)) if len(low) >= most else None,
         cut_high=float(np.median(high)) if len(high) >= most else None,
         bone_behind=float(bone[1] / bone.sum()) if bone.sum() >= FEWEST else None,
+        least_behind=min(behind, default=None),
     )
 
 
@@ -191,8 +198,13 @@ def _shifted(peaks: TissuePeaks, h: HuLimits, air_hu: float) -> bool:
 
 
 def q_orientation(peaks: TissuePeaks, cfg: QualityChecks) -> QualityCheck:
-    """The spine lies in the back half of the body; elsewhere, the header's orientation is not that of the pixels."""
-    b = peaks.bone_behind
+    """The spine lies in the back half of the body; elsewhere, the header's orientation is not that of the pixels.
+
+    So of all slices together, and of each alone: some may be turned.
+    """
+    b, one = peaks.bone_behind, peaks.least_behind
     fired = b is not None and b < cfg.bone_behind_min
+    if not fired and one is not None and one < LEAST_BEHIND:
+        b, fired = one, True
     value = None if b is None else f"{b:.2f}"
     return judged("Q_ORIENTATION", fired, "fail", value, f">= {cfg.bone_behind_min:g} of midline bone behind", cfg)

@@ -68,13 +68,16 @@ DESCRIPTIONS = {
         "|sem contraste|utan kontrast|ilman varjoainetta|natiivi|bez k.l.|нативная|kontrastsız|비조영"
         "|造影なし|No IVC|W/OUT CONTRAST|contrast: none|fără contrast|χωρίς σκιαγραφικό|không thuốc"
         "|tanpa kontras|Prekontrast|without oral or IV contrast"
+        "|s/contraste|S/MDC|Thx/Abd -KM|buk utan kontr|WOUT CON|NCP"
     ),
     "contrast": (
         "post contrast|W/ CONTRAST|C+|CT C(+)|+C|增强扫描|con civ|KM i.v.|IV+|com contraste|varjoaine"
         "|z kontrastem|с контрастом|조영|CECT|cu contrast|W IV CONTRAST W/O ORAL CONTRAST|có thuốc"
+        "|THORAX W/C|IV+ ORAL-|IV CON|med iv kontr"
     ),
     "unknown": (
-        "W/WO|with and without contrast|mit und ohne KM|sin y con contraste|平扫+增强|oral contrast only"
+        "SENZA/CON MDC|rektale KM-Füllung|W C-SPINE"
+        "|W/WO|with and without contrast|mit und ohne KM|sin y con contraste|平扫+增强|oral contrast only"
         "|without oral contrast|Prone|PRE OP|post-op|SC joint|C-spine|SIMPLE cyst|Basalganglien"
         "|portable CT|"
     ),

@@ -85,5 +85,12 @@ def test_nothing_seen_does_not_fire():
     assert q_hu(tissue_peaks([]), 120.0, CFG).value == "no tissue seen"
 
 
+def test_one_slice_that_is_turned_fails():
+    slices = [body(seed=s)[:: -1 if s == 1 else 1] for s in range(5)]
+    p = tissue_peaks((h, (1.5, 1.5), h[64:192, 64:192], 1.5) for h in slices)
+    assert (p.bone_behind or 0) > CFG.bone_behind_min
+    assert q_orientation(p, CFG).verdict == "fail"
+
+
 def test_a_spine_in_front_fails():
     assert q_orientation(measured(lambda h: np.ascontiguousarray(h[::-1])), CFG).verdict == "fail"
