@@ -55,7 +55,14 @@ class PolicyConfig(Section):
     algorithm: Literal["ppo", "dqn"] = Field("ppo", description="RLlib's algorithm: PPO, or double DQN")
     hidden: int = Field(48, ge=8, description="width of the policy's layers")
     env_steps: int = Field(40_000, ge=1, description="slices looked at in the whole training")
-    env_runners: int = Field(1, ge=0, description="remote sampling actors; 0 samples in the learner's process")
+    env_runners: int | None = Field(
+        1,
+        ge=0,
+        description="remote sampling actors; 0 samples in the learner's process, null: as many as the cluster has free "
+        "cores when training starts",
+    )
+    learners: int = Field(0, ge=0, description="remote learner actors; 0 learns in the driver's process")
+    learner_gpus: float = Field(0.0, ge=0, description="GPUs of each learner; 0: on CPU")
     envs_per_runner: int = Field(16, ge=1, description="episodes that each sampling actor runs side by side")
     batch: int = Field(2048, ge=64, description="ppo: steps of one update")
     minibatch: int = Field(256, ge=16, description="steps of one gradient step")

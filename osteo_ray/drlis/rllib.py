@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
@@ -27,7 +28,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from sklearn.metrics import roc_auc_score
 
-from osteo_ray.drlis.config import SelectionConfig
+from osteo_ray.drlis.config import PolicyConfig, SelectionConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.reward import posteriors
 from osteo_ray.model.config import ViewConfig
@@ -96,8 +97,6 @@ class MaskedDQNModule(DefaultDQNTorchRLModule):
 
 def make_env(env_config: Any) -> SliceSelectionEnv:
     """Build the environment in a runner, reading scans and scorers from the object store."""
-    import ray
-
     for key in ("scans", "scorers", "posteriors"):
         if isinstance(env_config[key], ray.ObjectRef):
             env_config[key] = ray.get(env_config[key])
@@ -106,7 +105,6 @@ def make_env(env_config: Any) -> SliceSelectionEnv:
 
 def build_algorithm(scans: Scans, scorers: list[AttentionPool], cfg: SelectionConfig, seed: int) -> Any:
     """The RLlib algorithm, ready for `.train()`; Ray must be running."""
-    import ray
     from ray.rllib.algorithms.dqn import DQNConfig
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -161,12 +159,20 @@ def build_algorithm(scans: Scans, scorers: list[AttentionPool], cfg: SelectionCo
         )
     return (
         algo.environment("slice_selection", env_config=env_config)
-        .env_runners(num_env_runners=p.env_runners, num_envs_per_env_runner=p.envs_per_runner)
-        .learners(num_learners=0)
+        .env_runners(num_env_runners=_runners(p), num_envs_per_env_runner=p.envs_per_runner)
+        .learners(num_learners=p.learners, num_gpus_per_learner=p.learner_gpus)
         .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config=model))
         .debugging(seed=seed, log_level="ERROR")
         .build_algo()
     )
+
+
+def _runners(p: PolicyConfig) -> int:
+    """Sampling actors: as configured, or one for each core that nothing uses yet, less those of remote learners."""
+    if p.env_runners is not None:
+        return p.env_runners
+    free = int(ray.available_resources().get("CPU", 0.0))
+    return max(1, free - max(1, p.learners))
 
 
 @torch.no_grad()

@@ -135,8 +135,13 @@ def screen_archive(
     summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
         patients = write_patients(out / RESULTS_FILE, table, out / PATIENTS_FILE, cfg.people)
-        listed = columns_of(out / RESULTS_FILE, WORKLIST_COLUMNS)
-        worklist = write_worklist(out / "worklist.csv", listed, cfg.worklist_top_n_per_week, patients, cfg.text)
+        worklist = write_worklist(
+            out / "worklist.csv",
+            columns_of(out / RESULTS_FILE, WORKLIST_COLUMNS),
+            cfg.worklist_top_n_per_week,
+            patients,
+            cfg.text,
+        )
         write_report(out, catalogue, cfg.report_studies, text=cfg.text, people=cfg.people)
     written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
     if worklist.suppressed:

@@ -97,7 +97,7 @@ PATIENTS = pa.schema(
         ("suppressed", pa.bool_()),
     ]
 )
-ROWS_AT_ONCE = 1_000_000
+ROWS_AT_ONCE = 100_000
 
 
 def write_patients(

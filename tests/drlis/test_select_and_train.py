@@ -87,7 +87,7 @@ def test_rllib_learns_where_the_class_shows_and_resumes(ray_session, tmp_path):
     small = PolicyConfig(
         hidden=32,
         env_steps=8000,
-        env_runners=1,
+        env_runners=None,
         envs_per_runner=8,
         batch=1000,
         minibatch=250,
