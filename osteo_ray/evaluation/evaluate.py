@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample, selective
+from osteo_ray.evaluation.hu_rule import HuRule, judge
 from osteo_ray.evaluation.labels import BAYES, pair_labels, read_labels
 from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
-from osteo_ray.evaluation.tables import NO_SECRET, one_per_patient, plain, read_results, scored_rows
+from osteo_ray.evaluation.tables import HU_RULE, NO_SECRET, one_per_patient, plain, read_results, scored_rows
 from osteo_ray.outcomes import State
 from osteo_ray.patients.config import SitePatientKeys, TimelineConfig
 from osteo_ray.patients.labels import CLASSES
@@ -59,6 +60,7 @@ class TaskResult:
     auc_series: m.Estimate
     series: int
     brier: m.Estimate | None
+    hu_rule: HuRule | None = None
     roc: tuple[tuple[float, ...], tuple[float, ...]] = field(repr=False, default=((), ()))
 
 
@@ -115,6 +117,8 @@ class Evaluation:
             out.append(f"  AUC, every series    {t.auc_series}  {t.series} series, patients drawn whole")
             if t.bayes_auc is not None:
                 out.append(f"  Bayes-optimal AUC    {t.bayes_auc}")
+            if t.hu_rule is not None:
+                out += _rule_lines(t.hu_rule)
             c = t.at_threshold
             for name in ("sensitivity", "specificity", "ppv", "npv", "accuracy"):
                 label = name.upper() if name in ("ppv", "npv") else name
@@ -263,6 +267,7 @@ def _task(
         auc_series=resample.auc_clustered(_y(series), series[score].to_numpy(float), groups, *boot, level),
         series=len(series),
         brier=brier,
+        hu_rule=judge(y, sub[HU_RULE].to_numpy(float), sub[score].to_numpy(float), level) if HU_RULE in sub else None,
         roc=(tuple(map(float, fpr)), tuple(map(float, tpr))),
     )
 
@@ -340,6 +345,18 @@ def _selective_lines(ev: Evaluation) -> list[str]:
         out += ["", f"{'conformal sets':<28}{'n':>6}  {'hold the true class':<22}mean size"]
         for g in ev.conformal.groups:
             out.append(f"  {g.name:<26}{g.n:>6}  {_short(g.covered):<22}{_num(g.mean_size)}")
+    return out
+
+
+def _rule_lines(rule: HuRule) -> list[str]:
+    """The plain rule, beside the model on the patients whose HU is known."""
+    d = rule.difference
+    out = [
+        f"  mean HU of L1, L2    {rule.auc}  the model on the same {rule.auc.n_pos} + {rule.auc.n_neg}: "
+        f"{_num(rule.model_auc.value)}, {d.diff:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+    ]
+    for hu, c in rule.at_cut_offs:
+        out.append(f"    <= {hu:g} HU{'':<9}sensitivity {_short(c.sensitivity)}, specificity {_short(c.specificity)}")
     return out
 
 

@@ -10,8 +10,8 @@ Another system's table needs an identity and a number, nothing else:
   orders patients and claims no more, so it gets no calibration and no decision curve.
 
 Optional, each under its own name: `threshold` (per row, on the same scale), `log_odds`, `study_date`, `state`,
-`row_key`, `modalities` (`ct+labs`), `conformal_set` (`normal+osteopenia`), `labs_missing`, and what subgroups are cut
-by.
+`row_key`, `modalities` (`ct+labs`), `conformal_set` (`normal+osteopenia`), `labs_missing`, `l1_l2_hu` (mean HU of L1
+and L2 at 120 kVp, for the plain rule beside the score), and what subgroups are cut by.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 
+from osteo_ray.evaluation.hu_rule import l1_l2_hu
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.config import SitePatientKeys
 from osteo_ray.patients.identity import normalised, patient_key
@@ -34,13 +35,16 @@ from osteo_ray.patients.readers import TABLES, chunks, kind_of
 from osteo_ray.patients.timeline import latest_per_patient
 from osteo_ray.patients.values import lost_digits
 
+HU_RULE = "l1_l2_hu"
+"""Mean HU of L1 and L2 at 120 kVp; worked out where results hold `hu_by_level`."""
 TEXTS = (
     *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "code"),
     *("sex", "manufacturer", "convolution_kernel", "contrast", "site"),
 )
-NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice_thickness_mm", "labs_missing")
+NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice_thickness_mm", "labs_missing", HU_RULE)
 LISTS = ("modalities", "conformal_set")
 WANTED = (*TEXTS, *NUMBERS, *LISTS)
+BY_LEVEL = "hu_by_level"
 NO_SECRET = SitePatientKeys()
 
 
@@ -131,8 +135,12 @@ def _results_frame(results: pa.Table | pd.DataFrame | str | Path) -> pd.DataFram
             if kind_of(path) not in TABLES:
                 raise InputError(f"{path}: scores are read from .csv, .tsv, .xlsx or .parquet")
             return read_cells(path)
-        results = pq.read_table(path)
-    return results.select([c for c in (*WANTED, "patient_id") if c in results.column_names]).to_pandas()
+        read = pads.dataset(path)
+        results = read.to_table(columns=[c for c in (*WANTED, "patient_id", BY_LEVEL) if c in read.schema.names])
+    frame = results.select([c for c in (*WANTED, "patient_id") if c in results.column_names]).to_pandas()
+    if BY_LEVEL in results.column_names and HU_RULE not in frame:
+        frame[HU_RULE] = l1_l2_hu(results[BY_LEVEL])
+    return frame
 
 
 def numbers_of(column: pd.Series, named: str) -> pd.Series:

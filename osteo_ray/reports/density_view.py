@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from osteo_ray.reports import reference_hu as ref
+from osteo_ray.evaluation import reference_hu as ref
 from osteo_ray.reports.background import Background, hu_change
 from osteo_ray.reports.language import Words
 from osteo_ray.reports.wording import NONE, date, number

@@ -176,6 +176,8 @@ def evaluation_tables(ev: Evaluation) -> dict[str, Any]:
         ("Patients, osteoporosis + others", lambda t: Cell(f"{t.auc.n_pos} + {t.auc.n_neg}")),
         ("AUC", lambda t: _cell(t.auc)),
         ("Bayes-optimal AUC, same patients", lambda t: _cell(t.bayes_auc)),
+        ("AUC of the plain rule: mean HU of L1 and L2", lambda t: _cell(t.hu_rule and t.hu_rule.auc)),
+        ("AUC of the model on the rule's patients", lambda t: _cell(t.hu_rule and t.hu_rule.model_auc)),
         ("Sensitivity at the locked threshold", lambda t: _cell(t.at_threshold.sensitivity)),
         ("Specificity", lambda t: _cell(t.at_threshold.specificity)),
         ("Positive predictive value", lambda t: _cell(t.at_threshold.ppv)),

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import empty_row, scored_row, table
 
-from osteo_ray.reports import reference_hu as ref
+from osteo_ray.evaluation import reference_hu as ref
 from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background, backgrounds, hu_change
 from osteo_ray.reports.checks_view import check, reason, verdict_of
 from osteo_ray.reports.density_view import density

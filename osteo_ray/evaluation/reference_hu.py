@@ -45,7 +45,7 @@ class CutOffs:
 
 @cache
 def _data() -> dict[str, Any]:
-    return yaml.safe_load(files("osteo_ray.reports").joinpath("reference_hu.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(files("osteo_ray.evaluation").joinpath("reference_hu.yaml").read_text(encoding="utf-8"))
 
 
 def short_source(part: str) -> str:
