@@ -272,5 +272,7 @@ def test_names_of_columns_that_look_the_same_are_the_same(tmp_path, header, colu
 def test_a_header_that_was_not_cut_or_is_not_there_is_told(tmp_path):
     with pytest.raises(RecordsError, match="the header is one column: is its `delimiter` right"):
         load(write(tmp_path, "id^day^crea\nA^^61\n"), mapping())
+    with pytest.raises(RecordsError, match="line 2: a cell of more than 1048576 characters"):
+        load(write(tmp_path, "id,day,crea\nA,," + "6" * (1 << 21) + "\n"), mapping())
     with pytest.raises(RecordsError, match="nothing stands in line 9"):
         load(write(tmp_path, "id,day,crea\nA,,61\n"), mapping(header_row=9))

@@ -172,7 +172,9 @@ def _misfit(name: str, line: int, row: list[str], fields: int, width: int, heade
 
 
 def _csv_problem(text: str) -> str:
-    if "unexpected end" in text or "field larger" in text:
+    if "field larger" in text:
+        return f"a cell of more than {_FIELD_LIMIT} characters; is a quote open, or the `delimiter` wrong?"
+    if "unexpected end" in text:
         return "a quote is opened and never closed; close or double it"
     if "expected after" in text:
         return "text follows a closing quote; a quote inside a value has to be doubled"
