@@ -118,7 +118,7 @@ def _duplicates(rows: list[Row], same_pixels: SamePixels) -> tuple[list[Row], li
     return kept, files, clash
 
 
-_SMALLEST_MM, _LARGEST_MM = 2.0, 1500.0  # of a picture's side; beyond, the unit is not mm
+_SMALLEST_MM, _LARGEST_MM = 0.5, 1500.0  # of a picture's side; beyond, the unit is not mm
 _GIVE_UP = 8  # pairs at one position that all differ: these are no copies, and no more pixels are read
 
 

@@ -95,29 +95,50 @@ def _of_frame(t: ContrastTags) -> str | None:
 
 def _of_tags(t: ContrastTags) -> str | None:
     """GIVEN, NONE, UNKNOWN (contradiction) or None (silent) of agent, route, amounts and start time."""
-    w = _words()
-    agent, route = (signed_tokens(v) for v in (t.agent, t.route))
-    agent, route = (" ".join(w["silent"].sub(" ", v).split()) for v in (agent, route))
-    agent, route = (f" {v} " if v else "" for v in (agent, route))
+    agent, route = _stating(t.agent), _stating(t.route)
     denied = _denies(agent)
-    given = bool(agent) and not denied and not _enteral_only(agent)
-    if given and _enteral_only(route) and not w["intravenous"].search(agent):
+    given = any(_in_vessels(part) for part in _SEVERAL.split(t.agent or ""))
+    if given and _enteral_only(route) and not _words()["intravenous"].search(agent):
         given = False
     if route and not _denies(route) and not _enteral_only(route):
         given = True
     enteral = _enteral_only(agent) or _enteral_only(route)
     amount = any(v is not None and v > 0 for v in (t.volume_ml, t.dose_ml))
-    if (amount or t.start_time or t.ingredient) and not enteral:
+    begun = bool(t.start_time and t.start_time.strip("0.:"))  # midnight is how some writers leave it out
+    if (amount or begun or _in_vessels(t.ingredient)) and not enteral:
         given = True
     if given:
         return UNKNOWN if denied else GIVEN
     return NONE if denied else None
 
 
-def _denies(text: str) -> bool:
-    """Whether an agent or route tag says that there was none, and no more."""
+_SEVERAL = re.compile(r"[&;,]|(?<=\w\w)/(?=\w\w\w)|\s(?:and|und|et|y)\s", re.IGNORECASE)
+_AMOUNT = re.compile(r"(?<= )(\d\S*|ML|CC|MG|G|OF)(?= )")
+
+
+def _stating(text: str | None) -> str:
+    """Tokens of an agent or route tag, without values that say nothing."""
+    found = _words()["silent"].sub(" ", signed_tokens(text)).split()
+    return f" {' '.join(found)} " if found else ""
+
+
+def _in_vessels(text: str | None) -> bool:
+    """Whether text, one of several that a tag may name, is an agent that isn't denied and not for the bowel alone."""
     w = _words()
-    return bool(text) and bool(w["agent_none"].search(text) or not w["none"].sub(" ", text).strip())
+    found = _stating(text)
+    if not found or _denies(found):
+        return False
+    rest = w["no_oral"].sub(" ", w["none"].sub(" ", found))
+    return bool(_AMOUNT.sub(" ", rest).strip()) and not _enteral_only(rest)
+
+
+def _denies(text: str) -> bool:
+    """Whether an agent or route tag says that there was none in the vessels."""
+    w = _words()
+    if not text or w["agent_none"].search(text):
+        return bool(text)
+    rest = w["none"].sub(" ", text)
+    return rest != text and (not rest.strip() or _enteral_only(rest))
 
 
 def _enteral_only(text: str) -> bool:

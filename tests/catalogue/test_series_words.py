@@ -49,17 +49,18 @@ def test_words_that_name_none():
 
 AGENTS = {
     "contrast": (
-        "Iomeron 400|APPLIED|YES|IV|i.v.|Accupaque 300|ISOVUE-300|IOPROMID|NON IONIC 100ML|碘海醇|C+"
+        "Iomeron 400|APPLIED|YES|Y|IV|i.v.|Accupaque 300|ISOVUE-300|IOPROMID|NON IONIC 100ML|碘海醇|C+"
         "|with IV contrast|Xenetix 350 IV|IV CONTRAST 100 mL, no oral|IV & ORAL|Hexabrix|POLYETHYLEN"
-        "|Airosol"
+        "|Airosol|OMNI & ORAL|ISOVUE & WATER|ORAL/OMNIPAQUE 350|Iohexol, water by mouth|100 CC OMNI"
     ),
     "none": (
         "NONE|NO IV CONTRAST|No IV|none given|not applied|nil|N/A|0 ml|w/o|ohne KM|kein KM|NON INJ|sans"
         "|sin contraste|senza mdc|geen|utan|ingen kontrast|bez kontrastu|без контраста|平扫|なし|NON-CON"
-        "|C-|(none)|No contrast given|NC"
+        "|C-|(none)|No contrast given|NC|ORAL W/O IV|oral only, no IV contrast"
     ),
     "unknown": (
         "|unknown|UNK|?|unbekannt|ORAL|PO|p.o.|per os|Gastrografin|rectal|oral contrast|Omnipaque oral|n/d|-|anonymized"
+        "|ORAL & NONE|ORAL, 100 ml|NO ORAL"
     ),
 }
 DESCRIPTIONS = {
@@ -91,6 +92,14 @@ DESCRIPTIONS = {
 def test_agents(want):
     got = {a: contrast_of(ContrastTags(agent=a or None)) for a in AGENTS[want].split("|")}
     assert {a: g for a, g in got.items() if g != want} == {}
+
+
+def test_amounts_and_times():
+    assert contrast_of(ContrastTags(start_time="000000.00")) == "unknown"
+    assert contrast_of(ContrastTags(start_time="101500")) == "contrast"
+    assert contrast_of(ContrastTags(ingredient="IODINE")) == "contrast"
+    assert contrast_of(ContrastTags(ingredient="BARIUM")) == "unknown"
+    assert contrast_of(ContrastTags(agent="BARIUM", volume_ml=500)) == "unknown"
 
 
 @pytest.mark.parametrize("want", DESCRIPTIONS)
