@@ -12,6 +12,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from osteo_ray.model import reference
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.model.onnx_encoder import encoder_of
+from osteo_ray.model.onnx_encoder import Encode, encoder_of
 from osteo_ray.model.onnx_policy import looks, step_of
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "encoder_speed.json"
@@ -45,6 +46,11 @@ def compared(by_torch: Callable[[], np.ndarray], by_onnx: Callable[[], np.ndarra
     return {k: round(float(v), 2) for k, v in found.items()} | {"largest_difference": largest}
 
 
+def embeddings(encode: Encode, crops: np.ndarray) -> np.ndarray:
+    """What an encoder makes of crops."""
+    return encode(crops)[0]
+
+
 def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
@@ -55,7 +61,7 @@ def main() -> None:
     rng, rows = np.random.default_rng(0), []
     for n in (1, 12):
         crops = rng.integers(-1024, 1500, (n, bundle.config.crop.size, bundle.config.crop.size)).astype(np.int16)
-        both = compared(lambda c=crops: encode_torch(c)[0], lambda c=crops: encode(c)[0], n)
+        both = compared(partial(embeddings, encode_torch, crops), partial(embeddings, encode, crops), n)
         rows.append({"table": "networks", "what": f"encoder, {n} at a time"} | both)
     look = looks(bundle.config.view, bundle.config.encoder.dim)[1]
     rows.append({"table": "networks", "what": "step of the policy"} | compared(lambda: step_torch(look),
