@@ -107,7 +107,7 @@ def test_confidence_of_a_training_patient_comes_from_the_scorer_that_left_him_ou
 def test_policy_arm_looks_as_screening_does():
     s = spine(6)
     torch.manual_seed(1)
-    view = ViewConfig(positions=24, coarse=4, keep=K, spare=0)
+    view = ViewConfig(positions=24, coarse=4, keep=K, spare=0, more_looks=0)
     p = controls.by_policy(s, PolicyNet(DIM, 16).eval(), [AttentionPool(DIM, 3).eval()], view)
     for i in range(6):
         n = int(s.valid[i].sum())
@@ -139,7 +139,7 @@ def test_a_study_puts_good_slices_above_bad_ones(ray_session, tmp_path):
         {
             "arms": {"DRLIS": {}, "seen": {"view": {"view": "all"}}},
             "selection": {
-                "view": {"positions": 24, "coarse": 4, "keep": K, "spare": 0},
+                "view": {"positions": 24, "coarse": 4, "keep": K, "spare": 0, "more_looks": 0},
                 "scorer": {"folds": 2, "steps": 60},
                 "policy": {
                     "env_steps": 300,
