@@ -156,6 +156,8 @@ class Api:
 
     def __init__(self, cfg: ServeConfig, scorers: DeploymentHandle, keeper: DeploymentHandle):
         keep_values_out()
+        # `serve deploy` asks nobody else: its file may say another address than the config.
+        refuse_public_without_tokens(cfg, _http_options().host)
         self.http_app = create(cfg, _Scoring(scorers), _SupervisorHandle(keeper))
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -194,6 +196,28 @@ def build(args: BuildArgs) -> Application:
     return application(check(load(ServeConfig, args.config, args.overrides)))
 
 
+def _http_options() -> Any:
+    """Where Serve listens; in a driver and in a replica."""
+    from ray.serve._private.api import _get_global_client
+
+    client = _get_global_client()
+    assert client is not None, "Serve has been started"
+    return client.http_config
+
+
+def refuse_public_without_tokens(cfg: ServeConfig, host: str | None) -> None:
+    """Without tokens everybody is admin: only this machine may reach what Serve listens on.
+
+    Raises:
+        ConfigError: other machines reach it, and there are no tokens.
+    """
+    if cfg.tokens is None and host is not None and not cfg.model_copy(update={"host": host}).on_loopback:
+        raise ConfigError(
+            f"Ray Serve listens on {host}: without tokens everybody there would be "
+            "admin; make some with `osteo-ray serve token` and set tokens, or stop that Serve"
+        )
+
+
 def check_running(cfg: ServeConfig) -> None:
     """Compare where Serve really listens with what the config says; call it after `serve.start`.
 
@@ -202,17 +226,8 @@ def check_running(cfg: ServeConfig) -> None:
     Raises:
         ConfigError: Serve listens elsewhere than the config says, or to everybody while there are no tokens.
     """
-    from ray.serve._private.api import _get_global_client
-
-    client = _get_global_client()
-    assert client is not None, "Serve has been started"
-    options = client.http_config
-    running = cfg.model_copy(update={"host": options.host})
-    if not running.on_loopback and cfg.tokens is None:
-        raise ConfigError(
-            f"Ray Serve runs here already and listens on {options.host}: without tokens everybody there would be "
-            "admin; make some with `osteo-ray serve token`, or stop that Serve"
-        )
+    options = _http_options()
+    refuse_public_without_tokens(cfg, options.host)
     if (options.host, options.port) != (cfg.host, cfg.port):
         raise ConfigError(
             f"Ray Serve runs here already, on {options.host}:{options.port}, not on {cfg.host}:{cfg.port} as host and "

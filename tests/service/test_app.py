@@ -14,9 +14,10 @@ import httpx
 import psutil
 import pytest
 import yaml
-from serving import config, runs_of, study_zip
+from serving import config, runs_of, study_config, study_zip
 from synthetic_bundle import synthetic_bundle
 
+from osteo_ray.config import ConfigError
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.service.replica_port import on_loopback
 from osteo_ray.service.runs import RunJob, RunState
@@ -108,9 +109,36 @@ def test_a_service_on_loopback_listens_nowhere_else(tmp_path):
         assert any(p == port for _, _, p in listening)
         assert any("ServeReplica" in name for name, _, _ in listening), "the replicas' own port is among them"
         assert [x for x in listening if not on_loopback(x[1])] == []
+        # Nor does anybody answer who knocks from beyond loopback.
+        beyond = [a.address for n in psutil.net_if_addrs().values() for a in n if a.family == socket.AF_INET]
+        for address in (a for a in beyond if not on_loopback(a)):
+            for p in {p for _, _, p in listening}:
+                with socket.socket() as s, pytest.raises(ConnectionRefusedError):
+                    s.connect((address, p))
     finally:
         process.terminate()
         process.wait(120)
+
+
+@pytest.mark.ray
+def test_a_serve_that_others_reach_is_refused_without_tokens(ray_session, bundle_dir, tmp_path):
+    """Also by a replica, which `serve deploy` starts: the address is Serve's own, whatever the config says."""
+    from ray import serve
+
+    from osteo_ray.service.serve_app import Api, check_running
+
+    cfg = study_config(tmp_path, bundle_dir)
+    assert cfg.on_loopback
+    api = serve.deployment(serve.ingress()(Api)).options(ray_actor_options={"num_cpus": 0})
+    try:
+        serve.start(http_options={"host": "0.0.0.0", "port": free_port()})
+        with pytest.raises(ConfigError, match="without tokens everybody"):
+            check_running(cfg)
+        with pytest.raises(RuntimeError):
+            serve.run(api.bind(cfg, None, None), name="refused", route_prefix="/")
+        assert "without tokens everybody" in str(serve.status().applications["refused"])
+    finally:
+        serve.shutdown()
 
 
 @pytest.mark.ray

@@ -70,6 +70,7 @@ ATTACKS = {
         "test_security.py::test_it_refuses_to_start_in_public_without_tokens",
         "test_app.py::test_what_is_loopback",
         "test_app.py::test_a_service_on_loopback_listens_nowhere_else",
+        "test_app.py::test_a_serve_that_others_reach_is_refused_without_tokens",
     ],
     "kills, restarts, and folders that others may read": [
         "test_app.py::test_swap_under_load_and_a_screening_that_outlives_replica_and_driver",
