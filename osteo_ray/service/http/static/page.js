@@ -196,6 +196,7 @@ async function studyPage(id, key) {
   const who = s.identity ? el("dl", {}, el("dt", {}, w("page.number")), el("dd", {}, s.identity.number), el("dt", {}, w("page.accession")), el("dd", {}, s.identity.accession)) : "";
   parts.push(el("section", {}, el("h1", {}, w("report.patient") + " ", s.identity && s.identity.name ? s.identity.name : el("span", {class: "mono"}, p.patient)), who,
     el("p", {class: p.tone}, el("strong", {}, p.meaning), p.why ? ". " + p.why : ""), p.detail ? el("p", {class: "small", lang: "en"}, p.detail) : "",
+    p.viewer ? el("p", {}, el("a", {href: p.viewer, target: "_blank", rel: "noopener noreferrer"}, w("viewer.open"))) : "",
     p.next_step ? el("p", {class: "next"}, el("strong", {}, w("next.title")), el("br"), p.next_step) : "",
     el("p", {class: "small muted"}, p.facts.map(f => f.join(" ")).join(" · ")),
     r ? el("div", {class: "two"}, el("div", {}, el("div", {class: "risk"}, r.value), el("p", {}, r.interval), el("p", {class: r.high ? "hi" : ""}, (r.high ? "▲ " : "▽ ") + r.verdict), el("p", {class: "small muted"}, r.operating_point)), scale(r)) : ""));
@@ -226,19 +227,22 @@ function shap(p) {
   const row = (b, cls) => el("tr", {class: cls}, el("th", {scope: "row"}, b.label), el("td", {class: "opt nowrap"}, b.value), el("td", {}, bar(b)), el("td", {class: "r nowrap"}, b.shap));
   return el("table", {class: "shap"}, el("tbody", {}, ...p.groups.flatMap(g => [row(g.total, "g"), ...(g.bars.length > 1 || g.bars[0].value ? g.bars.map(b => row(b)) : [])])));
 }
-const WINDOWS = [["Bone", 350, 1600], ["Trabecular", 150, 600], ["Soft tissue", 50, 400], ["Lung", -600, 1500]];
+const CLOSE_UP_MM = 80, ZOOM = 4;  // side of the picture of one vertebra; its pixels for one of the slice
+const WINDOWS = [["Bone", 350, 1600], ["Trabecular", 200, 700], ["Soft tissue", 50, 400], ["Lung", -600, 1500]];
 function viewer(at, s) {
   const chosen = [...s.result.selected].sort((a, b) => b.z_mm - a.z_mm);
-  const canvas = el("canvas", {tabindex: "0", role: "img", "aria-label": w("page.slice_alt")});
+  const canvas = el("canvas", {tabindex: "0", role: "img", "aria-label": w("page.slice_alt")}), near = el("img", {alt: ""});
+  const sides = () => ["R", "L"].map(side => el("span", {class: "side " + side, "aria-hidden": "true"}, side));
+  const close = el("div", {class: "shot near"}, near, ...sides());
   const words = el("p", {class: "small", "aria-live": "polite"}), seen = new Map();
-  let index = chosen.length ? chosen[0].index : s.slices_total >> 1, level = 350, width = 1600, now = null, asked = 0;
+  let index = chosen.length ? chosen[0].index : s.slices_total >> 1, level = 200, width = 700, now = null, asked = 0;
   const slider = el("input", {type: "range", id: "slice", min: 0, max: s.slices_total - 1, value: index, oninput: () => go(+slider.value)});
   const lev = el("input", {type: "range", id: "level", min: -1000, max: 1500, step: 10, value: level, oninput: () => { level = +lev.value; paint(); }});
   const wid = el("input", {type: "range", id: "width", min: 50, max: 4000, step: 10, value: width, oninput: () => { width = +wid.value; paint(); }});
   const marks = s.page.slices.filter(x => x.at !== null);
   const line = el("i", {class: "now"});
   const sag = s.page.overview ? el("div", {class: "sag"}, el("img", {src: s.page.overview.uri, alt: w("page.overview_alt")}),
-    ...marks.map(m => el("i", {at: {top: m.at + "%"}})), line, ...marks.map(m => el("b", {at: {top: m.label_at + "%"}}, m.number))) : "";
+    ...marks.map(m => el("i", {at: {top: m.at + "%"}})), line, ...marks.map(m => el("b", {at: {top: m.label_at + "%"}}, m.mark))) : "";
   const place = () => {  // between the chosen slices' known places, by slice number
     const known = chosen.map((c, i) => [c.index, s.page.slices[i].at]).filter(k => k[1] !== null).sort((a, b) => a[0] - b[0]);
     if (known.length < 2) return null;
@@ -247,13 +251,38 @@ function viewer(at, s) {
   };
   function paint() {
     if (!now) return;
-    const [rows, cols] = now.shape, ctx = canvas.getContext("2d"), im = new ImageData(cols, rows), low = level - width / 2;
+    const [rows, cols] = now.shape, im = new ImageData(cols, rows), low = level - width / 2;
     for (let i = 0; i < rows * cols; i++) { const v = 255 * (now.hu[i] - low) / width; im.data[4 * i] = im.data[4 * i + 1] = im.data[4 * i + 2] = v; im.data[4 * i + 3] = 255; }
-    canvas.width = cols; canvas.height = rows;
+    const c = chosen.findIndex(x => x.index === index), roi = c < 0 || chosen[c].roi_radius_mm === null ? null : chosen[c];
     canvas.style.aspectRatio = `${cols * now.mm[1]} / ${rows * now.mm[0]}`;
-    ctx.putImageData(im, 0, 0);
-    const c = chosen.findIndex(x => x.index === index);
-    words.textContent = [w("page.slice_words", {n: index + 1, total: s.slices_total, z: now.z.toFixed(1)}), c < 0 ? "" : w("page.slice_chosen", {n: c + 1, w: percent(chosen[c].weight)}), w("page.window_words", {level, width})].filter(Boolean).join("; ");
+    draw(canvas, im, 0, 0, cols, rows, roi, 1);
+    close.hidden = roi === null;
+    if (roi) {  // as `reports.pictures.close_up` cuts it
+      const [h, v] = [[cols, 1, roi.roi_col], [rows, 0, roi.roi_row]].map(([n, axis, at]) => {
+        const k = Math.min(n, Math.max(1, Math.round(CLOSE_UP_MM / now.mm[axis])));
+        return [Math.min(Math.max(Math.round(at - (k - 1) / 2), 0), n - k), k];
+      });
+      const cut = document.createElement("canvas");
+      draw(cut, im, h[0], v[0], h[1], v[1], roi, ZOOM);
+      near.src = cut.toDataURL();
+      near.alt = w("slices.close_alt", {level: s.page.slices[c].level, n: c + 1});
+    }
+    words.textContent = [w("page.slice_words", {n: index + 1, total: s.slices_total, z: now.z.toFixed(1)}), c < 0 ? "" : w("page.slice_chosen", {n: c + 1, w: percent(chosen[c].weight)}), c < 0 ? "" : s.page.slices[c].level, c < 0 ? "" : s.page.slices[c].hu, w("page.window_words", {level, width})].filter(Boolean).join("; ");
+  }
+  function draw(on, im, left, top, cols, rows, roi, zoom) {  // a part of a slice, with the circle that was measured
+    const part = document.createElement("canvas");
+    part.width = cols; part.height = rows;
+    part.getContext("2d").putImageData(im, -left, -top);
+    on.width = cols * zoom; on.height = Math.round(rows * zoom * now.mm[0] / now.mm[1]);
+    const ctx = on.getContext("2d");
+    ctx.drawImage(part, 0, 0, on.width, on.height);
+    if (!roi) return;
+    const x = zoom, y = on.height / rows;
+    ctx.strokeStyle = "#6fd0e6";
+    ctx.lineWidth = on.width / (on.clientWidth || on.width / 1.5);  // about one pixel of the screen
+    ctx.beginPath();
+    ctx.ellipse(x * (roi.roi_col + .5 - left), y * (roi.roi_row + .5 - top), x * roi.roi_radius_mm / now.mm[1], y * roi.roi_radius_mm / now.mm[0], 0, 0, 2 * Math.PI);
+    ctx.stroke();
   }
   async function go(i) {
     index = Math.min(Math.max(i, 0), s.slices_total - 1);
@@ -280,10 +309,10 @@ function viewer(at, s) {
     if (e.key === "[") hop(-1);
   });
   canvas.addEventListener("wheel", e => { e.preventDefault(); go(index - Math.sign(e.deltaY)); }, {passive: false});
-  const buttons = el("div", {class: "tools", role: "group", "aria-label": w("slices.title")}, ...chosen.map((c, i) => el("button", {type: "button", value: c.index, onclick: () => go(c.index)}, w("page.chosen", {n: i + 1, w: percent(c.weight)}))));
+  const buttons = el("div", {class: "tools", role: "group", "aria-label": w("slices.title")}, ...chosen.map((c, i) => el("button", {type: "button", value: c.index, onclick: () => go(c.index)}, w("page.chosen", {n: s.page.slices[i].mark, w: percent(c.weight)}))));
   const presets = el("div", {class: "tools", role: "group", "aria-label": w("page.windows")}, ...WINDOWS.map(([n, l, x]) => el("button", {type: "button", onclick: () => { level = l; width = x; lev.value = l; wid.value = x; paint(); }}, w("slices.preset." + n))));
   go(index);
-  return el("section", {}, el("h2", {}, w("slices.title")), el("div", {class: "viewer"}, sag, el("div", {}, buttons, canvas, words, field(w("page.slider"), slider), presets,
+  return el("section", {}, el("h2", {}, w("slices.title")), el("div", {class: "viewer"}, sag, el("div", {}, buttons, el("div", {class: "shots"}, el("div", {class: "shot"}, canvas, ...sides()), close), words, field(w("page.slider"), slider), presets,
     el("div", {class: "two-in"}, field(w("page.level_hu"), lev), field(w("page.width_hu"), wid)), el("p", {class: "muted small"}, w("page.keys")))));
 }
 function feedbackForm(at, s) {
