@@ -9,7 +9,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -181,21 +183,91 @@ def test_train_then_tune(jobs, tmp_path):
     assert (tmp_path / "tune" / "teachers.yaml").exists()
 
 
-def test_serve_answers_until_it_is_stopped(jobs, bundle_dir, tmp_path):
+OTHER = """
+import sys
+
+from ray import serve
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Other:
+    async def __call__(self, request):
+        return "somebody else's"
+
+
+serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+serve.run(Other.bind(), name="other", route_prefix="/other")
+"""
+
+
+@pytest.fixture(scope="module")
+def serve_port(jobs) -> int:
+    """Where the cluster's Serve listens; an application of somebody else's is there already."""
     port = free_port()
-    job = jobs.start("serve", {"runs": str(tmp_path), "bundle": str(bundle_dir), "port": port})
-    model = None
-    limit = time.monotonic() + 300
-    while model is None and time.monotonic() < limit:
-        assert not jobs.client.get_job_status(job).is_terminal(), jobs.client.get_job_logs(job)
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/model", timeout=30) as answer:
-                model = json.load(answer)
-        except OSError:  # not yet
-            time.sleep(0.5)
+    (jobs.conf / "other.py").write_text(OTHER)
+    job = jobs.client.submit_job(
+        entrypoint=f"{sys.executable} other.py {port}", runtime_env={"working_dir": str(jobs.conf)}
+    )
+    jobs.end(job, True, "")
+    return port
+
+
+def asked(port: int, path: str) -> str | None:
+    """What Serve answers; None: nothing is there."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+            return answer.read().decode()
+    except OSError:
+        return None
+
+
+def wait_for(what: Callable[[], Any], job: Callable[[], str] = lambda: "") -> Any:
+    limit = time.monotonic() + 300  # a safeguard, not an expectation
+    while not (found := what()) and time.monotonic() < limit:
+        time.sleep(0.5)
+    assert found, job()
+    return found
+
+
+def test_serve_answers_until_it_is_stopped_and_takes_nobody_along(jobs, serve_port, bundle_dir, tmp_path):
+    job = jobs.start("serve", {"runs": str(tmp_path), "bundle": str(bundle_dir), "port": serve_port})
+    model = wait_for(lambda: asked(serve_port, "/v1/model"), lambda: jobs.client.get_job_logs(job))
+    assert json.loads(model)["sha256"] == Bundle.load(bundle_dir).sha256
     jobs.client.stop_job(job)
-    assert model is not None
-    assert model["sha256"] == Bundle.load(bundle_dir).sha256
+    wait_for(lambda: jobs.client.get_job_status(job).is_terminal())
+    assert asked(serve_port, "/other") == "somebody else's"
+    assert asked(serve_port, "/v1/model") is None
+
+
+@pytest.mark.parametrize("ships", ["configs/serve_deploy.yaml", "deploy/rayservice.yaml"])
+def test_what_ships_for_serve_deploy_is_deployed(head, serve_port, ships, bundle_dir, tmp_path):
+    """As it ships, but for the folders and the address, which are this machine's."""
+    documents = list(yaml.safe_load_all((ROOT / ships).read_text()))
+    if len(documents) == 1:
+        (deploy,) = documents
+        config = yaml.safe_load((ROOT / deploy["applications"][0]["args"]["config"]).read_text())
+    else:
+        config, service = documents
+        deploy = yaml.safe_load(service["spec"]["serveConfigV2"])
+        config = yaml.safe_load(config["data"]["serve.yaml"])
+    own = {"runs": str(tmp_path / "runs"), "bundle": str(bundle_dir), "host": "127.0.0.1", "tokens": None}
+    small = {"api_replicas": 1, "scorers": 1}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config | own | {"deployment": config["deployment"] | small}))
+    deploy["http_options"] = {"host": "127.0.0.1", "port": serve_port}
+    deploy["applications"][0]["args"]["config"] = str(tmp_path / "serve.yaml")
+    (tmp_path / "deploy.yaml").write_text(yaml.safe_dump(deploy))
+    address, env = head
+    command = [BIN / "serve", "deploy", "--address", address, tmp_path / "deploy.yaml"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def status() -> str:
+        return subprocess.run(
+            [BIN / "serve", "status", "--address", address], env=env, capture_output=True, text=True
+        ).stdout
+
+    model = wait_for(lambda: (tmp_path / "runs" / "model.json").exists() and asked(serve_port, "/v1/model"), status)
+    assert json.loads(model)["sha256"] == Bundle.load(bundle_dir).sha256
 
 
 def test_there_is_a_run_of_each_job():
