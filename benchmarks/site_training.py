@@ -152,18 +152,19 @@ def main() -> None:
     out.with_suffix(".md").write_text(
         f"""# A site's training: without masks, with 30, with every slice target
 
-`{command}`. {job.scans} scans to train on, {job.fresh} fresh ones; CT alone; AUC against normal with 95 % DeLong
-intervals. The site is synthetic, and so is what the reference encoder knows: the figures say that the settings work,
-not how far real scans are from synthetic ones.
+`{command}`.
+{job.scans} scans to train on, {job.fresh} fresh ones; CT alone; AUC against normal with 95 % DeLong intervals.
+The site is synthetic, and so is what the reference encoder knows: the figures say that the settings work, not how far
+real scans are from synthetic ones.
 
-<!-- rows: arms -->
-
-| slice targets | fresh scans scored | AUC | seconds |
-|---|---|---|---|
-{lines}
 | bar | value | target | met |
 |---|---|---|---|
-{met}"""
+{met}
+<!-- rows: arms -->
+
+| targets | scored | auc | seconds |
+|---|---|---|---|
+{lines}"""
     )
 
 
