@@ -9,6 +9,7 @@ import time
 from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -129,7 +130,8 @@ def test_a_serve_that_others_reach_is_refused_without_tokens(ray_session, bundle
 
     cfg = study_config(tmp_path, bundle_dir)
     assert cfg.on_loopback
-    api = serve.deployment(serve.ingress()(Api)).options(ray_actor_options={"num_cpus": 0})
+    deployment: Any = serve.deployment(serve.ingress()(Api))
+    api = deployment.options(ray_actor_options={"num_cpus": 0})
     try:
         serve.start(http_options={"host": "0.0.0.0", "port": free_port()})
         with pytest.raises(ConfigError, match="without tokens everybody"):
