@@ -54,7 +54,7 @@ test-cluster: $(VENV)/.installed
 	OSTEO_RAY_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not ray and not browser and not real"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser and not real"
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m osteo_ray.commands.reference docs/configuration.md

@@ -31,6 +31,7 @@ from sklearn.metrics import roc_auc_score
 from osteo_ray.drlis.config import PolicyConfig, SelectionConfig
 from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.reward import posteriors
+from osteo_ray.io.files import replaced
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, on_target
 from osteo_ray.model.look import SLOT_EXTRA
@@ -40,8 +41,8 @@ from osteo_ray.model.selection import select_each
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
 
-CURVE = "curve.json"
-"""Of a checkpoint: the learning curve up to it."""
+CHECKPOINT = "checkpoint.json"
+"""Names the folder of the last whole checkpoint; the learning curve up to it."""
 
 
 class MaskedPPOModule(TorchRLModule, ValueFunctionAPI):
@@ -229,7 +230,7 @@ def train_policy(
     """
     from tensorboardX import SummaryWriter
 
-    folder = Path(out).absolute() / "checkpoint"
+    folder = Path(out).absolute()
     algo = build_algorithm(scans, scorers, cfg, seed)
     p = cfg.policy
     try:
@@ -237,7 +238,7 @@ def train_policy(
         steps = int(curve[-1]["env_steps"]) if curve else 0
         with (
             progress_bar("train selection policy", p.env_steps, "step", quiet) as advance,
-            SummaryWriter(str(Path(out).absolute() / "tensorboard")) as board,
+            SummaryWriter(str(folder / "tensorboard")) as board,
         ):
             advance(min(steps, p.env_steps))
             while steps < p.env_steps:
@@ -268,26 +269,24 @@ def train_policy(
     return policy, curve
 
 
-def _keep(algo: Any, curve: list[dict[str, float]], folder: Path) -> None:
-    """Replace the checkpoint in `folder`; whoever is killed meanwhile leaves a whole one."""
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    algo.save_to_path(new)
-    (new / CURVE).write_text(json.dumps(curve))  # last: with it the checkpoint is whole
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
+def _keep(algo: Any, curve: list[dict[str, float]], out: Path) -> None:
+    """Write a checkpoint; whoever is killed meanwhile, or copies the folder file by file, has the one before."""
+    folder = out / f"checkpoint-{curve[-1]['env_steps']}"
+    algo.save_to_path(folder)
+    with replaced(out / CHECKPOINT) as tmp:
+        tmp.write_text(json.dumps({"folder": folder.name, "curve": curve}))
+    for old in out.glob("checkpoint-*"):
+        if old != folder:
+            shutil.rmtree(old)
 
 
-def _carried_on(algo: Any, folder: Path) -> list[dict[str, float]]:
+def _carried_on(algo: Any, out: Path) -> list[dict[str, float]]:
     """Put an algorithm where its checkpoint was written; the learning curve up to there, [] without a checkpoint."""
-    new = folder.with_name(folder.name + ".new")
-    if not (folder / CURVE).exists() and (new / CURVE).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
-    if not (folder / CURVE).exists():
+    if not (out / CHECKPOINT).exists():
         return []
-    algo.restore_from_path(folder)
-    return json.loads((folder / CURVE).read_text())
+    kept = json.loads((out / CHECKPOINT).read_text())
+    algo.restore_from_path(out / kept["folder"])
+    return kept["curve"]
 
 
 def _plain(algo: Any) -> PolicyNet:

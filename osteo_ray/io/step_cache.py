@@ -8,13 +8,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from osteo_ray.io.store import Store
+from osteo_ray.io.store import Store, retry_for
 from osteo_ray.outcomes import InputError
 
 DONE, STARTED = "done.json", "started.json"
+PATIENCE_S = 300.0
+"""How long a store may be away while a step's files are stored."""
 
 
 def digest(*parts: Any) -> str:
@@ -85,14 +88,28 @@ class StepCache:
         return folder
 
     def save(self, name: str) -> None:
-        """Store what is new or changed in a file or folder of `out`; where `out` is on a disk it is there already."""
+        """Store what is new or changed in a file or folder of `out`, and remove from the store what is gone. Where
+        `out` is on a disk nothing is left to do.
+
+        Raises:
+            StoreError: the store is away for longer than `PATIENCE_S`.
+        """
         if not self.store.remote:
             return
         at = self.out / name
-        for p in [at] if at.is_file() else sorted(at.rglob("*")):
-            if p.is_file() and self._stored.get(p) != (changed := p.stat().st_mtime_ns):
-                self.store.upload(p, p.relative_to(self.out).as_posix())
+        there = [at] if at.is_file() else [p for p in at.rglob("*") if p.is_file()]
+        # What lies deeper first: a file that says that a folder is whole comes after what is in it.
+        for p in sorted(there, key=lambda p: (-len(p.parts), p)):
+            if self._stored.get(p) != (changed := p.stat().st_mtime_ns):
+                self._patiently(partial(self.store.upload, p, p.relative_to(self.out).as_posix()))
                 self._stored[p] = changed
+        gone = [p for p in self._stored if (p == at or at in p.parents) and not p.exists()]
+        self._patiently(lambda: self.store.remove([p.relative_to(self.out).as_posix() for p in gone]))
+        for p in gone:
+            del self._stored[p]
+
+    def _patiently(self, work: Callable[[], None]) -> None:
+        retry_for(work, self.store.uri, PATIENCE_S)
 
     def _fetch(self, name: str, key: str) -> None:
         """Bring what an earlier run stored of a step to this machine; what it stored under another key is removed."""
@@ -105,5 +122,5 @@ class StepCache:
             return
         for n in found:
             p = self.out / n
-            self.store.download(n, p)
+            self._patiently(partial(self.store.download, n, p))
             self._stored[p] = p.stat().st_mtime_ns

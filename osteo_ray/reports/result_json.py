@@ -18,7 +18,7 @@ from typing import Any
 
 from osteo_ray.outcomes import State
 from osteo_ray.reports.language import DISCLAIMER
-from osteo_ray.screening.schema import LEVEL_HU, RESULT_VERSION, SELECTED
+from osteo_ray.screening.schema import ACQUISITION, LEVEL_HU, RESULT_VERSION, SELECTED
 
 _SELECTED = tuple(f.name for f in SELECTED)
 _LEVEL_HU = tuple(f.name for f in LEVEL_HU)
@@ -74,17 +74,7 @@ def to_result(row: Mapping[str, Any]) -> dict[str, Any]:
         "shap": {"base": get("shap_base"), "groups": _shap_groups(get("shap") or ())},
         "gates": [{k: _known(g.get(k)) for k in _GATE} for g in get("gates") or ()],
         "patient": {k: get(k) for k in ("age_y", "sex", "age_from", "sex_from")},
-        "acquisition": {
-            k: get(k)
-            for k in (
-                "manufacturer",
-                "kvp",
-                "convolution_kernel",
-                "slice_thickness_mm",
-                "spacing_z_median_mm",
-                "contrast",
-            )
-        },
+        "acquisition": {k: get(k) for k in ACQUISITION},
         "model": {k: get(f"model_{k}") for k in ("name", "version", "sha256")},
         "timings_s": {k: get(f"{k}_s") for k in ("open", "select", "score")},
     }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -35,7 +36,7 @@ def by_risk(results: str | Path, asked: pc.Expression | None = None, top: int | 
         top: so many at most; None: all.
     """
     light = columns_of(results, ["state", "series_uid", "row_key", "risk_prob"])
-    light = light.append_column("number", pa.array(range(len(light)), pa.int64()))
+    light = light.append_column("number", pa.array(np.arange(len(light))))
     found = (light if asked is None else light.filter(asked)).sort_by(ORDER)[:top]
     rows = open_set(results).take(found["number"].to_numpy())
     return [dict.fromkeys(RESULTS.names) | row for row in rows.to_pylist()]

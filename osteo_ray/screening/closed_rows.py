@@ -9,7 +9,7 @@ import numpy as np
 
 from osteo_ray.outcomes import Outcome
 from osteo_ray.patients.header import used_demographics
-from osteo_ray.screening.schema import RESULTS
+from osteo_ray.screening.schema import ACQUISITION, RESULTS
 
 COPIED = (
     "study_uid",
@@ -17,12 +17,7 @@ COPIED = (
     "patient_key",
     "site",
     "study_date",
-    "manufacturer",
-    "kvp",
-    "convolution_kernel",
-    "slice_thickness_mm",
-    "spacing_z_median_mm",
-    "contrast",
+    *ACQUISITION,
     "gates",
 )
 """Columns that a result takes from its catalogue row."""

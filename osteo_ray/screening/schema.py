@@ -12,6 +12,15 @@ from osteo_ray.catalogue.schema import GATE
 
 RESULT_VERSION = "1.5"
 
+ACQUISITION = (
+    "manufacturer",
+    "kvp",
+    "convolution_kernel",
+    "slice_thickness_mm",
+    "spacing_z_median_mm",
+    "contrast",
+)
+"""Columns that say how a scan was made."""
 SELECTED = pa.struct(
     [
         ("sop_uid", pa.string()),

@@ -105,12 +105,13 @@ def test_rllib_learns_where_the_class_shows_and_resumes(ray_session, tmp_path):
 
     with pytest.raises(Cut):
         train_policy(scans, scorers, cfg, tmp_path, seed=0, quiet=True, saved=cut)
-    half = json.loads((tmp_path / "checkpoint" / "curve.json").read_text())
+    half = json.loads((tmp_path / "checkpoint.json").read_text())["curve"]
     assert 4000 <= half[-1]["env_steps"] < 6000
     policy, curve = train_policy(scans, scorers, cfg, tmp_path, seed=0, quiet=True)
     assert curve[: len(half)] == half, "the checkpoint was carried on, not started anew"
     assert np.all(np.diff([r["env_steps"] for r in curve]) > 0)
     assert curve[-1]["env_steps"] >= 8000
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{curve[-1]['env_steps']}"]
     assert np.mean([r["episode_return"] for r in curve[-2:]]) > curve[0]["episode_return"]
 
     def lumbar_share(p):

@@ -78,6 +78,11 @@ def test_another_machine_goes_on_where_a_bucket_has_what_was_done(s3):
     assert (again.run("a", "k1", work) / "deep" / "result").read_text() == "y"
     assert again.reused == ["a"]
     assert calls == ["anew", "done before"]
+    (first.out / "a" / "half").unlink()
+    (first.out / "a" / "deep" / "result").write_text("changed")
+    first.save("a")
+    assert Store(out).tree("a/") == ["a/deep/result", "a/done.json", "a/started.json"], "what is gone is gone there too"
+    assert Store(out).get("a/deep/result") == b"changed"
 
     def other(folder):
         (folder / "other").write_text("z")
