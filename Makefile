@@ -1,7 +1,7 @@
 # make demo        a synthetic archive; indexed, trained on, screened; a report to open
 # make test        everything that is checked
 # make test-cluster   every job on two machines in one (root; half an hour)
-# make test-fast   the tests without Ray, browser and real data
+# make test-fast   the tests without Ray, browser, real data and what takes seconds each
 # make docs        docs/configuration.md, then the site in build/site
 # All install what they need into .venv first.
 
@@ -54,7 +54,7 @@ test-cluster: $(VENV)/.installed
 	OSTEO_RAY_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 test-fast: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser and not real"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser and not real and not slow"
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m osteo_ray.commands.reference docs/configuration.md

@@ -80,6 +80,7 @@ def test_no_modules_import_each_other_in_a_circle():
         visit(module, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

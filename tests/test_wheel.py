@@ -17,6 +17,8 @@ from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.write import write_patient
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 NOT_CODE = {".py", ".pyc"}
 

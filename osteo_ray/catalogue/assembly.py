@@ -2,18 +2,16 @@
 
     rows, files = assemble(header_rows_of_one_series, cfg, same_pixels)
 
-Grouping, duplicates, order, spacing, gaps, tilt, rescale and checks, in that order; the choice between the series of a
-study is in choice.py. Every header row ends in exactly one place: a catalogue row's instances, or `files`.
+Grouping and duplicates; what becomes of each volume is in volume.py, the choice between the series of a study in
+choice.py. Every header row ends in exactly one place: a catalogue row's instances, or `files`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -21,28 +19,10 @@ import numpy as np
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.contrast import of_images
-from osteo_ray.catalogue.pixel_meaning import OTHER_UNITS, PROJECTION, UNKNOWN_UNITS, explanation
-from osteo_ray.catalogue.schema import CATALOGUE, INSTANCE_OF_SERIES
-from osteo_ray.dicom.codecs import readable
-from osteo_ray.dicom.geometry import alternating, describe, longest_run, normal, valid_iop
+from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, unusable, volume_rows
 from osteo_ray.outcomes import Phase, State
 
-Row = dict[str, Any]
 SamePixels = Callable[[Row, Row], bool]
-
-_INSTANCE_FIELDS = [f.name for f in INSTANCE_OF_SERIES]
-_COPIED = [n for n in _INSTANCE_FIELDS if n not in ("z_mm", "position")]
-_JUDGED = (
-    "slope",
-    "intercept",
-    "samples",
-    "photometric",
-    "bits_allocated",
-    "bits_stored",
-    "high_bit",
-    "transfer_syntax",
-)
 
 
 def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> tuple[list[Row], list[Row]]:
@@ -62,10 +42,10 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
     for i, key in enumerate(sorted(patients, key=str), 1):
         label = f"patient {i} of {len(patients)}" if len(patients) > 1 else ""
         if shared:
-            row = _row(patients[key], cfg)
+            row = row_of(patients[key], cfg)
             row["split"] = label
             message = f"the same image under several patients: SOP instance {shared[0]}"
-            _end(row, State.QUARANTINED, "PATIENT_CLASH", Phase.ASSEMBLE, message)
+            end(row, State.QUARANTINED, "PATIENT_CLASH", Phase.ASSEMBLE, message)
             out.append(row)
             continue
         got, left = _assemble_one(patients[key], cfg, same_pixels, label)
@@ -81,18 +61,16 @@ def _assemble_one(
     kept, files, clash = _duplicates(rows, same_pixels)
     out: list[Row] = []
     if clash:
-        row = _row(kept, cfg)
+        row = row_of(kept, cfg)
         row["split"] = label or None
-        _end(
-            row, State.QUARANTINED, "SOP_UID_CLASH", Phase.ASSEMBLE, f"one SOP instance UID, different pixels: {clash}"
-        )
+        end(row, State.QUARANTINED, "SOP_UID_CLASH", Phase.ASSEMBLE, f"one SOP instance UID, different pixels: {clash}")
         return [row], files
     groups = _groups(kept, cfg)
     for name, members in groups:
         for sub, part in _volumes(members, cfg):
             part, copies = _without_copies(part, cfg, same_pixels)
             split = ", ".join(x for x in (label, name if len(groups) > 1 else "", sub) if x)
-            out.extend(_one(part, cfg, split or None, len(copies)))
+            out.extend(volume_rows(part, cfg, split or None, len(copies)))
             used = {r["uri"] for r in part}
             for r in copies:
                 if r["uri"] not in used:
@@ -118,15 +96,14 @@ def _duplicates(rows: list[Row], same_pixels: SamePixels) -> tuple[list[Row], li
     return kept, files, clash
 
 
-_SMALLEST_MM, _LARGEST_MM = 0.5, 1500.0  # of a picture's side; beyond, the unit is not mm
 _GIVE_UP = 8  # pairs at one position that all differ: these are no copies, and no more pixels are read
 
 
 def _without_copies(rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels) -> tuple[list[Row], list[Row]]:
     """(images, copies): a copy shares position and pixels with an image that is kept."""
-    got = _positions(rows) if rows[0]["modality"] == "CT" else None
+    got = positions(rows) if rows[0]["modality"] == "CT" else None
     tolerance = cfg.geometry.same_position_mm
-    if got is None or _unusable(rows, cfg) or not _collisions(got[1], tolerance):
+    if got is None or unusable(rows, cfg) or not collisions(got[1], tolerance):
         return rows, []
     z = got[1]
     order = sorted(range(len(rows)), key=lambda i: (z[i], rows[i]["sop_uid"], rows[i]["frame"]))
@@ -220,258 +197,10 @@ def image_kind(image_type: str | None) -> str:
     return f"{kind} REFORMATTED" if made else kind
 
 
-def _positions(rows: list[Row]) -> tuple[np.ndarray, np.ndarray] | None:
-    """([k, 3] positions, [k] z along the normal), or None where the geometry can't be used."""
-    if any(r["ipp"] is None or r["iop"] is None for r in rows):
-        return None
-    ipp = np.array([r["ipp"] for r in rows], dtype=np.float64)
-    iop = np.array(rows[0]["iop"], dtype=np.float64)
-    if not np.all(np.isfinite(ipp)) or not np.all(np.isfinite(iop)) or not np.linalg.norm(np.cross(iop[:3], iop[3:])):
-        return None
-    return ipp, ipp @ normal(iop)
-
-
-def _collisions(z: np.ndarray, tolerance: float) -> int:
-    return int(np.count_nonzero(np.diff(np.sort(z)) <= tolerance))
-
-
 def _volumes(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
     """Split what overlaps in z by what makes it different acquisitions or reconstructions; else leave it whole."""
-    got = _positions(rows) if rows[0]["modality"] == "CT" else None
+    got = positions(rows) if rows[0]["modality"] == "CT" else None
     if got is None:
         return [("", rows)]
     parts = by_acquisition(rows, got[1], cfg.geometry.same_position_mm)
     return [(name, [rows[i] for i in members]) for name, members in parts]
-
-
-def _one(rows: list[Row], cfg: IndexConfig, split: str | None, copies: int = 0) -> list[Row]:
-    """One group -> its catalogue row; two where a run of slices beside a gap is left out."""
-    row = _row(rows, cfg)
-    row["split"], row["n_copies_dropped"] = split, copies
-    first = rows[0]
-    gates = [g.q_modality(first["modality"], cfg.gates, first["sop_class"])]
-    row["gates"] = gates
-    if gates[0].verdict == "fail":
-        return [_close_row(row, cfg)]
-    gates.append(g.q_localizer(first["image_type"], first["sop_class"], cfg.gates))
-    if gates[-1].verdict == "fail":
-        if row["special"] not in (None, OTHER_UNITS, UNKNOWN_UNITS, PROJECTION):  # says more than that it was derived
-            _end(row, State.EXCLUDED, "SPECIAL_RECON", Phase.GATE, explanation(row["special"], row["rescale_type"]))
-        return [_close_row(row, cfg)]
-    problem = _unusable(rows, cfg)
-    got = _positions(rows)
-    if problem or got is None:
-        code, message, state = problem or (
-            "NO_GEOMETRY",
-            "an image without a finite position or orientation",
-            State.QUARANTINED,
-        )
-        _end(row, state, code, Phase.ASSEMBLE, message)
-        return [_close_row(row, cfg)]
-    ipp, z = got
-    order = np.lexsort((np.array([r["sop_uid"] for r in rows]), z))
-    rows, ipp, z = [rows[i] for i in order], ipp[order], z[order]
-    return _measured(row, rows, ipp, z, cfg)
-
-
-def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: IndexConfig) -> list[Row]:
-    geo, gates = cfg.geometry, row["gates"]
-    iop = np.array(rows[0]["iop"])
-    n = normal(iop)
-    _place(row, rows, z)
-    distinct = np.concatenate([[True], np.diff(z) > geo.same_position_mm])
-    row["n_duplicate_positions"] = int(np.count_nonzero(~distinct))
-    gates.append(g.q_dup_slices(row["n_duplicate_positions"], cfg.gates))
-    if np.count_nonzero(distinct) < geo.min_slices:
-        _end(
-            row,
-            State.EXCLUDED,
-            "TOO_FEW_SLICES",
-            Phase.ASSEMBLE,
-            f"{np.count_nonzero(distinct)} positions, {geo.min_slices} are needed",
-        )
-        return [_close_row(row, cfg)]
-    s = describe(ipp[distinct], z[distinct], n, geo.spacing_rel, geo.spacing_abs_mm)
-    row.update(spacing_z_median_mm=s.spacing_mm, spacing_z_max_dev_mm=s.max_dev_mm, gantry_tilt_deg=s.tilt_deg)
-    row["n_missing_slices"] = sum(k for _, k in s.gaps)
-    if s.drift_mm > geo.drift_mm:
-        _end(row, State.QUARANTINED, "DRIFT", Phase.ASSEMBLE, f"positions leave a straight line by {s.drift_mm:.2f} mm")
-    elif np.degrees(np.arccos(min(abs(n[2]), 1.0))) > geo.axial_max_deg:
-        _end(row, State.EXCLUDED, "NOT_AXIAL", Phase.ASSEMBLE, f"slice normal {np.round(n, 3).tolist()}")
-    elif s.irregular and (steps := alternating(z[distinct], max(geo.spacing_rel * s.spacing_mm, geo.spacing_abs_mm))):
-        message = f"slices of two scans interleave: spacing alternates between {steps[0]:.2f} and {steps[1]:.2f} mm"
-        _end(row, State.EXCLUDED, "IRREGULAR_SPACING", Phase.ASSEMBLE, message)
-    elif s.irregular and geo.variable_spacing == "reject":
-        _end(
-            row,
-            State.EXCLUDED,
-            "IRREGULAR_SPACING",
-            Phase.ASSEMBLE,
-            f"spacing off its median by up to {s.max_dev_mm:.2f} mm",
-        )
-    out = [row]
-    hopeless = False
-    if s.gaps and row["state"] is None and not row["n_duplicate_positions"]:
-        a, b = longest_run(z, s.gaps)
-        hopeless = z[b - 1] - z[a] + s.spacing_mm < cfg.choice.min_coverage_mm or b - a < geo.min_slices
-        where = ", ".join(f"{k} missing after z {at:.1f} mm" for at, k in s.gaps[:5])
-        row["message"] = where
-        if not hopeless:
-            rest = _row(rows[:a] + rows[b:], cfg)
-            rest["split"] = ", ".join(x for x in (row["split"], "outside the longest run") if x)
-            _place(rest, rows[:a] + rows[b:], np.concatenate([z[:a], z[b:]]))
-            rest["gates"] = [gates[0]]
-            _end(rest, State.EXCLUDED, "Q_MISSING_SLICES", Phase.GATE, f"left out beside a gap: {where}")
-            kept = _row(rows[a:b], cfg)
-            _place(kept, rows[a:b], z[a:b])
-            for name in ("content_hash", "instances", "sop_count", "n_slices", "bytes", "z_min_mm", "z_max_mm"):
-                row[name] = kept[name]
-            out.append(_close_row(rest, cfg))
-    gates.append(g.q_missing_slices(row["n_missing_slices"], cfg.gates, hopeless))
-    gates.append(g.q_tilt(s.tilt_deg, cfg.gates))
-    gates.append(
-        g.q_thickness(row["slice_thickness_mm"], s.spacing_mm + (s.max_dev_mm if s.irregular else 0.0), cfg.gates)
-    )
-    gates.append(g.q_kernel_sharp(row["convolution_kernel"], cfg.gates))
-    gates.append(g.q_kvp(row["kvp"], cfg.gates))
-    gates.append(g.q_contrast(row["contrast"], cfg.gates))
-    gates.append(g.q_contrast_unknown(row["contrast"], cfg.gates))
-    gates.append(g.q_fov(row["field_of_view_mm"], cfg.gates))
-    gates.append(g.q_age(row["age_y"], cfg.gates))
-    _close_row(row, cfg)
-    return out
-
-
-def _unusable(rows: list[Row], cfg: IndexConfig) -> tuple[str, str, State] | None:
-    """(code, message, state) of the first thing that makes pixels or geometry unusable; None where all is well."""
-    q = State.QUARANTINED
-    seen = set()
-    for r in rows:
-        geometry = r["ipp"] is not None and r["iop"] is not None and all(map(isfinite, r["ipp"]))
-        key = (geometry, *(r[k] for k in _JUDGED), *(r["iop"] or ()), *(r["pixel_spacing"] or ()))
-        if key in seen:
-            continue
-        seen.add(key)
-        if r["slope"] is None or r["intercept"] is None:
-            return "NO_RESCALE", "CT without rescale slope and intercept: its HU are unknown", q
-        if not np.isfinite(r["slope"]) or not np.isfinite(r["intercept"]) or r["slope"] == 0:
-            return "BAD_RESCALE", f"rescale slope {r['slope']}, intercept {r['intercept']}", q
-        if (r["samples"] or 1) != 1 or not (r["photometric"] or "MONOCHROME2").startswith("MONOCHROME"):
-            return "NOT_GREY", f"{r['samples']} samples a pixel, {r['photometric']}", State.EXCLUDED
-        if r["bits_allocated"] not in (8, 16, 32) or not 1 <= r["bits_stored"] <= r["bits_allocated"]:
-            return "BAD_BITS", f"{r['bits_stored']} bits stored in {r['bits_allocated']}", q
-        if r["high_bit"] is not None and not r["bits_stored"] - 1 <= r["high_bit"] < r["bits_allocated"]:
-            return (
-                "BAD_BITS",
-                f"high bit {r['high_bit']} with {r['bits_stored']} bits stored in {r['bits_allocated']}",
-                q,
-            )
-        ts = r["transfer_syntax"]
-        if not readable(ts):
-            return "NO_CODEC", f"transfer syntax {ts or 'missing'} can't be decoded here", q
-        if not geometry:
-            return "NO_GEOMETRY", "an image without a finite position and orientation", q
-        if not valid_iop(np.array(r["iop"], dtype=float), cfg.geometry.iop_tolerance):
-            return "BAD_ORIENTATION", f"image orientation {r['iop']} is not two unit vectors at right angles", q
-        ps = r["pixel_spacing"]
-        if ps is None or not all(np.isfinite(v) and v > 0 for v in ps):
-            return "BAD_SPACING", f"pixel spacing {ps}", q
-        sides = (r["rows"] * ps[0], r["cols"] * ps[1])
-        if min(sides) < _SMALLEST_MM or max(sides) > _LARGEST_MM:
-            return "BAD_SPACING", f"pixel spacing {ps}: a picture of {sides[0]:g} x {sides[1]:g} mm is no CT", q
-    return None
-
-
-def _row(rows: list[Row], cfg: IndexConfig) -> Row:
-    """A catalogue row with what needs no geometry; everything else null."""
-    first = rows[0]
-    row: Row = dict.fromkeys(CATALOGUE.names)
-    for name in (
-        "study_uid",
-        "series_uid",
-        "modality",
-        "frame_of_reference_uid",
-        "rows",
-        "cols",
-        "image_type",
-        "special",
-        "rescale_type",
-    ):
-        row[name] = first[name]
-    for name in (
-        "patient_key",
-        "site",
-        "age_y",
-        "sex",
-        "study_date",
-        "series_number",
-        "body_part",
-        "convolution_kernel",
-    ):
-        row[name] = _most(r[name] for r in rows)
-    voltages = {r["kvp"] for r in rows} - {None}
-    row["kvp"] = voltages.pop() if len(voltages) == 1 else None  # stations of several: which one the spine had is open
-    row["contrast"] = of_images(r["contrast"] for r in rows)
-    for name in ("slice_thickness_mm", "manufacturer", "model", "transfer_syntax", "recon_diameter_mm"):
-        row[name] = _most(r[name] for r in rows)
-    ps = first["pixel_spacing"]
-    sides = [] if not ps or not first["rows"] or not first["cols"] else [ps[0] * first["rows"], ps[1] * first["cols"]]
-    circle = [row["recon_diameter_mm"]] if (row["recon_diameter_mm"] or 0) > 0 else []
-    row["field_of_view_mm"] = min(sides + circle) if sides else None
-    row.update(
-        orientation=first["iop"],
-        pixel_spacing_row_mm=ps[0] if ps else None,
-        pixel_spacing_col_mm=ps[1] if ps else None,
-        lossy=any(r["lossy"] for r in rows),
-        bytes=sum({r["uri"]: r["bytes"] for r in rows}.values()),
-        sop_count=len({r["sop_uid"] for r in rows}),
-        n_slices=len(rows),
-        chosen=False,
-        gates=[],
-        content_hash=_content_hash(rows),
-    )
-    _place(row, rows, None)
-    return row
-
-
-def _place(row: Row, rows: list[Row], z: np.ndarray | None) -> None:
-    """Set the instances, in order of z."""
-    out = []
-    for i, r in enumerate(rows):
-        item = {k: r[k] for k in _COPIED}
-        item["position"] = r["ipp"]
-        item["z_mm"] = None if z is None else float(z[i])
-        out.append(item)
-    row["instances"] = out
-    if z is not None and len(z):
-        row["z_min_mm"], row["z_max_mm"] = float(z[0]), float(z[-1])
-
-
-def _most(values: Iterable[Any]) -> Any:
-    """The most frequent value that is there; ties by value, so that the order of files doesn't matter."""
-    count = Counter(v for v in values if v is not None)
-    return min(count, key=lambda v: (-count[v], str(v))) if count else None
-
-
-def _content_hash(rows: list[Row]) -> str:
-    """128 bits over what the files hold (UIDs, sizes, checksums of their beginnings); where they lie is left out."""
-    h = hashlib.blake2b(digest_size=16)
-    for r in sorted(rows, key=lambda r: (r["sop_uid"], r["frame"])):
-        h.update(f"{r['sop_uid']}|{r['frame']}|{r['bytes']}|{r['digest']}\n".encode())
-    return h.hexdigest()
-
-
-def _end(row: Row, state: State, code: str, stage: Phase, message: str) -> None:
-    row.update(state=str(state), code=code, stage=str(stage), message=message)
-
-
-def _close_row(row: Row, cfg: IndexConfig) -> Row:
-    """Turn failed checks into the row's end, unless it has ended already, and the checks into rows."""
-    gates = row["gates"]
-    failed = [x for x in gates if x.verdict == "fail"]
-    if row["state"] is None and failed:
-        text = "; ".join(f"{x.gate} {x.value} (wanted {x.threshold})" for x in failed)
-        extra = f"; {row['message']}" if row["message"] else ""
-        _end(row, State.EXCLUDED, failed[0].gate, Phase.GATE, text + extra)
-    row["gates"] = [x.row() for x in gates]
-    return row

@@ -14,6 +14,8 @@ from osteo_ray.synthetic import fast
 from osteo_ray.synthetic.config import CohortConfig
 from osteo_ray.synthetic.write import write_patient
 
+pytestmark = pytest.mark.slow
+
 SCAN = {"size_512_share": 0.0, "slice_max": 64, "protocols": {"abdomen": 1.0}}
 
 

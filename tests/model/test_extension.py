@@ -65,6 +65,7 @@ def own_bundle():
     return b
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ones_own_is_pretrained(examples):
     """Lumbar crops are bright, others dark: a few steps tell them apart."""
     rng = np.random.default_rng(0)

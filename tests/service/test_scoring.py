@@ -23,6 +23,8 @@ from osteo_ray.service.built_in_study import write_study
 from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import ModelHost, Pointer
 
+pytestmark = pytest.mark.slow
+
 NOTHING = np.full(len(NAMES), np.nan)
 
 

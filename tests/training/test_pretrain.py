@@ -33,6 +33,7 @@ def discs(n=160, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_region_of_interest_finds_the_core_and_the_same_seed_gives_the_same_weights():
     cfg = PretrainConfig(steps=150, batch=32, augment=MILD)
     enc, losses = pretrain(discs(), ARCH, cfg, seed=0, quiet=True)
@@ -71,6 +72,7 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_weights(tmp_path):
     assert all(torch.equal(v, rest.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
+@pytest.mark.slow
 def test_t_scores_teach_beside_slice_targets_of_others():
     d = discs(160)
     d.crops[np.isin(d.patient, np.flatnonzero(d.label == 2))] -= 60  # the sick have less of everything
