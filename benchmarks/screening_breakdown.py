@@ -124,9 +124,10 @@ def page(command: str, codecs: list[str], found: dict[str, dict[str, Any]]) -> s
     read = [[c, found[c]["decoded"], found[c]["mb_read"]] for c in codecs]
     return f"""# Where a study's CPU goes
 
-`{command}`: milliseconds of one core a study, median; one process, one thread. Two synthetic series of 300 slices of
-512 x 512 in turn, the bundle that ships. A stage is without the stages called inside it; `levels` is asked again after
-each round of further looks, which one of the two series needs.
+`{command}`.
+Milliseconds of one core a study, median; one process, one thread. Two synthetic series of 300 slices of 512 x 512 in
+turn, the bundle that ships. A stage is without the stages called inside it; `levels` is asked again after each round
+of further looks, which one of the two series needs.
 
 <!-- rows: stages -->
 
@@ -146,7 +147,9 @@ def main() -> None:
     a = p.parse_args()
     torch.set_num_threads(1)
     found = {c: measure(a.work / f"{c}-index" / "catalogue.parquet", a.studies, shap=True) for c in a.codecs}
-    rows = [{"table": "stages", "stage": s} | {c: found[c].get(s, 0.0) for c in a.codecs} for s in STAGES]
+    rows = [
+        {"table": "stages", "stage": s} | {c.replace("-", "_"): found[c].get(s, 0.0) for c in a.codecs} for s in STAGES
+    ]
     rows += [{"table": "read", "codec": c} | {k: found[c][k] for k in ("decoded", "mb_read")} for c in a.codecs]
     for r in rows:
         print(r)
