@@ -201,7 +201,9 @@ def test_by_keyboard_from_the_first_tab_to_a_study(site, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     enter(page, site)
     page.goto(f"{site[0]}/{views_of(site)[1]}")
-    page.get_by_role("heading", name="Worklist").wait_for()  # the first view has a table too; a new view takes the focus
+    page.get_by_role(
+        "heading", name="Worklist"
+    ).wait_for()  # the first view has a table too; a new view takes the focus
     page.locator("#skip").focus()
     assert page.locator("#skip").bounding_box()["x"] >= 0, "it is seen as soon as it has the focus"
     page.keyboard.press("Enter")
