@@ -242,7 +242,8 @@ def run(a: argparse.Namespace, bundle: str) -> None:
         plain.kill()
         web.terminate()
     doc = {
-        "command": f"python benchmarks/service.py --rounds {a.rounds} --clients {a.clients} --scorers {a.scorers} --seed {a.seed}",
+        "command": f"python benchmarks/service.py --rounds {a.rounds} --clients {a.clients} --scorers {a.scorers}"
+        f" --seed {a.seed}",
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip(),
