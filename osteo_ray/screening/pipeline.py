@@ -40,7 +40,7 @@ from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedPredictor
 from osteo_ray.screening.ledger import Plan
 from osteo_ray.screening.pool import Pool, pool_of, this_machine
-from osteo_ray.screening.score_batch import MARK, RUN_ERRORS, ScoreBatch
+from osteo_ray.screening.score_batch import MARK, RUN_ERRORS, ScoreBatch, ScorerOf
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
@@ -85,6 +85,7 @@ def screen(
     codes: frozenset[str] = frozenset(),
     states: frozenset[str] = frozenset(),
     run_id: str | None = None,
+    scorer_of: ScorerOf = IsolatedPredictor,
 ) -> ScreenSummary:
     """Score every open series of a catalogue and account for all of them in `<out>/results.parquet`.
 
@@ -92,6 +93,7 @@ def screen(
         only_patients: patient keys to screen; the others' series end as EXCLUDED, NOT_REQUESTED.
         codes, states: series that ended so are scored once more.
         run_id: the run that is meant; where input and config make another, nothing is scored.
+        scorer_of: makes the scorer of each actor.
 
     Raises:
         LedgerError: where the results do not hold each indexed series exactly once.
@@ -125,7 +127,7 @@ def screen(
         mark = MARK + plan.run_id
         patiently(lambda: store.put(mark, b""))
         with watched(store.uri, cfg.pipeline.store_patience_s):
-            files |= _score(catalogue, plan, _partitioned(records, store), bundle, store, cfg, quiet)
+            files |= _score(catalogue, plan, _partitioned(records, store), bundle, store, cfg, quiet, scorer_of)
         patiently(lambda: store.remove([mark]))
         if isinstance(records, RecordTable):
             remove_record_set(store.path(JOINED))
@@ -220,7 +222,14 @@ def _pool(plan: Plan, cfg: ScreenConfig) -> Pool:
 
 
 def _score(
-    catalogue: str, plan: Plan, records: RecordSet | None, bundle: str, store: Store, cfg: ScreenConfig, quiet: bool
+    catalogue: str,
+    plan: Plan,
+    records: RecordSet | None,
+    bundle: str,
+    store: Store,
+    cfg: ScreenConfig,
+    quiet: bool,
+    scorer_of: ScorerOf,
 ) -> dict[str, str]:
     """Score what is pending; finish each shard as soon as its rows are there. Returns new files by shard name."""
     import ray
@@ -238,7 +247,7 @@ def _score(
     with ray_setup.retries_given():
         ds = pending.map_batches(
             ScoreBatch,
-            fn_constructor_args=(bundle, cfg, store.uri, plan.run_id),
+            fn_constructor_args=(bundle, cfg, store.uri, plan.run_id, scorer_of),
             batch_format="pyarrow",
             batch_size=1,
             num_cpus=pool.cpus,

@@ -5,19 +5,20 @@ It loads no model: the scorer is in a process of its own, which this one watches
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from osteo_ray import ray_setup
+from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.io.store import Store, StoreError, retry_for
 from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening import ledger
-from osteo_ray.screening.config import ScreenConfig
+from osteo_ray.screening.config import ScoringConfig, ScreenConfig, SeriesLimits
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.schema import RESULTS
 
@@ -32,12 +33,23 @@ MARK = ".scoring-"
 """Begin of the name of a file that lies in a run's folder while it scores: a scorer on another node looks for it."""
 
 
+class Scorer(Protocol):
+    """What an actor scores with."""
+
+    def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]:
+        """Result rows of catalogue rows and their records, float [n, F]."""
+
+
+ScorerOf = Callable[[str, ScoringConfig, IndexConfig, SeriesLimits], Scorer]
+"""Makes a scorer from a bundle and the run's configs, in the actor."""
+
+
 class ScoreBatch:
     """Ray Data actor: holds a scorer, scores a batch of catalogue rows, writes its part file."""
 
-    def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str):
+    def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str, scorer_of: ScorerOf = IsolatedPredictor):
         # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
-        self.scorer = IsolatedPredictor(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
+        self.scorer = scorer_of(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
         self.out = Store(out)
         self.patience_s = cfg.pipeline.store_patience_s
         self.run_id = run_id

@@ -1,0 +1,184 @@
+"""One driver and many scorers: store calls a row, rows a second, memory, with a store that answers after 30 ms.
+
+    python benchmarks/scaling.py --work W --catalogue C/catalogue.parquet --actors 8 32 64
+
+Everything is the product's (plan, Ray Data, actors, parts, finishing, results) but for the scorer: in place of the
+model's process a scorer sleeps for `--study-s` a study and answers with the row that the model gave for such a study.
+Catalogue and run lie in a bucket of a loopback server that counts requests. The rate is that between the moment at
+which the last scorer had written its first part and the end; what all scorers together could do at most is beside it.
+CPU is of that stretch, too, by kind of process. Writes docs/results/scaling.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import results_page
+from s3_server import BUCKET, S3Server
+from screening import repeated
+
+from osteo_ray import ray_setup
+from osteo_ray.config import validate
+from osteo_ray.model import reference
+from osteo_ray.patients.schema import NAMES
+from osteo_ray.screening.config import ScreenConfig
+
+LATENCY_S = 0.03
+KINDS = {"actors": "ScoreBatch", "gcs": "gcs_server", "raylet": "raylet/raylet", "ray's tasks": "ray::"}
+"""Words in the command line of one kind of process, the first that fits; the driver is known by its pid."""
+
+
+class SleepingScorer:
+    """In place of a model's process: waits for a study's time, then answers with what the model gave for its like."""
+
+    def __init__(self, study_s: float, answers: Mapping[str, Mapping[str, Any]], *_: Any):
+        self._study_s, self._answers = study_s, answers
+
+    def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]:
+        time.sleep(self._study_s * len(rows))
+        return [dict(self._answers[_scan(r)]) | {"series_uid": r["series_uid"]} for r in rows]
+
+
+def _scan(row: Mapping[str, Any]) -> str:
+    """The series that a row repeats."""
+    return row["series_uid"].rpartition(".")[0]
+
+
+def answers_of(catalogue: Path) -> dict[str, dict[str, Any]]:
+    """What the model gives for each open series of a catalogue."""
+    from osteo_ray.screening.predictor import Predictor
+
+    scorer = Predictor.load(reference.bundle(), ScreenConfig().scoring)
+    rows = [r for r in pq.read_table(catalogue).to_pylist() if r["state"] is None]
+    found = scorer.score_rows(rows, np.full((len(rows), len(NAMES)), np.nan, np.float32))
+    return {row["series_uid"]: r for row, r in zip(rows, found, strict=True)}
+
+
+def cpu_and_memory(driver: psutil.Process) -> dict[str, tuple[int, float, float]]:
+    """Of each kind of process: how many, CPU seconds, private MB."""
+    found: dict[str, tuple[int, float, float]] = {}
+    for p in [driver, *driver.children(recursive=True)]:
+        with suppress(psutil.Error):
+            text, m, t = " ".join(p.cmdline()), p.memory_info(), p.cpu_times()
+            kind = next((k for k, word in KINDS.items() if word in text), "rest")
+            kind = "driver" if p.pid == driver.pid else kind
+            n, cpu, mb = found.get(kind, (0, 0.0, 0.0))
+            found[kind] = n + 1, cpu + t.user + t.system, mb + (m.rss - m.shared) / 2**20
+    return found
+
+
+def one(actors: int, rows: int, study_s: float, source: Path, work: Path, per_task: int | None) -> dict[str, Any]:
+    """In a fresh process: one run; what it took."""
+    from osteo_ray.io.store import Store
+    from osteo_ray.screening.pipeline import screen
+
+    answers = json.loads((work / "answers.json").read_text())
+    catalogue = repeated(source, rows, work / "rows.parquet")
+    pipeline: dict[str, Any] = {"actors": actors, "actor_cpus": 1.5 / actors, "actor_memory_mb": 1}
+    if per_task is not None:
+        pipeline["series_per_task"] = per_task
+    cfg = validate(ScreenConfig, {"pipeline": pipeline})
+    with S3Server(LATENCY_S) as server:
+        Store(f"s3://{BUCKET}").upload(catalogue, "catalogue.parquet")
+        before = server.counts()
+        ray_setup.start(num_cpus=2, object_store_mb=512)
+        driver, ended = psutil.Process(), threading.Event()
+        samples: list[tuple[float, dict[str, tuple[int, float, float]]]] = []
+
+        def look() -> None:
+            while not ended.wait(2.0):
+                samples.append((time.time(), cpu_and_memory(driver)))
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        begun = time.time()
+        scorer = partial(SleepingScorer, study_s, answers)
+        done = screen(
+            f"s3://{BUCKET}/catalogue.parquet", None, str(reference.bundle()), f"s3://{BUCKET}/run", cfg,
+            quiet=True, scorer_of=scorer,
+        )  # fmt: skip
+        whole = time.time() - begun
+        ended.set()
+        thread.join()
+        counts = {k: v - before.get(k, 0) for k, v in server.counts().items() if v > before.get(k, 0)}
+        parts = sorted(server.put_times("parts"))
+    return _figures(actors, done.series, study_s, parts, samples, counts, begun + whole - parts[-1])
+
+
+def _figures(
+    actors: int,
+    rows: int,
+    study_s: float,
+    parts: list[float],
+    samples: list[tuple[float, dict[str, tuple[int, float, float]]]],
+    counts: dict[str, int],
+    tail_s: float,
+) -> dict[str, Any]:
+    each = rows / len(parts)
+    # From when all scorers had begun until the work runs out for the first of them.
+    full = [(t, s) for t, s in samples if s.get("actors", (0,))[0] >= actors and t >= parts[0]]
+    (begin, first), (end, final) = full[0], next((f for f in reversed(full) if f[0] <= parts[-actors]), full[-1])
+    rate = each * sum(begin < t <= end for t in parts) / (end - begin)
+    n = rate * (end - begin)
+    ms = {k: round(1e3 * (v[1] - first.get(k, (0, 0.0, 0.0))[1]) / n, 2) for k, v in final.items()}
+    highest = {k: max(s[k][2] for _, s in full if k in s) for k in final}
+    return {
+        "actors": actors,
+        "rows": rows,
+        "rows_s": round(rate, 1),
+        "most_possible": round(actors / study_s, 1),
+        "of_that": round(rate * study_s / actors, 2),
+        "store_calls_a_row": round(sum(counts.values()) / rows, 3),
+        "driver_mb": round(highest["driver"]),
+        "actor_mb": round(highest["actors"] / actors),
+        "after_the_last_part_s": round(tail_s, 1),
+        "ms_a_row": ms,
+        "calls": counts,
+        "parts": len(parts),
+        "steady_s": round(end - begin, 1),
+    }
+
+
+def main() -> None:
+    """Each number of scorers in a fresh process."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--work", type=Path, required=True)
+    p.add_argument("--catalogue", type=Path, required=True, help="of series whose rows are repeated")
+    p.add_argument("--actors", type=int, nargs="+", default=[8, 32, 64])
+    p.add_argument("--study-s", type=float, default=1.0)
+    p.add_argument("--rows-each", type=int, default=96, help="rows for each scorer")
+    p.add_argument("--per-task", type=int, help="pipeline.series_per_task, where not the default")
+    p.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.one:
+        print(json.dumps(one(a.one, a.one * a.rows_each, a.study_s, a.catalogue, a.work, a.per_task)))
+        return
+    a.work.mkdir(parents=True, exist_ok=True)
+    (a.work / "answers.json").write_text(json.dumps(answers_of(a.catalogue)))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    env["PYTHONPATH"] = os.pathsep.join([str(results_page.ROOT), str(Path(__file__).parent)])
+    for n in a.actors:
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--one", str(n)], env=env, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr[-4000:])
+        print(done.stdout.splitlines()[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
