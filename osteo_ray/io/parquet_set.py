@@ -157,11 +157,11 @@ class ParquetSet:
         return table if columns is None else table.select(list(columns))
 
 
-def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def ahead(work: Callable[[T], U], items: Iterable[T], at_a_time: int = _READERS) -> Iterator[U]:
     """`work` of each item, in order, some of them at a time."""
     todo = iter(items)
-    with ThreadPoolExecutor(_READERS) as pool:
-        running: list[Future[U]] = [pool.submit(work, i) for i in islice(todo, _READERS)]
+    with ThreadPoolExecutor(at_a_time) as pool:
+        running: list[Future[U]] = [pool.submit(work, i) for i in islice(todo, at_a_time)]
         try:
             while running:
                 yield running.pop(0).result()

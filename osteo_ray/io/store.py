@@ -134,6 +134,19 @@ class Store:
             return bool(self._fs.exists(self._at(name)))
         return os.path.exists(self._at(name))
 
+    def those_there(self, names: Sequence[str]) -> set[str]:
+        """Which of these files of one folder are there: one listing of an object store, a look at each on a disk.
+
+        In an object store, looking for one that is not there takes two requests (as a file, and as a folder).
+        """
+        if not self.remote:
+            return {n for n in names if self.exists(n)}
+        if not names:
+            return set()
+        common = os.path.commonprefix(list(names))  # noqa: RUF071: listings are by the first letters, too
+        at = common.rfind("/") + 1
+        return set(self.names(common[:at], common[at:])) & set(names)
+
     def is_file(self, name: str) -> bool:
         self.calls += 1
         if self.remote:
@@ -177,6 +190,13 @@ class Store:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", **kw)
         self.put(name, sink.getvalue().to_pybytes())
+
+    def table(self, name: str) -> pa.Table:
+        """A Parquet file, all of it, without its metadata: of an object store in one request."""
+        if not self.remote:
+            with self.parquet(name) as f:
+                return f.read().replace_schema_metadata(None)
+        return pq.read_table(pa.BufferReader(self.get(name))).replace_schema_metadata(None)
 
     @contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.parquet_set import ahead, open_set
 from osteo_ray.io.store import Store, local_folder
 from osteo_ray.model.bundle_files import COPIED, verify
 from osteo_ray.patients.config import TimelineConfig
@@ -186,7 +187,7 @@ def settle(plan: Plan, out: Store, write: bool = True) -> Plan:
     Args:
         write: False leaves the folder as it is, and only counts what would be carried over.
     """
-    have = [_read_keys(out, n, write) for n in _parts_of(plan, out)]
+    have = list(ahead(partial(_read_keys, out, remove_damaged=write), _parts_of(plan, out)))
     done = np.isin(plan.keys[plan.pending], np.concatenate(have)) if have else np.zeros(len(plan.pending), bool)
     carried, shards = _carry_over(plan, plan.pending[~done], out, write)
     done |= np.isin(plan.keys[plan.pending], carried)
@@ -204,9 +205,8 @@ def again(plan: Plan, out: Store, codes: frozenset[str], states: frozenset[str])
     rank = np.argsort(plan.keys)
     latest: dict[int, tuple[int, str, str, bool]] = {}
     parts = _parts_of(plan, out)
-    for name in [s.file for s in plan.shards if s.revision] + parts:
-        with out.parquet(name) as f:
-            t = f.read(columns=["row_key", "attempt", "code", "state"])
+    files = [s.file for s in plan.shards if s.revision] + parts
+    for name, t in zip(files, ahead(partial(_outcomes, out), files), strict=True):
         keys = np.array(t["row_key"].to_pylist(), KEY)
         at = rank[np.minimum(np.searchsorted(plan.keys, keys, sorter=rank), len(plan) - 1)]
         owned = (plan.keys[at] == keys) & plan.open[at]
@@ -224,6 +224,11 @@ def again(plan: Plan, out: Store, codes: frozenset[str], states: frozenset[str])
     pending = np.union1d(plan.pending, rows).astype(np.int64)
     attempt = np.array([wanted.get(i, 0) + 1 for i in pending.tolist()], np.int32)
     return replace(plan, pending=pending, attempt=attempt)
+
+
+def _outcomes(out: Store, name: str) -> pa.Table:
+    with out.parquet(name) as f:
+        return f.read(columns=["row_key", "attempt", "code", "state"])
 
 
 def shard_of(part: str) -> str:
@@ -262,8 +267,8 @@ def _carry_over(plan: Plan, missing: np.ndarray, out: Store, write: bool) -> tup
     wanted = plan.keys[order]
     starts = np.array([s.start for s in plan.shards])
     moved, touched = [np.zeros(0, KEY)], set()
-    for name in stale if len(missing) else []:
-        shard_keys = _read_keys(out, name, write)
+    stale = stale if len(missing) else []
+    for name, shard_keys in zip(stale, ahead(partial(_read_keys, out, remove_damaged=write), stale), strict=True):
         hit = np.isin(shard_keys, wanted)
         if not hit.any():
             continue

@@ -243,7 +243,7 @@ def _score(
             f"no node has what a scorer takes (CPU {pool.cpus:g}, GPU {pool.gpus:g}, memory {pool.memory >> 20} MiB); "
             "waiting for one to join"
         )
-    pending = read_pending(catalogue, plan, cfg.pipeline.series_per_task, records, cfg.timeline, pool.helpers)
+    pending = read_pending(catalogue, plan, pool.task, records, cfg.timeline, pool.helpers)
     with ray_setup.retries_given():
         ds = pending.map_batches(
             ScoreBatch,

@@ -23,8 +23,20 @@ GROWTH = 4
 """Where nodes may join: as many times what fits today is what readers and finishers are counted for."""
 WHERE_UNKNOWN = 256
 """Scorers that they are counted for where no node has started yet."""
+SCORERS_OF_A_DRIVER = 32
+"""Scorers that one driver keeps busy a batch at a time (docs/results/scaling.md); more of them take several a task."""
+TASKS_OF_A_SCORER = 8
+"""Fewest tasks, however many batches each would take: the last ones of a run keep all scorers busy."""
 RAY_SHARE = 0.7
 """Of a machine's memory, what Ray gives to tasks and actors; the rest is for its object store."""
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """What a scorer is given at a time. `series`: scored together, and in one part file."""
+
+    series: int
+    batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class Pool:
     gpus: float
     memory: int  # bytes of one scorer
     helpers: int  # read tasks at a time, and finishing ones
+    task: TaskSize
 
     @property
     def waits(self) -> bool:
@@ -73,7 +86,9 @@ def pool_of(p: PipelineConfig, batches: int, nodes: Sequence[Mapping[str, float]
     full = most if p.actors is not None else min(most, GROWTH * fit or WHERE_UNKNOWN) if grows else most
     low, high = HELPERS
     helpers = min(high, max(low, -(-full // SCORERS_PER_READER)))
-    return Pool(min(most, fit), most, p.actor_cpus, p.actor_gpus, memory, helpers)
+    per_task = max(1, min(-(-full // SCORERS_OF_A_DRIVER), batches // (TASKS_OF_A_SCORER * full)))
+    task = TaskSize(p.series_per_task, per_task)
+    return Pool(min(most, fit), most, p.actor_cpus, p.actor_gpus, memory, helpers, task)
 
 
 def this_machine() -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The actor of the screening pipeline: a batch of catalogue rows in, its part file written, a receipt out.
+"""The actor of the screening pipeline: batches of catalogue rows in, a part file of each written, a receipt out.
 
 It loads no model: the scorer is in a process of its own, which this one watches.
 """
@@ -45,7 +45,7 @@ ScorerOf = Callable[[str, ScoringConfig, IndexConfig, SeriesLimits], Scorer]
 
 
 class ScoreBatch:
-    """Ray Data actor: holds a scorer, scores a batch of catalogue rows, writes its part file."""
+    """Ray Data actor: holds a scorer, scores batches of catalogue rows, writes a part file of each."""
 
     def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str, scorer_of: ScorerOf = IsolatedPredictor):
         # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
@@ -58,11 +58,11 @@ class ScoreBatch:
     def __call__(self, table: pa.Table) -> pa.Table:
         receipts = []
         for shard, work in zip(table["shard"].to_pylist(), table["batch"].to_pylist(), strict=True):
-            batch = pa.ipc.open_stream(work).read_all()
-            receipt = {"shard": shard, "done": batch.num_rows, "error": None, "message": None}
+            batches = [pa.Table.from_batches([b]) for b in pa.ipc.open_stream(work)]
+            receipt = {"shard": shard, "done": sum(b.num_rows for b in batches), "error": None, "message": None}
             try:
                 self._check_folder()
-                self._score(shard, batch)
+                self._score(shard, batches)
             except tuple(RUN_ERRORS.values()) as e:  # no series is to blame: the run ends, and says why
                 receipt |= {"done": 0, "error": type(e).__name__, "message": str(e)}
             receipts.append(receipt)
@@ -82,14 +82,18 @@ class ScoreBatch:
             )
         self.same_folder = True
 
-    def _score(self, shard: str, batch: pa.Table) -> None:
-        keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
-        name = ledger.part_name(shard, keys, attempts)
-        if self._retry(lambda: self.out.exists(name)):  # an actor that was killed had got so far
-            return
+    def _score(self, shard: str, batches: Sequence[pa.Table]) -> None:
+        parts = [ledger.part_name(shard, b["row_key"].to_pylist(), b["attempt"].to_pylist()) for b in batches]
+        there = self._retry(lambda: self.out.those_there(parts))  # an actor that was killed had got so far
+        for part, batch in zip(parts, batches, strict=True):
+            if part not in there:
+                self._score_batch(shard, batch)
+
+    def _score_batch(self, shard: str, batch: pa.Table) -> None:
         records = _record_column(batch)
         rows = batch.select([c for c in batch.column_names if c not in ADDED]).to_pylist()
         results = self.scorer.score_rows(rows, records)
+        keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
         for k, a, r in zip(keys, attempts, results, strict=True):
             r.update(row_key=k, attempt=a, run_id=self.run_id)
         table = pa.Table.from_pylist(results, schema=RESULTS)

@@ -1,4 +1,4 @@
-"""Finishing: parts -> shards -> results.parquet, one shard in memory at a time (no Ray here).
+"""Finishing: parts -> shards -> results.parquet, few shards in memory at a time (no Ray here).
 
 Every indexed series is in exactly one row, or `LedgerError` says how many are not.
 """
@@ -25,6 +25,8 @@ from osteo_ray.screening.ledger import KEY, PARTS, SHARDS, Plan, Shard
 from osteo_ray.screening.schema import FOOTER, RESULTS, VOLATILE
 
 RESULTS_FILE = "results.parquet"
+SHARDS_AHEAD = 4
+"""Shards read while one is written: a store far away would else be waited for once a shard."""
 
 
 class LedgerError(RuntimeError):
@@ -73,7 +75,7 @@ def finish_shard(
     new = replace(shard, revision=shard.revision + 1)
     parts = out.names(PARTS, shard.name + "-")
     used = parts + ([shard.file] if shard.revision else [])
-    if out.exists(new.file):  # whoever wrote it was stopped before it had removed what it was made from
+    if out.those_there([new.file]):  # whoever wrote it was stopped before it had removed what it was made from
         out.remove(used)
         return shard.name, new.file
     scored = _latest(list(ahead(partial(_read, out), used)))
@@ -108,7 +110,7 @@ def digest_of(table: pa.Table) -> int:
 
 
 def consolidate(out: Store, plan: Plan, advance: Callable[[int], object] = lambda n: None) -> Counts:
-    """Write results.parquet from the finished shards, a shard in memory at a time; the counts of the whole run.
+    """Write results.parquet from the finished shards, few of them in memory; the counts of the whole run.
 
     Where it is there already, made from the same shards, it stays.
 
@@ -125,10 +127,8 @@ def consolidate(out: Store, plan: Plan, advance: Callable[[int], object] = lambd
             return there
     total = Counts(0, {}, {}, {}, 0, made_from)
     with out.parquet_writer(RESULTS_FILE, RESULTS) as w:
-        for shard in plan.shards:
-            with out.parquet(shard.file) as f:
-                counts = Counts.of_file(f)
-                table = f.read().replace_schema_metadata(None)
+        files = ahead(partial(_finished, out), (s.file for s in plan.shards), SHARDS_AHEAD)
+        for shard, (counts, table) in zip(plan.shards, files, strict=True):
             own = [k.decode() for k in plan.keys[shard.start : shard.stop].tolist()]
             if counts is None or table["row_key"].to_pylist() != own:
                 raise LedgerError(f"shard {shard.name} does not hold the rows that its name says")
@@ -146,6 +146,12 @@ def consolidate(out: Store, plan: Plan, advance: Callable[[int], object] = lambd
     return total
 
 
+def _finished(out: Store, name: str) -> tuple[Counts | None, pa.Table]:
+    """Counts and rows of a shard."""
+    with out.parquet(name) as f:
+        return Counts.of_file(f), f.read().replace_schema_metadata(None)
+
+
 def _sum(a: Counts, b: Counts) -> Counts:
     def both(x: dict[str, int], y: dict[str, int]) -> dict[str, int]:
         return dict(Counter(x) + Counter(y))
@@ -156,8 +162,7 @@ def _sum(a: Counts, b: Counts) -> Counts:
 
 
 def _read(out: Store, name: str) -> pa.Table:
-    with out.parquet(name) as f:
-        return f.read().replace_schema_metadata(None).cast(RESULTS)
+    return out.table(name).cast(RESULTS)
 
 
 def _latest(tables: Sequence[pa.Table]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Ray Data: a run's pending series as a dataset whose rows are batches of work.
+"""Ray Data: a run's pending series as a dataset whose rows are tasks of a scorer, some batches each.
 
 One read task a shard streams its batches, so that an archive of any size is a list of shards to the driver, and only
 the batches between reading and scoring are in memory.
@@ -6,7 +6,8 @@ the batches between reading and scoring are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,22 +20,25 @@ from osteo_ray.io.parquet_set import open_set
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.record_set import RecordSet, values_at_ct
 from osteo_ray.screening.ledger import Plan, batches
+from osteo_ray.screening.pool import TaskSize
 
 SCHEMA = pa.schema([("shard", pa.string()), ("batch", pa.large_binary())])
 """batch: catalogue rows with `row_key`, `attempt` and, where there are records, `record` (float32 [F]), as an Arrow
-stream."""
+stream; each record batch of it is scored together and becomes a part."""
 
 
 class PendingSource(Datasource):
-    """What a plan has to score, at most `per_batch` series to a row."""
+    """What a plan has to score, at most `size.series` series to a batch and `size.batches` batches to a row."""
 
-    def __init__(self, catalogue: str, plan: Plan, per_batch: int, records: RecordSet | None, cfg: TimelineConfig):
+    def __init__(
+        self, catalogue: str, plan: Plan, size: TaskSize, records: RecordSet | None, cfg: TimelineConfig
+    ) -> None:
         self._work = []
         for shard, owned in zip(plan.shards, plan.of_shards(), strict=True):
             rows = plan.pending[owned]
             if len(rows):
-                self._work.append((catalogue, shard.name, rows, plan.keys[rows], plan.attempt[owned], per_batch,
-                                   records, cfg))  # fmt: skip
+                self._work.append((catalogue, shard.name, rows, plan.keys[rows], plan.attempt[owned], size, records,
+                                   cfg))  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._work)
@@ -55,25 +59,31 @@ def _reader(
     rows: np.ndarray,
     keys: np.ndarray,
     attempt: np.ndarray,
-    per_batch: int,
+    size: TaskSize,
     records: RecordSet | None,
     cfg: TimelineConfig,
 ):
-    def read() -> Iterable[pa.Table]:
+    def joined() -> Iterator[pa.Table]:
         # A shard's patients are joined at once: each partition of the records is opened once a shard.
-        joined = None
+        values = None
         if records is not None:
             of = read_columns(catalogue, rows)
-            joined = values_at_ct(records, of["patient_key"], of["study_date"], cfg)
+            values = values_at_ct(records, of["patient_key"], of["study_date"], cfg)
         done = 0
-        for table in batches(catalogue, rows, keys, attempt, per_batch):
-            if joined is not None:
-                column = pa.array(joined[done : done + table.num_rows].ravel())
-                table = table.append_column("record", pa.FixedSizeListArray.from_arrays(column, joined.shape[1]))
+        for table in batches(catalogue, rows, keys, attempt, size.series):
+            if values is not None:
+                column = pa.array(values[done : done + table.num_rows].ravel())
+                table = table.append_column("record", pa.FixedSizeListArray.from_arrays(column, values.shape[1]))
             done += table.num_rows
+            yield table
+
+    def read() -> Iterable[pa.Table]:
+        tables = joined()
+        while task := list(islice(tables, size.batches)):
             sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as w:
-                w.write_table(table)
+            with pa.ipc.new_stream(sink, task[0].schema) as w:
+                for table in task:
+                    w.write_batch(*table.combine_chunks().to_batches())
             yield pa.table({"shard": [shard], "batch": [sink.getvalue().to_pybytes()]}, schema=SCHEMA)
 
     return read
@@ -95,15 +105,15 @@ def read_columns(catalogue: str, rows: np.ndarray) -> dict[str, list[Any]]:
 
 
 def read_pending(
-    catalogue: str, plan: Plan, per_batch: int, records: RecordSet | None, cfg: TimelineConfig, readers: int
+    catalogue: str, plan: Plan, size: TaskSize, records: RecordSet | None, cfg: TimelineConfig, readers: int
 ) -> ray.data.Dataset:
-    """The plan's pending rows, each with its patient's record, as a Ray dataset; a block is a batch, streamed as it is
-    read.
+    """The plan's pending rows, each with its patient's record, as a Ray dataset; a block is a scorer's task, streamed
+    as it is read.
 
     Args:
         readers: read tasks at a time; reading a batch takes a small part of the time that scoring it does.
     """
-    source = PendingSource(catalogue, plan, per_batch, records, cfg)
+    source = PendingSource(catalogue, plan, size, records, cfg)
     ctx = ray.data.DataContext.get_current()
     before = {k: getattr(ctx, k) for k in CONTEXT}
     try:

@@ -30,6 +30,8 @@ def test_files_are_put_listed_read_and_removed(store):
         store.put(n, n.encode())
     assert store.names("parts/") == ["parts/a.1", "parts/a.2", "parts/b.1"]
     assert store.names("parts/", "a") == ["parts/a.1", "parts/a.2"]
+    assert store.those_there(["parts/a.2", "parts/a.3", "parts/b.1"]) == {"parts/a.2", "parts/b.1"}
+    assert store.those_there(["parts/a.12"]) == store.those_there([]) == set()
     assert store.get("parts/a.2") == b"parts/a.2"
     store.put("parts/a.2", b"new")
     assert store.get("parts/a.2") == b"new"
@@ -48,6 +50,7 @@ def test_tables_and_a_file_that_was_not_finished(store):
     t = pa.table({"a": [1, 2, 3]})
     store.put_table("t.parquet", t)
     assert read_table(store.path("t.parquet")).equals(t)
+    assert store.table("t.parquet").equals(t)
     with open_parquet(store.path("t.parquet")) as f:
         assert f.metadata.num_rows == 3
     with store.parquet_writer("w.parquet", t.schema) as w:

@@ -63,3 +63,12 @@ def test_gpus_bound_them_too():
 
 def test_one_fits_on_this_machine():
     assert pool_of(cfg(), 10, this_machine(), grows=False).start >= 1
+
+
+def test_many_scorers_are_given_several_batches_at_a_time():
+    """One batch each until the driver would be too slow; then more, but never so many that scorers idle at the end."""
+    assert pool_of(cfg(), 10**6, [WORKER], grows=False).task.batches == 1
+    assert pool_of(cfg(), 10**6, [WORKER] * 100, grows=False).task.batches == 50
+    assert pool_of(cfg(), 1600 * 8 * 3, [WORKER] * 100, grows=False).task.batches == 3
+    assert pool_of(cfg(), 1600, [WORKER] * 100, grows=False).task.batches == 1
+    assert pool_of(cfg(series_per_task=4), 10, [WORKER], grows=False).task.series == 4
