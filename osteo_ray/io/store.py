@@ -143,7 +143,7 @@ class Store:
             return {n for n in names if self.exists(n)}
         if not names:
             return set()
-        common = os.path.commonprefix(list(names))  # noqa: RUF071: listings are by the first letters, too
+        common = os.path.commonprefix(list(names))  # noqa: RUF071
         at = common.rfind("/") + 1
         return set(self.names(common[:at], common[at:])) & set(names)
 
