@@ -1,79 +1,63 @@
-"""Kill a screening at random points and see whether anything is lost, double or different.
+"""Disturb screenings at random on two machines that share nothing: is anything lost, double or different?
 
-    python benchmarks/chaos.py --catalogue index/catalogue.parquet --records records.csv --bundle run/bundle --seed 0
+    python benchmarks/chaos.py --catalogue index/catalogue.parquet --records records.csv --seed 0 --times 3
 
-Every run is over the same series (the catalogue's, repeated under new UIDs). An undisturbed one gives the digest that
-the others are held against. Then, in turn: the driver is killed again and again and started again each time; scoring
-actors are killed; nodes of a simulated cluster are killed and replaced; the disk that holds the results is full for a
-while, and for longer than the run has patience (needs root: a small tmpfs); the S3 server that holds the results goes
-away likewise. Prints one table; exits with 1 where a digest differs or a row is missing or double.
+The machines are those of tests/cluster (root and `unshare`): a head with 0 CPUs and workers whose disks are their own.
+Jobs come by `ray job submit`; catalogue, records, bundle and results lie on a shared path that is a small disk, or in a
+bucket. In each place an undisturbed run gives the digest that the disturbed one is held against. Disturbances come in
+random order, each after a random number of new rows: the driver, an actor or its scorer's process is killed; a worker
+is killed with all that runs on it, and another joins; a worker gets the notice of a spot market (`ray drain-node` with
+a deadline), another joins, and the first is killed at the deadline; the disk is full, or the bucket away, for a while
+that may be longer than the run has patience. A job that ended is submitted again. Exit code 1 where a digest differs
+or a row is missing or double. Writes docs/results/screening-disturbed.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
-import signal
-import socket
+import shutil
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import results_page
+from s3_server import BUCKET, S3Server
 
-from osteo_ray import patients as records
-from osteo_ray import ray_setup
-from osteo_ray.config import validate
-from osteo_ray.io.store import Store, StoreError
-from osteo_ray.screening.config import ScreenConfig
+sys.path.insert(0, str(results_page.ROOT / "tests" / "cluster"))
+
+from rig import BIN, Rig
+
+from osteo_ray.io.store import Store, read_table
+from osteo_ray.model import reference
 
 SYSTEM = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 500,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 3,
 }
-
-
-@dataclass
-class Chaos:
-    """What all trials share."""
-
-    catalogue: str
-    records: str
-    bundle: str
-    work: Path
-    rng: random.Random
-    config: dict
-    expected: str = ""  # digest
-    series: int = 0
-
-    def screen(self, out: str, **pipeline):
-        from osteo_ray.screening.pipeline import screen
-
-        cfg = validate(ScreenConfig, self.config | {"pipeline": self.config["pipeline"] | pipeline})
-        return screen(self.catalogue, records.load(self.records), self.bundle, out, cfg, quiet=True)
-
-    def verdict(self, out: str) -> dict:
-        """How the finished run in `out` compares with the undisturbed one."""
-        from osteo_ray.io.store import read_table
-
-        keys = read_table(Store(out).path("results.parquet"), columns=["row_key"])["row_key"].to_pylist()
-        digest = json.loads(Store(out).get("summary.json"))["digest"]
-        missing, double = self.series - len(set(keys)), len(keys) - len(set(keys))
-        return {"identical": digest == self.expected, "missing": missing, "double": double}
+"""A node that is gone is missed after some seconds, not after a minute."""
+PATIENCE_S = 20.0
+SHORT_S, LONG_S = (4.0, 10.0), (45.0, 60.0)
+"""How long a disk is full or a bucket away: less than the run's patience, or more."""
+NOTICE_S = 8
+"""From the notice of a spot market to the end of the machine; clouds give 30 to 120 s."""
+KINDS = ("driver killed", "actor killed", "scorer's process killed", "node killed", "preemption notice")
+SHARED, BUCKET_PLACE = "shared path", "bucket"
+STORE_KINDS = {SHARED: "disk full", BUCKET_PLACE: "bucket away"}
+WORDS = {"actor killed": "ScoreBatch", "scorer's process killed": "osteo_ray.screening.scorer_process"}
 
 
 def repeated(catalogue: str, times: int, path: Path) -> str:
@@ -96,301 +80,248 @@ def done_rows(out: str) -> int:
     return n
 
 
-@contextmanager
-def disturbing(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work` beside the block; its own error ends the trial."""
-    failed: list[BaseException] = []
+@dataclass
+class Place:
+    """Where catalogue and results of a screening lie."""
 
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as e:
-            failed.append(e)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    yield
-    thread.join(timeout=120)
-    if failed:
-        raise failed[0]
+    name: str
+    at: Callable[[str], str]
+    server: S3Server | None = None
 
 
-def wait_for_more(out: str, more: int, limit_s: float = 300.0) -> bool:
-    """Wait until `more` rows were added; False where the run had ended by then."""
-    start, until = done_rows(out), time.monotonic() + limit_s
-    while done_rows(out) < start + more:
-        if time.monotonic() > until or Store(out).exists("summary.json"):
-            return False
-        time.sleep(0.05)
-    return True
+@dataclass
+class Trial:
+    """One screening and what was done to it."""
 
+    rig: Rig
+    place: Place
+    rng: random.Random
+    jobs: int = 0
+    done: list[dict[str, Any]] = field(default_factory=list)
 
-def kill_drivers(c: Chaos, kills: int) -> dict:
-    """SIGKILL the driver after a random number of new rows, `kills` times, then let it finish."""
-    out = str(c.work / "driver")
-    again, n = 0, 0
-    import ray
+    def screen(self, out: str) -> str:
+        """Submit the job; its id."""
+        self.jobs += 1
+        paths = {"archive": "catalogue.parquet", "records": "records.csv", "bundle": "bundle", "out": out}
+        pipeline = {"series_per_task": 2, "shard_rows": 40, "store_patience_s": PATIENCE_S, "actor_memory_mb": 700}
+        config = {"scoring": {"shap": False}, "report_studies": 0, "pipeline": pipeline}
+        return self.rig.start("screen", {k: self.place.at(v) for k, v in paths.items()} | config)
 
-    env = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    spec = json.dumps([c.catalogue, c.records, c.bundle, out, c.config])
-    while True:
-        before = done_rows(out)
-        log = (c.work / "driver.log").open("w")
-        driver = subprocess.Popen([sys.executable, __file__, "--driver", spec], env=env, stdout=log, stderr=log)
-        if n == kills:
-            assert driver.wait() == 0, (c.work / "driver.log").read_text()[-2000:]
-            reused = json.loads(Store(out).get("summary.json"))["reused"]
-            again += before - reused
-            break
-        more, moment = c.rng.randint(0, max(1, c.series // (kills + 2))), c.rng.uniform(0, 0.5)
-        while done_rows(out) < before + more and driver.poll() is None:
-            time.sleep(0.02)
-        time.sleep(moment)
-        assert driver.poll() is None, f"the driver ended by itself: {(c.work / 'driver.log').read_text()[-2000:]}"
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        n += 1
-        time.sleep(1)  # its tasks end with it
-    return {"kind": "driver killed", "kills": n, "done again though written": again, **c.verdict(out)}
-
-
-def kill_actors(c: Chaos, kills: int) -> dict:
-    """SIGKILL a scoring actor's process, or the child that scores for it, after random numbers of new rows."""
-    out, n = str(c.work / "actor"), 0
-
-    def work() -> None:
-        nonlocal n
-        for k in range(kills):
-            if not wait_for_more(out, c.rng.randint(1, max(2, c.series // (kills + 3)))):
-                return
-            marks = ("ScoreBatch",) if k % 2 == 0 else ("osteo_ray.screening.isolated",)
-            victims = [
-                p
-                for p in psutil.process_iter(["cmdline"])
-                if any(m in " ".join(p.info["cmdline"] or []) for m in marks)
-            ]
-            if victims:
-                with suppress(psutil.NoSuchProcess):
-                    c.rng.choice(victims).kill()
-                    n += 1
-
-    with disturbing(work):
-        c.screen(out)
-    return {"kind": "actor or its scorer killed", "kills": n, **c.verdict(out)}
-
-
-def kill_nodes(c: Chaos, kills: int, cluster) -> dict:
-    """Kill a node with everything on it, start another in its place."""
-    out, n = str(c.work / "node"), 0
-
-    def work() -> None:
-        nonlocal n
-        for _ in range(kills):
-            if not wait_for_more(out, c.rng.randint(1, max(2, c.series // (kills + 3)))):
-                return
-            cluster.remove_node(c.rng.choice(list(cluster.worker_nodes)), allow_graceful=False)
-            n += 1
-            cluster.add_node(num_cpus=1)
-
-    with disturbing(work):
-        c.screen(out)
-    return {"kind": "node killed", "kills": n, **c.verdict(out)}
-
-
-def fill_disk(c: Chaos, long: bool) -> dict:
-    """The disk that holds the results is full for some seconds; `long`: until the run gave up and is started again."""
-    mount = c.work / f"disk{long:d}"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)], check=True)
-    out, ballast, gave_up, n = str(mount / "out"), mount / "ballast", 0, 0
-
-    def work() -> None:
-        nonlocal n
-        if not wait_for_more(out, c.rng.randint(1, c.series // 2)):
-            return
-        with suppress(OSError), ballast.open("wb", buffering=0) as f:
-            while True:
-                f.write(b"\0" * 4096)
-        n += 1
-        if not long:
-            time.sleep(5)
-            ballast.unlink()
-
-    try:
-        with disturbing(work):
-            try:
-                c.screen(out, store_patience_s=2 if long else 120)
-            except StoreError:
-                gave_up = 1
-                ballast.unlink()
-        if gave_up:
-            c.screen(out)
-        kind = "disk full, run gave up" if long else "disk full for 5 s"
-        return {"kind": kind, "kills": n, "gave up": gave_up, **c.verdict(out)}
-    finally:
-        subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
-class S3:
-    """A loopback S3 server in a process of its own whose connections can be refused for a while."""
-
-    def __init__(self):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        os.environ.update(
-            AWS_ENDPOINT_URL=f"http://127.0.0.1:{self.port}",
-            AWS_ACCESS_KEY_ID="test",
-            AWS_SECRET_ACCESS_KEY="test",
-            AWS_DEFAULT_REGION="us-east-1",
-            NO_PROXY="127.0.0.1",
-        )
-        self.start()
-        import fsspec
-
-        for _ in range(100):
+    def rows(self, out: str) -> int:
+        """Rows done; asked until the store answers."""
+        while True:
             with suppress(Exception):
-                fsspec.filesystem("s3", skip_instance_cache=True).mkdir("chaos")
-                return
+                return done_rows(self.place.at(out))
+            time.sleep(0.5)
+
+    def disturbed(self, kinds: Sequence[str], more: int) -> dict[str, Any]:
+        """One run with these disturbances, each after some of `more` new rows, to its end: the run's results."""
+        out = "disturbed"
+        job, done = self.screen(out), 0
+        for kind in kinds:
+            wanted, done = done + self.rng.randint(1, more), self.rows(out)
+            while done < wanted and not self.ended(job):
+                time.sleep(0.3)
+                done = self.rows(out)
+            if self.ended(job):  # whatever was before it; an end of its own is looked at below
+                self.log(job)
+                if self.rig.client.get_job_status(job) == "SUCCEEDED":
+                    print(f"the run ended before: {kind}", flush=True)
+                    break
+                job = self.screen(out)
+                self.wait_for_rows(out, done + 1, job)
+            begun = time.monotonic()
+            what = self.disturb(kind, job)
+            self.done.append({"kind": kind, "after_rows": done, "what": what, "s": round(time.monotonic() - begun, 1)})
+            print(self.place.name, self.done[-1], flush=True)
+        while self.rig.client.get_job_status(job) != "SUCCEEDED":
+            if self.ended(job):
+                self.log(job)
+                job = self.screen(out)
+            time.sleep(0.5)
+        return self.results(out)
+
+    def ended(self, job: str) -> bool:
+        return self.rig.client.get_job_status(job).is_terminal()
+
+    def wait_for_rows(self, out: str, wanted: int, job: str) -> None:
+        while self.rows(out) < wanted and not self.ended(job):
             time.sleep(0.3)
-        raise RuntimeError("the S3 server did not start")
 
-    def start(self) -> None:
-        args = [sys.executable, "-c", S3_PROCESS, str(self.port)]
-        self.process = subprocess.Popen(args, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.away(False)
+    def log(self, job: str) -> None:
+        """How a job ended."""
+        lines = self.rig.client.get_job_logs(job).strip().splitlines()
+        print(f"  {self.rig.client.get_job_status(job)}: {lines[-1][:300] if lines else ''}", flush=True)
 
-    def away(self, gone: bool) -> None:
-        """Refuse connections, or take them again; the objects stay."""
-        assert self.process.stdin
-        self.process.stdin.write("down\n" if gone else "up\n")
-        self.process.stdin.flush()
+    def disturb(self, kind: str, job: str) -> str:
+        """Do it; a word about it."""
+        if kind == "driver killed":
+            drivers = [p for p in self.processes("jobs/screen.py") if "python" in p.name()]
+            for p in drivers:
+                p.kill()
+            return f"{len(drivers)} process"
+        if kind in WORDS:
+            victims = self.processes(WORDS[kind])
+            if victims:
+                self.rng.choice(victims).kill()
+            return f"1 of {len(victims)}"
+        if kind == "node killed":
+            self.rig.kill_worker(self.rng.choice(self.rig.workers))
+            self.rig.add_worker()
+            return "another joined"
+        if kind == "preemption notice":
+            worker = self.rng.choice(self.rig.workers)
+            notice = [str(BIN / "ray"), "drain-node", f"--address={self.rig.gcs}", f"--node-id={worker.node_id}"]
+            notice += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the spot market takes it back"]
+            subprocess.run([*notice, f"--deadline-remaining-seconds={NOTICE_S}"], check=True, capture_output=True)
+            begun = time.monotonic()
+            self.rig.add_worker()
+            time.sleep(max(0.0, NOTICE_S - (time.monotonic() - begun)))
+            self.rig.kill_worker(worker)
+            return f"killed {NOTICE_S} s later or when another had joined"
+        seconds = round(self.rng.uniform(*(LONG_S if self.rng.random() < 0.3 else SHORT_S)), 1)
+        if self.place.server is not None:
+            self.place.server.away(seconds)
+            time.sleep(seconds)
+        else:
+            ballast = self.rig.shared / "ballast"
+            with suppress(OSError), ballast.open("wb", buffering=0) as f:
+                while True:
+                    f.write(b"\0" * 4096)
+            time.sleep(seconds)
+            ballast.unlink()
+        return f"for {seconds:g} s"
+
+    def processes(self, words: str) -> list[psutil.Process]:
+        """Of the rig, by words in their command lines."""
+        found = []
+        for p in psutil.Process(self.rig.pid).children(recursive=True) + [
+            c for w in self.rig.workers for c in psutil.Process(w.process.pid).children(recursive=True)
+        ]:
+            with suppress(psutil.Error):
+                if words in " ".join(p.cmdline()):
+                    found.append(p)
+        return found
+
+    def results(self, out: str) -> dict[str, Any]:
+        """Of a run that ended well."""
+        store = Store(self.place.at(out))
+        keys = read_table(store.path("results.parquet"), columns=["row_key"])["row_key"].to_pylist()
+        summary = json.loads(store.get("summary.json"))
+        return {"digest": summary["digest"], "series": summary["series"], "rows": len(keys), "keys": set(keys)}
 
 
-S3_PROCESS = """
-import sys
-from moto.server import ThreadedMotoServer
-server = None
-for line in sys.stdin:
-    if line.strip() == "up" and server is None:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=int(sys.argv[1]), verbose=False)
-        server.start()
-    elif line.strip() == "down" and server is not None:
-        server.stop()
-        server = None
-"""
+def fill(place: Place, catalogue: Path, table: Path) -> None:
+    """Catalogue, records and bundle into the place."""
+    store = Store(place.at(""))
+    store.upload(catalogue, "catalogue.parquet")
+    store.upload(table, "records.csv")
+    for p in Path(reference.bundle()).iterdir():
+        store.upload(p, f"bundle/{p.name}")
 
 
-def lose_store(c: Chaos, long: bool, server: S3) -> dict:
-    """The object store that holds the results does not answer for a while."""
-    out, gave_up, n = f"s3://chaos/run{long:d}", 0, 0
+def drawn(rng: random.Random, kinds: Sequence[str], n: int) -> list[str]:
+    """Each kind about as often as the others, in random order."""
+    some = [kinds[i % len(kinds)] for i in range(n)]
+    rng.shuffle(some)
+    return some
 
-    def work() -> None:
-        nonlocal n
-        if not wait_for_more(out, c.rng.randint(1, c.series // 3)):
-            return
-        server.away(True)
-        n += 1
-        if not long:
-            time.sleep(8)
-            server.away(False)
 
-    with disturbing(work):
-        try:
-            c.screen(out, store_patience_s=2 if long else 300)
-        except StoreError:
-            gave_up = 1
-            server.away(False)
-    if gave_up:
-        c.screen(out)
-    kind = "store away, run gave up" if long else "store away for 8 s"
-    return {"kind": kind, "kills": n, "gave up": gave_up, **c.verdict(out)}
+@contextmanager
+def places(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rig and what is needed for each place."""
+    with S3Server() as server, Rig(cpus=1, shared_mb=256, system=SYSTEM) as rig:
+        rig.add_worker()
+        every = {
+            SHARED: Place(SHARED, lambda n: str(rig.shared / "run" / n)),
+            BUCKET_PLACE: Place(BUCKET_PLACE, lambda n: f"s3://{BUCKET}/run/{n}".rstrip("/"), server),
+        }
+        yield {"rig": rig, "places": [every[n] for n in names]}
 
 
 def main() -> int:
+    """Run, compare, write."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--catalogue")
-    p.add_argument("--records")
-    p.add_argument("--bundle")
-    p.add_argument("--times", type=int, default=8, help="how often each open series is repeated")
+    p.add_argument("--catalogue", required=True)
+    p.add_argument("--records", type=Path, required=True)
+    p.add_argument("--times", type=int, default=3, help="how often each open series is there")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--drivers", type=int, default=8)
-    p.add_argument("--actors", type=int, default=10)
-    p.add_argument("--nodes", type=int, default=4)
-    p.add_argument("--only", nargs="+", default=["driver", "actor", "node", "disk", "store"])
-    p.add_argument("--driver", help=argparse.SUPPRESS)
+    p.add_argument("--disturbances", type=int, default=12, help="in each place")
+    p.add_argument("--places", nargs="+", choices=STORE_KINDS, default=list(STORE_KINDS))
+    p.add_argument("--out", type=Path, default=results_page.RESULTS / "screening-disturbed.json")
     a = p.parse_args()
-    if a.driver:
-        catalogue, table, bundle, out, config = json.loads(a.driver)
-        ray_setup.start()
-        Chaos(catalogue, table, bundle, Path(out), random.Random(), config).screen(out)
-        return 0
-    config = {"pipeline": {"series_per_task": 2, "shard_rows": 40, "actors": 2}, "scoring": {"shap": False}}
-    with tempfile.TemporaryDirectory(prefix="chaos-") as work:
-        catalogue = repeated(a.catalogue, a.times, Path(work) / "catalogue.parquet")
-        server = S3() if "store" in a.only else None
-        cluster = _cluster()
-        c = Chaos(
-            catalogue,
-            str(Path(a.records).absolute()),
-            str(Path(a.bundle).absolute()),
-            Path(work),
-            random.Random(a.seed),
-            config,
-        )
-        try:
-            whole = c.screen(str(c.work / "whole"))
-            c.expected, c.series = whole.digest, whole.series
-            print(
-                f"{c.series} series, {whole.scored_now} scored, undisturbed in {whole.seconds:.0f} s; {c.expected}",
-                flush=True,
+    rng = random.Random(a.seed)
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    work = Path(os.environ.get("TMPDIR", "/tmp")) / f"chaos-{os.getpid()}"
+    work.mkdir()
+    with places(a.places) as found:
+        for place in found["places"]:
+            fill(place, Path(repeated(a.catalogue, a.times, work / "catalogue.parquet")), a.records)
+            trial = Trial(found["rig"], place, rng)
+            begun = time.monotonic()
+            good, log = trial.rig.end(trial.screen("whole"))
+            assert good, log[-3000:]
+            whole = trial.results("whole")
+            seconds, trial.jobs = time.monotonic() - begun, 0
+            print(f"{place.name}: {whole['series']} series, undisturbed {seconds:.0f} s, {whole['digest']}", flush=True)
+            kinds = drawn(rng, [*KINDS, STORE_KINDS[place.name]], a.disturbances)
+            begun = time.monotonic()
+            got = trial.disturbed(kinds, max(2, whole["series"] // (2 * a.disturbances)))
+            runs.append(
+                {
+                    "table": "runs",
+                    "place": place.name,
+                    "series": whole["series"],
+                    "disturbances": len(trial.done),
+                    "jobs_submitted": trial.jobs,
+                    "seconds": round(time.monotonic() - begun),
+                    "undisturbed_s": round(seconds),
+                    "bit_identical": "yes" if got["digest"] == whole["digest"] else "NO",
+                    "missing": len(whole["keys"] - got["keys"]),
+                    "double": got["rows"] - len(got["keys"]),
+                }
             )
-            ways: dict[str, list[Callable[[], dict]]] = {
-                "driver": [lambda: kill_drivers(c, a.drivers)],
-                "actor": [lambda: kill_actors(c, a.actors)],
-                "node": [lambda: kill_nodes(c, a.nodes, cluster)],
-                "disk": [lambda: fill_disk(c, False), lambda: fill_disk(c, True)],
-            }
-            if server is not None:
-                ways["store"] = [partial(lose_store, c, long, server) for long in (False, True)]
-            found = []
-            for way in a.only:
-                for trial in ways[way]:
-                    t = time.monotonic()
-                    found.append(trial())
-                    print(
-                        "  ".join(f"{k} {v}" for k, v in found[-1].items()),
-                        f" {time.monotonic() - t:.0f} s",
-                        flush=True,
-                    )
-        finally:
-            if server:
-                server.away(False)
-                server.process.kill()
-            import ray
-
-            ray.shutdown()
-            cluster.shutdown()
-    kills, identical = (sum(f[k] for f in found) for k in ("kills", "identical"))
-    print(f"{kills} disturbances, {identical} of {len(found)} runs identical")
-    return 0 if all(f["identical"] and not f["missing"] and not f["double"] for f in found) else 1
+            print(runs[-1], flush=True)
+            counts = Counter(d["kind"] for d in trial.done)
+            rows += [{"table": "disturbances", "place": place.name, "kind": k, "times": n} for k, n in counts.items()]
+            rows += [{"table": "in_order", "place": place.name, **d} for d in trial.done]
+    shutil.rmtree(work)
+    publish(a, runs + rows)
+    good = all(r["bit_identical"] == "yes" and not r["missing"] and not r["double"] for r in runs)
+    return 0 if good else 1
 
 
-def _cluster():
-    """A head without CPUs of its own, for the driver, and two nodes of one CPU each."""
-    import ray
-    from ray.cluster_utils import Cluster
+def publish(a: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """JSON and page."""
+    command = f"python benchmarks/chaos.py --catalogue C --records R --seed {a.seed} --times {a.times}"
+    command += f" --disturbances {a.disturbances}"
+    runs = [r for r in rows if r["table"] == "runs"]
+    n = sum(r["disturbances"] for r in runs)
+    identical = sum(r["bit_identical"] == "yes" for r in runs)
+    wrong = sum(r["missing"] + r["double"] for r in runs)
+    bars = [
+        results_page.bar("disturbances", n, target=">= 20", met=n >= 20),
+        results_page.bar("runs bit-identical", identical, target=len(runs), met=identical == len(runs)),
+        results_page.bar("rows missing or double", wrong, target=0, met=not wrong),
+    ]
+    text = f"""# Screening disturbed at random
 
-    cluster = Cluster(
-        initialize_head=True,
-        shutdown_at_exit=False,  # its signal handler could be set in the main thread alone; nodes are added in another
-        head_node_args={"num_cpus": 0, "_system_config": SYSTEM, "object_store_memory": 200 * 2**20},
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    ray_setup.tune_data_context()
-    return cluster
+`{command}`.
+The demo's archive with each open series {a.times} times, on the [two machines](cluster-rig.md) that share nothing: a
+head without CPUs and two workers of one CPU with disks of their own, jobs by `ray job submit`. In each place an
+undisturbed run first, then one that is disturbed after random numbers of new rows; a job that ended is submitted again.
+
+{results_page.table(rows, "runs")}
+{n} disturbances. The disk, or the bucket, is away for {SHORT_S[0]:g} to {SHORT_S[1]:g} s or for {LONG_S[0]:g} to
+{LONG_S[1]:g} s; the run tries again for {PATIENCE_S:g} s and then ends with code 5. Preemption: `ray drain-node` with
+a deadline; the node is killed {NOTICE_S} s later, or when another has joined.
+
+{results_page.table(rows, "disturbances")}
+In the order in which they came:
+
+{results_page.table(rows, "in_order")}"""
+    results_page.write(a.out, command, a.seed, rows, bars, text)
 
 
 if __name__ == "__main__":

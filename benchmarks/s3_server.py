@@ -5,7 +5,7 @@
 
 It holds objects in memory and knows what an S3 client of a run asks: put, get (of a range), head, list, delete one or a
 thousand. Requests are told apart by method and folder of the key. Latency is waiting, not work: requests wait side by
-side.
+side. It can be away for a while: connections are refused and those that are open are cut.
 """
 
 from __future__ import annotations
@@ -56,9 +56,27 @@ class S3Server:
         """Requests so far, by method and folder."""
         return self._ask("-counts")
 
+    def put(self, key: str, data: bytes) -> None:
+        """An object, whatever its size, in one request."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/{BUCKET}/{key}", data, method="PUT")
+        urllib.request.urlopen(request, timeout=60).close()
+
+    def sent(self) -> dict[str, int]:
+        """Bytes of objects sent so far, by folder."""
+        return self._ask("-sent")
+
+    @property
+    def meeting(self) -> str:
+        """Where each of many processes GETs `<meeting>/<its name>` to learn how many have done so."""
+        return f"http://127.0.0.1:{self._port}/-meet"
+
     def put_times(self, folder: str) -> list[float]:
         """When objects were written below a folder: `time.time()` of each."""
         return self._ask(f"-times/{folder}")
+
+    def away(self, seconds: float) -> None:
+        """Answer nobody from now on for so long; returns at once. The objects stay."""
+        self._ask(f"-away/{seconds}")
 
     def __exit__(self, *exc: object) -> None:
         self.process.terminate()
@@ -71,7 +89,12 @@ def serve(port: int, latency_s: float) -> None:
 
     objects: dict[str, bytes] = {}
     counts: Counter[str] = Counter()
+    sent: Counter[str] = Counter()
     written: list[tuple[str, float]] = []
+    met: set[str] = set()
+    site: list[web.TCPSite] = []
+    leaving: list[asyncio.Task] = []
+    back = asyncio.Event()
 
     def xml(text: str) -> web.Response:
         return web.Response(
@@ -104,10 +127,29 @@ def serve(port: int, latency_s: float) -> None:
             f"<MaxKeys>{most}</MaxKeys><IsTruncated>{str(more).lower()}</IsTruncated>{token}{items}</ListBucketResult>"
         )
 
+    async def go_away(seconds: float) -> None:
+        back.clear()
+        await site[0].stop()
+        await asyncio.sleep(seconds)
+        await listen()
+        back.set()
+
     async def answer(request: web.Request) -> web.Response:
         bucket, _, key = request.path.lstrip("/").partition("/")
+        if bucket == "-away":
+            leaving.append(asyncio.create_task(go_away(float(key))))
+            return web.json_response({})
+        if not back.is_set():
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response(status=503)
         if bucket == "-counts":
             return web.json_response(counts)
+        if bucket == "-sent":
+            return web.json_response(sent)
+        if bucket == "-meet":
+            met.add(key)
+            return web.json_response(len(met))
         if bucket == "-times":
             return web.json_response([t for f, t in written if f == key])
         body = await request.read()
@@ -146,11 +188,23 @@ def serve(port: int, latency_s: float) -> None:
             a, b = int(first), min(int(last or len(data)), len(data) - 1)
             headers["Content-Range"], status = f"bytes {a}-{b}/{len(data)}", 206
             data = data[a : b + 1]
+        sent[folder_of(key)] += len(data)
         return web.Response(body=data, status=status, headers=headers)
+
+    async def listen() -> None:
+        site[:] = [web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)]
+        await site[0].start()
+
+    async def run() -> None:
+        await runner.setup()
+        back.set()
+        await listen()
+        await asyncio.Event().wait()
 
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", answer)
-    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+    runner = web.AppRunner(app, access_log=None)
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

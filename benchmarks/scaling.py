@@ -4,9 +4,9 @@
 
 Everything is the product's (plan, Ray Data, actors, parts, finishing, results) but for the scorer: in place of the
 model's process a scorer sleeps for `--study-s` a study and answers with the row that the model gave for such a study.
-Catalogue and run lie in a bucket of a loopback server that counts requests. The rate is that between the moment at
-which the last scorer had written its first part and the end; what all scorers together could do at most is beside it.
-CPU is of that stretch, too, by kind of process. Writes docs/results/scaling.json and .md.
+Catalogue and run lie in a bucket of a loopback server that counts requests. No scorer begins before all have started;
+the rate is from then until the last part is written, and what all scorers together could do at most is beside it. CPU
+is of that stretch, too, by kind of process. Writes docs/results/scaling.json and .md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -43,12 +44,19 @@ KINDS = {"actors": "ScoreBatch", "gcs": "gcs_server", "raylet": "raylet/raylet",
 
 
 class SleepingScorer:
-    """In place of a model's process: waits for a study's time, then answers with what the model gave for its like."""
+    """In place of a model's process: waits for a study's time, then answers with what the model gave for its like. The
+    first wait is for the other scorers, so that none works while others still start."""
 
-    def __init__(self, study_s: float, answers: Mapping[str, Mapping[str, Any]], *_: Any):
-        self._study_s, self._answers = study_s, answers
+    def __init__(self, study_s: float, answers: Mapping[str, Mapping[str, Any]], meeting: str, actors: int, *_: Any):
+        self._study_s, self._answers, self._meeting, self._waits_for = study_s, answers, meeting, actors
 
     def score_rows(self, rows: Sequence[Mapping[str, Any]], records: np.ndarray) -> list[dict[str, Any]]:
+        while self._waits_for:
+            with urllib.request.urlopen(f"{self._meeting}/{os.getpid()}", timeout=60) as answer:
+                if json.loads(answer.read()) >= self._waits_for:
+                    self._waits_for = 0
+                    break
+            time.sleep(2.0)
         time.sleep(self._study_s * len(rows))
         return [dict(self._answers[_scan(r)]) | {"series_uid": r["series_uid"]} for r in rows]
 
@@ -106,7 +114,7 @@ def one(actors: int, rows: int, study_s: float, source: Path, work: Path, per_ta
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         begun = time.time()
-        scorer = partial(SleepingScorer, study_s, answers)
+        scorer = partial(SleepingScorer, study_s, answers, server.meeting, actors)
         done = screen(
             f"s3://{BUCKET}/catalogue.parquet", None, str(reference.bundle()), f"s3://{BUCKET}/run", cfg,
             quiet=True, scorer_of=scorer,
@@ -129,11 +137,12 @@ def _figures(
     tail_s: float,
 ) -> dict[str, Any]:
     each = rows / len(parts)
-    # From when all scorers had begun until the work runs out for the first of them.
-    full = [(t, s) for t, s in samples if s.get("actors", (0,))[0] >= actors and t >= parts[0]]
-    (begin, first), (end, final) = full[0], next((f for f in reversed(full) if f[0] <= parts[-actors]), full[-1])
-    rate = each * sum(begin < t <= end for t in parts) / (end - begin)
-    n = rate * (end - begin)
+    # All began when the last of them had started; the first parts came one batch later. Until the work runs out.
+    begin, end = parts[0] - study_s * each, parts[-1]
+    full = [(t, s) for t, s in samples if begin <= t <= end]
+    first, final = full[0][1], full[-1][1]
+    rate = rows / (end - begin)
+    n = rate * (full[-1][0] - full[0][0])
     ms = {k: round(1e3 * (v[1] - first.get(k, (0, 0.0, 0.0))[1]) / n, 2) for k, v in final.items()}
     highest = {k: max(s[k][2] for _, s in full if k in s) for k in final}
     return {

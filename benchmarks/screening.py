@@ -339,7 +339,7 @@ def _parts(out: Path) -> pa.Table:
 @contextmanager
 def dicomweb(work: Path) -> Iterator[None]:
     """An Orthanc that holds the raw series while it lasts, and a catalogue of it."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "archive"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dicom"))
     import ray
     from orthanc_running import running, store
 

@@ -6,11 +6,12 @@
 
 The worker's mount namespace has another folder at `rig.disk`, at TMPDIR and at Ray's session, so that a path that only
 the driver has is not there for tasks, as between two machines. `rig.shared` is the folder that both mount. A submitted
-job brings a folder of YAML and nothing else.
+job brings a folder of YAML and nothing else. More workers can be added, and any of them killed, while jobs run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,9 +21,13 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +52,35 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-class Rig:
-    """See the module."""
+@dataclass(frozen=True)
+class Worker:
+    """A node beside the head: its first process, its disk, and the id by which Ray knows it."""
 
-    def __init__(self, env: dict[str, str] | None = None, cpus: int = 2):
-        self._given, self._cpus = env or {}, cpus
-        self._processes: list[subprocess.Popen] = []
+    process: subprocess.Popen
+    disk: Path
+    node_id: str
+
+
+class Rig:
+    """See the module.
+
+    Args:
+        cpus: of each worker.
+        shared_mb: size of the shared folder, which is then a disk of its own that can be full.
+        system: of Ray's own settings, such as how soon a node is taken for lost.
+    """
+
+    def __init__(
+        self,
+        env: dict[str, str] | None = None,
+        cpus: int = 2,
+        shared_mb: int | None = None,
+        system: Mapping[str, Any] | None = None,
+    ):
+        self._given, self._cpus, self._shared_mb, self._system = env or {}, cpus, shared_mb, system
+        self._head: subprocess.Popen | None = None
+        self._started = 0
+        self.workers: list[Worker] = []
 
     def __enter__(self) -> Self:
         # Ray's sockets need a short path.
@@ -66,11 +94,13 @@ class Rig:
 
     def _start(self) -> None:
         own = {n: self.root / n for n in ("disk", "home", "t", "s", "shared", "conf")}
-        far = {n: self.root / f"worker_{n}" for n in ("disk", "home", "t", "s")}
-        for p in (*own.values(), *far.values()):
+        for p in own.values():
             p.mkdir()
-        self.disk, self.shared, self.conf, self.worker_disk = own["disk"], own["shared"], own["conf"], far["disk"]
-        env = {
+        self.disk, self.shared, self.conf = own["disk"], own["shared"], own["conf"]
+        if self._shared_mb is not None:
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={self._shared_mb}m", "tmpfs", str(self.shared)]
+            subprocess.run(mount, check=True)
+        self._env = {
             **os.environ,
             **self._given,
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -80,41 +110,80 @@ class Rig:
             "OMP_NUM_THREADS": "1",
             "RAY_worker_niceness": "0",  # or whatever else a machine does comes first
         }
-        env.pop("RAY_ADDRESS", None)
+        self._env.pop("RAY_ADDRESS", None)
         port, dashboard = free_port(), free_port()
         head = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
         head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         head += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
         head += ["--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={own['s']}", "--disable-usage-stats"]
         head += ["--object-store-memory=200000000"]
-        self._spawn("head", head, env)
-        self.address = f"http://127.0.0.1:{dashboard}"
-        self._wait(lambda: urllib.request.urlopen(f"{self.address}/api/version", timeout=1).close())
-        binds = " && ".join(f"mount --bind {far[n]} {own[n]}" for n in far)
-        node = f"{sys.executable} {Path(__file__).with_name('worker_node.py')} {port} {self._cpus} {own['s']}"
-        self._spawn("worker", ["unshare", "-m", "bash", "-c", f"{binds} && cd {own['home']} && exec {node}"], env)
-        self._wait(self._nodes)
+        if self._system:
+            head += [f"--system-config={json.dumps(dict(self._system))}"]
+        self._head = self._spawn("head", head)
+        self.address, self.gcs = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
+        version = f"{self.address}/api/version"
+        self._wait(self._head, lambda: urllib.request.urlopen(version, timeout=1).close())
+        self.add_worker()
         from ray.job_submission import JobSubmissionClient
 
         self.client = JobSubmissionClient(self.address)
 
-    def _nodes(self) -> None:
-        if b"up" not in (self.root / "worker.log").read_bytes():
-            raise OSError("the worker is not up")
+    @property
+    def pid(self) -> int:
+        """Of the head's first process."""
+        assert self._head is not None
+        return self._head.pid
 
-    def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:
+    @property
+    def worker_disk(self) -> Path:
+        """The disk of the first worker."""
+        return self.workers[0].disk
+
+    def add_worker(self) -> Worker:
+        """Start one more worker, whose disk, home and temporary files are its own."""
+        self._started += 1
+        name = "worker" if self._started == 1 else f"worker{self._started}"
+        far = {n: self.root / f"{name}_{n}" for n in ("disk", "home", "t", "s")}
+        for p in far.values():
+            p.mkdir()
+        binds = " && ".join(f"mount --bind {far[n]} {self.root / n}" for n in far)
+        port = self.gcs.rpartition(":")[2]
+        start = f"{sys.executable} {Path(__file__).with_name('worker_node.py')} {port} {self._cpus} {self.root / 's'}"
+        process = self._spawn(
+            name, ["unshare", "-m", "bash", "-c", f"{binds} && cd {self.root / 'home'} && exec {start}"]
+        )
+        log = self.root / f"{name}.log"
+
+        def up() -> str:
+            lines = [line for line in log.read_text().splitlines() if line.startswith("up ")]
+            if not lines:
+                raise OSError("the worker is not up")
+            return lines[0].split()[1]
+
+        self.workers.append(Worker(process, far["disk"], self._wait(process, up)))
+        return self.workers[-1]
+
+    def kill_worker(self, worker: Worker) -> None:
+        """End all processes of a worker at once, as a machine that loses its power does."""
+        self.workers.remove(worker)
+        everything = [psutil.Process(worker.process.pid)]
+        everything += everything[0].children(recursive=True)
+        for p in everything:
+            with suppress(psutil.NoSuchProcess):
+                p.kill()
+        worker.process.wait()
+
+    def _spawn(self, name: str, command: list[str]) -> subprocess.Popen:
         with (self.root / f"{name}.log").open("w") as log:
-            p = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=self.root)
-        self._processes.append(p)
+            return subprocess.Popen(command, env=self._env, stdout=log, stderr=subprocess.STDOUT, cwd=self.root)
 
-    def _wait(self, ready: Any) -> None:
+    def _wait(self, process: subprocess.Popen, ready: Callable[[], Any]) -> Any:
         limit = time.monotonic() + START_S
         while True:
             try:
                 return ready()
             except OSError:
-                dead = [p for p in self._processes if p.poll() is not None]
-                if dead or time.monotonic() > limit:
+                if process.poll() is not None or time.monotonic() > limit:
                     logs = [p.read_text()[-2000:] for p in self.root.glob("*.log")]
                     raise RuntimeError("the rig did not come up\n" + "\n".join(logs)) from None
                 time.sleep(0.3)
@@ -142,11 +211,13 @@ class Rig:
         return self.client.get_job_status(job) == "SUCCEEDED", self.client.get_job_logs(job)
 
     def __exit__(self, *exc: object) -> None:
-        for p in reversed(self._processes):
+        for p in [*(w.process for w in reversed(self.workers)), *([self._head] if self._head else [])]:
             p.send_signal(signal.SIGTERM)
             try:
                 p.wait(30)
             except subprocess.TimeoutExpired:
                 p.kill()
                 p.wait()
+        if self._shared_mb is not None:
+            subprocess.run(["umount", "-l", str(self.shared)], check=False)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -27,7 +27,7 @@ node = Node(
     spawn_reaper=True,
 )
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-print("up", flush=True)
+print("up", node.node_id, flush=True)
 try:
     while not node.dead_processes():
         time.sleep(0.5)
