@@ -24,6 +24,7 @@ WORKERS = GROUP | {"groupName": str, "scaleStrategy": {"workersToDelete": [str]}
 WORKERS |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), int)
 CLUSTER = {
     "rayVersion": str,
+    "authOptions": {"mode": ("disabled", "token"), "secretName": str, "enableK8sTokenAuth": bool},
     "enableInTreeAutoscaling": bool,
     "autoscalerOptions": {
         "idleTimeoutSeconds": int,
@@ -142,6 +143,7 @@ def test_kubernetes_takes_the_manifests(file, kind):
     installed = re.search(r"^ray==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)
     assert installed is not None
     assert cluster["rayVersion"] == installed[1]
+    assert cluster["authOptions"] == {"mode": "token"}, "else whoever reaches a port of Ray's runs code"
     pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     assert len({p["template"]["spec"]["containers"][0]["image"] for p in pods}) == 1, "all nodes run one image"
     for pod in pods:
