@@ -42,11 +42,11 @@ class S3Server:
         os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "NO_PROXY": "127.0.0.1"}
         # Bodies as they are: checksums of chunks would be a protocol of their own.
         os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
-        for _ in range(200):
+        while self.process.poll() is None:
             with suppress(OSError):
                 self.counts()
                 return self
-            time.sleep(0.05)
+            time.sleep(0.1)
         raise RuntimeError("the S3 server did not start")
 
     def _ask(self, path: str) -> Any:

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import results_page
 from s3_server import BUCKET, S3Server
-from screening import repeated
 
 from osteo_ray import ray_setup
 from osteo_ray.config import validate
@@ -41,6 +42,12 @@ from osteo_ray.screening.config import ScreenConfig
 LATENCY_S = 0.03
 KINDS = {"actors": "ScoreBatch", "gcs": "gcs_server", "raylet": "raylet/raylet", "ray's tasks": "ray::"}
 """Words in the command line of one kind of process, the first that fits; the driver is known by its pid."""
+
+
+SHOWN = (
+    *("actors", "rows", "rows_s", "most_possible", "of_that", "calls_a_row", "calls_a_batch"),
+    *("driver_mb", "actor_mb", "after_the_last_part_s"),
+)
 
 
 class SleepingScorer:
@@ -64,6 +71,21 @@ class SleepingScorer:
 def _scan(row: Mapping[str, Any]) -> str:
     """The series that a row repeats."""
     return row["series_uid"].rpartition(".")[0]
+
+
+def repeated(source: Path, n: int, to: Path) -> Path:
+    """A catalogue of `n` rows: the open ones again and again, under UIDs of their own."""
+    table = pq.read_table(source)
+    table = table.filter(pc.is_null(table["state"]))
+    uid = table.schema.get_field_index("series_uid")
+    uids = table["series_uid"].to_pylist()
+    with pq.ParquetWriter(to, table.schema, compression="zstd") as w:
+        for start in range(0, n, 64):
+            rows = range(start, min(start + 64, n))
+            some = table.take(pa.array([i % len(uids) for i in rows]))
+            names = pa.array([f"{uids[i % len(uids)]}.{i}" for i in rows])
+            w.write_table(some.set_column(uid, table.schema.field(uid), names))
+    return to
 
 
 def answers_of(catalogue: Path) -> dict[str, dict[str, Any]]:
@@ -151,7 +173,8 @@ def _figures(
         "rows_s": round(rate, 1),
         "most_possible": round(actors / study_s, 1),
         "of_that": round(rate * study_s / actors, 2),
-        "store_calls_a_row": round(sum(counts.values()) / rows, 3),
+        "calls_a_row": round(sum(counts.values()) / rows, 3),
+        "calls_a_batch": round(sum(n for k, n in counts.items() if k.endswith(" parts")) / len(parts), 2),
         "driver_mb": round(highest["driver"]),
         "actor_mb": round(highest["actors"] / actors),
         "after_the_last_part_s": round(tail_s, 1),
@@ -160,6 +183,55 @@ def _figures(
         "parts": len(parts),
         "steady_s": round(end - begin, 1),
     }
+
+
+def publish(a: argparse.Namespace) -> None:
+    """JSON and page of what lies in the two folders."""
+    rows: list[dict[str, Any]] = []
+    for version, folder in (("before", a.before), ("now", a.work)):
+        for n in a.actors:
+            if (folder / f"{n}.json").exists():
+                found = json.loads((folder / f"{n}.json").read_text())
+                shown = {"table": "scaling", "version": version, **{k: v for k, v in found.items() if k in SHOWN}}
+                rows.append(shown)
+                rows += [{"table": "calls", "version": version, "actors": n, "call": k, "n": v, "a_batch":
+                          round(v / found["parts"], 2)} for k, v in sorted(found["calls"].items())]  # fmt: skip
+                rows += [{"table": "cpu", "version": version, "actors": n, "process": k, "ms_a_row": v}
+                         for k, v in found["ms_a_row"].items()]  # fmt: skip
+    scaled = [r for r in rows if r["table"] == "scaling"]
+    largest = max((r for r in scaled if r["version"] == "now"), key=lambda r: r["actors"])
+    least = min(r["of_that"] for r in scaled if r["version"] == "now")
+    bars = [
+        results_page.bar("requests a batch, part files", largest["calls_a_batch"]),
+        results_page.bar("scorers", largest["actors"]),
+        results_page.bar("share of the possible rate", least),
+        results_page.bar("driver MB", largest["driver_mb"]),
+        results_page.bar("scorer's actor MB", largest["actor_mb"]),
+    ]
+    command = f"python benchmarks/scaling.py --work W --catalogue C --actors {' '.join(map(str, a.actors))}"
+    command += f" --study-s {a.study_s:g} --rows-each {a.rows_each}"
+    most = [r for r in rows if r["table"] == "calls" and r["actors"] == min(a.actors) and r["n"] > 20]
+    text = f"""# Many scorers and a store far away
+
+`{command}`.
+A bucket of a loopback server that answers after {1000 * LATENCY_S:.0f} ms and counts requests; scorers that sleep for a
+study's time ({a.study_s:g} s) in place of computing, everything else as it is (batches of 8). Rates are from when all
+have started until the last part is written. Two cores for all of it, shared with other work (load 20 to 40): a rate
+below the possible one may be the machine's, CPU is an upper bound, requests and MB are what they are.
+
+{results_page.table(rows, "scaling")}
+Before: a batch was looked for by name before it was scored (two requests where it is missing), and each part was asked
+for its size before it was read. Now a scorer lists its shard's parts once a task, parts are read in one request each,
+parts of an interrupted run and finished shards side by side; and where one driver has more than 32 scorers a task holds
+several batches ({2} at 64, 50 at 1,600), each still a part of its own.
+
+Requests that grow with the rows, at {min(a.actors)} scorers:
+
+{results_page.table(most, "calls", ("version", "call", "n", "a_batch"))}
+CPU by kind of process, ms of one core a row:
+
+{results_page.table(rows, "cpu")}"""
+    results_page.write(a.out, command, None, [r for r in rows if r["table"] != "calls"] + most, bars, text)
 
 
 def main() -> None:
@@ -171,6 +243,8 @@ def main() -> None:
     p.add_argument("--study-s", type=float, default=1.0)
     p.add_argument("--rows-each", type=int, default=96, help="rows for each scorer")
     p.add_argument("--per-task", type=int, help="pipeline.series_per_task, where not the default")
+    p.add_argument("--before", type=Path, help="`--work` of the same by an earlier version: write both into the page")
+    p.add_argument("--out", type=Path, default=results_page.RESULTS / "scaling.json")
     p.add_argument("--one", type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one:
@@ -187,6 +261,9 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(done.stderr[-4000:])
         print(done.stdout.splitlines()[-1], flush=True)
+        (a.work / f"{n}.json").write_text(done.stdout.splitlines()[-1])
+    if a.before:
+        publish(a)
 
 
 if __name__ == "__main__":

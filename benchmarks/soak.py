@@ -115,8 +115,8 @@ def watch(driver: subprocess.Popen, out: str, limit_s: float) -> list[dict[str, 
     """
     curve: list[dict[str, Any]] = []
     process, begun = psutil.Process(driver.pid), time.monotonic()
-    while EVERY_S * (len(curve) + 1) <= limit_s:
-        time.sleep(max(0.0, begun + EVERY_S * (len(curve) + 1) - time.monotonic()))
+    while time.monotonic() + EVERY_S <= begun + limit_s:
+        time.sleep(EVERY_S - (time.monotonic() - begun) % EVERY_S)
         if driver.poll() is not None:
             raise RuntimeError(f"the driver ended by itself, exit code {driver.returncode}")
         found = sample(process)

@@ -56,6 +56,8 @@ def node_address() -> str:
 if not joined():  # a Ray of our own: every port on loopback, where no token is handed out
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Records of past tasks, 3 KB each, are all that grows in Ray's control service (docs/results/soak.md).
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "10000")
 
 
 def start(num_cpus: int | None = None, object_store_mb: int | None = None) -> None:

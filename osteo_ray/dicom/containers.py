@@ -22,6 +22,7 @@ from osteo_ray.dicom.sources import Entry, Source
 from osteo_ray.outcomes import Phase, Rejected, State
 
 _CHUNK = 1 << 18
+_LOCAL_EXTRA = 64  # bytes by which a member's local header may be longer than the directory's entry tells
 _SMALLEST_CAP = 1 << 30  # what any compressed tar may inflate to
 
 
@@ -49,7 +50,7 @@ class _Container:
     """An open file object over the outer object, with positioned reads."""
 
     def __init__(self, store: Source, outer: str):
-        self.outer = outer
+        self.outer, self._store = outer, store
         self.file: IO[bytes] = store.open(outer)  # type: ignore[attr-defined]
         self._lock = threading.Lock()
         try:
@@ -64,8 +65,17 @@ class _Container:
             self.file.seek(offset)
             return self.file.read(n)
 
+    def exact(self, n: int, offset: int) -> bytes:
+        """As `pread`; of an object store these bytes in one request, and no others that may be wanted next."""
+        return self.pread(n, offset) if self._fd is not None else self._store.read(self.outer, offset, n)
+
     def close(self) -> None:
         self.file.close()
+
+
+def _first_chunk(stop: int) -> int:
+    """Deflated bytes that surely hold the first `stop` bytes of pixels, or are worth one read."""
+    return min(_CHUNK, max(4096, (stop >> 1) + 4096))
 
 
 class ZipSource:
@@ -114,28 +124,34 @@ class ZipSource:
             return b""
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             return self._slow(info, offset, stop)
-        local = self._c.pread(30, info.header_offset)
-        if len(local) < 30 or local[:4] != b"PK\x03\x04":
+        stored = info.compress_type == zipfile.ZIP_STORED
+        # Local header and what follows it at once: in an object store each read is a request.
+        lead = 30 + len(info.orig_filename.encode("utf-8", "surrogateescape")) + len(info.extra) + _LOCAL_EXTRA
+        wanted = stop if stored else min(info.compress_size, _first_chunk(stop))
+        far = stored and offset > _CHUNK  # then what lies between is not read
+        begin = self._c.exact(30 if far else lead + wanted, info.header_offset)
+        if len(begin) < 30 or begin[:4] != b"PK\x03\x04":
             raise broken("zip", "a member's local header is not where the directory says")
-        start = info.header_offset + 30 + sum(struct.unpack_from("<HH", local, 26))
-        if info.compress_type == zipfile.ZIP_STORED:
-            return self._c.pread(stop - offset, start + offset)
-        return self._inflate(start, info.compress_size, offset, stop)
+        skip = 30 + sum(struct.unpack_from("<HH", begin, 26))
+        start = info.header_offset + skip
+        if not stored:
+            return self._inflate(start, info.compress_size, offset, stop, begin[skip : skip + info.compress_size])
+        if len(begin) >= skip + stop:
+            return begin[skip + offset : skip + stop]
+        return self._c.exact(stop - offset, start + offset)
 
-    def _inflate(self, start: int, size: int, offset: int, stop: int) -> bytes:
+    def _inflate(self, start: int, size: int, offset: int, stop: int, raw: bytes) -> bytes:
+        """Bytes `offset` to `stop` of a deflated member; `raw`: its first bytes as they were read already."""
         d = zlib.decompressobj(-15)
         parts: list[bytes] = []
-        have = taken = 0
-        chunk = min(_CHUNK, max(4096, (stop >> 1) + 4096))
-        raw = b""
+        have, taken = 0, len(raw)
         try:
             while have < stop and not d.eof:
                 if not raw:
-                    raw = self._c.pread(min(chunk, size - taken), start + taken)
+                    raw = self._c.exact(min(_CHUNK, size - taken), start + taken) if taken < size else b""
                     if not raw:
                         break
                     taken += len(raw)
-                    chunk = _CHUNK
                 out = d.decompress(raw, stop - have)
                 raw = d.unconsumed_tail
                 if have + len(out) > offset:

@@ -33,6 +33,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 START_S, JOB_S = 120, 580
+START_TRIES = 3
+"""A machine that others keep busy starts Ray too, in the second or third minute: Ray gives itself half of one."""
 
 
 def cannot_build() -> str:
@@ -141,6 +143,16 @@ class Rig:
 
     def add_worker(self) -> Worker:
         """Start one more worker, whose disk, home and temporary files are its own."""
+        for tries_left in reversed(range(START_TRIES)):
+            try:
+                self.workers.append(self._worker())
+                break
+            except RuntimeError:
+                if not tries_left:
+                    raise
+        return self.workers[-1]
+
+    def _worker(self) -> Worker:
         self._started += 1
         name = "worker" if self._started == 1 else f"worker{self._started}"
         far = {n: self.root / f"{name}_{n}" for n in ("disk", "home", "t", "s")}
@@ -160,8 +172,7 @@ class Rig:
                 raise OSError("the worker is not up")
             return lines[0].split()[1]
 
-        self.workers.append(Worker(process, far["disk"], self._wait(process, up)))
-        return self.workers[-1]
+        return Worker(process, far["disk"], self._wait(process, up))
 
     def kill_worker(self, worker: Worker) -> None:
         """End all processes of a worker at once, as a machine that loses its power does."""
@@ -184,6 +195,7 @@ class Rig:
                 return ready()
             except OSError:
                 if process.poll() is not None or time.monotonic() > limit:
+                    process.kill()
                     logs = [p.read_text()[-2000:] for p in self.root.glob("*.log")]
                     raise RuntimeError("the rig did not come up\n" + "\n".join(logs)) from None
                 time.sleep(0.3)

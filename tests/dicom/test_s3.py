@@ -87,6 +87,30 @@ def test_a_zip_in_a_bucket_is_walked_without_being_downloaded(bucket):
         np.testing.assert_array_equal(s.hu(0), pixels(2) - 1024)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_part_of_a_member_is_one_request_where_it_begins_near_its_start(bucket, method, monkeypatch):
+    data = np.random.default_rng(0).integers(0, 16, 600_000, np.uint8).tobytes()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as z:
+        for name in ("first", "second"):
+            info = zipfile.ZipInfo(name)
+            info.extra = b"\x55\x54\x05\x00" + bytes(5)  # a time, as zip programs write it
+            info.compress_type = method
+            z.writestr(info, data)
+    bucket.pipe("cts/parts.zip", buffer.getvalue())
+    source = open_source("zip://::s3://cts/parts.zip")
+    asked = []
+    read = source._c._store.read
+    monkeypatch.setattr(source._c._store, "read", lambda *where: asked.append(where) or read(*where))
+    for offset, length in ((0, 16_384), (0, None), (3000, 500_000), (599_990, 100), (400_000, 1000), (600_000, 10)):
+        found = source.read("zip://second::s3://cts/parts.zip", offset, length)
+        assert found == data[offset : None if length is None else offset + length]
+        if (offset, length) == (0, 16_384) or (method == zipfile.ZIP_STORED and offset == 3000):
+            assert len(asked) == 1
+            assert asked[0][2] < (length or 0) + offset + 200
+        asked.clear()
+
+
 def test_listing_is_in_order_and_stamped(bucket):
     for name in ("b/2", "b/1", "b/c/0"):
         bucket.pipe(f"cts/{name}", b"x")
