@@ -229,8 +229,7 @@ def air_hu(hu: np.ndarray) -> float | None:
     """
     k = max(min(hu.shape) // 16, 2)
     corners = np.concatenate([hu[:k, :k].ravel(), hu[:k, -k:].ravel(), hu[-k:, :k].ravel(), hu[-k:, -k:].ravel()])
-    low = hu[hu < -200]
-    pool = corners if np.median(corners) > -1500 and np.median(corners) < -200 else low
+    pool = corners if -1500 < np.median(corners) < -200 else hu[hu < -200]
     pool = pool[pool > -1500]
     return float(np.median(pool)) if pool.size >= 32 else None
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
+from osteo_ray.catalogue import masks
 from osteo_ray.catalogue.checks import QualityCheck, judged
 from osteo_ray.catalogue.config import HuLimits, QualityChecks
 
@@ -112,23 +112,21 @@ def _regions(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, 
     """Averaged pixels of fat under the skin, and of the air around the body; counts of bone in front and behind."""
     k = [max(1, round(GRID_MM / s)) for s in spacing]
     r, c = (n // s * s for n, s in zip(hu.shape, k, strict=True))
-    small = np.zeros((r // k[0], c // k[1]), np.float32)
+    small = np.zeros((r // k[0], c), np.float32)
     for i in range(k[0]):
-        for j in range(k[1]):
-            small += hu[i : r : k[0], j : c : k[1]]
-    small /= k[0] * k[1]
+        small += hu[i : r : k[0], :c]
+    small = np.sum([small[:, j :: k[1]] for j in range(k[1])], axis=0) / (k[0] * k[1])
     pitch = (spacing[0] * k[0], spacing[1] * k[1])
-    opened = ndimage.maximum_filter(ndimage.minimum_filter((small > BODY_HU).view(np.uint8), 5), 5)
-    pieces, n = ndimage.label(opened)
-    if not n:
+    piece = masks.largest_piece(masks.opened(small > BODY_HU, (2, 2)))
+    if piece is None:
         return np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(2, int)
-    body = ndimage.binary_fill_holes(pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax()))
+    body = masks.filled(piece)
     # the picture's edge is no skin: where the field of view cuts the body nothing is subcutaneous
-    depth = ndimage.distance_transform_edt(np.pad(body, 1, mode="edge"), sampling=pitch)[1:-1, 1:-1]
-    away = ndimage.distance_transform_edt(~body, sampling=pitch)
-    fatty = (small > -200) & (small < 0) & (depth > SKIN_MM) & (depth < FAT_MM)
-    inside = ndimage.minimum_filter(fatty.view(np.uint8), 3) > 0  # leaves out the edges, where fat is mixed
-    around = small[away > OUTSIDE_MM]
+    deep, skin = masks.within(~body, pitch, FAT_MM, SKIN_MM)
+    fatty = (small > -200) & (small < 0) & body & deep & ~skin
+    inside = masks.shrunk(fatty, (1, 1))  # leaves out the edges, where fat is mixed
+    (beside,) = masks.within(body, pitch, OUTSIDE_MM)
+    around = small[~beside]
     # -1024 and less is padding, or where stored values end: it says nothing of the scanner's air
     return small[inside], around[(around > -1023.5) | (around < -1025)], _bone(small, body, pitch)
 

@@ -6,6 +6,8 @@ Each syntax has a second decoder of another origin that gives the same values; i
 
 from __future__ import annotations
 
+import io
+import logging
 import struct
 from collections.abc import Callable
 from importlib import import_module
@@ -36,6 +38,8 @@ FAMILY = {
     _J + "203": _HTJ2K,
     RLE: "rle",
 }
+WAVELET = frozenset(ts for ts, family in FAMILY.items() if family in (_J2K, _HTJ2K))
+log = logging.getLogger(__name__)
 Decoder = Callable[[bytes, tuple[int, int], int], np.ndarray]  # data, (rows, cols), bits allocated -> [rows, cols]
 
 
@@ -50,12 +54,14 @@ def decode_error(message: str, code: str = "DECODE_ERROR") -> Rejected:
 
 
 def decode_frame(
-    data: bytes, transfer_syntax: str, shape: tuple[int, int], bits_allocated: int, engine: int = -1
+    data: bytes, transfer_syntax: str, shape: tuple[int, int], bits_allocated: int, engine: int = -1, halvings: int = 0
 ) -> np.ndarray:
     """Decode one frame to the codec's own integers, [rows, cols]; sign and unused bits are the caller's.
 
     Args:
         engine: 0 the first decoder, 1 the second, -1 the second where the first fails.
+        halvings: how often rows and columns are halved, rounded up, by leaving out the finest parts of a wavelet
+            code: at most `lower_resolutions`, and for JPEG 2000 and HTJ2K alone.
 
     Raises:
         Rejected: DECODE_ERROR, SIZE_MISMATCH, NO_CODEC; stage DECODE.
@@ -73,6 +79,11 @@ def decode_frame(
             raise decode_error(
                 f"codestream is {rows} x {cols} x {parts}, the header says {shape[0]} x {shape[1]} x 1", "SIZE_MISMATCH"
             )
+    if halvings:
+        try:
+            return _halved(REDUCED[family](data, halvings), shape, halvings)
+        except Exception as e:  # each codec has its own error class; the whole picture does as well
+            log.debug("reduced decoding: %s: %s", type(e).__name__, e)
     tries = DECODERS[family] if engine < 0 else DECODERS[family][engine : engine + 1]
     errors = []
     for name, fn in tries:
@@ -123,6 +134,30 @@ def _j2k_size(data: bytes) -> tuple[int, int, int]:
         raise decode_error("no JPEG 2000 start of codestream")
     x1, y1, x0, y0 = struct.unpack_from(">IIII", data, pos + 8)
     return y1 - y0, x1 - x0, struct.unpack_from(">H", data, pos + 40)[0]
+
+
+def lower_resolutions(data: bytes, bits_stored: int, signed: bool) -> int:
+    """How often a JPEG 2000 or HTJ2K codestream can be halved.
+
+    0 where it can't be told, and where precision or sign are not what the header says: values that wrap around, or hold
+    other bits, can't be averaged.
+    """
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(data) < at + 43 or data[at + 42] != (bits_stored - 1) | (0x80 if signed else 0):
+        return 0
+    pos = at + 2
+    while pos + 10 <= len(data) and data[pos] == 0xFF:
+        if data[pos + 1] == 0x52:  # COD
+            return data[pos + 9]
+        pos += 2 + struct.unpack_from(">H", data, pos + 2)[0]
+    return 0
+
+
+def _halved(a: np.ndarray, shape: tuple[int, int], n: int) -> np.ndarray:
+    expected = tuple(-(-length >> n) for length in shape)
+    if a.shape != expected:
+        raise ValueError(f"gave shape {a.shape}, not {expected}")
+    return a
 
 
 def _check_rle(data: bytes, shape: tuple[int, int], bits: int) -> None:
@@ -185,6 +220,31 @@ def _openjpeg(data: bytes, shape: tuple[int, int], bits: int) -> np.ndarray:
     return openjpeg.decode(data)
 
 
+def _pillow_reduced(data: bytes, halvings: int) -> np.ndarray:
+    """JPEG 2000 at a lower resolution; Pillow gives values shifted up to 8 or 16 bits, signed ones with an offset."""
+    from PIL import Image
+
+    at = data.find(b"\xff\x4f\xff\x51")
+    precision = data[at + 42]
+    signed, bits = bool(precision & 0x80), (precision & 0x7F) + 1
+    if bits > 16:
+        raise ValueError(f"{bits} bits")
+    with Image.open(io.BytesIO(data)) as image:
+        image.reduce = halvings  # type: ignore[method-assign, assignment]  # an attribute of Jpeg2KImageFile
+        image.load()
+        a = np.asarray(image)
+    width = 8 * a.dtype.itemsize
+    values = a.astype(np.int32) >> (width - bits)
+    return (values - (1 << (bits - 1))).astype(np.int16) if signed else values.astype(np.uint16)
+
+
+def _openjph_reduced(data: bytes, halvings: int) -> np.ndarray:
+    import imagecodecs
+
+    return imagecodecs.htj2k_decode(data, skipres=halvings)
+
+
+REDUCED: dict[str, Callable[[bytes, int], np.ndarray]] = {_J2K: _pillow_reduced, _HTJ2K: _openjph_reduced}
 DECODERS: dict[str, list[tuple[str, Decoder]]] = {
     _JPEG: [("libjpeg-turbo", _imagecodecs("jpeg8_decode")), ("jpegsof3", _imagecodecs("jpegsof3_decode"))],
     _JPEGLS: [("imagecodecs CharLS", _imagecodecs("jpegls_decode")), ("pyjpegls", _charls)],

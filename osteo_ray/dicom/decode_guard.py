@@ -36,13 +36,15 @@ class DecodeGuard:
         self._child: ChildProcess | None = None
         self.deaths = 0
 
-    def decode(self, data: bytes, transfer_syntax: str, shape: tuple[int, int], bits_allocated: int) -> np.ndarray:
+    def decode(
+        self, data: bytes, transfer_syntax: str, shape: tuple[int, int], bits_allocated: int, halvings: int = 0
+    ) -> np.ndarray:
         """`codecs.decode_frame` in the child.
 
         Raises:
             Rejected: what decode_frame raises; DECODER_TIMEOUT, DECODER_DIED.
         """
-        ask = {"ts": transfer_syntax, "shape": shape, "bits": bits_allocated}
+        ask = {"ts": transfer_syntax, "shape": shape, "bits": bits_allocated, "halvings": halvings}
         with self._lock:
             if self._child is None:
                 self._start()
@@ -124,7 +126,8 @@ def serve(fd: int, memory_mb: int) -> None:
             except EOFError:
                 return
             try:
-                a = np.ascontiguousarray(decode_frame(bytes(data), ask["ts"], tuple(ask["shape"]), ask["bits"]))
+                frame = decode_frame(bytes(data), ask["ts"], tuple(ask["shape"]), ask["bits"], halvings=ask["halvings"])
+                a = np.ascontiguousarray(frame)
                 _send(sock, {"dtype": a.dtype.str, "shape": a.shape}, a.data.cast("B"))
             except Rejected as r:
                 _send(sock, {"code": r.outcome.code, "message": r.outcome.message}, b"")

@@ -17,7 +17,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from osteo_ray.dicom.codecs import AS_RETRIEVED, NATIVE, codecs_present, decode_error, decode_frame, split_frames
+from osteo_ray.dicom.codecs import (
+    AS_RETRIEVED,
+    NATIVE,
+    WAVELET,
+    codecs_present,
+    decode_error,
+    decode_frame,
+    lower_resolutions,
+    split_frames,
+)
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.geometry import to_axial
 from osteo_ray.dicom.header import read_header
@@ -77,8 +86,9 @@ class SliceStack:
         self._axial = to_axial(orientation)
         r, c = pixel_spacing_mm
         self.axial_spacing_mm = (c, r) if self._axial.transpose else (r, c)
-        self.decoded = 0
         self.bytes_read = 0
+        self._looked_at: set[int] = set()
+        self._coarse: dict[int, bytes] = {}  # codestreams of slices that were decoded coarsely
         self._frames: tuple[str, list[bytes]] | None = None  # of the multi-frame file read last
         self._volume: tuple[str, VolumeReader] | None = None  # the NIfTI file read last
 
@@ -122,20 +132,48 @@ class SliceStack:
         """How many slices there are."""
         return len(self._items)
 
+    @property
+    def decoded(self) -> int:
+        """How many slices were decoded, finely or coarsely."""
+        return len(self._looked_at)
+
     def axial(self, i: int) -> np.ndarray:
         """HU of slice i as [rows, cols] with rows growing to the patient's posterior and columns to the left.
 
         Raises:
             ValueError: the orientation is not known.
         """
+        return self._turned(self.hu(i))
+
+    def coarse(self, i: int, pitch_mm: float) -> tuple[np.ndarray, tuple[float, float]]:
+        """`axial` at the lowest resolution at which pixels are at most `pitch_mm` wide, and their (row, column) pitch.
+
+        Wavelet codes (JPEG 2000, HTJ2K) hold lower resolutions, which take a fraction of the time; for all else this
+        is `axial`. Values are the wavelet's low pass: near to averages, and not for measuring.
+
+        Raises:
+            ValueError: the orientation is not known.
+        """
+        halvings = int(np.log2(max(pitch_mm / max(self.pixel_spacing_mm), 1.0)))  # 0 for a pitch of 0
+        if not halvings or self._items[i]["transfer_syntax"] not in WAVELET:
+            return self.axial(i), self.axial_spacing_mm
+        hu = self._turned(self.hu(i, halvings))
+        rows, cols = self.shape[::-1] if self._axial.transpose else self.shape
+        times = round(rows / hu.shape[0]), round(cols / hu.shape[1])
+        return hu, (self.axial_spacing_mm[0] * times[0], self.axial_spacing_mm[1] * times[1])
+
+    def _turned(self, hu: np.ndarray) -> np.ndarray:
         if not np.isfinite(self.orientation).all():
             raise ValueError("the headers give no orientation: which way the slices lie is not known")
-        return np.ascontiguousarray(self._axial(self.hu(i)))
+        return np.ascontiguousarray(self._axial(hu))
 
-    def hu(self, i: int) -> np.ndarray:
+    def hu(self, i: int, halvings: int = 0) -> np.ndarray:
         """HU of slice i as stored, [rows, cols]: int16 where slope is 1 and all values fit, else float32.
 
         Padding (PixelPaddingValue, with its range limit) becomes -1024. MONOCHROME1 changes nothing: HU are HU.
+
+        Args:
+            halvings: of the resolution, as far as the code can (`codecs.decode_frame`).
 
         Raises:
             Rejected: UNREADABLE, TRUNCATED, DECODE_ERROR, SIZE_MISMATCH, NO_FRAGMENTS, BAD_FRAMES, NO_CODEC.
@@ -143,12 +181,13 @@ class SliceStack:
         if not -self.n <= i < self.n:
             raise IndexError(f"slice {i} is not one of the {self.n} slices of this stack")
         item = self._items[i]
-        stored = self._stored(item)
-        self.decoded += 1
+        stored = self._stored(i % self.n, halvings)
+        self._looked_at.add(i % self.n)
         return stored_to_hu(stored, item)
 
-    def _stored(self, item: Mapping[str, Any]) -> np.ndarray:
+    def _stored(self, i: int, halvings: int) -> np.ndarray:
         """Stored values [rows, cols], raw integers of bits_allocated (sign and unused bits as they came)."""
+        item = self._items[i]
         ts, offset = item["transfer_syntax"], item["offset"]
         if ts in TRANSFER_SYNTAXES:
             return self._of_volume(item)
@@ -159,7 +198,13 @@ class SliceStack:
             ts, offset = h.transfer_syntax, h.pixel_offset
             read = partial(_part, data)
         if ts not in NATIVE:
-            return self._decode(self._codestream(item, read, offset), ts, self.shape, item["bits_allocated"])
+            stream = self._coarse.pop(i, None) or self._codestream(item, read, offset)
+            if halvings:
+                self._coarse[i] = stream  # it may be wanted in full later
+                plain = item["high_bit"] in (None, item["bits_stored"] - 1)
+                most = lower_resolutions(stream, item["bits_stored"], bool(item["signed"])) if plain else 0
+                halvings = min(halvings, most)
+            return self._decode(stream, ts, self.shape, item["bits_allocated"], halvings=halvings)
         size = self.shape[0] * self.shape[1] * (item["bits_allocated"] // 8)
         skip = item["frame"] * size
         data = self._inflated(read(), skip, size) if ts == DEFLATED_LE else read(offset + skip, size)
@@ -213,6 +258,7 @@ class SliceStack:
     def close(self) -> None:
         """Let go of decoded frames; the stack can still be read."""
         self._frames = self._volume = None
+        self._coarse.clear()
 
     def __enter__(self) -> SliceStack:
         return self

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import sparse
 
+from osteo_ray.catalogue import masks
 from osteo_ray.model.config import CropConfig
 
 AIR_HU = -1024
@@ -111,14 +112,9 @@ def _anchor(hu: np.ndarray, spacing_mm: tuple[float, float], cfg: CropConfig) ->
     pitch = [s * k for s, k in zip(spacing_mm, step, strict=True)]
     # Opening cuts the table's thin shell and cloth off the body before the largest piece is taken.
     radius = [max(1, round(8.0 / p)) for p in pitch]
-    # The same as binary_opening with a rectangle, along one axis after the other.
-    shrunk = ndimage.minimum_filter(small.view(np.uint8), [2 * r + 1 for r in radius], mode="constant", cval=0)
-    opened = ndimage.maximum_filter(shrunk, [2 * r + 1 for r in radius], mode="constant", cval=0)
-    pieces, n = ndimage.label(opened)
-    if n == 0:
+    body = masks.largest_piece(masks.opened(small, radius, beyond=False))
+    if body is None:
         return hu.shape[0] * spacing_mm[0], hu.shape[1] * spacing_mm[1] / 2
-    sizes = np.bincount(pieces.ravel())[1:]
-    body = pieces == 1 + int(sizes.argmax())
     columns = np.flatnonzero(body.any(axis=0))
     centre = (columns[0] + columns[-1] + 1) / 2 * pitch[1]
     near = np.abs((np.arange(body.shape[1]) + 0.5) * pitch[1] - centre) <= 25.0

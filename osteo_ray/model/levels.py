@@ -75,17 +75,15 @@ class _Chains:
     """Each hypothesis [H] of size and lumbar count as states [S] from neck to below the sacrum, padded."""
 
     names: tuple[str, ...]  # of the levels that states belong to
-    level: np.ndarray  # int [H, S], index into names; -1: padding
-    region: np.ndarray  # int [H, S], index into REGIONS
-    number: np.ndarray  # float [H, S], vertebra number; NaN where there is none
-    mid: np.ndarray  # float [H, S], what `mid` is expected to be
-    target: np.ndarray  # bool [H, S], body of one of L1-L4
+    kinds: np.ndarray  # float [U, 3]: region, vertebra number (NaN: none) and expected `mid` of the states that differ
+    kind: np.ndarray  # int [H, S], index into kinds; U: padding
     stay: np.ndarray  # float [H, S], chance to stay in a state for a step, and to move on by one and by two
     one: np.ndarray
     two: np.ndarray
     prior: np.ndarray  # float [H]
-    kinds: np.ndarray  # float [U, 3]: region, number and mid of the states that differ
-    kind: np.ndarray  # int [H, S], index into kinds
+    # [H * S, len(names) + 3]: sums of state probabilities by level, of bodies of L1-L4 and of all of the lumbar spine,
+    # and the expected `mid`.
+    sums: sparse.csr_array
 
 
 def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> Levels:
@@ -108,19 +106,19 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
     mid = _scaled_mid(mid, region)
     evidence = _evidence(chains, region, np.asarray(number, float), mid)
     weight = _weights(down)
-    posterior, log_likelihood = _posterior(chains, evidence * weight[:, None, None], at)
+    posterior, log_likelihood = _posterior(chains, evidence * weight[:, None], at)
     score = log_likelihood + np.log(chains.prior)
     share = np.exp(score - score.max())
     posterior *= (share / share.sum())[None, :, None]
-    p = np.stack([posterior[:, chains.level == i].sum(1) for i in range(len(chains.names))], 1)
+    *p_levels, lumbar, in_lumbar, expected_mid = (posterior.reshape(k, -1) @ chains.sums).T
+    p = np.stack(p_levels, 1)
     best = p.argmax(1)
     confidence = p[np.arange(k), best]
     unnamed = [chains.names.index(n) for n in (ABOVE, BELOW)]
     level = tuple(
         chains.names[b] if c >= SURE and b not in unnamed else None for b, c in zip(best, confidence, strict=True)
     )
-    lumbar = posterior[:, chains.target].sum(1)
-    if not _bodies_alternate(chains, posterior, mid, weight):
+    if not _bodies_alternate(in_lumbar * weight, expected_mid, mid):
         level = tuple(None if name and name[0] == "L" else name for name in level)
         lumbar = np.zeros(k)
     return Levels(level, confidence, lumbar)
@@ -149,22 +147,27 @@ def _chains() -> _Chains:
     ]
     names = (ABOVE, *BODY_AND_DISC_MM, SACRUM, BELOW)
     shape = (len(chains), max(len(c) for c, _ in chains))
-    level, region = np.full(shape, -1), np.zeros(shape, int)
-    number, mid = np.full(shape, np.nan), np.zeros(shape)
-    target = np.zeros(shape, bool)
+    states = np.full((*shape, 3), np.nan)  # region, vertebra number, mid
     stay, one, two = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    sums = np.zeros((*shape, len(names) + 3))
     for h, (chain, _) in enumerate(chains):
         n = len(chain)
         for s, (name, r, value, middle, body) in enumerate(chain):
-            level[h, s], region[h, s], number[h, s], mid[h, s] = names.index(name), REGIONS.index(r), value, middle
-            target[h, s] = body and name in ("L1", "L2", "L3", "L4")
+            states[h, s] = REGIONS.index(r), value, middle
+            sums[h, s, names.index(name)] = 1.0
+            sums[h, s, -3:] = body and name in ("L1", "L2", "L3", "L4"), name[0] == "L", middle
         stay[h, :n], one[h, :n], two[h, :n] = STAY, ONE, TWO
         stay[h, 0], one[h, 0], two[h, 0] = 0.9, 0.1, 0.0
         one[h, n - 2], two[h, n - 2] = ONE + TWO, 0.0
         stay[h, n - 1], one[h, n - 1], two[h, n - 1] = 1.0, 0.0, 0.0
-    kinds, kind = np.unique(np.stack([region, number, mid], -1).reshape(-1, 3), axis=0, return_inverse=True)
+    flat = states.reshape(-1, 3)
+    real = np.isfinite(flat[:, 0])
+    kinds, of = np.unique(flat[real], axis=0, return_inverse=True)
+    kind = np.full(len(flat), len(kinds))
+    kind[real] = of.ravel()
     prior = np.array([w for _, w in chains])
-    return _Chains(names, level, region, number, mid, target, stay, one, two, prior, kinds, kind.reshape(region.shape))
+    by_level = sparse.csr_array(sums.reshape(len(flat), -1))
+    return _Chains(names, kinds, kind.reshape(shape), stay, one, two, prior, by_level)
 
 
 def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]]:
@@ -195,17 +198,17 @@ def _scaled_mid(mid: np.ndarray, region: np.ndarray) -> np.ndarray:
     return np.clip(mid * TYPICAL_MID / top, 0, 1) if LEAST_MID <= top < TYPICAL_MID else mid
 
 
-def _bodies_alternate(chains: _Chains, posterior: np.ndarray, mid: np.ndarray, weight: np.ndarray) -> bool:
+def _bodies_alternate(share: np.ndarray, expected_mid: np.ndarray, mid: np.ndarray) -> bool:
     """Whether bodies and discs alternate in what is taken for the lumbar spine, as its column expects them to.
 
     Shoulders and hips that pass for lumbar slices show no bodies: `mid` then fits a constant better than the column.
+
+    Args:
+        share: how much each slice counts as one of the lumbar spine [k].
     """
-    is_lumbar = (chains.level >= chains.names.index("L1")) & (chains.level <= chains.names.index("L6"))
-    share = posterior[:, is_lumbar].sum(1) * weight
     if share.sum() < 1:
         return True  # too little to tell
-    expected = (posterior * chains.mid[None]).sum((1, 2))
-    gain = np.square(mid - NO_BODY_MID) - np.square(mid - expected)
+    gain = np.square(mid - NO_BODY_MID) - np.square(mid - expected_mid)
     return bool((share * gain).sum() > 0)
 
 
@@ -223,51 +226,57 @@ def _weights(down: np.ndarray) -> np.ndarray:
 
 
 def _evidence(chains: _Chains, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> np.ndarray:
-    """Log-likelihood of each slice in each state [k, H, S]."""
-    # The hypotheses share most of their states: each different one is judged once.
+    """Log-likelihood of each slice in each kind of state [k, U]: the hypotheses share most of their states."""
     p = np.clip(region, 0, 1)[:, chains.kinds[:, 0].astype(int)] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
     off = (number[:, None] - chains.kinds[None, :, 1]) / NUMBER_SD
     near = np.exp(-0.5 * off**2) * (1 - NUMBER_FLOOR) + NUMBER_FLOOR
     # Where there is no vertebra the number says nothing: as if it were one and a half off.
     near = np.where(np.isfinite(near), near, np.exp(-0.5 * (1.5 / NUMBER_SD) ** 2))
     middle = -0.5 * ((np.clip(mid, 0, 1)[:, None] - chains.kinds[None, :, 2]) / MID_SD) ** 2
-    return (np.log(p) + np.log(near) + middle)[:, chains.kind]
+    return np.log(p) + np.log(near) + middle
 
 
 def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """State probabilities of each slice [k, H, S], and each hypothesis' log-likelihood [H].
 
     Args:
+        evidence: of each slice in each kind of state [k, U].
         at: the step of each slice, from the head.
     """
     # The steps with evidence; between them states only move on.
     when, which, slices = np.unique(at, return_inverse=True, return_counts=True)
-    real = chains.level >= 0
     log = np.add.reduceat(evidence[np.argsort(at, kind="stable")], np.cumsum(slices) - slices, axis=0)
-    top = np.where(real, log, -np.inf).max(2)
-    emission = np.where(real, np.exp(log - top[..., None]), 0.0)
-    forward = np.zeros_like(emission)
-    scale = np.zeros((len(when), len(real)))
-    f = np.where(real, 1.0, 0.0)
+    top = log.max(1)
+    of_kind = np.zeros((len(when), len(chains.kinds) + 1))  # 0 for padding
+    of_kind[:, :-1] = np.exp(log - top[:, None])
+    emission = of_kind[:, chains.kind]
+    forward = np.empty_like(emission)
+    scale = np.zeros((len(when), len(chains.kind)))
+    f = np.where(chains.kind < len(chains.kinds), 1.0, 0.0)
     f = f / f.sum(1, keepdims=True)
     gaps = [0, *np.diff(when).tolist()]
     for u, gap in enumerate(gaps):
         f = _moved(f, gap) * emission[u]
         scale[u] = np.maximum(f.sum(1), 1e-300)
-        f = f / scale[u][:, None]
+        f /= scale[u][:, None]
         forward[u] = f
-    posterior = forward.copy()
+    posterior = forward
+    emission /= scale[..., None]
     b = np.ones_like(f)
     for u in range(len(when) - 2, -1, -1):
-        b = _moved(b * emission[u + 1] / scale[u + 1][:, None], gaps[u + 1], back=True)
+        b = _moved(b * emission[u + 1], gaps[u + 1], back=True)
         posterior[u] *= b
     posterior /= np.maximum(posterior.sum(2, keepdims=True), 1e-300)
-    return posterior[which], np.log(scale).sum(0) + top.sum(0)
+    return posterior[which], np.log(scale).sum(0) + top.sum()
 
 
-@lru_cache(maxsize=FURTHEST)
-def _moves(steps: int) -> sparse.csr_array:
-    """The chance to come from one state to another in so many steps, [H * S, H * S]: row to, column from."""
+@lru_cache(maxsize=2 * FURTHEST)
+def _moves(steps: int, back: bool = False) -> sparse.csr_array:
+    """The chance to come from one state to another in so many steps, [H * S, H * S]: row to, column from; `back`: row
+    from, column to.
+    """
+    if back:
+        return sparse.csr_array(_moves(steps).T)
     if steps > 1:
         m = _moves(steps // 2) @ _moves(steps - steps // 2)
         m.data[m.data < NEVER] = 0.0
@@ -284,7 +293,6 @@ def _moved(f: np.ndarray, steps: int, back: bool = False) -> np.ndarray:
     """State probabilities [H, S] so many steps further down; `back`: what is believed of there, brought up again."""
     out = f.ravel()
     while steps > 0:
-        m = _moves(min(steps, FURTHEST))
-        out = (m.T if back else m) @ out
+        out = _moves(min(steps, FURTHEST), back) @ out
         steps -= FURTHEST
     return out.reshape(f.shape)

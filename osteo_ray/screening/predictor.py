@@ -56,6 +56,7 @@ class _Decoded:
     """A slice that was decoded: HU, its crop and where it lies, and where in the slice bone was measured."""
 
     hu: np.ndarray
+    spacing: tuple[float, float]  # pitch of `hu` in mm: larger than the slice's own where it was decoded coarsely
     square: CropSquare
     crop: np.ndarray
     circle: tuple[float, float, float] = (float("nan"),) * 3  # row and column in pixels, radius in mm
@@ -219,29 +220,34 @@ class Predictor:
         t = time.perf_counter()
         b = self.bundle
         positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
-        spacing = stack.axial_spacing_mm
+        own = stack.axial_spacing_mm
         slices: dict[int, _Decoded] = {}
 
-        def embed(p: np.ndarray) -> np.ndarray:
+        def embed(p: np.ndarray, pitch_mm: float = b.config.crop.pixel_mm) -> np.ndarray:
             for k in p.tolist():
-                hu = stack.axial(int(positions[k]))
+                i = int(positions[k])
+                hu, spacing = stack.coarse(i, pitch_mm) if isinstance(stack, SliceStack) else (stack.axial(i), own)
                 square = CropSquare.of(hu, spacing, b.config.crop)
-                slices[k] = _Decoded(hu, square, spine_crop(hu, spacing, b.config.crop, square))
+                slices[k] = _Decoded(hu, spacing, square, spine_crop(hu, spacing, b.config.crop, square))
             crops = np.stack([slices[k].crop for k in p.tolist()])
             embedding, circles = self.encode(crops)
             for k, (row, col, radius) in zip(p.tolist(), circles.tolist(), strict=True):
                 square = slices[k].square
-                slices[k].circle = (*square.to_slice(row, col, spacing), radius * square.pixel_mm)
+                slices[k].circle = (*square.to_slice(row, col, slices[k].spacing), radius * square.pixel_mm)
             return embedding
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, self.step, b.config.view)
+        # Bone is measured, and pixels are checked, at full resolution.
+        again = np.array([k for k in selection.kept.tolist() if slices[k].spacing != own], int)
+        if again.size:
+            selection.embedding[again] = embed(again, 0.0)
         # Of the kept slices the worst counts: what the score rests on must be sound.
         kept = [slices[k] for k in selection.kept.tolist()]
         cfg = self.index.gates
         each = [(q_air_calib(s.hu, cfg), q_metal(s.hu, cfg)) for s in kept]
         gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each, strict=True)]
-        gates.append(q_crop(max((s.square.outside_share(s.hu, spacing) for s in kept), default=0.0), cfg))
-        tissue = tissue_peaks((s.hu, spacing, s.crop, s.square.pixel_mm) for s in kept)
+        gates.append(q_crop(max((s.square.outside_share(s.hu, own) for s in kept), default=0.0), cfg))
+        tissue = tissue_peaks((s.hu, own, s.crop, s.square.pixel_mm) for s in kept)
         gates.append(q_orientation(tissue, cfg))
         circles = np.array([s.circle for s in kept]).reshape(-1, 3)
         return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue, circles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imagecodecs
 import numpy as np
+import openjpeg
 import pytest
 from ct_making import compressed, dataset, header_rows, pixels, series_of, stack, to_bytes
 from pydicom.uid import RLELossless
@@ -74,6 +75,53 @@ def test_every_lossless_syntax_gives_the_same_hu(tmp_path, syntax, signed):
     np.testing.assert_array_equal(hu, px.astype(np.int32) - 1024)
     assert s.decoded == 1
     assert s.bytes_read > 0
+
+
+def wavelet(px: np.ndarray, syntax: str) -> bytes:
+    """A compressed slice whose codestream has the header's precision and sign: 12 bits, HTJ2K 16."""
+    ds = dataset(0, px=px)
+    ds.PixelRepresentation = int(px.dtype.kind == "i")
+    if syntax == J + "90":
+        ds.BitsStored, ds.HighBit = 12, 11
+        return compressed(ds, [bytes(openjpeg.encode(px, bits_stored=12))], syntax)
+    ds.BitsStored, ds.HighBit = 16, 15
+    return compressed(ds, [bytes(imagecodecs.htj2k_encode(px))], syntax)
+
+
+@pytest.mark.parametrize(("syntax", "signed"), [(J + "90", True), (J + "90", False), (J + "201", False)])
+def test_a_coarse_slice_is_near_the_means_of_its_blocks(tmp_path, syntax, signed):
+    y, x = np.mgrid[:61, :90] / 30.0
+    smooth = np.rint(900 * np.sin(y) * np.cos(x) - 200 * signed + 1000 * (not signed))
+    px = smooth.astype(np.int16 if signed else np.uint16)
+    s = opened(tmp_path, wavelet(px, syntax))
+    hu, pitch = s.coarse(0, 1.7)  # of 0.8 x 0.7 mm
+    assert (hu.shape, pitch) == ((31, 45), (1.6, 1.4))
+    blocks = (px.astype(float) - 1024)[:60].reshape(30, 2, 45, 2).mean((1, 3))
+    np.testing.assert_allclose(hu[:30], blocks, atol=35)  # half a pixel aside: 30 to a pixel at the steepest
+    read = s.bytes_read
+    np.testing.assert_array_equal(s.axial(0), px.astype(np.int32) - 1024)
+    assert (s.decoded, s.bytes_read) == (1, read), "one slice, read once"
+    assert s.coarse(0, 0.9)[0].shape == (61, 90), "a pixel of two would be wider than that"
+    with DecodeGuard() as guard:
+        again = opened(tmp_path, wavelet(px, syntax), guard)
+        np.testing.assert_array_equal(again.coarse(0, 1.7)[0], hu)
+
+
+@pytest.mark.parametrize("syntax", [J + "201", J + "80", "raw"])
+def test_a_slice_that_cannot_be_halved_is_decoded_in_full(tmp_path, syntax):
+    px = pixels(4, 40, 48)
+    if syntax == "raw":
+        data = to_bytes(dataset(0, px=px))
+    elif syntax == J + "80":
+        data = compressed(dataset(0, px=px), [bytes(LOSSLESS[syntax](px.view(np.uint16)))], syntax)
+    else:  # signed by its header, not by its codestream: what wraps around can't be averaged
+        data = compressed(
+            dataset(0, px=px - np.int16(900)), [bytes(LOSSLESS[syntax]((px - 900).view(np.uint16)))], syntax
+        )
+    s = opened(tmp_path, data)
+    hu, pitch = s.coarse(0, 4.0)
+    assert pitch == (0.8, 0.7)
+    np.testing.assert_array_equal(hu, s.axial(0))
 
 
 @pytest.mark.parametrize("syntax", [*LOSSLESS, "1.2.840.10008.1.2.5"])
