@@ -74,6 +74,11 @@ class ScoringConfig(Section):
     guard: bool = Field(
         True, description="decode compressed pixels in a child that may die, bounded in time and memory"
     )
+    coarse_looks: bool = Field(
+        False,
+        description="decode JPEG 2000 and HTJ2K at the lowest resolution that the encoder can use, except for the "
+        "slices that are kept: two thirds of the time, and picks that may differ from those of other transfer syntaxes",
+    )
     threads: int = Field(1, ge=1, description="torch threads of one scorer")
     internal_calibration: bool = Field(
         False,

@@ -221,9 +221,10 @@ class Predictor:
         b = self.bundle
         positions = grid_positions(np.asarray(stack.z_mm), b.config.view.positions)
         own = stack.axial_spacing_mm
+        looks_mm = b.config.crop.pixel_mm if self.cfg.coarse_looks else 0.0
         slices: dict[int, _Decoded] = {}
 
-        def embed(p: np.ndarray, pitch_mm: float = b.config.crop.pixel_mm) -> np.ndarray:
+        def embed(p: np.ndarray, pitch_mm: float = looks_mm) -> np.ndarray:
             for k in p.tolist():
                 i = int(positions[k])
                 hu, spacing = stack.coarse(i, pitch_mm) if isinstance(stack, SliceStack) else (stack.axial(i), own)
