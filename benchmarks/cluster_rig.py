@@ -19,13 +19,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT / "tests")]
 
-from journey import LONG, Step, run, steps  # noqa: E402
+from journey import LONG, UNSEEN, Step, run, screenings, steps  # noqa: E402
 from rig import Rig  # noqa: E402
 from synthetic_bundle import synthetic_bundle  # noqa: E402
 
 from osteo_ray.io.store import Store  # noqa: E402
 
 SEED, PERSONS = 5, 40
+WRONG = "WRONG"
 SCAN = {"size_512_share": 0.0, "slice_max": 64, "protocols": {"abdomen": 1.0}}
 
 
@@ -47,25 +48,31 @@ def bucket() -> str:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "cluster-rig.json")
-    p.add_argument("--jobs", nargs="+", choices=LONG, default=LONG)
+    p.add_argument("--jobs", nargs="+", choices=(*LONG, "serve"), default=(*LONG, "serve"))
     p.add_argument("--places", nargs="+", choices=("shared path", "bucket"), default=("shared path", "bucket"))
+    p.add_argument("--add", action="store_true", help="keep the rows of --out but those of the jobs that are run now")
     a = p.parse_args()
+    before: list[dict[str, object]] = json.loads(a.out.read_text())["rows"] if a.add else []
     rows: list[dict[str, object]] = []
     uri = bucket()
     with Rig() as rig:
         shared = rig.shared
+
+        def note(job: str, place: str, seconds: float, result: str, log: str) -> None:
+            row = {"table": "jobs", "job": job, "place": place, "seconds": round(seconds), "result": result}
+            rows.append(row)
+            print(row, flush=True)
+            kept = [b for b in before if not any((b["job"], b["place"]) == (r["job"], r["place"]) for r in rows)]
+            write(a.out, kept + rows)
+            if result == WRONG:
+                print(log[-3000:], flush=True)
 
         def go(place: str, step: Step) -> None:
             done = run(rig, step)
             which = "(dry run)" if step.config.get("dry_run") else "(again)" if "0 scored" in step.says else ""
             name = " ".join(filter(None, [step.job, step.action, which]))
             ends = "done" if step.works else f'refuses: "{step.says}"'
-            rows.append({"table": "jobs", "job": name, "place": place, "seconds": round(done.seconds)})
-            rows[-1]["result"] = ends if done.good else "WRONG"
-            print(rows[-1], flush=True)
-            write(a.out, rows)
-            if not done.good:
-                print(done.log[-3000:], flush=True)
+            note(name, place, done.seconds, ends if done.good else WRONG, done.log)
 
         made = {"seed": SEED, "persons": PERSONS, "scan": SCAN}
         of_head = made | {"out": str(rig.disk / "cohort")}
@@ -82,16 +89,27 @@ def main() -> None:
                     store.put(str(f.relative_to(shared)), f.read_bytes())
         relative = {"archive": "ct", "out": store.path("index")}
         go("the job's working directory", Step("index", relative, "archive: ct is relative", works=False))
+        for home in (unseen := rig.disk / "unseen", rig.worker_disk / "unseen"):
+            home.mkdir()
+        (unseen / "a.dcm").write_bytes(b"123")
         ways = {"shared path": lambda n: str(shared / n), "bucket": store.path}
+        roots = {"roots": [str(shared / "ct"), str(unseen)]}
+        on_worker = {"driver_cpus": 0.5, "node_labels": {"market": "spot"}}
+        services = {"shared path": (roots, {}, str(unseen)), "bucket": ({"buckets": [uri]}, on_worker, None)}
         for place in a.places:
-            for step in steps(ways[place], tuple(a.jobs)):
+            for step in steps(ways[place], tuple(j for j in a.jobs if j != "serve")):
                 go(place, step)
+            if "serve" not in a.jobs:
+                continue
+            for what, good, seconds, error in screenings(rig, ways[place], *services[place]):
+                ends = f'FAILED: "{UNSEEN}"' if "lacks" in what else "done"
+                note(what, place, seconds, ends if good else WRONG, str(error))
 
 
 def write(out: Path, rows: list[dict[str, object]]) -> None:
     """What is known so far."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    wrong = sum(r["result"] == "WRONG" for r in rows)
+    wrong = sum(r["result"] == WRONG for r in rows)
     bars = [{"name": "jobs", "value": len(rows)}, {"name": "jobs that end otherwise than they should", "value": wrong}]
     bars = [b | {"low": None, "high": None, "target": None, "met": None} for b in bars]
     bars[1] |= {"target": 0, "met": not wrong}

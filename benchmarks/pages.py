@@ -24,8 +24,8 @@ from osteo_ray import ray_setup  # noqa: F401 (before what brings Ray)
 from osteo_ray.commands.report import ReportJob, report
 from osteo_ray.config import validate
 from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.drive import drive
 from osteo_ray.service.runs import Run, RunJob, Runs, RunState
-from osteo_ray.service.screenings import drive
 
 DESK, TABLET, PHONE = 1180, 820, 390
 MOST_HEIGHT = 2600
@@ -129,12 +129,12 @@ def reports(run: Run, camera: Camera) -> None:
     from PIL import Image
     from pydicom import dcmread
 
-    report(validate(ReportJob, {"results": str(run.out), "top": 1, "formats": ["html", "sc"]}))
-    (page,) = (run.out / "studies").glob("*/report.html")
+    report(validate(ReportJob, {"results": run.out, "top": 1, "formats": ["html", "sc"]}))
+    (page,) = (Path(run.out) / "studies").glob("*/report.html")
     for name, width in (("report_study", DESK), ("report_tablet", TABLET), ("report_phone", PHONE)):
         camera.take(name, f"file://{page}", width, "article")
     camera.take("report", f"file://{page}", 900, "article", most=1500)
-    camera.take("report_run_dark", f"file://{run.out / 'report.html'}", DESK, "#worklist", dark=True, most=1300)
+    camera.take("report_run_dark", f"file://{Path(run.out) / 'report.html'}", DESK, "#worklist", dark=True, most=1300)
     png = io.BytesIO()
     Image.fromarray(dcmread(page.with_name("sc.dcm")).pixel_array).save(png, format="PNG")
     camera.save("report_capture", png.getvalue())

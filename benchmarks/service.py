@@ -110,7 +110,7 @@ def uvicorn_app(home: Path, bundle: str, port: int) -> None:
 
     cfg = config(home, bundle, port)
     assert cfg.runs is not None
-    pointer = Pointer(Runs(cfg.runs).root / "model.json")
+    pointer = Pointer(Runs(cfg.runs).store)
     pointer.deploy(str(cfg.bundle))
     host: Any = ModelHost(pointer, cfg)
     host.refresh()

@@ -35,6 +35,7 @@ def run(job: ServeJob) -> Iterator[str]:
     _look_first(cfg, own)
     if own:  # read when Ray is imported: nobody but this service's processes may ask them for anything
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # Serve's 5 s are few on a busy machine
     if cfg.deployment.haproxy:  # read when Serve is imported, here and in the processes that Ray starts
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     from osteo_ray.service.http.proxy import CALLBACK, VARIABLE
@@ -44,9 +45,11 @@ def run(job: ServeJob) -> Iterator[str]:
     ray_setup.start()
     from ray import serve
 
+    from osteo_ray.service.drivers import drivers_of_cluster
     from osteo_ray.service.replica_port import OpenPortError, foreign_listeners
     from osteo_ray.service.serve_app import NAME, application, check_running
 
+    drivers_of_cluster(cfg)  # refused before anything serves
     secured = cfg.tls.certificate is not None
     tls = {"ssl_certfile": cfg.tls.certificate, "ssl_keyfile": cfg.tls.key} if secured else {}
     serve.start(http_options={"host": cfg.host, "port": cfg.port, **tls})
@@ -84,7 +87,7 @@ def _look_first(cfg: ServeConfig, own: bool) -> None:
     assert cfg.runs is not None
     assert cfg.bundle is not None
     Store(cfg.runs).check_writable()
-    pointer = Pointer(Runs(cfg.runs).root / "model.json")
+    pointer = Pointer(Runs(cfg.runs).store)
     pointer.deploy(cfg.bundle)
     pointer.check()
     if own and cfg.port:  # a Serve that was joined listens there already

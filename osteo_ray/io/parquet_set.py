@@ -199,11 +199,6 @@ def is_finished(uri: str | Path) -> bool:
     return Store(at).exists(MANIFEST) or Store(above).is_file(name)
 
 
-def finish_mark(path: Path) -> Path:
-    """The file of a table on this machine that appears when the table is whole: its manifest, or the single file."""
-    return path / MANIFEST if path.is_dir() else path
-
-
 def read_manifest(folder: Store) -> tuple[list[SetPart], int | None] | None:
     """(parts, bits of the key's hash that number them) of a finished set; None where there is none."""
     try:

@@ -18,13 +18,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
@@ -78,10 +80,16 @@ def refuse_password(uri: str) -> None:
 
 
 class Store:
-    """A folder of files, named by relative paths."""
+    """A folder of files, named by relative paths.
 
-    def __init__(self, uri: str | os.PathLike[str]):
+    Args:
+        private: files that are put on a disk, and folders made for them, are the owner's alone. Who may read a bucket
+            is for the bucket to say.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str], private: bool = False):
         self.uri = absolute(uri)
+        self._private = private
         self.remote = is_remote(self.uri)
         self.calls = 0  # files opened, written, looked up or removed, and listings: what a store has to answer
         self._fs: Any = None
@@ -127,6 +135,51 @@ class Store:
             found = [p.relative_to(root).as_posix() for p in Path(root).rglob("*") if p.is_file()]
         return sorted(folder + n for n in found)
 
+    def folders(self) -> list[str]:
+        """Names of the folders in it, sorted; none if absent."""
+        self.calls += 1
+        if self.remote:
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.ls(self._root, detail=True)
+            except FileNotFoundError:
+                return []
+            return sorted(f["name"].rstrip("/").rsplit("/", 1)[1] for f in found if f["type"] == "directory")
+        try:
+            with os.scandir(self._root) as it:
+                return sorted(e.name for e in it if e.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def written(self, folder: str) -> dict[str, int]:
+        """Files in `folder` ("parts/"), as `folder + name`, and when each was written, ns since the epoch."""
+        self.calls += 1
+        root = self._at(folder.rstrip("/"))
+        if self.remote:
+            self._fs.invalidate_cache()
+            listed = self._fs.find(root, detail=True).items()
+            found = {p[len(root) + 1 :]: _written(i) for p, i in listed if "/" not in p[len(root) + 1 :]}
+        else:
+            found = {}
+            with suppress(FileNotFoundError), os.scandir(root) as it:
+                for e in it:
+                    with suppress(FileNotFoundError):  # gone meanwhile
+                        if e.is_file():
+                            found[e.name] = e.stat().st_mtime_ns
+        return {folder + n: at for n, at in sorted(found.items()) if n and not n.startswith(".")}
+
+    def written_at(self, name: str) -> int | None:
+        """When a file was written, ns since the epoch; None where there is no such file."""
+        self.calls += 1
+        try:
+            if not self.remote:
+                return os.stat(self._at(name)).st_mtime_ns if os.path.isfile(self._at(name)) else None
+            self._fs.invalidate_cache()
+            found = self._fs.info(self._at(name))
+            return _written(found) if found["type"] == "file" else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def exists(self, name: str) -> bool:
         self.calls += 1
         if self.remote:
@@ -160,7 +213,7 @@ class Store:
         if self.remote:
             self._fs.pipe_file(self._at(name), data)
             return
-        with replaced(self._at(name)) as tmp:
+        with replaced(self._at(name), private=self._private) as tmp:
             tmp.write_bytes(data)
 
     def get(self, name: str) -> bytes:
@@ -173,7 +226,7 @@ class Store:
         if self.remote:
             self._fs.put_file(str(file), self._at(name))
             return
-        with replaced(self._at(name)) as tmp:
+        with replaced(self._at(name), private=self._private) as tmp:
             shutil.copyfile(file, tmp)
 
     def download(self, name: str, file: Path) -> None:
@@ -221,7 +274,7 @@ class Store:
                 yield tmp
                 self._fs.put_file(str(tmp), self._at(name))
         else:
-            with replaced(self._at(name)) as tmp:
+            with replaced(self._at(name), private=self._private) as tmp:
                 yield tmp
 
     @contextmanager
@@ -290,6 +343,32 @@ class Store:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._at(n)) if self.remote else os.unlink(self._at(n))
 
+    def remove_tree(self, folder: str) -> None:
+        """Delete a folder ("run") and all that is in it, where it is there."""
+        self.calls += 1
+        if not self.remote:
+            shutil.rmtree(self._at(folder), ignore_errors=True)
+            return
+        self._fs.invalidate_cache()
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._at(folder), recursive=True)
+
+    def bytes_of(self, name: str, size: int = 1 << 20) -> Iterator[bytes]:
+        """A file's bytes, `size` of them at a time."""
+        self.calls += 1
+        with self._fs.open(self._at(name)) if self.remote else open(self._at(name), "rb") as f:
+            while piece := f.read(size):
+                yield piece
+
+
+def _written(info: Mapping[str, Any]) -> int:
+    """When a file of an object store was written, ns since the epoch; stores name it differently."""
+    keys = ("LastModified", "last_modified", "updated", "mtime", "created")
+    at = next((info[k] for k in keys if info.get(k) is not None), 0)
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at)
+    return int((at.timestamp() if isinstance(at, datetime) else float(at)) * 1e9)
+
 
 @contextmanager
 def open_parquet(uri: str | os.PathLike[str]) -> Iterator[pq.ParquetFile]:
@@ -315,6 +394,17 @@ def read_table(uri: str | os.PathLike[str], **kw: Any) -> pa.Table:
 
     with fsspec.open(os.fspath(uri), "rb") as raw:
         return pq.read_table(raw, **kw)
+
+
+def dataset(uri: str | os.PathLike[str], schema: pa.Schema) -> pads.Dataset:
+    """A Parquet file by path or URI, of which columns and rows are read; columns of `schema` that it lacks are null."""
+    if not is_remote(uri):
+        return pads.dataset(absolute(uri), schema=schema)
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    fs.invalidate_cache()
+    return pads.dataset(path, schema=schema, filesystem=fs, format="parquet")
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
+from osteo_ray.io.parquet_set import is_finished
+from osteo_ray.io.store import dataset, read_table
 from osteo_ray.outcomes import State
 from osteo_ray.screening.config import PatientConfig
 from osteo_ray.screening.patients import SUPPRESSING, Change, hu_noise, like_scans
@@ -71,12 +72,12 @@ def backgrounds(
     """By row key.
 
     Args:
-        results: of the run, as a Parquet file or a table.
+        results: of the run, as the path or URI of a Parquet file, or a table.
         patients: patients.parquet of the run; None, or a file that is not there: records were not looked at.
     """
     keys = sorted({r["patient_key"] for r in rows if r.get("patient_key")})
     mine = pads.field("patient_key").isin(pa.array(keys, pa.string()))  # an empty list alone has no type
-    source = results if isinstance(results, pa.Table) else pads.dataset(results, schema=RESULTS)
+    source = results if isinstance(results, pa.Table) else dataset(results, RESULTS)
     scored = pads.field("state").isin([str(State.SCORED), str(State.SCORED_WARN)]) & pads.field("risk_prob").is_valid()
     if isinstance(source, pa.Table):
         others = source.filter(mine & scored).select(READ).to_pylist()
@@ -86,9 +87,9 @@ def backgrounds(
     for o in others:
         of.setdefault(o["patient_key"], []).append(o)
     known: dict[str, dict[str, Any]] = {}
-    looked_up = patients is not None and Path(patients).exists()
-    if looked_up:
-        known = {p["patient_key"]: p for p in pq.read_table(patients, filters=mine).to_pylist()}
+    looked_up = patients is not None and is_finished(patients)
+    if patients is not None and looked_up:
+        known = {p["patient_key"]: p for p in read_table(patients, filters=mine).to_pylist()}
     return {
         r["row_key"]: Background(
             True,

@@ -24,6 +24,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
+from osteo_ray.io.store import Store, read_table
 from osteo_ray.outcomes import State
 from osteo_ray.patients.record_set import RecordSet, records_of
 from osteo_ray.patients.table import RecordTable
@@ -302,11 +303,13 @@ def _buckets(results: pads.Dataset, rows_at_once: int, folder: Path) -> Iterator
 
 
 def suppressed_in(run: str | Path) -> dict[str, str]:
-    """Code by key of the patients whom the worklist in a run's folder leaves out; none while there is no worklist."""
-    path = Path(run) / "patients.parquet"
-    if not path.exists():
+    """Code by key of the patients whom the worklist in a run's folder, by path or URI, leaves out; none while there is
+    no worklist."""
+    store = Store(run)
+    if not store.is_file("patients.parquet"):
         return {}
-    hidden = pq.read_table(path, columns=["patient_key", "known"], filters=[("suppressed", "=", True)])
+    only = pc.field("suppressed")
+    hidden = read_table(store.path("patients.parquet"), columns=["patient_key", "known"], filters=only)
     return dict(zip(hidden["patient_key"].to_pylist(), hidden["known"].to_pylist(), strict=True))
 
 

@@ -9,33 +9,26 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from osteo_ray.service import json_lines
+from osteo_ray.io.store import Store
+from osteo_ray.service.json_lines import Lines
 
 
 class Audit:
-    """Appends whole lines; several replicas may write to one file."""
+    """Adds whole lines; several replicas may write."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, store: Store):
+        self._lines = Lines(store, "audit")
 
     def write(self, caller: str, action: str, **facts: Any) -> None:
-        """Append one line. `facts` must be codes, ids, counts or hashes, never what a patient or a file is called."""
+        """Add one line. `facts` must be codes, ids, counts or hashes, never what a patient or a file is called."""
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        json_lines.append(self.path, {"time": at, "who": caller, "action": action, **facts})
+        self._lines.append({"time": at, "who": caller, "action": action, **facts})
 
     def tail(self, n: int) -> list[dict[str, Any]]:
         """The last n lines, oldest first."""
-        try:
-            with self.path.open("rb") as f:
-                size = f.seek(0, os.SEEK_END)
-                f.seek(max(0, size - 1024 * n))
-                return json_lines.parse(f.read())[-n:]  # the first line may be cut, and is left out then
-        except FileNotFoundError:
-            return []
+        return self._lines.tail(n)
 
 
 def place(archive: str, roots: Sequence[str]) -> dict[str, str]:

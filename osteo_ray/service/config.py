@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from osteo_ray.config import ConfigError, Section
+from osteo_ray.io.store import absolute
 from osteo_ray.model import reference
 from osteo_ray.reports.config import CharacterSet
 from osteo_ray.screening.config import ScreenConfig
@@ -73,6 +74,15 @@ class Deployment(Section):
     api_replicas: int = Field(1, ge=1, description="replicas of the HTTP interface")
     scorers: int = Field(1, ge=1, description="replicas that hold the bundle; each scores one upload after the other")
     scorer_cpus: float = Field(0.0, ge=0, description="processor share that Ray reserves for each scorer")
+    driver_cpus: float = Field(
+        0.0,
+        ge=0,
+        description="processors that Ray reserves for the driver of a screening, which is a Ray job; with 0 and no "
+        "node_labels it runs on the head node, as every job does",
+    )
+    node_labels: dict[str, str] = Field(
+        {}, description="labels of the nodes that stay: replicas and drivers of screenings run on such nodes alone"
+    )
     max_ongoing: int = Field(64, ge=1, description="requests in one replica at once")
     graceful_s: float = Field(20.0, ge=0, description="time for a replica that is replaced to finish its requests")
     haproxy: bool = Field(
@@ -88,8 +98,10 @@ class ServeConfig(Section):
     names: tuple[str, ...] = Field((), description="host names by which browsers reach it, beside `host` and localhost")
     tls: Tls = Tls()
     tokens: str | None = Field(None, description="file that `osteo-ray serve token` writes; required beyond loopback")
-    runs: str | None = Field(None, description="folder of screenings, one folder each; shared by all nodes")
-    bundle: str | None = Field(None, description="the bundle to begin with; null: the reference bundle")
+    runs: str | None = Field(
+        None, description="folder of screenings, one folder each: a path that all nodes mount, or a bucket (s3://...)"
+    )
+    bundle: str | None = Field(None, description="the bundle to begin with, by path or URI; null: the reference bundle")
     bundles: tuple[str, ...] = Field((), description="folders from which PUT /v1/model may take another")
     archives: Archives = Archives()
     records: tuple[str, ...] = Field((), description="folders from which records may be read")
@@ -156,8 +168,9 @@ def check(cfg: ServeConfig) -> ServeConfig:
         )
     return cfg.model_copy(
         update={
-            **{k: _absolute(getattr(cfg, k)) for k in ("tokens", "runs")},
-            "bundle": _absolute(cfg.bundle) or reference.bundle(),
+            "tokens": _absolute(cfg.tokens),
+            "runs": absolute(cfg.runs),
+            "bundle": reference.bundle() if cfg.bundle is None else absolute(cfg.bundle),
             **{k: tuple(map(_absolute, getattr(cfg, k))) for k in ("bundles", "records")},
             "tls": Tls(certificate=_absolute(cfg.tls.certificate), key=_absolute(cfg.tls.key)),
             "archives": cfg.archives.model_copy(update={"roots": tuple(map(_absolute, cfg.archives.roots))}),

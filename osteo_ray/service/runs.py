@@ -1,23 +1,23 @@
-"""Screenings on disk: one folder each, which is the truth about it; no process has to live for it to be found.
+"""Screenings, on a disk or in a bucket: a folder each, which is the truth about it; no process has to live for it to
+be found.
 
-    runs = Runs("runs/service")
+    runs = Runs("runs/service")           # or s3://bucket/service
     run = runs.create(job)                # job.json, state.json
-    run.status()                          # counts by outcome, progress, time left
+    run.progress()                        # counts by outcome, time left
 
-`<runs>/<id>/job.json` is what was asked, `state.json` how far its driver came, `out/` what `osteo-ray screen` writes.
-Whoever changes a state replaces the file whole.
+`<runs>/<id>/job.json` is what was asked, `state.json` how far its driver came, `config.json` the service's config for a
+driver that is another program, `out/` what `osteo-ray screen` writes. Whoever changes a state replaces the file whole.
+`<runs>/open/<id>` marks those that have not ended, so that nobody has to read all states to find them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -26,15 +26,23 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
-from osteo_ray.io.files import replaced
-from osteo_ray.io.parquet_set import MANIFEST, finish_mark, open_set
-from osteo_ray.screening.schema import FOOTER, RESULTS
-from osteo_ray.service import json_lines
+from osteo_ray.config import validate
+from osteo_ray.io.files import private_folder
+from osteo_ray.io.parquet_set import MANIFEST, ahead, open_set
+from osteo_ray.io.store import Store, dataset
+from osteo_ray.screening.schema import RESULTS
+from osteo_ray.service import run_results
+from osteo_ray.service.config import ServeConfig
+from osteo_ray.service.json_lines import Lines
 
 ID = re.compile(r"[0-9a-f]{16}")
+JOB, STATE, CONFIG, OUT, OPEN_RUNS = "job.json", "state.json", "config.json", "out", "open"
+CATALOGUE, RESULTS_FILE = f"{OUT}/catalogue.parquet", f"{OUT}/results.parquet"
+STORE_CLOCK_S = 1.0
+"""Object stores tell times in whole seconds."""
+WRITABLE_S = 30.0
+"""How long a bucket that could be written counts as one that can."""
 KEY = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 
 
@@ -106,18 +114,35 @@ class _Saved:
 class Run:
     """One screening's folder."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.id = folder.name
-        self.out = folder / "out"
+    def __init__(self, root: str, run_id: str):
+        self.id = run_id
+        self.root = Store(root, private=True)
+        self.store = Store(self.root.path(run_id), private=True)
+        self.uri = self.store.uri
+        self.out = self.store.path(OUT)
+
+    @classmethod
+    def at(cls, uri: str) -> Run:
+        """The screening whose folder that is."""
+        root, _, run_id = uri.rstrip("/").rpartition("/")
+        return cls(root, run_id)
+
+    @property
+    def config(self) -> ServeConfig:
+        """The service's config, as its latest driver was given it."""
+        return validate(ServeConfig, json.loads(self.store.get(CONFIG)))
+
+    def give_config(self, cfg: ServeConfig) -> None:
+        """Leave the service's config for a driver that is another program."""
+        put_json(self.store, CONFIG, cfg.model_dump(mode="json"))
 
     @property
     def job(self) -> RunJob:
-        return RunJob(**json.loads((self.folder / "job.json").read_text()))
+        return _job(self.uri)
 
     @property
     def saved(self) -> _Saved:
-        d = json.loads((self.folder / "state.json").read_text())
+        d = json.loads(self.store.get(STATE))
         return _Saved(**d | {"state": RunState(d["state"]), "mark": tuple(d.get("mark", ()))})
 
     def begin(self, cluster: str = "") -> None:
@@ -149,32 +174,38 @@ class Run:
         """Queue it again, where it had failed or was cancelled; what is done stays done."""
         now = self.saved
         if now.state in (RunState.FAILED, RunState.CANCELLED):
+            self.mark_open()
             self._save(replace(now, state=RunState.QUEUED, finished=None, error=None, stalls=0, mark=()))
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """It is over, unless it was already."""
         now = self.saved
         if now.state in OPEN:
+            self.root.remove([f"{OPEN_RUNS}/{self.id}"])  # first: from the next line on it may be resumed
             self._save(replace(now, state=state, finished=time.time(), error=error))
+
+    def mark_open(self) -> None:
+        """Let it be found by who looks for screenings that want a driver."""
+        self.root.put(f"{OPEN_RUNS}/{self.id}", b"")
 
     def progress(self) -> Progress:
         """Read from the folder alone."""
-        s = self.saved
-        catalogue, results = finish_mark(self.out / "catalogue.parquet"), self.out / "results.parquet"
-        indexed = _states(catalogue, catalogue.stat().st_mtime_ns) if catalogue.exists() else None
+        s, catalogue = self.saved, self._catalogue()
+        results = self.store.written_at(RESULTS_FILE)
+        parts = self._parts()
+        indexed = run_results.states(*catalogue) if catalogue is not None else None
         total = indexed[None] if indexed is not None else None
-        parts = _parts(self.out)
-        if s.state == RunState.DONE and results.exists():
-            counts = _states(results, results.stat().st_mtime_ns)
+        if s.state == RunState.DONE and results is not None:
+            counts = run_results.states(self.store.path(RESULTS_FILE), results)
             done = total or 0
         else:
-            scored = sum((_scored(p, m) for p, m in parts), Counter())
+            scored = sum(self._each_scored(parts), Counter())
             # Parts without a catalogue are an earlier attempt's; a batch whose worker died may be there twice.
             done = min(scored.total(), total) if total is not None else 0
             counts = scored + (indexed or Counter())
         return Progress(
             state=s.state,
-            phase=self._phase(s, catalogue, results),
+            phase=self._phase(s, catalogue is not None, results is not None),
             attempt=s.attempt,
             started=s.started,
             finished=s.finished,
@@ -183,24 +214,23 @@ class Run:
             total=total,
             done=done,
             counts={k: n for k, n in counts.items() if k},
-            eta_s=self._eta(s, catalogue, parts, total, done),
+            eta_s=self._eta(s, catalogue[1] if catalogue is not None else 0, parts, total, done),
         )
 
-    def complete(self) -> Path | None:
-        """The results table of a finished screening."""
-        path = self.out / "results.parquet"
-        return path if self.saved.state == RunState.DONE and path.exists() else None
+    def complete(self) -> str | None:
+        """The results table of a finished screening, by path or URI."""
+        if self.saved.state == RunState.DONE and self.store.is_file(RESULTS_FILE):
+            return self.store.path(RESULTS_FILE)
+        return None
 
     def table(self, columns: list[str]) -> pa.Table:
         """These columns of the results, as far as there are any: the final table, or the parts so far."""
         whole = self.complete()
         if whole:
-            return pads.dataset(whole, schema=RESULTS).to_table(columns=columns)  # older results lack some
-        tables = []
-        for p, _ in _parts(self.out):
-            with suppress(FileNotFoundError):  # a part that became a shard meanwhile: the next reading has its rows
-                tables.append(pq.read_table(p, columns=columns).replace_schema_metadata(None))
-        return _first_of_each(pa.concat_tables([RESULTS.empty_table().select(columns), *tables]))
+            return dataset(whole, RESULTS).to_table(columns=columns)  # older results lack some
+        read = ahead(lambda p: run_results.part(p, columns=columns), [p for p, _ in self._parts()])
+        tables = [t for t in read if t is not None]
+        return run_results.first_of_each(pa.concat_tables([RESULTS.empty_table().select(columns), *tables]))
 
     def page(self, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """(rows there are, rows [offset, offset + limit)); of the final table only the row groups that hold them."""
@@ -217,13 +247,11 @@ class Run:
         if not KEY.fullmatch(row_key):
             return None
         whole = self.complete()
-        for path in [whole] if whole else [p for p, _ in _parts(self.out)]:
+        for path in [whole] if whole else [p for p, _ in self._parts()]:
             # A filter is pushed down to the file, so the other rows' evidence is not built.
-            found = []
-            with suppress(FileNotFoundError):
-                found = pq.read_table(path, filters=pc.field("row_key") == row_key).to_pylist()
-            if found:
-                return found[0]
+            found = run_results.part(path, filters=pc.field("row_key") == row_key)
+            if found is not None and len(found):
+                return found.slice(0, 1).to_pylist()[0]
         return None
 
     def uids(self, row_keys: list[str]) -> dict[str, tuple[str | None, str | None]]:
@@ -235,7 +263,7 @@ class Run:
     def catalogue_row(self, study_uid: str, series_uid: str) -> dict[str, Any] | None:
         """Where a scored series' slices lie."""
         of_series = (pc.field("series_uid") == series_uid) & pc.field("state").is_null()
-        found = open_set(self.out / "catalogue.parquet").of_key([study_uid], of_series).to_pylist()
+        found = open_set(self.store.path(CATALOGUE)).of_key([study_uid], of_series).to_pylist()
         return found[0] if found else None
 
     def give_feedback(self, row_key: str, series_uid: str | None, verdict: str, note: str, by: str) -> dict[str, Any]:
@@ -248,13 +276,13 @@ class Run:
             "verdict": verdict,
             "note": note,
         }
-        json_lines.append(self.folder / "feedback.jsonl", line)
+        Lines(self.store, "feedback").append(line)
         return line
 
     def feedback(self) -> dict[str, list[dict[str, Any]]]:
         """Judgements by row key: the last of each person, oldest first."""
         last: dict[tuple[str, str], dict[str, Any]] = {}
-        for f in json_lines.read(self.folder / "feedback.jsonl"):
+        for f in Lines(self.store, "feedback").read():
             last.pop((f["row_key"], f["by"]), None)
             last[f["row_key"], f["by"]] = f
         out: dict[str, list[dict[str, Any]]] = {}
@@ -264,26 +292,39 @@ class Run:
 
     def _mark(self) -> tuple[int, ...]:
         """How far the work has come; greater is farther, and the same work done again is the same."""
-        catalogue = finish_mark(self.out / "catalogue.parquet").exists()
-        indexed = 0 if catalogue else sum(f.is_file() for f in (self.out / "index").rglob("*"))
-        scored = sum((_scored(p, m).total() for p, m in _parts(self.out)), 0) if catalogue else 0
-        return (self.out / "results.parquet").exists(), catalogue, indexed, scored
+        catalogue = self._catalogue() is not None
+        indexed = 0 if catalogue else len(self.store.tree(f"{OUT}/index/"))
+        scored = sum((c.total() for c in self._each_scored(self._parts())), 0) if catalogue else 0
+        return self.store.is_file(RESULTS_FILE), catalogue, indexed, scored
+
+    def _catalogue(self) -> tuple[str, int] | None:
+        """The file of the catalogue that appears when that is whole, and when it did."""
+        for name in (f"{CATALOGUE}/{MANIFEST}", CATALOGUE):
+            if (at := self.store.written_at(name)) is not None:
+                return self.store.path(name), at
+        return None
+
+    def _parts(self) -> list[tuple[str, int]]:
+        return run_results.parts_of(self.store, OUT)
+
+    def _each_scored(self, parts: list[tuple[str, int]]) -> list[Counter[str | None]]:
+        return list((ahead if self.store.remote else map)(lambda p: run_results.scored(*p), parts))
 
     def _save(self, s: _Saved) -> None:
-        write_json(self.folder / "state.json", asdict(s))
+        put_json(self.store, STATE, asdict(s))
 
     @staticmethod
-    def _phase(s: _Saved, catalogue: Path, results: Path) -> Phase:
+    def _phase(s: _Saved, catalogue: bool, results: bool) -> Phase:
         if s.state == RunState.QUEUED:
             return Phase.WAITING
         if s.state != RunState.RUNNING:
             return Phase.ENDED
-        if not catalogue.exists():
+        if not catalogue:
             return Phase.INDEXING
-        return Phase.REPORTING if results.exists() else Phase.SCREENING
+        return Phase.REPORTING if results else Phase.SCREENING
 
     def _eta(
-        self, s: _Saved, catalogue: Path, parts: list[tuple[Path, int]], total: int | None, done: int
+        self, s: _Saved, indexed_ns: int, parts: list[tuple[str, int]], total: int | None, done: int
     ) -> float | None:
         """Seconds left at the pace of this attempt, 0 when only the reports are left; before the
         first results that of the screening before; None where there was none."""
@@ -291,111 +332,107 @@ class Run:
             return None
         if done >= total:
             return 0.0
-        since = max(s.started, catalogue.stat().st_mtime)
-        rows = sum(_scored(p, m).total() for p, m in parts if m / 1e9 >= since)
+        since = max(s.started, indexed_ns / 1e9)
+        rows = sum(run_results.scored(p, m).total() for p, m in parts if m / 1e9 >= since - STORE_CLOCK_S)
         spent = time.time() - since
         if rows:
             return spent / rows * (total - done)
-        before = Runs(self.folder.parent).pace()
+        before = Runs(self.root.uri).pace()
         return before * (total - done) if before is not None else None
 
 
 class Runs:
-    """All screenings under one folder."""
+    """All screenings under one folder, by path or URI."""
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root).absolute()
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, root: str | os.PathLike[str]):
+        self.store = Store(root, private=True)
+        self._written = float("-inf")  # of time.monotonic: when it last could be
+        if not self.store.remote:
+            private_folder(Path(self.store.uri))
 
     def create(self, job: RunJob) -> Run:
-        """A new screening, waiting for its driver. It can be found as soon as its folder has its name."""
-        run_id = secrets.token_hex(8)
-        folder = self.root / f".{run_id}"
-        folder.mkdir(mode=0o700)
-        write_json(folder / "job.json", asdict(job))
-        write_json(folder / "state.json", asdict(_Saved(RunState.QUEUED)))
-        folder.rename(self.root / run_id)
-        return Run(self.root / run_id)
+        """A new screening, waiting for its driver. It can be found as soon as it has a state."""
+        run = Run(self.store.uri, secrets.token_hex(8))
+        put_json(run.store, JOB, asdict(job))
+        run.mark_open()
+        put_json(run.store, STATE, asdict(_Saved(RunState.QUEUED)))
+        return run
 
     def get(self, run_id: str) -> Run | None:
         """The screening of that id. Anything but an id is none, so that no path can be built from it."""
-        if not ID.fullmatch(run_id) or not (self.root / run_id / "state.json").is_file():
+        if not ID.fullmatch(run_id) or not self.store.is_file(f"{run_id}/{STATE}"):
             return None
-        return Run(self.root / run_id)
+        return Run(self.store.uri, run_id)
 
     def all(self) -> list[Run]:
         """Newest first."""
-        return sorted(self._walk(), key=lambda r: -r.job.created)
+        return sorted(self._every(), key=lambda r: -r.job.created)
 
     def pace(self) -> float | None:
-        """Seconds a series of the screening that ended last, its start and its reports included; None without one."""
-        ended = [(s.finished, r) for r in self._walk() if (s := r.saved).state == RunState.DONE and s.finished]
-        for _, run in sorted(ended, key=lambda x: -x[0]):
-            p = run.progress()
-            if p.total and p.started is not None and p.finished is not None:
-                return max(0.0, p.finished - p.started) / p.total
+        """Seconds a series of the newest screening that is done, its start and its reports included; None without."""
+        for run in self.all():
+            s = run.saved
+            if s.state != RunState.DONE or s.started is None or s.finished is None:
+                continue
+            if total := run.progress().total:
+                return max(0.0, s.finished - s.started) / total
         return None
 
     def open(self) -> list[Run]:
         """Those that want a driver, oldest first: running before waiting."""
-        found = [(r.saved.state != RunState.RUNNING, r.job.created, r) for r in self._walk() if r.saved.state in OPEN]
+        marked = self._those([n.rpartition("/")[2] for n in self.store.names(f"{OPEN_RUNS}/")])
+        states = {r.id: r.saved.state for r in marked}
+        found = [(states[r.id] != RunState.RUNNING, r.job.created, r) for r in marked if states[r.id] in OPEN]
         return [r for *_, r in sorted(found, key=lambda x: x[:2])]
+
+    def mark_open(self) -> None:
+        """Mark those that have not ended and have no mark: its writer died, or was an earlier version."""
+        marked = set(self.store.names(f"{OPEN_RUNS}/"))
+        for run in self._every():
+            if f"{OPEN_RUNS}/{run.id}" not in marked and run.saved.state in OPEN:
+                run.mark_open()
 
     def forget(self, older_s: float) -> list[str]:
         """Remove screenings that ended so long ago, with their results and feedback; returns their ids."""
-        gone = []
-        for run in self._walk():
-            s = run.saved
-            if s.state not in OPEN and s.finished is not None and time.time() - s.finished > older_s:
-                hidden = self.root / f".{run.id}.removed"
-                run.folder.rename(hidden)  # at once, for all who look
-                shutil.rmtree(hidden, ignore_errors=True)
-                gone.append(run.id)
+        gone, known = [], {r.id: r for r in self._every()}
+        for run_id in filter(ID.fullmatch, self.store.folders()):
+            if run_id in known:
+                s = known[run_id].saved
+                over = s.state not in OPEN and s.finished is not None and time.time() - s.finished > older_s
+            else:  # who removed it, or was about to create it, died
+                at = self.store.written_at(f"{run_id}/{JOB}")
+                over = at is not None and time.time() - at / 1e9 > older_s
+            if over:
+                self.store.remove([f"{run_id}/{STATE}"])  # at once, for all who look
+                self.store.remove_tree(run_id)
+                gone.append(run_id)
         return gone
 
-    def _walk(self) -> Iterator[Run]:
-        for p in self.root.iterdir():
-            run = self.get(p.name)
-            if run:
-                yield run
+    def writable(self) -> bool:
+        """Whether the folder can be written. A bucket is asked for it twice a minute."""
+        if not self.store.remote:
+            return os.access(self.store.uri, os.W_OK)
+        if time.monotonic() - self._written > WRITABLE_S:
+            try:
+                self.store.check_writable()
+            except OSError:
+                return False
+            self._written = time.monotonic()
+        return True
+
+    def _every(self) -> list[Run]:
+        return self._those(self.store.folders())
+
+    def _those(self, ids: list[str]) -> list[Run]:
+        return [r for r in (ahead if self.store.remote else map)(self.get, ids) if r is not None]
 
 
-def write_json(path: Path, value: Any) -> None:
+def put_json(store: Store, name: str, value: Any) -> None:
     """The file appears whole or not at all."""
-    with replaced(path) as tmp:
-        tmp.touch(mode=0o600)  # before anything is in it
-        tmp.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def _parts(out: Path) -> list[tuple[Path, int]]:
-    """Files with results so far, parts and finished shards, and when each was written."""
-    found = []
-    for p in (*(out / "parts").glob("*.parquet"), *(out / "shards").glob("*.parquet")):
-        with suppress(FileNotFoundError):
-            found.append((p, p.stat().st_mtime_ns))
-    return sorted(found)
+    store.put(name, (json.dumps(value, indent=1) + "\n").encode())
 
 
 @lru_cache(maxsize=100_000)
-def _scored(path: Path, stamp: int) -> Counter[str | None]:
-    """Rows of a part or shard that went through a scorer, by state; a shard also holds what the index had ended."""
-    try:
-        facts = (pq.read_metadata(path).metadata or {}).get(FOOTER)
-        return Counter(json.loads(facts)["scored"]) if facts else _states(path, stamp)
-    except FileNotFoundError:
-        return Counter()
-
-
-def _first_of_each(table: pa.Table) -> pa.Table:
-    """Each row key once: a batch whose worker died may have been written twice."""
-    first: dict[str, int] = {}
-    for i, k in enumerate(table["row_key"].to_pylist()):
-        first.setdefault(k, i)
-    return table.take(pa.array(list(first.values()), pa.int64()))
-
-
-@lru_cache(maxsize=100_000)
-def _states(path: Path, stamp: int) -> Counter[str | None]:
-    """Rows of a results file or a catalogue by state (None: to score); a file never changes under one stamp."""
-    whole = path.parent if path.name == MANIFEST else path
-    return Counter(open_set(whole).read(["state"])["state"].to_pylist())
+def _job(uri: str) -> RunJob:
+    """It never changes, so a process reads it once."""
+    return RunJob(**json.loads(Store(uri).get(JOB)))

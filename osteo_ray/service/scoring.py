@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tempfile
 import threading
 import time
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +30,17 @@ import numpy as np
 
 from osteo_ray.config import ConfigError
 from osteo_ray.io.files import replaced
-from osteo_ray.model.bundle_files import BundleError, verify
+from osteo_ray.io.store import Store, is_remote, local_file, local_folder
+from osteo_ray.model.bundle_files import COPIED, BundleError, verify
 from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError, StudyFailed
 from osteo_ray.service.built_in_study import write_study
 from osteo_ray.service.config import ServeConfig
-from osteo_ray.service.runs import write_json
+from osteo_ray.service.runs import put_json
 
+POINTER = "model.json"
+SEEN_S = 1.0
 RECENT_S = 10.0
 """A study that was scored within this time shows as well as the built-in one that scoring works."""
 GRACE_S = 2.0
@@ -53,13 +58,14 @@ class Model:
 
 
 def identity(bundle: str | Path) -> Model:
-    """Which bundle lies in a folder, its files checked.
+    """Which bundle lies in a folder, by path or URI, its files checked.
 
     Raises:
         BundleError: none, or a changed one.
     """
-    sha256 = verify(Path(bundle))
-    m = json.loads((Path(bundle) / "bundle.json").read_text())
+    with local_folder(bundle, COPIED) as folder:
+        sha256 = verify(folder)
+        m = json.loads((folder / "bundle.json").read_text())
     return Model(m["name"], m["version"], sha256)
 
 
@@ -85,10 +91,11 @@ class Scoring(Protocol):
 
 
 class Pointer:
-    """Which bundle is wanted: `{"bundle": path, "deployed": path}`."""
+    """Which bundle is wanted: `{"bundle": path, "deployed": path}` in model.json of the folder of screenings."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, store: Store):
+        self.store = store
+        self._seen: tuple[float, bytes | None] = (float("-inf"), None)  # of a bucket: when it was read, and what
         self._label: tuple[int, str] | None = None
 
     def get(self) -> str | None:
@@ -111,7 +118,7 @@ class Pointer:
         """
         model = identity(bundle)
         both = self._read()
-        write_json(self.path, {"bundle": bundle, "deployed": None if both is None else both["deployed"]})
+        self._write(bundle, None if both is None else both["deployed"])
         return model
 
     def label(self) -> str | None:
@@ -129,8 +136,8 @@ class Pointer:
         """The config's bundle: it counts when the config changed; until then the last PUT does."""
         both = self._read()
         if both is None or both["deployed"] != bundle:
-            verify(Path(bundle))
-            write_json(self.path, {"bundle": bundle, "deployed": bundle})
+            identity(bundle)
+            self._write(bundle, bundle)
         elif self._gone(both):
             log.warning("%s", self.fault())
 
@@ -152,20 +159,33 @@ class Pointer:
 
     def stamp(self) -> int:
         """Changes whenever somebody asks for a bundle; 0: nobody has."""
-        try:
-            return self.path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        if not self.store.remote:
+            return self.store.written_at(POINTER) or 0
+        data = self._bytes()
+        return 0 if data is None else zlib.crc32(data) + 1
 
     def _read(self) -> dict[str, str | None] | None:
-        try:
-            return json.loads(self.path.read_text())
-        except FileNotFoundError:
-            return None
+        data = self._bytes()
+        return None if data is None else json.loads(data)
+
+    def _bytes(self) -> bytes | None:
+        """What is written; of a bucket as it was within the last second, for each answer asks for the bundle's name."""
+        at, data = self._seen
+        if not self.store.remote or time.monotonic() - at > SEEN_S:
+            try:
+                data = self.store.get(POINTER)
+            except FileNotFoundError:
+                data = None
+            self._seen = time.monotonic(), data
+        return data
+
+    def _write(self, bundle: str, deployed: str | None) -> None:
+        put_json(self.store, POINTER, {"bundle": bundle, "deployed": deployed, "asked": time.time()})
+        self._seen = float("-inf"), None
 
     @staticmethod
     def _gone(both: dict[str, str | None]) -> bool:
-        return both["deployed"] is not None and not (Path(both["bundle"] or "") / "bundle.json").is_file()
+        return both["deployed"] is not None and not Store(both["bundle"] or "").is_file("bundle.json")
 
 
 class Lane:
@@ -272,11 +292,18 @@ class ModelHost:
         """Score one study, a zip or an address, by the loaded bundle."""
         if not self._lanes:
             await asyncio.to_thread(self.refresh)
-        remote = study.startswith("dicomweb+")
-        answer = await self._lanes["dicomweb" if remote else "upload"].score(
-            study, values, self.cfg.limits.score_timeout_s
-        )
-        if not remote and answer.row is not None and answer.row["slices_decoded"]:
+        address = study.startswith("dicomweb+")
+        lane, timeout_s = self._lanes["dicomweb" if address else "upload"], self.cfg.limits.score_timeout_s
+        if address or not is_remote(study):
+            answer = await lane.score(study, values, timeout_s)
+        else:  # an upload that came to a replica on another machine
+            with ExitStack() as stack:
+                try:
+                    near = await asyncio.to_thread(stack.enter_context, local_file(study))
+                except FileNotFoundError:
+                    return Answer(None, "NO_STUDY", "the upload is gone")
+                answer = await lane.score(str(near), values, timeout_s)
+        if not address and answer.row is not None and answer.row["slices_decoded"]:
             self._scored_at = time.monotonic()
         return answer
 
@@ -294,7 +321,8 @@ class ModelHost:
 
     def _built_in(self) -> str:
         if self._own is None:
-            path = self.pointer.path.with_name(".built-in.zip")
+            self._folder = tempfile.TemporaryDirectory(prefix="osteo-ray-")
+            path = Path(self._folder.name) / "built-in.zip"
             with replaced(path) as tmp:
                 write_study(tmp)
             self._own = path

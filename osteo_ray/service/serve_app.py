@@ -24,6 +24,7 @@ from osteo_ray.dicom.library_logs import keep_values_out
 from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.service import replica_port
 from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.drivers import drivers_of_cluster
 from osteo_ray.service.http.app import create
 from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import Answer, Model, ModelHost, Pointer
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 def pointer(cfg: ServeConfig) -> Pointer:
     assert cfg.runs is not None
-    return Pointer(Runs(cfg.runs).root / "model.json")
+    return Pointer(Runs(cfg.runs).store)
 
 
 class Scorers:
@@ -88,7 +89,7 @@ class Keeper:
     def __init__(self, cfg: ServeConfig):
         assert cfg.runs is not None
         self.runs = Runs(cfg.runs)
-        self.supervisor = Supervisor(self.runs, cfg)
+        self.supervisor = Supervisor(self.runs, cfg, drivers_of_cluster(cfg))
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -169,11 +170,12 @@ def application(cfg: ServeConfig) -> Application:
     d = cfg.deployment
     common: dict[str, Any] = {"max_ongoing_requests": d.max_ongoing, "graceful_shutdown_timeout_s": d.graceful_s}
     # Screenings need the processors: what only waits and reads takes no share of them.
-    idle = {"num_cpus": 0}
+    nodes = {"label_selector": dict(d.node_labels)} if d.node_labels else {}
+    idle = {"num_cpus": 0, **nodes}
     deployment: Any = serve.deployment
     scorers = deployment(Scorers).options(
         num_replicas=d.scorers,
-        ray_actor_options={"num_cpus": d.scorer_cpus},
+        ray_actor_options={"num_cpus": d.scorer_cpus, **nodes},
         user_config={"bundle": cfg.bundle},
         **common,
     )

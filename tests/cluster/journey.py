@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rig import Rig
+from screening_job import Service
 from small_training import TRAIN
 
 SHORT = ("index", "screen", "report")
@@ -18,6 +19,7 @@ LONG = (
     *("index", "records", "dry run", "screen", "again", "retry"),
     *("evaluate", "report", "drift", "recalibrate", "train", "tune"),
 )
+UNSEEN = "another folder than the driver's"
 At = Callable[[str], str]
 """Name of a file or folder -> its path or URI in the place."""
 
@@ -122,3 +124,36 @@ def steps(at: At, jobs: tuple[str, ...]) -> Iterator[Step]:
     }
     for job in jobs:
         yield from every[job]
+
+
+def screenings(
+    rig: Rig, at: At, archives: dict[str, Any], deployment: dict[str, Any], unseen: str | None = None
+) -> Any:
+    """`serve` as a job, and screenings that it starts: (what, whether it went as it should, seconds, what went wrong).
+
+    Args:
+        archives, deployment: of the service's config.
+        unseen: an archive that the service's replica has and another node has not.
+    """
+    config = {"runs": at("service"), "bundle": at("bundle"), "archives": archives, "deployment": deployment}
+    begun = time.monotonic()
+    with Service(rig, config) as service:
+        yield "serve", True, time.monotonic() - begun, ""
+        if unseen is not None:
+            begun = time.monotonic()
+            ended = service.until(run := service.screen(unseen), "DONE", "FAILED")
+            refused = UNSEEN in str(ended["error"])
+            refused &= service.ray_job(run, 1, "FAILED") is not None
+            yield "serve: an archive that a node lacks", refused, time.monotonic() - begun, ended["error"]
+        begun = time.monotonic()
+        run = service.screen(at("ct"))
+        job = service.ray_job(run, 1, "RUNNING", "SUCCEEDED", "FAILED").submission_id
+        rig.client.stop_job(job)
+        ended = service.until(run, "CANCELLED", "DONE", "FAILED")
+        yield "serve: `ray job stop`", ended["state"] == "CANCELLED", time.monotonic() - begun, ended["error"]
+        begun = time.monotonic()
+        service.resume(run)
+        ended = service.until(run, "DONE", "FAILED")
+        good = ended["state"] == "DONE" and service.ray_job(run, 2, "SUCCEEDED") is not None
+        good &= service.http.get(f"/v1/screenings/{run}/worklist").json()["total"] == sum(ended["counts"].values())
+        yield "serve: resumed to the end", good, time.monotonic() - begun, ended["error"]

@@ -111,9 +111,11 @@ class Rig:
             "TMPDIR": str(own["t"]),
             "OMP_NUM_THREADS": "1",
             "RAY_worker_niceness": "0",  # or whatever else a machine does comes first
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         }
         self._env.pop("RAY_ADDRESS", None)
         port, dashboard = free_port(), free_port()
+        self.serve_port = free_port()  # a cluster has one Serve
         head = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
         head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         head += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]

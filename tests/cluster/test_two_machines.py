@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from journey import LONG, SHORT, run, steps
+from journey import LONG, SHORT, run, screenings, steps
 from rig import Rig, cannot_build
 
 from osteo_ray.io.store import Store
@@ -71,6 +71,35 @@ def test_from_a_bucket_to_a_report(rig, bucket):
     go(rig, bucket.path, SHORT)
     assert bucket.exists("run/report.html")
     assert not any(p.is_file() for p in rig.worker_disk.rglob("*"))
+
+
+def as_they_should(found) -> None:
+    for what, good, seconds, error in found:
+        print(f"{what:40s} {'as it should' if good else 'WRONG'} {seconds:.0f} s", flush=True)
+        assert good, f"{what}: {error}"
+
+
+@FULL
+def test_a_screening_of_the_service_is_a_ray_job(rig, shared):
+    """Its driver on the head, as by default."""
+    unseen = rig.disk / "unseen"
+    for home in (unseen, rig.worker_disk / "unseen"):
+        home.mkdir()
+    (unseen / "a.dcm").write_bytes(b"123")
+    archives = {"roots": [str(shared / "ct"), str(unseen)]}
+    as_they_should(screenings(rig, lambda name: str(shared / name), archives, {}, str(unseen)))
+
+
+@FULL
+def test_a_service_whose_screenings_lie_in_a_bucket_shares_no_disk(rig, bucket, s3):
+    """Replicas and drivers on the node with the label that the config names."""
+    there = {"driver_cpus": 0.5, "node_labels": {"market": "spot"}}
+    as_they_should(screenings(rig, bucket.path, {"buckets": [s3]}, there))
+    jobs = rig.client.list_jobs()
+    drivers = {j.driver_node_id for j in jobs if "osteo_ray.service.drive s3://" in j.entrypoint}
+    head = {j.driver_node_id for j in jobs if "jobs/serve.py" in j.entrypoint}
+    assert drivers
+    assert drivers.isdisjoint(head)
 
 
 @FULL

@@ -8,8 +8,8 @@ import pytest
 
 from osteo_ray.io.parquet_set import (
     KEY_BITS,
+    MANIFEST,
     SetPart,
-    finish_mark,
     is_finished,
     key_hash,
     open_set,
@@ -78,8 +78,8 @@ def test_a_key_is_looked_for_in_its_part_alone(tmp_path):
 
 def test_a_folder_without_its_manifest_is_not_finished(tmp_path):
     folder = write_set(tmp_path / "t.parquet")
-    assert finish_mark(folder).exists()
-    finish_mark(folder).unlink()
+    assert (folder / MANIFEST).exists()
+    (folder / MANIFEST).unlink()
     assert not is_finished(folder)
     with pytest.raises(InputError, match="not finished"):
         open_set(folder)

@@ -46,6 +46,32 @@ def local_of(store, name):
         return p.read_bytes()
 
 
+def test_folders_times_and_whole_folders_that_go(store):
+    begun = time.time() - 2  # object stores tell whole seconds
+    assert (store.folders(), store.written("a/"), store.written_at("a/1")) == ([], {}, None)
+    store.put("a/1", b"one")
+    store.put("a/b/2", b"two")
+    store.put("c/.hidden", b"")
+    assert store.folders() == ["a", "c"]
+    assert list(store.written("a/")) == ["a/1"]
+    assert store.written("c/") == {}
+    assert store.written_at("a") is None, "a folder"
+    assert begun <= (store.written_at("a/1") or 0) / 1e9 <= time.time() + 2
+    assert b"".join(store.bytes_of("a/b/2", 2)) == b"two"
+    store.remove_tree("a")
+    store.remove_tree("a")
+    assert store.tree("a/") == []
+
+
+def test_private_files_are_the_owner_s_alone(tmp_path):
+    store = Store(tmp_path / "x", private=True)
+    store.put("a/b/c", b"1")
+    with store.file_to_be("a/d") as tmp:
+        tmp.write_bytes(b"2")
+    modes = {p.is_dir(): p.stat().st_mode & 0o777 for p in [tmp_path / "x", *(tmp_path / "x").rglob("*")]}
+    assert modes == {True: 0o700, False: 0o600}
+
+
 def test_tables_and_a_file_that_was_not_finished(store):
     t = pa.table({"a": [1, 2, 3]})
     store.put_table("t.parquet", t)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -230,9 +231,24 @@ def wait_for(what: Callable[[], Any], job: Callable[[], str] = lambda: "") -> An
 
 
 def test_serve_answers_until_it_is_stopped_and_takes_nobody_along(jobs, serve_port, bundle_dir, tmp_path):
-    job = jobs.start("serve", {"runs": str(tmp_path), "bundle": str(bundle_dir), "port": serve_port})
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "readme.txt").write_text("no CT")
+    config = {"runs": str(tmp_path / "runs"), "bundle": str(bundle_dir), "port": serve_port}
+    job = jobs.start("serve", config | {"archives": {"roots": [str(tmp_path)]}})
     model = wait_for(lambda: asked(serve_port, "/v1/model"), lambda: jobs.client.get_job_logs(job))
     assert json.loads(model)["sha256"] == Bundle.load(bundle_dir).sha256
+    # A screening is a Ray job, which `ray job list` and `ray job logs` know, and ends as the screening does.
+    new = httpx.post(f"http://127.0.0.1:{serve_port}/v1/screenings", json={"archive": str(tmp_path / "ct")}, timeout=60)
+    run = new.raise_for_status().json()["id"]
+    driver = f"screening-{run}-1"
+    wait_for(lambda: any(j.submission_id == driver for j in jobs.client.list_jobs()))
+    wait_for(lambda: jobs.client.get_job_status(driver).is_terminal())
+    ended = jobs.client.get_job_info(driver)
+    assert (ended.status, ended.metadata) == ("FAILED", {"screening": run, "attempt": "1"})
+    assert "no CT series" in jobs.client.get_job_logs(driver)
+    status = json.loads(asked(serve_port, f"/v1/screenings/{run}") or "{}")
+    assert (status["state"], status["attempt"]) == ("FAILED", 1)
+    assert "no CT series" in status["error"]
     jobs.client.stop_job(job)
     wait_for(lambda: jobs.client.get_job_status(job).is_terminal())
     assert asked(serve_port, "/other") == "somebody else's"

@@ -10,9 +10,9 @@ import numpy as np
 
 from osteo_ray.config import validate
 from osteo_ray.service.config import ServeConfig, check
+from osteo_ray.service.drive import drive
 from osteo_ray.service.runs import Run, RunJob, Runs
 from osteo_ray.service.scoring import Answer, Model, ModelHost, Pointer
-from osteo_ray.service.screenings import drive
 
 
 def config(home: Path, cohort_run: Any, bundle: Path, **changes: Any) -> ServeConfig:
@@ -45,7 +45,7 @@ class LocalScoring:
 
     def __init__(self, cfg: ServeConfig):
         assert cfg.bundle is not None
-        pointer = Pointer(runs_of(cfg).root / "model.json")
+        pointer = Pointer(runs_of(cfg).store)
         pointer.deploy(cfg.bundle)
         self.host = ModelHost(pointer, cfg)
         self.host.refresh()

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.io.parquet_set import open_set
+from osteo_ray.io.store import Store
 from osteo_ray.reports.language import catalogue
 from osteo_ray.reports.result_json import schema
 from osteo_ray.reports.source import read_header
@@ -26,7 +27,8 @@ from osteo_ray.service.config import ServeConfig, ServiceLimits, check
 from osteo_ray.service.http.access import _bounded
 from osteo_ray.service.http.app import ROUTERS, create
 from osteo_ray.service.http.problems import Problem
-from osteo_ray.service.runs import Runs, RunState
+from osteo_ray.service.http.uploads import SPOOL
+from osteo_ray.service.runs import RunState
 from osteo_ray.service.tokens import Role, Tokens
 
 pytestmark = pytest.mark.ray
@@ -67,10 +69,10 @@ def test_status_results_and_worklist_account_for_every_series(served, cohort_run
         seen += [d["series_uid"] for d in page]
         offset += len(page)
     assert len(seen) == n
-    catalogue = pq.read_table(run.out / "catalogue.parquet")["series_uid"].to_pylist()
+    catalogue = pq.read_table(Path(run.out) / "catalogue.parquet")["series_uid"].to_pylist()
     assert seen == catalogue, "pages come in the catalogue's order"
     parquet = client.get(f"/v1/screenings/{run.id}/results?format=parquet", headers=bearer(served))
-    assert parquet.content == (run.out / "results.parquet").read_bytes()
+    assert parquet.content == (Path(run.out) / "results.parquet").read_bytes()
 
     work = client.get(f"/v1/screenings/{run.id}/worklist?limit=500", headers=bearer(served)).json()
     assert work["total"] == n
@@ -93,7 +95,7 @@ def test_a_patient_whom_the_worklist_leaves_out_says_why(served):
 
     before = listed()
     assert {code for _, code in before} == {None}
-    path = run.out / "patients.parquet"
+    path = Path(run.out) / "patients.parquet"
     whole = pq.read_table(path)
     rows = whole.to_pylist()
     rows[0] |= {"known": "KNOWN_DXA", "suppressed": True}
@@ -179,7 +181,49 @@ def test_score_one_study(served, cohort_run, tmp_path):
     )
     assert (bad.status_code, bad.json()["code"]) == (422, "RECORD")
     assert "670" in bad.json()["detail"]
-    assert list((Runs(served[3].runs).root / ".spool").iterdir()) == []
+    assert list(Path(runs_of(served[3]).store.path(SPOOL)).iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_bucket_answers_as_a_disk_does(served, cohort_run, bundle_dir, s3, tmp_path):
+    """The same screening and the same bundle, copied into a bucket."""
+    client, run, _, cfg = served
+    home = Store(f"{s3}/service")
+    for name in run.store.tree(""):
+        home.put(f"{run.id}/{name}", run.store.get(name))
+    for file in bundle_dir.iterdir():
+        home.upload(file, f"bundle/{file.name}")
+    far_cfg = cfg.model_copy(update={"runs": home.uri, "bundle": home.path("bundle")})
+    admin = bearer(served, Role.ADMIN)
+    top = client.get(f"/v1/screenings/{run.id}/worklist", headers=admin).json()["items"][0]["row_key"]
+    at = f"/v1/screenings/{run.id}"
+    with TestClient(create(far_cfg, LocalScoring(far_cfg), QuietSupervisor(runs_of(far_cfg)))) as far:
+        assert far.get("/v1/ready").json() == {"status": "ok"}
+        for path in (
+            "",
+            "/worklist",
+            "/results",
+            "/results?format=parquet",
+            f"/studies/{top}",
+            f"/studies/{top}/slices/3",
+        ):
+            near_answer, far_answer = (c.get(at + path, headers=admin) for c in (client, far))
+            assert near_answer.status_code == far_answer.status_code == 200, path
+            assert near_answer.content == far_answer.content, path
+        judged = far.post(f"{at}/studies/{top}/feedback", headers=admin, json={"verdict": "accept"})
+        assert judged.status_code in (200, 201), judged.text
+        study = far.get(f"{at}/studies/{top}", headers=admin).json()
+        assert study["feedback"][-1]["by"] == "the admin one"
+        zipped = study_zip(cohort_run, tmp_path / "study.zip").read_bytes()
+        scored = far.post("/v1/studies:score", headers=admin, files={"study": zipped})
+        assert scored.status_code == 200, scored.text
+        assert home.written(f"{SPOOL}/") == {}
+        new = far.post("/v1/screenings", headers=admin, json={"archive": str(cohort_run.archive)}).json()["id"]
+        assert [r.id for r in runs_of(far_cfg).open()] == [new]
+        assert far.delete(f"/v1/screenings/{new}", headers=admin).json()["state"] == "CANCELLED"
+        assert runs_of(far_cfg).open() == []
+        actions = [line["action"] for line in far.get("/v1/audit", headers=admin).json()["lines"]]
+    assert actions[-3:] == ["score", "submit", "cancel"]
 
 
 def test_submit_queues_and_cancel_ends(served, cohort_run):

@@ -19,9 +19,10 @@ from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.config import ConfigError
 from osteo_ray.io.parquet_set import open_set
+from osteo_ray.service.drivers import ActorDrivers, current_cluster, drivers_of_cluster
 from osteo_ray.service.replica_port import on_loopback
 from osteo_ray.service.runs import RunJob, RunState
-from osteo_ray.service.screenings import Supervisor, current_cluster
+from osteo_ray.service.screenings import Supervisor
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,7 +183,7 @@ def test_swap_under_load_and_a_screening_that_outlives_replica_and_driver(
         until(lambda: run.saved.state == RunState.RUNNING, "a driver")
         until(lambda: run.progress().total is not None, "the index")
         (replica,) = _replicas("Api")
-        ray_session.kill(Supervisor(runs, cfg).driver(run))
+        ActorDrivers(cfg).stop(run)
         ray_session.kill(ray_session.get_actor(replica, namespace="serve"))
 
         def ended():
@@ -220,6 +221,8 @@ def test_a_supervisor_gives_up_after_crashes_without_progress(ray_session, cohor
     run = runs.create(RunJob(str(cohort_run.archive), None, None, {}, str(bundle_dir), "tester", 1.0e9))
     for _ in range(2):
         run.begin(current_cluster())
-    assert Supervisor(runs, cfg).keep() == 0
+    drivers = drivers_of_cluster(cfg)
+    assert isinstance(drivers, ActorDrivers), "a Ray of our own has no dashboard, and so no Jobs API"
+    assert Supervisor(runs, cfg, drivers).keep() == 0
     assert run.saved.state == RunState.FAILED
     assert "died 2 times without progress" in (run.saved.error or "")

@@ -74,7 +74,7 @@ def kill_child(predictor: IsolatedPredictor) -> None:
 
 
 def host(cfg) -> ModelHost:
-    pointer = Pointer(Runs(cfg.runs).root / "model.json")
+    pointer = Pointer(Runs(cfg.runs).store)
     pointer.deploy(cfg.bundle)
     return ModelHost(pointer, cfg)
 

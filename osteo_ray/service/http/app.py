@@ -25,12 +25,14 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from osteo_ray import __version__
+from osteo_ray.io.store import Store
 from osteo_ray.reports.language import DISCLAIMER, LANGUAGES, words_in
 from osteo_ray.service.audit import Audit
 from osteo_ray.service.config import ServeConfig, ServiceLimits
 from osteo_ray.service.http import operations, problems, screenings, studies, views, worklist
 from osteo_ray.service.http.access import Access, NamesMiddleware, route
 from osteo_ray.service.http.context import ApiContext, Supervising, language_of
+from osteo_ray.service.http.uploads import local_spool, sweep
 from osteo_ray.service.metrics import Metrics
 from osteo_ray.service.runs import Runs
 from osteo_ray.service.scoring import Pointer, Scoring
@@ -68,14 +70,13 @@ def create(cfg: ServeConfig, scoring: Scoring, supervisor: Supervising) -> FastA
     """The app. `cfg` has been through `config.check`."""
     assert cfg.runs is not None
     runs = Runs(cfg.runs)
-    spool = runs.root / ".spool"
-    spool.mkdir(mode=0o700, exist_ok=True)
+    spool = local_spool(runs.store)
     context = ApiContext(
         cfg=cfg,
         runs=runs,
         spool=spool,
-        pointer=Pointer(runs.root / "model.json"),
-        audit=Audit(runs.root / "audit.jsonl"),
+        pointer=Pointer(runs.store),
+        audit=Audit(runs.store),
         metrics=Metrics(runs),
         access=Access(cfg),
         scoring=scoring,
@@ -98,7 +99,7 @@ def create(cfg: ServeConfig, scoring: Scoring, supervisor: Supervising) -> FastA
             RequestValidationError: problems.on_validation,
             Exception: problems.on_unforeseen,
         },
-        lifespan=_swept(spool, cfg.limits),
+        lifespan=_swept(runs.store, spool, cfg.limits),
     )
     app.state.context = context
     metrics = context.metrics
@@ -111,18 +112,18 @@ def create(cfg: ServeConfig, scoring: Scoring, supervisor: Supervising) -> FastA
     return app
 
 
-def _swept(spool: Path, limits: ServiceLimits) -> Any:
+def _swept(store: Store, spool: Path, limits: ServiceLimits) -> Any:
     """Uploads that a replica left behind when it died are removed, at the start and while this one runs."""
     older_s = limits.upload_s + limits.score_timeout_s + SWEEP_S
 
-    async def sweep() -> None:
+    async def sweep_often() -> None:
         while True:
-            await run_in_threadpool(views.sweep, spool, older_s)
+            await run_in_threadpool(sweep, store, spool, older_s)
             await asyncio.sleep(SWEEP_S)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(sweep())
+        task = asyncio.create_task(sweep_often())
         yield
         task.cancel()
 

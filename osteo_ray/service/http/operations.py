@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from osteo_ray.model.bundle_files import BundleError
@@ -59,7 +59,7 @@ async def health() -> t.Health:
 async def ready(context: Context) -> t.Health:
     """Whether it can do its work: the folder of runs can be written, and a study was just scored, if need be a built-in
     one."""
-    if not os.access(context.runs.root, os.W_OK):
+    if not await run_in_threadpool(context.runs.writable):
         raise Problem(503, "RUNS", "the folder of screenings can't be written", "look at its rights and its disk")
     try:
         fault = await asyncio.wait_for(context.scoring.fault(), READY_S)

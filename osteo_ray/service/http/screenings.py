@@ -21,7 +21,7 @@ from osteo_ray.service.http import types as t
 from osteo_ray.service.http.access import route
 from osteo_ray.service.http.context import ApiContext, Caller, Context, Offset
 from osteo_ray.service.http.problems import Problem
-from osteo_ray.service.runs import OPEN, Run, RunJob, RunState
+from osteo_ray.service.runs import OPEN, RESULTS_FILE, Run, RunJob, RunState
 from osteo_ray.service.security import allowed_archive, under
 from osteo_ray.service.tokens import Role, TokenHolder
 
@@ -133,7 +133,11 @@ def results(
     if format == "parquet":
         if whole is None:
             raise Problem(409, "NOT_DONE", "there is no whole table yet", "wait for the state DONE, or page as JSON")
-        return FileResponse(whole, media_type=PARQUET, filename=f"results-{run.id}.parquet")
+        name = f"results-{run.id}.parquet"
+        if run.store.remote:
+            headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+            return StreamingResponse(run.store.bytes_of(RESULTS_FILE), media_type=PARQUET, headers=headers)
+        return FileResponse(whole, media_type=PARQUET, filename=name)
     total, rows = run.page(offset, limit)
     items = [t.ResultDocument(to_result(r)) for r in rows]
     return t.ResultsPage(total=total, offset=offset, partial=whole is None, items=items)

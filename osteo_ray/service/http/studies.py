@@ -21,6 +21,7 @@ from osteo_ray.service.http import types as t
 from osteo_ray.service.http.access import json_object, route
 from osteo_ray.service.http.context import ApiContext, Caller, Context
 from osteo_ray.service.http.problems import Problem
+from osteo_ray.service.http.uploads import SPOOL
 from osteo_ray.service.security import allowed_archive, check_zip
 from osteo_ray.service.tokens import Role
 
@@ -50,13 +51,18 @@ async def score(
         row = await _scored(context, where, values)
     else:
         assert study is not None
-        path = context.spool / f"{secrets.token_hex(16)}.zip"
+        path, store = context.spool / f"{secrets.token_hex(16)}.zip", context.runs.store
+        far = f"{SPOOL}/{path.name}" if store.remote else None  # for a scorer on another machine
         try:
             await run_in_threadpool(_keep, study, path)
             await run_in_threadpool(check_zip, path, context.cfg.limits)
-            row = await _scored(context, str(path), values)
+            if far is not None:
+                await run_in_threadpool(store.upload, path, far)
+            row = await _scored(context, str(path) if far is None else store.path(far), values)
         finally:
             path.unlink(missing_ok=True)
+            if far is not None:
+                await run_in_threadpool(store.remove, [far])
     context.audit.write(caller.name, "score", state=row["state"], code=row["code"], model=row["model_sha256"])
     context.metrics.scored.labels(row["state"]).inc()
     return t.ResultDocument(to_result(row))

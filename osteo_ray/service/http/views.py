@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.io.store import join
 from osteo_ray.outcomes import InputError, Rejected, State
 from osteo_ray.reports.background import PATIENTS_FILE, READ, backgrounds
 from osteo_ray.reports.language import Words
@@ -147,9 +148,9 @@ _lists_lock = threading.Lock()
 def _ordered(run: Run) -> list[tuple[int | None, dict[str, Any]]]:
     whole = run.complete()
     with _lists_lock:
-        if whole and str(whole) in _lists:
-            _lists.move_to_end(str(whole))
-            return _lists[str(whole)]
+        if whole and whole in _lists:
+            _lists.move_to_end(whole)
+            return _lists[whole]
     table = run.table(COLUMNS)
     scored = table["risk_prob"].is_valid()
     first: list[tuple[int | None, dict[str, Any]]] = [
@@ -159,7 +160,7 @@ def _ordered(run: Run) -> list[tuple[int | None, dict[str, Any]]]:
     out = first + [(None, r) for r in rest.to_pylist()]
     if whole:
         with _lists_lock:
-            _lists[str(whole)] = out
+            _lists[whole] = out
             while len(_lists) > _KEPT:
                 _lists.popitem(last=False)
     return out
@@ -207,7 +208,7 @@ class Studies:
         series = self._series(run, row)
         whole = run.complete()
         results = whole if whole is not None else run.table([*READ, "state"])
-        known = backgrounds(results, [row], self._people, run.out / PATIENTS_FILE)
+        known = backgrounds(results, [row], self._people, join(run.out, PATIENTS_FILE))
         with self._decoding:
             view = study_view(row, series, known[row["row_key"]])
         text = self._text.model_copy(update={"language": language})
@@ -281,13 +282,3 @@ def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     kept[key] = value
     while len(kept) > _KEPT:
         kept.popitem(last=False)
-
-
-def sweep(spool: Path, older_s: float) -> None:
-    """Remove uploads that nobody is waiting for any more."""
-    for p in spool.glob("*.zip"):
-        try:
-            if time.time() - p.stat().st_mtime > older_s:
-                p.unlink()
-        except OSError:
-            continue  # another replica was faster
