@@ -6,7 +6,8 @@ size costs neither driver memory nor object store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +97,13 @@ def read_files(files: Sequence[str], columns: Sequence[str], blocks: int) -> ray
     )
 
 
-def arrow_batches(ds: ray.data.Dataset) -> Iterator[pa.Table]:
+def arrow_batches(ds: ray.data.Dataset) -> Generator[pa.Table, None, None]:
     """The blocks of a dataset as Arrow tables, as they come."""
-    for block in ds.iter_batches(batch_format="pyarrow", batch_size=None):
-        assert isinstance(block, pa.Table)
-        yield block
+    # Its execution ends with this generator: one that is still there when the program ends waits for Ray for ever.
+    with closing(iter(ds.iter_batches(batch_format="pyarrow", batch_size=None))) as blocks:  # type: ignore[type-var]
+        for block in blocks:
+            assert isinstance(block, pa.Table)
+            yield block
 
 
 def read_series(

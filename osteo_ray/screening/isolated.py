@@ -32,6 +32,10 @@ START_S = 300.0
 """Longest start of a child: imports and bundle on a loaded machine, or a bundle from far away."""
 
 
+START_TRIES = 3
+"""A child that is killed while it starts (memory short, an operator) is started again."""
+
+
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 """Else glibc hands each freed slice to the kernel and takes it anew: 2,000 page faults a series, 5 % of its time."""
 
@@ -181,21 +185,30 @@ class IsolatedPredictor:
             ScorerStartError: it can't be started.
             BundleError: the bundle can't be used.
         """
-        if self._child is not None:
-            return
+        died = ""
+        for _ in range(START_TRIES):
+            if self._child is not None or not (died := self._start()):
+                return
+        raise ScorerStartError(f"the scorer's process could not start ({died})")
+
+    def _start(self) -> str:
+        """Start the child once; how it died, "" where it lives."""
         self._child = ChildProcess("osteo_ray.screening.scorer_process", "serve", env=MALLOC)
         self._conn = conn = Connection(self._child.socket.detach())
         try:
             conn.send((self._bundle, self._cfg, self._index, self._limits))
-            if not conn.poll(START_S):
-                raise EOFError(f"no answer within {START_S:g} s")
-            what, value = conn.recv()
+            answer: tuple[str, Any] = conn.recv() if conn.poll(START_S) else ("silent", None)
         except (EOFError, OSError) as e:
-            raise ScorerStartError(f"the scorer's process could not start ({self._end()}): {e}") from None
+            return f"{self._end()}: {e}"
+        what, value = answer
+        if what == "silent":
+            how = self._end()
+            raise ScorerStartError(f"the scorer's process could not start ({how}): no answer within {START_S:g} s")
         if what == "failed":
             self._end()
             raise value
         self._model = value
+        return ""
 
     def _end(self) -> str:
         child, conn, self._child, self._conn = self._child, self._conn, None, None

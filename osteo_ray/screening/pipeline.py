@@ -13,6 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -262,11 +263,14 @@ def _score(
     index = {s.name: i for i, s in enumerate(plan.shards)}
     waiting = np.array([s.stop - s.start for s in plan.of_shards()])
     finisher = _Finisher(plan, catalogue, store, cfg, pool.helpers)
-    with progress_bar("screen series", len(plan.pending), "series", quiet) as advance:
+    with (
+        progress_bar("screen series", len(plan.pending), "series", quiet) as advance,
+        closing(arrow_batches(ds)) as blocks,
+    ):
         for i in plan.unfinished():
             if not waiting[i]:
                 finisher.start(i)
-        for shard, done in _receipts(arrow_batches(ds), advance):
+        for shard, done in _receipts(blocks, advance):
             i = index[shard]
             waiting[i] -= done
             if not waiting[i]:

@@ -14,6 +14,7 @@ from ct_making import pixels, stack
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.indexing import index_entries
 from osteo_ray.dicom import sources
+from osteo_ray.dicom.containers import ZipSource
 from osteo_ray.dicom.sources import open_source, read_uri, roots
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import Rejected
@@ -99,9 +100,15 @@ def test_a_part_of_a_member_is_one_request_where_it_begins_near_its_start(bucket
             z.writestr(info, data)
     bucket.pipe("cts/parts.zip", buffer.getvalue())
     source = open_source("zip://::s3://cts/parts.zip")
-    asked = []
-    read = source._c._store.read
-    monkeypatch.setattr(source._c._store, "read", lambda *where: asked.append(where) or read(*where))
+    assert isinstance(source, ZipSource)
+    asked: list[tuple[str, int, int]] = []
+    store, read = source._c._store, source._c._store.read
+
+    def counted(*where):
+        asked.append(where)
+        return read(*where)
+
+    monkeypatch.setattr(store, "read", counted)
     for offset, length in ((0, 16_384), (0, None), (3000, 500_000), (599_990, 100), (400_000, 1000), (600_000, 10)):
         found = source.read("zip://second::s3://cts/parts.zip", offset, length)
         assert found == data[offset : None if length is None else offset + length]

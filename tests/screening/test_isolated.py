@@ -11,9 +11,11 @@ import pytest
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
+from osteo_ray.io.child_process import ChildProcess
 from osteo_ray.patients.schema import NAMES
+from osteo_ray.screening import isolated
 from osteo_ray.screening.config import ScoringConfig, SeriesLimits
-from osteo_ray.screening.isolated import IsolatedPredictor
+from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.predictor import Predictor
 
 CFG = ScoringConfig(shap=False)
@@ -58,6 +60,28 @@ def test_a_hang_and_a_memory_hog_cost_themselves_alone(rows, bundle_dir, silent,
     alone = Predictor.load(bundle_dir, CFG).score_rows([rows[2], rows[0]], values(2))
     assert [r["risk_prob"] for r in got[1::2]] == [r["risk_prob"] for r in alone], "to the last bit"
     assert None not in [r["risk_prob"] for r in alone]
+
+
+@pytest.mark.parametrize("kills", [2, 3])
+def test_a_process_killed_while_it_starts_is_started_again(rows, bundle_dir, monkeypatch, kills):
+    """A kill for want of memory ends neither the batch nor the run; one at every try does."""
+    killed: list[int] = []
+
+    def start(*args, **kw):
+        child = ChildProcess(*args, **kw)
+        if len(killed) < kills:
+            killed.append(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+        return child
+
+    monkeypatch.setattr(isolated, "ChildProcess", start)
+    with IsolatedPredictor(str(bundle_dir), CFG, IndexConfig(), SeriesLimits()) as scorer:
+        if kills < isolated.START_TRIES:
+            assert scorer.score_rows([rows[1]], values(1))[0]["risk_prob"] is not None
+        else:
+            with pytest.raises(ScorerStartError, match="signal 9"):
+                scorer.score_rows([rows[1]], values(1))
+    assert len(killed) == kills
 
 
 def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_dir, silent):
