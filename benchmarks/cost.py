@@ -35,6 +35,7 @@ LOOSE, ZIPS, TARS, PACS = (
     "bucket, a tar a study",
     "DICOMweb (Orthanc)",
 )
+SHORT = {LOOSE: "files", ZIPS: "zips", TARS: "tars", PACS: "DICOMweb"}
 CODECS = {"uncompressed": "explicit_le", "JPEG-LS": "jpeg_ls", "JPEG 2000": "j2k"}
 
 
@@ -108,18 +109,18 @@ def archive(n: int, s: Study, a: argparse.Namespace) -> dict[str, Any]:
     return {
         "table": "archives",
         "studies": f"10^{len(str(n)) - 1}",
-        "layout": s.layout,
+        "layout": SHORT[s.layout],
         "codec": s.codec,
-        "reads": f"{reads:.2g}",
-        "tb_moved": round(mb / 1e6, 1),
-        "core_hours_index": round(n * s.index_s / 3600),
-        "core_hours_scoring": round(n * s.score_s / 3600),
+        "million_reads": round(reads / 1e6),
+        "tb": round(mb / 1e6, 1),
+        "index_core_h": round(n * s.index_s / 3600),
+        "score_core_h": round(n * s.score_s / 3600),
         "cores_cost": round(core_hours * a.core_hour),
-        "requests_cost": round((reads * a.get + n * s.writes * a.put) / 1000) if s.layout != PACS else None,
-        "hours_of_cpu": round(core_hours / cores, 2),
-        "hours_of_moving": round(moving, 2),
-        "hours_of_waiting": round(waiting, 2),
-        "hours_of_one_prefix": round(reads / PREFIX_GETS_S / 3600, 1) if s.layout != PACS else None,
+        "reads_cost": round((reads * a.get + n * s.writes * a.put) / 1000) if s.layout != PACS else None,
+        "cpu_h": round(core_hours / cores, 2),
+        "moving_h": round(moving, 2),
+        "waiting_h": round(waiting, 2),
+        "prefix_h": round(reads / PREFIX_GETS_S / 3600, 1) if s.layout != PACS else None,
     }
 
 
@@ -136,7 +137,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = [
         {
             "table": "study",
-            "layout": s.layout,
+            "layout": SHORT[s.layout],
             "codec": s.codec,
             "index_reads": round(s.index_requests),
             "index_mb": round(s.index_mb, 1),
@@ -160,7 +161,7 @@ def main() -> None:
         results_page.bar("core-hours per million, JPEG 2000", round(10**6 * (j2k.index_s + j2k.score_s) / 3600)),
         results_page.bar("reads a study, loose files", round(raw.index_requests + raw.requests)),
         results_page.bar("cost of cores per million, uncompressed", million["raw"]["cores_cost"]),
-        results_page.bar("cost of requests per million, uncompressed", million["raw"]["requests_cost"]),
+        results_page.bar("cost of requests per million, uncompressed", million["raw"]["reads_cost"]),
     ]
     command = f"python benchmarks/cost.py --core-hour {a.core_hour:g} --get {a.get:g} --put {a.put:g}"
     text = f"""# What 10^6 and 10^7 studies cost
@@ -175,8 +176,8 @@ the scorer's client were measured on a machine with other work, so they are uppe
 
 An archive of them, at example prices of {a.core_hour:g} a core-hour, {a.get:g} a 1,000 reads, {a.put:g} a 1,000 writes
 or listings, on {NODES} nodes of {CORES} cores with 1 Gbit/s each, a store that answers after {1000 * LATENCY_S:.0f} ms,
-a PACS of {PACS_MB_S:.0f} MB/s. The largest of the hours is what it takes; those of one prefix apply where a bucket's
-keys all begin alike ({PREFIX_GETS_S:,.0f} reads a second).
+a PACS of {PACS_MB_S:.0f} MB/s. The largest of the hours (h) is what it takes; those of one prefix
+apply where a bucket's keys all begin alike ({PREFIX_GETS_S:,.0f} reads a second).
 
 {results_page.table(rows, "archives")}
 Where each piece comes from:

@@ -223,7 +223,7 @@ below the possible one may be the machine's, CPU is an upper bound, requests and
 Before: a batch was looked for by name before it was scored (two requests where it is missing), and each part was asked
 for its size before it was read. Now a scorer lists its shard's parts once a task, parts are read in one request each,
 parts of an interrupted run and finished shards side by side; and where one driver has more than 32 scorers a task holds
-several batches ({2} at 64, 50 at 1,600), each still a part of its own.
+several batches (2 at 64, 50 at 1,600), each still a part of its own.
 
 Requests that grow with the rows, at {min(a.actors)} scorers:
 

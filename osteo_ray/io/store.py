@@ -245,7 +245,7 @@ class Store:
         self.put(name, sink.getvalue().to_pybytes())
 
     def table(self, name: str) -> pa.Table:
-        """A Parquet file, all of it, without its metadata: of an object store in one request."""
+        """A Parquet file, all of it, without its metadata: of an object store in one read."""
         if not self.remote:
             with self.parquet(name) as f:
                 return f.read().replace_schema_metadata(None)

@@ -24,7 +24,7 @@ GROWTH = 4
 WHERE_UNKNOWN = 256
 """Scorers that they are counted for where no node has started yet."""
 SCORERS_OF_A_DRIVER = 32
-"""Scorers that one driver keeps busy a batch at a time (docs/results/scaling.md); more of them take several a task."""
+"""Scorers that one driver gives a batch at a time; where there are more, a task holds several."""
 TASKS_OF_A_SCORER = 8
 """Fewest tasks, however many batches each would take: the last ones of a run keep all scorers busy."""
 RAY_SHARE = 0.7
