@@ -111,16 +111,16 @@ def archive(n: int, s: Study, a: argparse.Namespace) -> dict[str, Any]:
         "studies": f"10^{len(str(n)) - 1}",
         "layout": SHORT[s.layout],
         "codec": s.codec,
-        "million_reads": round(reads / 1e6),
+        "m_reads": round(reads / 1e6),
         "tb": round(mb / 1e6, 1),
-        "index_core_h": round(n * s.index_s / 3600),
-        "score_core_h": round(n * s.score_s / 3600),
-        "cores_cost": round(core_hours * a.core_hour),
-        "reads_cost": round((reads * a.get + n * s.writes * a.put) / 1000) if s.layout != PACS else None,
-        "cpu_h": round(core_hours / cores, 2),
-        "moving_h": round(moving, 2),
-        "waiting_h": round(waiting, 2),
-        "prefix_h": round(reads / PREFIX_GETS_S / 3600, 1) if s.layout != PACS else None,
+        "index_h": round(n * s.index_s / 3600),
+        "score_h": round(n * s.score_s / 3600),
+        "cores": round(core_hours * a.core_hour),
+        "requests": round((reads * a.get + n * s.writes * a.put) / 1000) if s.layout != PACS else None,
+        "cpu": round(core_hours / cores, 2),
+        "moving": round(moving, 2),
+        "waiting": round(waiting, 2),
+        "prefix": round(reads / PREFIX_GETS_S / 3600, 1) if s.layout != PACS else None,
     }
 
 
@@ -160,8 +160,8 @@ def main() -> None:
         results_page.bar("core-hours per million, uncompressed", round(10**6 * (raw.index_s + raw.score_s) / 3600)),
         results_page.bar("core-hours per million, JPEG 2000", round(10**6 * (j2k.index_s + j2k.score_s) / 3600)),
         results_page.bar("reads a study, loose files", round(raw.index_requests + raw.requests)),
-        results_page.bar("cost of cores per million, uncompressed", million["raw"]["cores_cost"]),
-        results_page.bar("cost of requests per million, uncompressed", million["raw"]["reads_cost"]),
+        results_page.bar("cost of cores per million, uncompressed", million["raw"]["cores"]),
+        results_page.bar("cost of requests per million, uncompressed", million["raw"]["requests"]),
     ]
     command = f"python benchmarks/cost.py --core-hour {a.core_hour:g} --get {a.get:g} --put {a.put:g}"
     text = f"""# What 10^6 and 10^7 studies cost
@@ -176,8 +176,9 @@ the scorer's client were measured on a machine with other work, so they are uppe
 
 An archive of them, at example prices of {a.core_hour:g} a core-hour, {a.get:g} a 1,000 reads, {a.put:g} a 1,000 writes
 or listings, on {NODES} nodes of {CORES} cores with 1 Gbit/s each, a store that answers after {1000 * LATENCY_S:.0f} ms,
-a PACS of {PACS_MB_S:.0f} MB/s. The largest of the hours (h) is what it takes; those of one prefix
-apply where a bucket's keys all begin alike ({PREFIX_GETS_S:,.0f} reads a second).
+a PACS of {PACS_MB_S:.0f} MB/s. Reads in millions, TB moved, core-hours of index and
+scoring, what cores and requests cost, then hours by CPU, moving, waiting: the largest is what it takes. `prefix`: hours
+where a bucket's keys all begin alike ({PREFIX_GETS_S:,.0f} reads a second).
 
 {results_page.table(rows, "archives")}
 Where each piece comes from:
