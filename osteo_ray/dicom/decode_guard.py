@@ -126,7 +126,7 @@ def serve(fd: int, memory_mb: int) -> None:
             except EOFError:
                 return
             try:
-                frame = decode_frame(bytes(data), ask["ts"], tuple(ask["shape"]), ask["bits"], halvings=ask["halvings"])
+                frame = decode_frame(bytes(data), ask["ts"], tuple(ask["shape"]), ask["bits"], -1, ask["halvings"])
                 a = np.ascontiguousarray(frame)
                 _send(sock, {"dtype": a.dtype.str, "shape": a.shape}, a.data.cast("B"))
             except Rejected as r:
