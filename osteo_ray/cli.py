@@ -104,7 +104,7 @@ def _exit_code(e: Exception) -> int | None:
     known = getattr(e, "exit_code", None)
     if known is not None:
         return known
-    from osteo_ray.io.store import is_storage_trouble  # late: an error in a config needs no pyarrow
+    from osteo_ray.io.trouble import is_storage_trouble
 
     if is_storage_trouble(e):
         return 5

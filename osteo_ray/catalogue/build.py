@@ -44,8 +44,10 @@ from osteo_ray.catalogue.schema import CATALOGUE
 from osteo_ray.dicom.sources import Branch, Entry
 from osteo_ray.dicom.stack import same_pixels
 from osteo_ray.io.parquet_set import KEY_BITS, SetPart, is_finished, read_manifest, write_manifest
-from osteo_ray.io.store import Store, join, retry_for, watched
+from osteo_ray.io.store import Store, watched
 from osteo_ray.io.tables import to_rows, to_table
+from osteo_ray.io.trouble import retry_for
+from osteo_ray.io.uris import join
 from osteo_ray.outcomes import InputError
 
 T = TypeVar("T")

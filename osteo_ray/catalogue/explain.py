@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from osteo_ray.io.parquet_set import open_set
-from osteo_ray.io.store import join
+from osteo_ray.io.uris import join
 from osteo_ray.outcomes import InputError
 
 WIDTH = 160  # of an example's message

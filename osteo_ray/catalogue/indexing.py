@@ -24,8 +24,9 @@ from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.nifti import is_nifti
 from osteo_ray.dicom.sources import Entry, Source, is_sidecar, open_source, shared_of, sniff_archive, unreadable
 from osteo_ray.io.parquet_set import key_hash
-from osteo_ray.io.store import Store, is_transient, retry_for
+from osteo_ray.io.store import Store
 from osteo_ray.io.tables import to_table
+from osteo_ray.io.trouble import is_transient, retry_for
 from osteo_ray.outcomes import Phase, Rejected, State
 
 T = TypeVar("T")

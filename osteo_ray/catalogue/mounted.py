@@ -14,7 +14,7 @@ import numpy as np
 
 from osteo_ray.dicom.sources import file_path
 from osteo_ray.io.parquet_set import open_set
-from osteo_ray.io.store import is_remote
+from osteo_ray.io.uris import is_remote
 from osteo_ray.outcomes import InputError
 
 SERIES = 3

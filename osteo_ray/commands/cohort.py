@@ -51,7 +51,7 @@ def _once(job: CohortJob, what: str, write: Callable[[Path], list[str]]) -> list
     """Do `write(out)` unless `out` says that it was done for the same config."""
     from osteo_ray import __version__
     from osteo_ray.io.step_cache import StepCache, digest
-    from osteo_ray.io.store import absolute
+    from osteo_ray.io.uris import absolute
 
     above, _, name = absolute(need(job, "out")).rpartition("/")
 

@@ -54,7 +54,8 @@ def look_first(name: str, job: Section) -> None:
 
 
 def _look_at_out(name: str, job: Section) -> None:
-    from osteo_ray.io.store import Store, is_remote
+    from osteo_ray.io.store import Store
+    from osteo_ray.io.uris import is_remote
 
     if name in NEED_OUT and not getattr(job, "dry_run", False):
         need(job, "out")
@@ -70,7 +71,7 @@ def _look_at_out(name: str, job: Section) -> None:
 
 
 def _is_folder(path: str) -> bool:
-    from osteo_ray.io.store import is_remote
+    from osteo_ray.io.uris import is_remote
 
     return not Path(path).suffix if is_remote(path) else os.path.isdir(path)
 
@@ -110,7 +111,8 @@ def _look_at_uri(key: str, uri: str) -> None:
         return
     import fsspec
 
-    from osteo_ray.io.store import StoreError, refuse_password
+    from osteo_ray.io.trouble import StoreError
+    from osteo_ray.io.uris import refuse_password
 
     refuse_password(uri)
     fs, path = fsspec.core.url_to_fs(uri)

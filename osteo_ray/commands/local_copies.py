@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from osteo_ray.config import Section
-from osteo_ray.io.store import Store, is_remote
+from osteo_ray.io.store import Store
+from osteo_ray.io.uris import is_remote
 from osteo_ray.model.bundle_files import COPIED as BUNDLE
 from osteo_ray.outcomes import InputError
 

@@ -76,7 +76,7 @@ def _training_of(job: Section) -> Any:
 
 
 def _refuse_relative(job: Section, of: str) -> None:
-    from osteo_ray.io.store import is_remote
+    from osteo_ray.io.uris import is_remote
 
     for key, path in named_paths(job, PLACES):
         outer = path.rpartition("::")[2]

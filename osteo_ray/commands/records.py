@@ -36,7 +36,8 @@ def records(job: RecordsJob) -> list[str]:
         from osteo_ray.patients.draft import draft
 
         return draft(job.draft)
-    from osteo_ray.io.store import absolute, new_file
+    from osteo_ray.io.store import new_file
+    from osteo_ray.io.uris import absolute
     from osteo_ray.patients import load
     from osteo_ray.patients.findings import Findings
     from osteo_ray.patients.match import announced, match_catalogue

@@ -85,7 +85,7 @@ def synthetic_slices(job: TrainJob) -> list[str]:
     if not job.synthetic_scans:
         return []
     from osteo_ray.commands import cohort
-    from osteo_ray.io.store import absolute, join
+    from osteo_ray.io.uris import absolute, join
 
     out = join(absolute(need(job, "out")), "synthetic")
     cohort_job = {

@@ -20,7 +20,7 @@ from typing import Any
 from osteo_ray.dicom.codecs import AS_RETRIEVED
 from osteo_ray.dicom.sources import Entry
 from osteo_ray.dicom.tags import FREE_TEXT, SEQUENCES, TAGS, Header
-from osteo_ray.io.store import refuse_password
+from osteo_ray.io.uris import refuse_password
 
 _PAGE = 200
 _TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two packets

@@ -12,7 +12,7 @@ from typing import IO
 import fsspec
 
 from osteo_ray.dicom.sources import Branch, Entry, with_sidecars
-from osteo_ray.io.store import refuse_password
+from osteo_ray.io.uris import refuse_password
 
 
 class FsspecSource:

@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 
 from osteo_ray import __version__, ray_setup
 from osteo_ray.io.files import replaced
-from osteo_ray.io.store import Store, StoreError, absolute, is_remote, join
+from osteo_ray.io.store import Store
+from osteo_ray.io.trouble import StoreError
+from osteo_ray.io.uris import absolute, is_remote, join
 from osteo_ray.outcomes import InputError
 
 PROBE = ".osteo-ray-nodes-"

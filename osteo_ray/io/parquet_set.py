@@ -29,7 +29,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from osteo_ray.io.store import Store, absolute, join, local_file, open_parquet, read_table
+from osteo_ray.io.store import Store, local_file, open_parquet, read_table
+from osteo_ray.io.uris import absolute, join
 from osteo_ray.outcomes import InputError
 
 T = TypeVar("T")

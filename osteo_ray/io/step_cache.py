@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from osteo_ray.io.store import Store, retry_for
+from osteo_ray.io.store import Store
+from osteo_ray.io.trouble import retry_for
 from osteo_ray.outcomes import InputError
 
 DONE, STARTED = "done.json", "started.json"

@@ -11,72 +11,27 @@ never from the URI.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
+from osteo_ray.io.trouble import NOT_THE_STORE, StoreError, reason
+from osteo_ray.io.uris import absolute, is_remote, join, refuse_password
 from osteo_ray.progress import notice
 
-T = TypeVar("T")
-_NOT_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError)
-
-
-_TRANSIENT = frozenset(
-    (
-        *(errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLINK, errno.EREMOTEIO),
-        *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET),
-        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPIPE, errno.EBUSY, errno.ENFILE, errno.EMFILE),
-    )
-)
-_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 _DELETED_AT_ONCE = 1000  # by one request to S3
-_TRANSIENT_HTTP = frozenset((408, 429, 500, 502, 503, 504))
-
-
-class StoreError(OSError):
-    """A store that could not be written or read for as long as one was ready to wait; the text says where and why."""
-
-    exit_code = 5
-
-
-def is_remote(uri: str | os.PathLike[str]) -> bool:
-    """Whether `uri` names an object store, not a path of this machine."""
-    text = os.fspath(uri)
-    return "://" in text and not text.startswith("file://")
-
-
-def absolute(uri: str | os.PathLike[str]) -> str:
-    """A path made absolute, so that a worker with another working directory finds it; a URI as it is."""
-    text = os.fspath(uri)
-    return text if is_remote(text) else os.path.abspath(text.removeprefix("file://"))
-
-
-def join(uri: str | os.PathLike[str], *names: str) -> str:
-    """`uri/name/...`, for paths and URIs."""
-    return "/".join([os.fspath(uri).rstrip("/"), *names])
-
-
-def refuse_password(uri: str) -> None:
-    """URIs end up in tables and logs, so one that carries a password is refused."""
-    if "@" in urlsplit(uri).netloc:
-        raise ValueError(
-            "the URI carries a user name or password: give them to the store's own configuration, not the URI"
-        )
 
 
 class Store:
@@ -318,10 +273,10 @@ class Store:
                 f.write(bytes(4096))
                 f.flush()
                 os.fsync(f.fileno())  # some file systems take what they have no space for, and fail only now
-        except _NOT_THE_STORE:
+        except NOT_THE_STORE:
             raise
         except Exception as e:  # stores raise their own kinds of error
-            raise StoreError(f"{self.uri} can't be written: {_why(e)}") from e
+            raise StoreError(f"{self.uri} can't be written: {reason(e)}") from e
 
     def remove_unfinished(self, folder: str) -> None:
         """Delete what killed writers left in `folder` of a disk; object stores show whole files only."""
@@ -452,33 +407,6 @@ def local_folder(uri: str | os.PathLike[str], names: tuple[str, ...]) -> Iterato
         yield Path(folder)
 
 
-def is_transient(e: BaseException) -> bool:
-    """Whether a failure to read one thing may pass: a network, a busy or restarting store; not a missing file."""
-    if isinstance(e, (ConnectionError, TimeoutError)):
-        return True
-    answer = getattr(e, "response", None)  # botocore's and requests' errors carry what the service said
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
-    if status is None:
-        status = getattr(answer, "status_code", getattr(e, "status", None))
-    if status in _TRANSIENT_HTTP:
-        return True
-    if isinstance(e, OSError) and (e.errno in _TRANSIENT or e.errno in _TRANSIENT_HTTP):
-        return True
-    return e.__cause__ is not None and e.__cause__ is not e and is_transient(e.__cause__)
-
-
-def is_storage_trouble(e: BaseException) -> bool:
-    """Whether a disk is full, read-only or failing: a later run may succeed."""
-    while e is not None:
-        if isinstance(e, StoreError) or (isinstance(e, OSError) and e.errno in _DISK):
-            return True
-        cause = getattr(e, "cause", None)  # what Ray wraps
-        if isinstance(cause, BaseException) and is_storage_trouble(cause):
-            return True
-        e = e.__cause__  # type: ignore[assignment]
-    return False
-
-
 @contextmanager
 def watched(uri: str, patience_s: float, every_s: float = 5.0) -> Iterator[None]:
     """Say on stderr that a folder can't be written, and when it can again, while others (Ray tasks) write there.
@@ -509,32 +437,3 @@ def watched(uri: str, patience_s: float, every_s: float = 5.0) -> Iterator[None]
     finally:
         ended.set()
         thread.join()
-
-
-def _why(e: BaseException) -> str:
-    return str(getattr(e, "strerror", None) or f"{type(e).__name__}: {e}")[:300]
-
-
-def retry_for(
-    work: Callable[[], T], where: str, patience_s: float, only: Callable[[Exception], bool] = lambda e: True
-) -> T:
-    """Do `work()`, again and again while it fails, for `patience_s` seconds: a full disk or a store that is away may
-    come back. What `only` is not true of is raised at once.
-
-    Raises:
-        StoreError: where it still failed in the end.
-    """
-    start, pause = time.monotonic(), 0.5
-    while True:
-        try:
-            return work()
-        except _NOT_THE_STORE:
-            raise
-        except Exception as e:  # stores raise their own kinds of error: botocore, aiohttp
-            if not only(e):
-                raise
-            left = patience_s - (time.monotonic() - start)
-            if left <= 0:
-                raise StoreError(f"{where}: {_why(e)} (tried for {patience_s:g} s)") from e
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, 15.0)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from osteo_ray.io.store import is_remote, local_file
+from osteo_ray.io.store import local_file
+from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import draft_names as names
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping, Numbers

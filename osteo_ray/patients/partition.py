@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from osteo_ray import ray_setup
-from osteo_ray.io.store import Store, absolute, open_parquet, read_table
+from osteo_ray.io.store import Store, open_parquet, read_table
+from osteo_ray.io.uris import absolute
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.record_set import SCHEMA, RecordSet, partition_of, to_arrow, write_facts, write_partition
 from osteo_ray.patients.schema import NAMES

@@ -20,7 +20,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from osteo_ray.io.store import is_remote, local_file
+from osteo_ray.io.store import local_file
+from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import wide
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings, RecordsError

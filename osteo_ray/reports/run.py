@@ -17,7 +17,8 @@ from osteo_ray import progress
 from osteo_ray.catalogue import build as cat
 from osteo_ray.config import narrow, need, validate
 from osteo_ray.io.parquet_set import open_set
-from osteo_ray.io.store import Store, absolute
+from osteo_ray.io.store import Store
+from osteo_ray.io.uris import absolute
 from osteo_ray.model import reference
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.match import announced, match_catalogue

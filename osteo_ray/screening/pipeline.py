@@ -24,7 +24,9 @@ import pyarrow as pa
 
 from osteo_ray import ray_setup
 from osteo_ray.catalogue.mounted import check_mounted
-from osteo_ray.io.store import Store, absolute, retry_for, watched
+from osteo_ray.io.store import Store, watched
+from osteo_ray.io.trouble import retry_for
+from osteo_ray.io.uris import absolute
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.record_set import (
     Records,

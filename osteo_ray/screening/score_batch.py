@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from osteo_ray import ray_setup
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.io.store import Store, StoreError, retry_for
+from osteo_ray.io.store import Store
+from osteo_ray.io.trouble import StoreError, retry_for
 from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import NAMES

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from osteo_ray.config import ConfigError, Section
-from osteo_ray.io.store import absolute
+from osteo_ray.io.uris import absolute
 from osteo_ray.model import reference
 from osteo_ray.reports.config import CharacterSet
 from osteo_ray.screening.config import ScreenConfig

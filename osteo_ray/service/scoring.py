@@ -30,7 +30,8 @@ import numpy as np
 
 from osteo_ray.config import ConfigError
 from osteo_ray.io.files import replaced
-from osteo_ray.io.store import Store, is_remote, local_file, local_folder
+from osteo_ray.io.store import Store, local_file, local_folder
+from osteo_ray.io.uris import is_remote
 from osteo_ray.model.bundle_files import COPIED, BundleError, verify
 from osteo_ray.outcomes import State
 from osteo_ray.patients.schema import NAMES

@@ -26,7 +26,7 @@ from osteo_ray import ray_setup
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.step_cache import StepCache, digest
-from osteo_ray.io.store import absolute
+from osteo_ray.io.uris import absolute
 from osteo_ray.kdamm.train import FileKeeper
 from osteo_ray.model import reference
 from osteo_ray.model.acquisition import Acquisition

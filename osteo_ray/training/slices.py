@@ -22,7 +22,8 @@ from torch import nn
 from osteo_ray import ray_setup
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.io.step_cache import digest
-from osteo_ray.io.store import Store, absolute, is_remote, read_table
+from osteo_ray.io.store import Store, read_table
+from osteo_ray.io.uris import absolute, is_remote
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import CropConfig, EncoderConfig
 from osteo_ray.model.crops import grid_positions, spine_crop

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from osteo_ray.dicom.geometry import to_axial
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.io.parquet_set import open_set
-from osteo_ray.io.store import absolute, new_file
+from osteo_ray.io.store import new_file
+from osteo_ray.io.uris import absolute
 from osteo_ray.outcomes import InputError, Rejected
 from osteo_ray.progress import progress_bar
 from osteo_ray.training.masks import BODY, Mask, MaskFiles, Numbering, find_masks, read_mask

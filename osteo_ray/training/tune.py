@@ -22,7 +22,7 @@ from osteo_ray import ray_setup
 from osteo_ray.config import ConfigError, with_dotted
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.step_cache import StepCache, digest
-from osteo_ray.io.store import join
+from osteo_ray.io.uris import join
 from osteo_ray.kdamm.objective import build
 from osteo_ray.kdamm.teach import fit_teachers
 from osteo_ray.outcomes import InputError

@@ -14,7 +14,7 @@ from osteo_ray.cli import main
 from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.first_look import NEED_OUT, READ, named_paths
 from osteo_ray.config import ConfigError
-from osteo_ray.io.store import StoreError
+from osteo_ray.io.trouble import StoreError
 from osteo_ray.outcomes import EXIT_CODES, InputError
 from osteo_ray.reports.run import catalogue_of, claim_folder
 from osteo_ray.screening.config import ScreenJob
@@ -144,7 +144,7 @@ def test_the_folder_of_an_index_stands_for_its_catalogue(places):
 def test_storage_trouble_has_one_code_however_deep_it_lies():
     import errno
 
-    from osteo_ray.io.store import is_storage_trouble
+    from osteo_ray.io.trouble import is_storage_trouble
 
     assert is_storage_trouble(OSError(errno.ENOSPC, "full"))
     assert is_storage_trouble(StoreError("away"))

@@ -6,7 +6,7 @@ import pytest
 
 from osteo_ray.io import every_node
 from osteo_ray.io.every_node import Finding, _cannot_see, _lines, _look, _Probe, check_nodes, place
-from osteo_ray.io.store import StoreError
+from osteo_ray.io.trouble import StoreError
 
 
 @pytest.fixture

@@ -5,16 +5,8 @@ import time
 import pyarrow as pa
 import pytest
 
-from osteo_ray.io.store import (
-    Store,
-    StoreError,
-    local_file,
-    local_folder,
-    open_parquet,
-    read_table,
-    retry_for,
-    watched,
-)
+from osteo_ray.io.store import Store, local_file, local_folder, open_parquet, read_table, watched
+from osteo_ray.io.trouble import StoreError, retry_for
 
 
 @pytest.fixture(params=["disk", "s3"])

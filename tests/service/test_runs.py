@@ -12,7 +12,8 @@ import pytest
 
 from osteo_ray.config import validate
 from osteo_ray.io.parquet_set import open_set
-from osteo_ray.io.store import Store, join
+from osteo_ray.io.store import Store
+from osteo_ray.io.uris import join
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import Counts
 from osteo_ray.service.audit import Audit

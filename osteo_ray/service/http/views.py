@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack
-from osteo_ray.io.store import join
+from osteo_ray.io.uris import join
 from osteo_ray.outcomes import InputError, Rejected, State
 from osteo_ray.reports.background import PATIENTS_FILE, READ, backgrounds
 from osteo_ray.reports.language import Words
