@@ -275,7 +275,8 @@ def test_a_study_of_which_an_image_was_refused_has_no_report_until_that_image_co
 
 def test_a_study_that_stays_incomplete_ends_without_a_report(ct, scorer, tmp_path):
     limit = sum(f.stat().st_size for f in ct[:-1])
-    with Listener(config(hold_s=1.5, max_spool_bytes=limit), tmp_path, scorer, scorer.model) as listener:
+    # Quiet for long: on a busy machine half a second may pass between two images, before the one that is refused.
+    with Listener(config(quiet_s=30, hold_s=1.5, max_spool_bytes=limit), tmp_path, scorer, scorer.model) as listener:
         assert 0xA700 in send(listener, ct)
         (line,) = wait(lambda: ledger(tmp_path))
     assert (line["state"], line["code"]) == ("FAILED", "INCOMPLETE")

@@ -142,7 +142,7 @@ def test_nothing_is_wider_than_a_phone_and_dark_has_contrast(site, browser, widt
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(site, browser, scheme):
+def test_axe_finds_nothing(site, browser, scheme, tmp_path):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     page.goto(site[0])
@@ -157,7 +157,7 @@ def test_axe_finds_nothing(site, browser, scheme):
         else:
             opened(page, site, view, "de")
         found[view] = axe.Axe().run(page).response["violations"]
-    report = write_study(site[2].folder / "axe.html", *shown_study())
+    report = write_study(tmp_path / "axe.html", *shown_study())
     page.goto(f"file://{report}")
     found["report"] = axe.Axe().run(page).response["violations"]
     page.close()
