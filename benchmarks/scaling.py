@@ -1,12 +1,16 @@
 """One driver and many scorers: store calls a row, rows a second, memory, with a store that answers after 30 ms.
 
     python benchmarks/scaling.py --work W --catalogue C/catalogue.parquet --actors 8 32 64
+    python benchmarks/scaling.py ... --work W --before E      # E: `--work` of the same by an earlier version
+
+A number of scorers that is measured already, in `--work`, is not measured again.
 
 Everything is the product's (plan, Ray Data, actors, parts, finishing, results) but for the scorer: in place of the
 model's process a scorer sleeps for `--study-s` a study and answers with the row that the model gave for such a study.
 Catalogue and run lie in a bucket of a loopback server that counts requests. No scorer begins before all have started;
 the rate is from then until the last part is written, and what all scorers together could do at most is beside it. CPU
-is of that stretch, too, by kind of process. Writes docs/results/scaling.json and .md.
+is of that stretch, too, by kind of process. With `--before`
+both are written to docs/results/scaling.json and .md.
 """
 
 from __future__ import annotations
@@ -45,8 +49,8 @@ KINDS = {"actors": "ScoreBatch", "gcs": "gcs_server", "raylet": "raylet/raylet",
 
 
 SHOWN = (
-    *("actors", "rows", "rows_s", "most_possible", "of_that", "calls_a_row", "calls_a_batch"),
-    *("driver_mb", "actor_mb", "after_the_last_part_s"),
+    *("actors", "rows", "rows_s", "possible", "of_that", "calls_a_row", "calls_a_batch"),
+    *("driver_mb", "actor_mb", "tail_s"),
 )
 
 
@@ -171,13 +175,13 @@ def _figures(
         "actors": actors,
         "rows": rows,
         "rows_s": round(rate, 1),
-        "most_possible": round(actors / study_s, 1),
+        "possible": round(actors / study_s, 1),
         "of_that": round(rate * study_s / actors, 2),
         "calls_a_row": round(sum(counts.values()) / rows, 3),
         "calls_a_batch": round(sum(n for k, n in counts.items() if k.endswith(" parts")) / len(parts), 2),
         "driver_mb": round(highest["driver"]),
         "actor_mb": round(highest["actors"] / actors),
-        "after_the_last_part_s": round(tail_s, 1),
+        "tail_s": round(tail_s, 1),
         "ms_a_row": ms,
         "calls": counts,
         "parts": len(parts),
@@ -211,19 +215,21 @@ def publish(a: argparse.Namespace) -> None:
     command = f"python benchmarks/scaling.py --work W --catalogue C --actors {' '.join(map(str, a.actors))}"
     command += f" --study-s {a.study_s:g} --rows-each {a.rows_each}"
     most = [r for r in rows if r["table"] == "calls" and r["actors"] == min(a.actors) and r["n"] > 20]
+    open_numbers = " and ".join(str(n) for n in (8, 32, 64) if n not in {r["actors"] for r in scaled})
+    missing = f" Not measured: {open_numbers} scorers." if open_numbers else ""
     text = f"""# Many scorers and a store far away
 
 `{command}`.
 A bucket of a loopback server that answers after {1000 * LATENCY_S:.0f} ms and counts requests; scorers that sleep for a
 study's time ({a.study_s:g} s) in place of computing, everything else as it is (batches of 8). Rates are from when all
-have started until the last part is written. Two cores for all of it, shared with other work (load 20 to 40): a rate
-below the possible one may be the machine's, CPU is an upper bound, requests and MB are what they are.
+have started until the last part is written. Two cores for all of it, which had other work: a rate below the possible
+one may be the machine's, CPU is an upper bound, requests and MB are what they are. `tail s`:
+from the last part to the end of the run.{missing}
 
 {results_page.table(rows, "scaling")}
-Before: a batch was looked for by name before it was scored (two requests where it is missing), and each part was asked
-for its size before it was read. Now a scorer lists its shard's parts once a task, parts are read in one request each,
-parts of an interrupted run and finished shards side by side; and where one driver has more than 32 scorers a task holds
-several batches (2 at 64, 50 at 1,600), each still a part of its own.
+Before: a batch was looked for by name before it was scored, two requests where it is missing. Now a scorer lists its
+shard's parts once a task; parts of an interrupted run and finished shards are read side by side; and where one driver
+has more than 32 scorers a task holds several batches (2 at 64, 50 at 1,600), each still a part of its own.
 
 Requests that grow with the rows, at {min(a.actors)} scorers:
 
@@ -243,7 +249,7 @@ def main() -> None:
     p.add_argument("--study-s", type=float, default=1.0)
     p.add_argument("--rows-each", type=int, default=96, help="rows for each scorer")
     p.add_argument("--per-task", type=int, help="pipeline.series_per_task, where not the default")
-    p.add_argument("--before", type=Path, help="`--work` of the same by an earlier version: write both into the page")
+    p.add_argument("--before", type=Path, help="`--work` of an earlier version: write both into the page")
     p.add_argument("--out", type=Path, default=results_page.RESULTS / "scaling.json")
     p.add_argument("--one", type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -251,10 +257,13 @@ def main() -> None:
         print(json.dumps(one(a.one, a.one * a.rows_each, a.study_s, a.catalogue, a.work, a.per_task)))
         return
     a.work.mkdir(parents=True, exist_ok=True)
-    (a.work / "answers.json").write_text(json.dumps(answers_of(a.catalogue)))
+    if not (a.work / "answers.json").exists():
+        (a.work / "answers.json").write_text(json.dumps(answers_of(a.catalogue)))
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     env["PYTHONPATH"] = os.pathsep.join([str(results_page.ROOT), str(Path(__file__).parent)])
     for n in a.actors:
+        if (a.work / f"{n}.json").exists():
+            continue
         done = subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], "--one", str(n)], env=env, capture_output=True, text=True
         )
