@@ -105,6 +105,16 @@ def labs_missing(a: Attributions) -> Matrix:
     return np.where(played, np.isnan(a.value[:, labs]).sum(1), np.nan)
 
 
+def body_mass_index(a: Attributions) -> Matrix:
+    """kg/m2 of each patient's record [n]: its own, else by height and weight; NaN where neither is known."""
+
+    def column(name: str) -> Matrix:
+        return a.value[:, a.features.index(name)] if name in a.features else np.full(len(a), np.nan)
+
+    stated = column("bmi")
+    return np.where(np.isfinite(stated), stated, column("weight_kg") / (column("height_cm") / 100) ** 2)
+
+
 def _direction(value: Matrix, shap: Matrix) -> float:
     both = np.isfinite(value)
     v, s = value[both], shap[both]

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from osteo_ray.evaluation import attribution as attr
 from osteo_ray.evaluation import metrics as m
 from osteo_ray.evaluation import resample, selective
+from osteo_ray.evaluation import value as worth
 from osteo_ray.evaluation.hu_rule import HuRule, judge
 from osteo_ray.evaluation.labels import BAYES, pair_labels, read_labels
 from osteo_ray.evaluation.subgroups import NOT_RECORDED, cuts, natural
@@ -96,6 +97,7 @@ class Evaluation:
     importance: tuple[attr.Importance, ...]
     modality_importance: tuple[attr.Importance, ...]
     notes: tuple[str, ...]
+    value: tuple[worth.PatternValue, ...] = ()
     attributions: attr.Attributions | None = field(default=None, repr=False, compare=False)
 
     def task(self, name: str) -> TaskResult:
@@ -135,7 +137,7 @@ class Evaluation:
             name = f"{g.by}: {g.group}"
             cells = (_short(e) for e in (g.auc_vs_rest, g.sensitivity, g.specificity))
             out.append(f"{name[:35]:<36}{g.n:>6}  " + "".join(f"{c:<22}" for c in cells).rstrip())
-        out += [*_selective_lines(self), *_importance_lines(self)]
+        out += [*worth.lines(self.value), *_selective_lines(self), *_importance_lines(self)]
         if self.notes:
             out += ["", *(f"note: {n}" for n in self.notes)]
         return out
@@ -181,8 +183,10 @@ def evaluate(
     if len(labelled) < len(patients):
         notes.append(f"{len(patients) - len(labelled)} scored patients have no label and are in no figure")
     explained = _attributions(results, labelled.index, len(rows))
-    if explained is not None and "labs_missing" not in labelled:
-        labelled["labs_missing"] = attr.labs_missing(explained)
+    if explained is not None:
+        for column, known in (("labs_missing", attr.labs_missing), ("bmi_kg_m2", attr.body_mass_index)):
+            if column not in labelled:
+                labelled[column] = known(explained)
     every = scored[scored["label"].notna()]
     boot = (resamples, seed)
     return Evaluation(
@@ -200,6 +204,7 @@ def evaluate(
         importance=attr.summary(explained) if explained is not None else (),
         modality_importance=attr.modalities(explained) if explained is not None else (),
         notes=tuple(notes),
+        value=worth.value(labelled, level) if probabilities else (),
         attributions=explained,
     )
 

@@ -21,6 +21,8 @@ def cuts(frame: pd.DataFrame) -> dict[str, pd.Series]:
         out["sex"] = frame["sex"]
     if "age_y" in frame:
         out["age"] = _band(frame["age_y"], [50, 60, 70, 80], "y")
+    if "bmi_kg_m2" in frame and frame["bmi_kg_m2"].notna().any():
+        out["body mass index"] = _band(frame["bmi_kg_m2"], [18.5, 25, 30], "kg/m2")
     if "modalities" in frame:
         out["modalities"] = frame["modalities"].map(pattern, na_action="ignore")
     if "labs_missing" in frame:
@@ -62,8 +64,11 @@ def _band(values: pd.Series, edges: list[float], unit: str, closed_right: bool =
     if closed_right:  # thickness: up to and with 1 mm, ...
         names = [f"<= {edges[0]:g} {unit}", *(f"{a:g} < .. <= {b:g} {unit}" for a, b in itertools.pairwise(edges))]
         names.append(f"> {edges[-1]:g} {unit}")
-    else:
+    elif unit == "y":
         names = [f"< {edges[0]:g} {unit}", *(f"{a:g}-{b - 1:g} {unit}" for a, b in itertools.pairwise(edges))]
+        names.append(f">= {edges[-1]:g} {unit}")
+    else:
+        names = [f"< {edges[0]:g} {unit}", *(f"{a:g} <= .. < {b:g} {unit}" for a, b in itertools.pairwise(edges))]
         names.append(f">= {edges[-1]:g} {unit}")
     which = np.searchsorted(edges, values.to_numpy(float), side="left" if closed_right else "right")
     named = pd.Series([names[i] for i in which], index=values.index, dtype=object)

@@ -41,7 +41,8 @@ TEXTS = (
     *("row_key", "series_uid", "study_uid", "study_date", "patient_key", "state", "code"),
     *("sex", "manufacturer", "convolution_kernel", "contrast", "site"),
 )
-NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice_thickness_mm", "labs_missing", HU_RULE)
+NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice_thickness_mm", "labs_missing",
+           "bmi_kg_m2", HU_RULE)  # fmt: skip
 LISTS = ("modalities", "conformal_set")
 WANTED = (*TEXTS, *NUMBERS, *LISTS)
 BY_LEVEL = "hu_by_level"

@@ -28,6 +28,12 @@ class DistillConfig(Section):
     modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is hidden in a step")
     ct_repeat: int = Field(5, ge=1, description="times a patient with CT is drawn in an epoch, for they are few")
     fused: float = Field(1.0, ge=0, description="weight of the fused head's loss on labels")
+    teacher_folds: int = Field(
+        0,
+        ge=0,
+        description="shares of the training patients, each taught by teachers that were fitted without it; below 2: "
+        "teachers also teach those they were fitted on",
+    )
     on: Literal["complete", "all"] = Field(
         "all", description="complete: labels of complete patients only, as published"
     )

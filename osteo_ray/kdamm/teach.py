@@ -81,13 +81,59 @@ def with_teacher_outputs(rows: Rows, teachers: Teachers, groups: list[str]) -> R
     return replace(rows, logits=logits, features=features)
 
 
+def cross_taught(
+    train: Rows,
+    val: Rows,
+    teachers: Teachers,
+    groups: list[str],
+    cfg: KdammConfig,
+    seed: int,
+    patient: torch.Tensor | None = None,
+    on: Literal["all", "complete"] = "all",
+) -> Rows:
+    """The rows with what teachers say of them that were fitted without them (`distill.teacher_folds` shares).
+
+    A teacher knows its own training patients better than it will know anyone, and a student that learns from that
+    learns too much certainty. Fits run in this process.
+
+    Args:
+        teachers: fitted on all; which of them there are says which are cross-fitted.
+        patient: int64 [n], as in `cross_fitted`.
+    """
+    folds = cfg.distill.teacher_folds
+    known = with_teacher_outputs(train, teachers, groups)
+    if not teachers or folds < 2 or not enough_to_share(_labelled(train, train.label >= 0), groups):
+        return known
+    share = shares(train, groups, seed, folds, patient)
+    for k in range(folds):
+        rows = torch.where(share == k)[0]
+        rest = train.take(torch.where(share != k)[0])
+        apart = fit_teachers(rest, val, groups, cfg, seed, on, kinds=tuple(teachers))
+        own = with_teacher_outputs(train.take(rows), apart, groups)
+        for kind in teachers:
+            known.logits[kind][rows], known.features[kind][rows] = own.logits[kind], own.features[kind]
+    return known
+
+
 def fit_student(
-    train: Rows, val: Rows, teachers: Teachers, groups: list[str], cfg: KdammConfig, seed: int, run: Run = fit
+    train: Rows,
+    val: Rows,
+    teachers: Teachers,
+    groups: list[str],
+    cfg: KdammConfig,
+    seed: int,
+    run: Run = fit,
+    patient: torch.Tensor | None = None,
+    taught: Literal["all", "complete"] = "all",
 ) -> Student:
     """The student, on complete patients (`distill.on: complete`) or on everybody with at least one modality.
 
     With no teachers there is no distillation. `distill.start: teachers` first trains the branches by themselves, each
     on everybody who has its modality.
+
+    Args:
+        patient: int64 [n], a number for each patient, whose examples no teacher parts; None: one example each.
+        taught: whom the teachers were fitted on, as `fit_teachers` was told.
     """
     available = present(train.batch, groups)
     everyone = torch.where(available.any(1))[0]
@@ -100,16 +146,24 @@ def fit_student(
         alone = cfg.distill.model_copy(update={"on": "all", "start": "random", "unimodal": 3.0, "fused": 0.0})
         first = FitJob("student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone)
         start = run(first)
-    known = with_teacher_outputs(train, teachers, groups).take(rows)
+    known = cross_taught(train, val, teachers, groups, cfg, seed, patient, taught).take(rows)
     return fitted(  # type: ignore[return-value]
         FitJob("student", known, judged, groups, cfg.model, cfg.student, seed, cfg.distill, start), run
     )
 
 
-def fit_all(train: Rows, val: Rows, groups: list[str], cfg: KdammConfig, seed: int, run: Run = fit) -> Models:
-    """Teachers, then the student."""
+def fit_all(
+    train: Rows,
+    val: Rows,
+    groups: list[str],
+    cfg: KdammConfig,
+    seed: int,
+    run: Run = fit,
+    patient: torch.Tensor | None = None,
+) -> Models:
+    """Teachers, then the student; `patient` as in `fit_student`."""
     teachers = fit_teachers(train, val, groups, cfg, seed, run=run)
-    student = fit_student(train, val, teachers, groups, cfg, seed, run)
+    student = fit_student(train, val, teachers, groups, cfg, seed, run, patient)
     return Models(teachers["tabular"], teachers["image"], student)  # type: ignore[arg-type]
 
 
@@ -134,25 +188,38 @@ def cross_fitted(
         patient: int64 [n], a number for each patient, whose examples all fall into one share; None: one example each.
         judged: bool [n], the examples by which patients count in a share that is judged; None: all.
     """
-    ct = present(train.batch, groups)[:, CT]
-    if sum(n >= 2 for n in train.label[ct].bincount().tolist()) < 2:
+    if not enough_to_share(train, groups):
         return []
+    counts = torch.ones(len(train), dtype=torch.bool) if judged is None else judged
+    share = shares(train, groups, seed, folds, patient)
+    out = []
+    for k in range(folds):
+        others = torch.where(share != k)[0]
+        apart, rest = train.take(torch.where((share == k) & counts)[0]), train.take(others)
+        number = None if patient is None else patient[others]
+        out.append((apart, fit_all(rest, apart, groups, cfg, seed, patient=number)))
+        advance()
+    return out
+
+
+def enough_to_share(train: Rows, groups: list[str]) -> bool:
+    """Whether two classes have two patients with CT each, so that none is lost with a share of the patients."""
+    ct = present(train.batch, groups)[:, CT]
+    return sum(n >= 2 for n in train.label[ct].bincount().tolist()) >= 2
+
+
+def shares(train: Rows, groups: list[str], seed: int, folds: int, patient: torch.Tensor | None = None) -> torch.Tensor:
+    """Which of `folds` shares each row falls into, int64 [n]; every share has its part of each class, with and without
+    CT, and all examples of its patients."""
     n = len(train)
-    counts = torch.ones(n, dtype=torch.bool) if judged is None else judged
+    ct = present(train.batch, groups)[:, CT]
     _, of = torch.unique(torch.arange(n) if patient is None else patient, return_inverse=True)
     first = torch.full((int(of.max()) + 1,), n).scatter_reduce(0, of, torch.arange(n), "amin")
-    # Every share has its part of each class, with and without CT.
     order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
     order = order[torch.argsort(2 * train.label[first[order]] + ct[first[order]], stable=True)]
     share = torch.empty_like(order)
     share[order] = torch.arange(len(first)) % max(folds, 1)
-    share = share[of]
-    out = []
-    for k in range(folds):
-        apart, rest = (train.take(torch.where(w)[0]) for w in ((share == k) & counts, share != k))
-        out.append((apart, fit_all(rest, apart, groups, cfg, seed)))
-        advance()
-    return out
+    return share[of]
 
 
 def fitted(job: FitJob, run: Run) -> nn.Module:

@@ -20,12 +20,14 @@ from torch import nn
 
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.model.bundle_files import BundleError, seal, verify
-from osteo_ray.model.calibration import Calibrator, class_probabilities, rest_log_odds
+from osteo_ray.model.calibration import Calibrator, class_probabilities
 from osteo_ray.model.config import BundleConfig
 from osteo_ray.model.encoder import build_encoder
 from osteo_ray.model.extension import identities, names_of
+from osteo_ray.model.gaussian_calibration import GaussianCalibrator
 from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularNetwork, build_tabular
 from osteo_ray.model.novelty import Novelty
+from osteo_ray.model.operating_point import OperatingPoint, measured_text
 from osteo_ray.model.patterns import show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
@@ -36,6 +38,12 @@ from osteo_ray.patients.schema import NAMES
 FORMAT = "3"
 ENCODER_ONNX, POLICY_ONNX = "onnx.encoder", "onnx.policy"
 """Names in weights.safetensors of ONNX models, as bytes."""
+AnyCalibrator = Calibrator | GaussianCalibrator
+
+
+def calibrator_of(d: dict[str, Any]) -> AnyCalibrator:
+    """A calibrator from its plain data; a logistic one names no method."""
+    return GaussianCalibrator.from_dict(d) if d.get("method") == "gaussian" else Calibrator.from_dict(d)
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,9 @@ class Prediction:
     probabilities: np.ndarray  # float [n, 3], calibrated, in the order of CLASSES
 
     @classmethod
-    def of(cls, logits: np.ndarray, calibrator: Calibrator) -> Prediction:
+    def of(cls, logits: np.ndarray, calibrator: AnyCalibrator) -> Prediction:
         """Calibrate class logits [n, 3]."""
-        risk, low, high = calibrator(rest_log_odds(logits))
+        risk, low, high = calibrator.risk(logits)
         return cls(logits, risk, low, high, class_probabilities(logits, risk))
 
 
@@ -70,16 +78,17 @@ class Bundle:
     image: ImageTeacher
     student: Student
     background: dict[str, torch.Tensor]  # values, known [B, F], ct [B, width]: cluster centres, nobody's record
-    calibrators: dict[str, Calibrator]  # by missingness pattern
+    calibrators: dict[str, AnyCalibrator]  # by missingness pattern
     scored_by: dict[str, str]  # pattern -> student | tabular | image
     conformal: dict[str, list[float]]  # pattern -> largest 1 - p accepted, by class
     conformal_level: float
     novelty: dict[str, Novelty]  # image (mean of the picks' embeddings), record (spreads)
-    threshold: float  # on the calibrated risk
+    threshold: float  # on the calibrated risk, of patterns without a point of their own (bundles before there were)
     operating_point: str
     lumbar_threshold: float  # below it no looked-at slice counts as lumbar
     encoder_onnx: bytes = b""  # the encoder as `onnx_encoder.exported` gives it; empty: it runs in torch
     policy_onnx: bytes = b""  # a step of policy and reward classifiers, as `onnx_policy.exported` gives it
+    operating_points: dict[str, OperatingPoint] = field(default_factory=dict)  # by pattern
     metrics: dict[str, Any] = field(default_factory=dict)
     card: str = ""
     sha256: str = ""
@@ -94,6 +103,21 @@ class Bundle:
         net = self.networks()[self.scored_by[pattern]]
         shown = show_only(batch, pattern, tuple(self.standardiser.groups))
         return Prediction.of(net(shown).numpy(), self.calibrators[pattern])
+
+    def threshold_of(self, pattern: str) -> float:
+        """The calibrated risk from which a patient with this pattern is called high risk."""
+        own = self.operating_points.get(pattern)
+        return self.threshold if own is None else own.threshold
+
+    def operating_text(self, pattern: str) -> str:
+        """How the pattern's threshold was set, and its sensitivity and specificity on held-out people, in words."""
+        own = self.operating_points.get(pattern)
+        rows = self.metrics.get("heldout") or []
+        heldout = next((r for r in rows if r["pattern"] == pattern), None)
+        site = self.metrics.get("site")
+        moved = f", at the risk it has at {site['site']}" if site and "ct" in pattern.split("+") else ""
+        chosen = self.operating_point if own is None else own.text + moved
+        return f"{chosen}; {measured_text(heldout)}"
 
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the name it has in the weights file."""
@@ -136,6 +160,8 @@ class Bundle:
             "lumbar_threshold": self.lumbar_threshold,
             "metrics": self.metrics,
         }
+        if self.operating_points:
+            manifest["operating_points"] = {k: p.to_dict() for k, p in self.operating_points.items()}
         if own := identities(names_of(self.config)):
             manifest["own"] = own
         (folder / "bundle.json").write_text(json.dumps(manifest, indent=1) + "\n")
@@ -182,7 +208,7 @@ class Bundle:
             image=ImageTeacher(cfg.features, cfg.model),
             student=Student(groups, cfg.features, cfg.model),
             background={},
-            calibrators={k: Calibrator.from_dict(c) for k, c in m["calibrators"].items()},
+            calibrators={k: calibrator_of(c) for k, c in m["calibrators"].items()},
             scored_by=m["scored_by"],
             conformal=m["conformal"],
             conformal_level=m["conformal_level"],
@@ -190,6 +216,7 @@ class Bundle:
             threshold=m["threshold"],
             operating_point=m["operating_point"],
             lumbar_threshold=m["lumbar_threshold"],
+            operating_points={k: OperatingPoint(**p) for k, p in m.get("operating_points", {}).items()},
             metrics=m["metrics"],
             card=(folder / "card.md").read_text(),
             sha256=sha256,

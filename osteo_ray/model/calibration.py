@@ -7,12 +7,11 @@ surplus hidden. The interval is the calibrator's own: the fit is repeated on res
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.special import expit
 
-from osteo_ray.outcomes import InputError
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA, OSTEOPOROSIS
 
 MIN_EVENTS = 5
@@ -40,6 +39,20 @@ class Calibrator:
         tail = (1 - self.level) / 2
         low, high = np.quantile(spread, [tail, 1 - tail], axis=0)
         return p, np.minimum(low, p), np.maximum(high, p)
+
+    def risk(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Class logits [n, 3] -> probability, lower and upper bound, each [n]."""
+        return self(rest_log_odds(logits))
+
+    def at_site(
+        self, slope: float, intercept: float, resampled: tuple[tuple[float, float], ...], n: int, events: int
+    ) -> Calibrator:
+        """With a site's curve on the log-odds of the risk behind it; the interval is then the site's."""
+        curve = tuple((s * self.slope, s * self.intercept + t) for s, t in resampled)
+        return replace(
+            self, slope=slope * self.slope, intercept=slope * self.intercept + intercept, resampled=curve,
+            n=n, events=events,
+        )  # fmt: skip
 
     def to_dict(self) -> dict:
         """Plain data for the bundle's JSON."""
@@ -87,18 +100,6 @@ def fit_calibrator(
         rows = np.r_[rng.choice(pos, len(pos)), rng.choice(neg, len(neg))]
         resampled.append(_platt(x[rows], y[rows]))
     return Calibrator(pattern, slope, intercept, len(y), int(y.sum()), level, tuple(resampled))
-
-
-def operating_threshold(prob: np.ndarray, label: np.ndarray, sensitivity: float) -> float:
-    """Highest probability threshold that keeps `sensitivity` for osteoporosis on these patients.
-
-    Raises:
-        InputError: where no patient has osteoporosis.
-    """
-    cases = np.sort(prob[np.asarray(label) == OSTEOPOROSIS])[::-1]
-    if cases.size == 0:
-        raise InputError("no validation patient with osteoporosis: an operating point can't be set")
-    return float(cases[min(int(np.ceil(sensitivity * cases.size)), cases.size) - 1])
 
 
 def _platt(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

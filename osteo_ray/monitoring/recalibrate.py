@@ -185,36 +185,35 @@ def _draws(n: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]
 def apply(bundle: Bundle, found: Recalibration) -> Bundle:
     """The bundle with a site's curve behind every calibrator that a CT's score can meet. Networks are untouched."""
     calibrators = dict(bundle.calibrators)
-    conformal = dict(bundle.conformal)
+    conformal, points = dict(bundle.conformal), dict(bundle.operating_points)
     for pattern, c in bundle.calibrators.items():
         if "ct" not in pattern.split("+"):
             continue
-        curve = tuple((s * c.slope, s * c.intercept + t) for s, t in found.resampled)
-        calibrators[pattern] = replace(
-            c,
-            slope=found.slope * c.slope,
-            intercept=found.slope * c.intercept + found.intercept,
-            n=found.n,
-            events=found.events,
-            resampled=curve,
-        )
+        calibrators[pattern] = c.at_site(found.slope, found.intercept, found.resampled, found.n, found.events)
+        if pattern in points:
+            points[pattern] = replace(points[pattern], threshold=_moved(points[pattern].threshold, found))
         if found.conformal is not None:
             conformal[pattern] = list(found.conformal)
-    out = replace(bundle, calibrators=calibrators, conformal=conformal)
-    out.threshold = float(expit(found.slope * logit(bundle.threshold) + found.intercept))
+    out = replace(bundle, calibrators=calibrators, conformal=conformal, operating_points=points)
+    out.threshold = _moved(bundle.threshold, found)
     out.operating_point = f"{bundle.operating_point}, at the risk it has at {found.site}"
     out.version = f"{bundle.version}+{found.site}"
     out.metrics = bundle.metrics | {"site": found.facts() | {"from_sha256": bundle.sha256}}
     figures = "\n".join(f"    {line}" for line in found.lines())
     out.card = f"""{bundle.card.rstrip()}
 
-**Recalibrated for {found.site}.** The decision above is now at a probability of {out.threshold:.3f}: the same patients
-are called. One curve for all patterns with CT; pairs by pattern: {_counts(found.patterns)}. The class sets are refitted
-on the same pairs, all patterns together. Figures for patients with CT above are those before this.
+**Recalibrated for {found.site}.** The decision with everything known is now at a probability of {out.threshold:.3f},
+and every threshold with CT has moved alike: the same patients are called. One curve for all patterns with CT; pairs by
+pattern: {_counts(found.patterns)}. The class sets are refitted on the same pairs, all patterns together. Figures for
+patients with CT above are those before this.
 
 {figures}
 """
     return out
+
+
+def _moved(threshold: float, found: Recalibration) -> float:
+    return float(expit(found.slope * logit(np.clip(threshold, EDGE, 1 - EDGE)) + found.intercept))
 
 
 def _counts(patterns: dict[str, int]) -> str:

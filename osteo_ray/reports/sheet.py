@@ -153,7 +153,9 @@ def _risk(figure: Figure, text: _Text, r: Risk, words: Words) -> None:
     text(LEFT, 0.766, r.interval, 8.5)
     color = RAISE if r.high else ACCENT if r.high is not None else MUTED
     text(LEFT, 0.749, r.verdict, 8.5, color, weight="bold")
-    text(LEFT, 0.736, shorten(r.operating_point, 62), 6.8, MUTED)
+    chosen, _, measured = r.operating_point.partition("; ")
+    text(LEFT, 0.737, shorten(chosen, 62), 6.8, MUTED)
+    text(LEFT, 0.727, shorten(measured, 96), 6.0, MUTED)
     ax = figure.add_axes((0.45, 0.765, RIGHT - 0.46, 0.06))
     ax.set(xlim=(0, 100), ylim=(0, 1))
     ax.axis("off")

@@ -305,19 +305,19 @@ class Predictor:
         """The score columns of one patient, a batch of one."""
         b = self.bundle
         p = b.predict(one, pattern)
-        risk, probs = float(p.risk[0]), p.probabilities[0]
+        risk, probs, threshold = float(p.risk[0]), p.probabilities[0], b.threshold_of(pattern)
         return {
             "risk_prob": risk,
             "risk_low": float(p.low[0]),
             "risk_high": float(p.high[0]),
-            "risk_class": "high" if risk >= b.threshold else "low",
+            "risk_class": "high" if risk >= threshold else "low",
             "p_normal": float(probs[NORMAL]),
             "p_osteopenia": float(probs[OSTEOPENIA]),
             "p_osteoporosis": risk,
             "conformal_set": class_set(probs, b.conformal[pattern]),
             "log_odds": float(normal_log_odds(p.logits)[0]),
-            "operating_point": b.operating_point,
-            "threshold": b.threshold,
+            "operating_point": b.operating_text(pattern),
+            "threshold": threshold,
             "calibrator": pattern,
         }
 

@@ -14,8 +14,11 @@ def model_card(bundle: Bundle, cfg: TrainConfig) -> str:
     """Markdown: what the model is for, what it saw, what it scored on validation patients, what it can't do."""
     m = bundle.metrics
     rows = "\n".join(
-        f"| {p} | {bundle.scored_by[p]} | {c.n} | {c.events} | {_number(m.get(f'val_auc {p}'))} |"
+        f"| {p} | {bundle.scored_by[p]} | {c.n} | {c.events} | {_validated(m, p)} |"
         for p, c in bundle.calibrators.items()
+    )
+    points = "\n".join(
+        f"| {p} | {bundle.threshold_of(p):.3f} | {bundle.operating_text(p)} |" for p in bundle.calibrators
     )
     return f"""# {bundle.name} {bundle.version}
 
@@ -43,13 +46,17 @@ and BMI, sex and the labs that differ by sex) share their effect arbitrarily.
 picked, and on scanners and sites that were not trained on. `osteo-ray evaluate` shows sex, age, scanner and missingness
 on your own patients, with intervals; `osteo-ray checklist` writes the TRIPOD+AI and CLAIM tables.
 
-**Decision.** High risk from a calibrated probability of {bundle.threshold:.3f} ({bundle.operating_point}). Intervals
-are {cfg.calibration.level:.0%} intervals of the calibration alone.
+**Decision.** High risk from a threshold on the calibrated probability, each pattern's own. Intervals of risks are
+{cfg.calibration.level:.0%} intervals of the calibration alone.
 
-**Patients that set the calibration** (AUC: osteoporosis against normal; validation patients, and training patients
-judged by models that did not know them; expect less elsewhere):
+| has | threshold | how it was set, and what it is worth |
+|---|---|---|
+{points}
 
-| has | scored by | n | with osteoporosis | AUC |
+**Patients that set calibration and thresholds**: validation patients, and training patients judged by models that did
+not know them. The AUC (osteoporosis against normal) is of the validation patients alone, whose number stands beside it.
+
+| has | scored by | n | with osteoporosis | validation AUC (n, with osteoporosis) |
 |---|---|---|---|---|
 {rows}
 {_heldout(m)}"""
@@ -68,7 +75,8 @@ def _heldout(m: dict[str, Any]) -> str:
 **Held-out people** ({m["n_heldout"]}, of the same origin as the training patients; nothing was trained, chosen or
 calibrated on them; 95 % intervals in brackets). Of their {m["heldout_scans"]} scans {m["heldout_no_lumbar"]} show the
 policy no lumbar slice and {m["heldout_unlike"]} are unlike the training data: the scorer abstains there, and they are
-not counted. Sensitivity and specificity are for osteoporosis against everybody else at the decision's threshold.
+not counted. Sensitivity and specificity are for osteoporosis against everybody else at the pattern's own
+threshold.
 
 | has | n | osteoporosis | normal | AUC vs normal | AUC vs rest | sensitivity | specificity | calibration slope |
 |---|---|---|---|---|---|---|---|---|
@@ -83,5 +91,7 @@ def _interval(e: list[float | None]) -> str:
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.3f}"
+def _validated(m: dict[str, Any], pattern: str) -> str:
+    """A validation AUC with the patients it was counted on."""
+    auc, n, events = (m.get(f"{what} {pattern}") for what in ("val_auc", "val_n", "val_events"))
+    return "-" if auc is None or n is None else f"{auc:.3f} ({n}, {events})"

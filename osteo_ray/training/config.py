@@ -72,13 +72,31 @@ class PrepareConfig(Section):
 class CalibrationConfig(Section):
     """From logits to a risk and a decision."""
 
+    method: Literal["logistic", "gaussian"] = Field(
+        "logistic",
+        description="logistic: a curve on the log-odds by class (Firth); gaussian: shift, stretch, spread by T-score",
+    )
+    population: Literal["everyone", "as_known"] = Field(
+        "everyone",
+        description="whose risk (gaussian) and sensitivity are meant: everyone's in the records, patients weighted by "
+        "1 / P(their pattern); or of those who have the pattern, as they are",
+    )
+    pool: bool = Field(True, description="gaussian: draw patterns with few patients towards those like them")
     level: float = Field(0.9, gt=0, lt=1, description="of the risk interval")
     folds: int = Field(
         4,
         ge=0,
         description="fits for cross-fitted training patients, who calibrate as well; 0: validation patients alone",
     )
-    sensitivity: float = Field(0.85, gt=0, le=1, description="for osteoporosis, on validation patients")
+    sensitivity: float = Field(
+        0.85, gt=0, le=1, description="asked for osteoporosis: each pattern's threshold reaches it by its lower bound"
+    )
+    sensitivity_confidence: float = Field(
+        0.9, gt=0.5, lt=1, description="of that bound, one-sided; it rests on the patients that calibrate"
+    )
+    useful_specificity: float = Field(
+        0.5, ge=0, le=1, description="a pattern whose threshold has less is said to be of little use for it"
+    )
     conformal: float = Field(0.9, gt=0, lt=1, description="chance that a class set holds the true class, by class")
     lumbar_threshold: float = Field(0.5, ge=0, le=1, description="belief below which a slice is not lumbar")
 

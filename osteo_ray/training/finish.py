@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from sklearn.cluster import KMeans
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.teach import Models, cross_fitted, fit_all, has
+from osteo_ray.kdamm.teach import cross_fitted, fit_all, has
 from osteo_ray.kdamm.train import FitJob, Weights, fit
 from osteo_ray.model import onnx_encoder, onnx_policy
 from osteo_ray.model.acquisition import extend
-from osteo_ray.model.bundle import Bundle, Prediction
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import (
     MIN_EVENTS,
-    fit_calibrator,
-    normal_log_odds,
-    operating_threshold,
     rest_log_odds,
 )
 from osteo_ray.model.config import BundleConfig, NoveltyConfig
-from osteo_ray.model.conformal import fit_conformal
 from osteo_ray.model.networks import Batch, Student
 from osteo_ray.model.novelty import Novelty, fit_novelty, picks_summary
-from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.outcomes import InputError
-from osteo_ray.patients.labels import OSTEOPENIA, OSTEOPOROSIS
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.progress import progress_bar
+from osteo_ray.training.calibrate import calibrate, evidence
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.heldout import judge
@@ -70,7 +63,7 @@ def finish(
     train, val = people.rows("train", labelled=False), people.rows("val")
     std = fit_standardiser(people.values[train], names, groups)
     known, judged = (rows_of(people, r, std, bags, masks) for r in (train, val))
-    b_train, b_val, y_val = known.batch, judged.batch, judged.label
+    b_train = known.batch
     nets: dict[str, nn.Module] = {}
     with progress_bar("fit teachers and student", 3, "model", quiet) as advance:
 
@@ -90,7 +83,8 @@ def finish(
             advance(1)
             return weights
 
-        models = fit_all(known, judged, groups, cfg.kdamm, cfg.seed, run)
+        everyone = torch.from_numpy(people.number[train])
+        models = fit_all(known, judged, groups, cfg.kdamm, cfg.seed, run, everyone)
         nets = {"tabular": models.tabular, "image": models.image, "student": models.student}
     student = models.student
 
@@ -101,14 +95,19 @@ def finish(
     folds = 0 if cfg.pretrain.patient_weight else cfg.calibration.folds
     with progress_bar("cross-fit for calibration", folds, "fold", quiet) as advance:
         apart = cross_fitted(labelled, groups, cfg.kdamm, cfg.seed, folds, lambda: advance(1), number, once)
-    calibrators, scored_by, conformal, metrics = _calibrate(nets, judged, apart, groups, cfg)
+    calibrated = calibrate(evidence(nets, judged, apart, groups), cfg.calibration, cfg.seed)
+    metrics: dict[str, Any] = dict(calibrated.metrics)
+    if not calibrated.calibrators:
+        raise InputError(
+            f"no calibrator could be fitted: fewer than {MIN_EVENTS} validation patients with, or without, osteoporosis"
+        )
+    fullest = max(calibrated.calibrators, key=lambda p: p.count("+"))
     complete = student.present(b_train).all(1).numpy()
     n_complete = len(np.unique(people.key[train[complete]]))
     n_train = len(np.unique(people.key[train]))
     metrics |= {"n_train": n_train, "n_train_complete": n_complete, "n_val": len(val)}
     image_rows = torch.where(has("image", b_train, groups))[0]
     metrics["image_mean_log_odds"] = float(_rest(nets["image"], b_train.take(image_rows)).mean())
-    threshold = _threshold(nets, calibrators, scored_by, b_val, y_val.numpy(), groups, cfg)
     bundle = Bundle(
         name=cfg.name,
         version=cfg.version,
@@ -131,13 +130,14 @@ def finish(
         image=models.image,
         student=student,
         background=_background(student, b_train, cfg.background, cfg.seed),
-        calibrators=calibrators,
-        scored_by=scored_by,
-        conformal=conformal,
+        calibrators=calibrated.calibrators,
+        scored_by=calibrated.scored_by,
+        conformal=calibrated.conformal,
         conformal_level=cfg.calibration.conformal,
         novelty=_novelty(people, train, val, std, picks, cfg.novelty),
-        threshold=threshold,
-        operating_point=f"sensitivity {cfg.calibration.sensitivity:.0%} for osteoporosis on validation patients",
+        threshold=calibrated.operating_points[fullest].threshold,
+        operating_point=calibrated.operating_points[fullest].text,
+        operating_points=calibrated.operating_points,
         lumbar_threshold=cfg.calibration.lumbar_threshold,
         metrics=metrics,
     )
@@ -169,81 +169,9 @@ def _novelty(
     }
 
 
-@torch.no_grad()
-def _logits(net: nn.Module, b: Batch) -> np.ndarray:
-    return net(b).numpy().astype(float)
-
-
 def _rest(net: nn.Module, b: Batch) -> np.ndarray:
-    return rest_log_odds(_logits(net, b))
-
-
-def _calibrate(
-    nets: dict[str, nn.Module], val: Rows, apart: list[tuple[Rows, Models]], groups: list[str], cfg: TrainConfig
-) -> tuple[dict, dict[str, str], dict[str, list[float]], dict[str, float | int | None]]:
-    """A calibrator per pattern, by the student or, where its validation loss is lower, the pattern's teacher.
-
-    Args:
-        apart: cross-fitted training patients, with models that don't know them; they count for the curve alone, and
-            what is chosen or promised (scorer, class sets) rests on validation patients.
-    """
-    b_val, y = val.batch, val.label.numpy()
-    calibrators, scored_by, conformal = {}, {}, {}
-    metrics: dict[str, float | int | None] = {}
-    available = nets["student"].present(b_val)  # type: ignore[operator]
-    for pattern in PATTERNS:
-        rows = members(pattern, available)
-        if not len(rows):
-            continue
-        b, label = show_only(b_val.take(rows), pattern, tuple(groups)), y[rows.numpy()]
-        rivals = ["student"]
-        if "ct" not in modalities_of(pattern):
-            rivals.append("tabular")
-        elif pattern == "ct":
-            rivals.append("image")
-        loss = {n: _loss(nets[n], b, label) for n in rivals}
-        best = min(loss, key=loss.__getitem__)
-        x, cases = [_rest(nets[best], b)], [label]
-        for more, models in apart:
-            holders = members(pattern, models.student.present(more.batch))
-            x.append(_rest(getattr(models, best), show_only(more.batch.take(holders), pattern, tuple(groups))))
-            cases.append(more.label[holders].numpy())
-        c = fit_calibrator(pattern, np.concatenate(x), np.concatenate(cases), cfg.seed, cfg.calibration.level)
-        if c is None:
-            continue
-        calibrators[pattern], scored_by[pattern] = c, best
-        probs = Prediction.of(_logits(nets[best], b), c).probabilities
-        conformal[pattern] = fit_conformal(probs, label, cfg.calibration.conformal)
-        metrics[f"val_auc {pattern}"] = _auc(nets[best], b, label)
-    return calibrators, scored_by, conformal, metrics
-
-
-@torch.no_grad()
-def _loss(net: nn.Module, b: Batch, label: np.ndarray) -> float:
-    return float(F.cross_entropy(net(b), torch.from_numpy(label)))
-
-
-@torch.no_grad()
-def _auc(net: nn.Module, b: Batch, label: np.ndarray) -> float | None:
-    """AUC of osteoporosis against normal; None where a class is absent."""
-    ends = label != OSTEOPENIA
-    y = label[ends] == OSTEOPOROSIS
-    if y.all() or not y.any():
-        return None
-    return float(roc_auc_score(y, normal_log_odds(net(b).numpy()[ends])))
-
-
-def _threshold(nets, calibrators, scored_by, b_val: Batch, y: np.ndarray, groups: list[str], cfg: TrainConfig) -> float:
-    """Operating point on the fullest pattern that has a calibrator."""
-    pattern = max(calibrators, key=lambda p: p.count("+"), default=None)
-    if pattern is None:
-        raise InputError(
-            f"no calibrator could be fitted: fewer than {MIN_EVENTS} validation patients with, or without, osteoporosis"
-        )
-    rows = members(pattern, nets["student"].present(b_val))
-    b = show_only(b_val.take(rows), pattern, tuple(groups))
-    p = calibrators[pattern](_rest(nets[scored_by[pattern]], b))[0]
-    return operating_threshold(p, y[rows.numpy()], cfg.calibration.sensitivity)
+    with torch.no_grad():
+        return rest_log_odds(net(b).numpy().astype(float))
 
 
 @torch.no_grad()

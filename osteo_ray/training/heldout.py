@@ -56,7 +56,7 @@ def judge(bundle: Bundle, people: People, quiet: bool = False) -> dict[str, Any]
         found = bundle.predict(batch.take(torch.from_numpy(chosen)), pattern)
         y, case = label[chosen], label[chosen] == OSTEOPOROSIS
         ends = y != OSTEOPENIA
-        decided = confusion_at(case, found.risk, bundle.threshold)
+        decided = confusion_at(case, found.risk, bundle.threshold_of(pattern))
         table.append(
             {
                 "pattern": pattern,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from osteo_ray.model.calibration import Calibrator, fit_calibrator, operating_threshold, rest_log_odds
+from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
 from osteo_ray.model.patterns import pattern_of
 
 
@@ -60,16 +60,6 @@ def test_separable_scores_keep_a_finite_slope_and_plain_data_round_trips():
 def test_rest_log_odds_by_hand():
     z = np.log([[0.5, 0.3, 0.2]])
     assert rest_log_odds(z)[0] == pytest.approx(np.log(0.2 / 0.8))
-
-
-def test_operating_threshold_keeps_the_sensitivity_asked_for():
-    rng = np.random.default_rng(1)
-    p, y = rng.random(500), rng.integers(0, 3, 500)
-    for wanted in (0.5, 0.85, 1.0):
-        t = operating_threshold(p, y, wanted)
-        assert (p[y == 2] >= t).mean() >= wanted
-    with pytest.raises(ValueError, match="no validation patient"):
-        operating_threshold(p, np.zeros(500), 0.9)
 
 
 def test_pattern_names():
