@@ -148,7 +148,7 @@ def _fit(m: Floats, low: Floats, high: Floats, w: Floats, start: Floats | None =
     Expectation-maximisation: a class is a T-score that is known to lie between two cuts.
     """
     x = m - OSTEOPOROSIS_T
-    at, slope, log_sigma = (OSTEOPOROSIS_T, 1.0, 0.0) if start is None else start
+    at, slope, log_sigma = (OSTEOPOROSIS_T, 1.0, 0.0) if start is None else map(float, start)
     cut = low != high
     for _ in range(200 if cut.any() else 1):
         t, extra = low.copy(), np.zeros_like(m)
