@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -278,8 +278,8 @@ def slopes(x: np.ndarray, q: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def evidence_in(run: dict[str, np.ndarray], pattern: str) -> Evidence:
     """A pattern's patients as a run kept them."""
-    e = Evidence(**{f: run[f"{pattern}|{f}"] for f in Evidence.__dataclass_fields__})
-    return replace(e, scorer=str(e.scorer), n_val=int(e.n_val))
+    kept: dict[str, Any] = {f: run[f"{pattern}|{f}"] for f in Evidence.__dataclass_fields__}
+    return Evidence(**kept | {"scorer": str(kept["scorer"]), "n_val": int(kept["n_val"])})
 
 
 def calibrators_of(run: dict[str, np.ndarray], cfg: CalibrationConfig) -> dict[str, AnyCalibrator]:
