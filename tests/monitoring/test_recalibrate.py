@@ -11,6 +11,7 @@ from synthetic_bundle import synthetic_bundle
 from osteo_ray import cli
 from osteo_ray.evaluation.metrics import calibration
 from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.calibration import Calibrator
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.monitoring.recalibrate import Pairs, fit_curve, recalibrate
 from osteo_ray.outcomes import InputError
@@ -124,7 +125,10 @@ def test_the_command_writes_a_bundle_that_scores_by_the_sites_curve(at_site, cap
     assert new.version.endswith("+north")
     x = np.linspace(-3, 3, 7)
     for pattern, c in new.calibrators.items():
-        before, after = old.calibrators[pattern](x)[0], c(x)
+        was = old.calibrators[pattern]
+        assert isinstance(c, Calibrator)
+        assert isinstance(was, Calibrator)
+        before, after = was(x)[0], c(x)
         assert after[0] == pytest.approx(expit(site["slope"] * logit(before) + site["intercept"]))
         assert (after[1] <= after[0]).all()
         assert (after[0] <= after[2]).all()

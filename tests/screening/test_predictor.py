@@ -12,6 +12,7 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.model.abstention import ScanView, decide
+from osteo_ray.model.calibration import Calibrator
 from osteo_ray.model.selection import Selection
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.findings import RecordsError
@@ -51,6 +52,7 @@ def test_shap_adds_up_to_the_score(study, bundle_dir):
     scorer = load_bundle(bundle_dir)
     r = scorer.score(folder, record=record_of(row)).to_dict()
     c = scorer.bundle.calibrators[r["calibrator"]]
+    assert isinstance(c, Calibrator)
     logit = np.log(r["risk_prob"] / (1 - r["risk_prob"]))
     total = r["shap_base"] + sum(s["shap"] for s in r["shap"])
     assert c.slope * total + c.intercept == pytest.approx(logit, abs=1e-4)
