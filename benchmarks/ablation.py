@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ablation_tables as tables
 import numpy as np
@@ -36,14 +36,19 @@ from osteo_ray.drlis import rivals as controls
 from osteo_ray.drlis.config import PolicyConfig, ScorerConfig, SelectionConfig
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.drlis.rllib import train_policy
+from osteo_ray.evaluation.hu_rule import LEVELS
+from osteo_ray.evaluation.reference_hu import cut_offs
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.kdamm.config import DistillConfig, KdammConfig, StudentFit
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import cross_fitted, fit_student, fit_teachers, present
 from osteo_ray.model.acquisition import extend
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
 from osteo_ray.model.config import EXTRA, AcquisitionConfig, CropConfig, EncoderConfig, ViewConfig
+from osteo_ray.model.density import at_120_kvp, hu_by_level, trabecular_hu
 from osteo_ray.model.encoder import SliceEncoder
+from osteo_ray.model.levels import levels_of
 from osteo_ray.model.networks import Batch, Student
 from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
@@ -58,7 +63,13 @@ from osteo_ray.training.config import PretrainConfig
 
 GROUPS = [str(f.group) for f in FEATURES]
 LABS = np.array([g == "labs" for g in GROUPS])
-Picks = Literal["belief", "policy", "uniform", "random", "confidence", "oracle"]
+Picks = Literal["belief", "policy", "rule", "uniform", "random", "confidence", "oracle"]
+PUBLISHED = {"on": "complete", "modality_dropout": 0.0}
+"""Distillation as published: labels of complete patients alone, nothing hidden."""
+QUIET = {"alpha_tabular": 0.0, "alpha_image": 0.0, "view": 0.0}
+"""No teacher is heard."""
+NOBODY = -20.0
+"""Log-probability of a class that a rule never names."""
 
 
 class Setting(Section):
@@ -72,7 +83,9 @@ class Setting(Section):
     reading: Literal["encoder", "perfect"] = Field(
         "encoder", description="perfect: in place of the encoder's reading of the slices, what can be read at best"
     )
-    only_students: bool = Field(False, description="only (i), (iii), the shipped arm; no rival, no cross-fitting")
+    arms: Literal["all", "students", "no_kd"] = Field(
+        "all", description="students: (i), (iii) and the shipped arm alone; no_kd: (i) alone"
+    )
     repeats: int = 5
 
 
@@ -94,6 +107,9 @@ class Ablation(Section):
     test_people: int = 1200
     encoder_seed: int = 500
     encoder_people: int = 300
+    bundle: str | None = Field(
+        None, description="a bundle whose encoder and policy are used; null: both learn from the encoder's people"
+    )
     keep: int = Field(6, description="slices a scan")
     val: float = 0.2
     folds: int = Field(4, description="of the cross-fitted calibration")
@@ -126,6 +142,7 @@ class Population:
     bag: np.ndarray  # float32 [n, K, D], the picks
     mask: np.ndarray
     texture: np.ndarray  # [n, features], of the picks by belief
+    hu: np.ndarray  # [n], mean of L1 and L2 in the policy's picks at 120 kVp; NaN not measured
 
 
 def write_population(
@@ -147,6 +164,7 @@ def write_population(
         "random": controls.at_random(s.scans, cfg.keep, np.random.default_rng(seed)),
         "confidence": controls.top_confidence(s.scans, scorers, cfg.keep, fitted_on.scans),
         "oracle": controls.oracle(s.scans, s.level > 0, s.mid, cfg.keep),
+        "rule": controls.by_rule(s.scans, ViewConfig(keep=cfg.keep)),
     }
     out = {}
     for name, p in picks.items():
@@ -184,16 +202,17 @@ def texture_of(cohort: Path, s: StudySet, kept: np.ndarray, enc: SliceEncoder, c
 
 def prepare(cfg: Ablation, run: StepCache) -> None:
     """Slice sets, encoder, embeddings, populations: each once."""
-    cohorts = {
-        seed: slice_set(run, whole_cohort(seed, n), cfg.crop, cfg.positions)
-        for seed, n in {cfg.encoder_seed: cfg.encoder_people, **sizes(cfg)}.items()
-    }
-    enc = slice_encoder(run, cohorts[cfg.encoder_seed], cfg.encoder, cfg.pretrain, cfg.crop)
+    given = Bundle.load(cfg.bundle) if cfg.bundle else None
+    seen = sizes(cfg) if given else {cfg.encoder_seed: cfg.encoder_people, **sizes(cfg)}
+    cohorts = {seed: slice_set(run, whole_cohort(seed, n), cfg.crop, cfg.positions) for seed, n in seen.items()}
+    enc = given.encoder if given else slice_encoder(run, cohorts[cfg.encoder_seed], cfg.encoder, cfg.pretrain, cfg.crop)
+    assert isinstance(enc, SliceEncoder)
+    encoder: SliceEncoder = enc
     sets: dict[int, StudySet] = {}
 
     def embedded(seed: int) -> StudySet:
         if seed not in sets:
-            sets[seed] = study_set(run, cohorts[seed], enc, cfg.crop, cfg.positions)
+            sets[seed] = study_set(run, cohorts[seed], encoder, cfg.crop, cfg.positions)
         return sets[seed]
 
     for seed, n in sizes(cfg).items():
@@ -201,15 +220,16 @@ def prepare(cfg: Ablation, run: StepCache) -> None:
         def work(to: Path, seed=seed, n=n) -> None:
             fitted_on = embedded(cfg.seeds[0])
             scorers = fit_scorers(fitted_on.scans, ScorerConfig(), cfg.keep, 0, True)
-            write_population(to, seed, n, embedded(seed), scorers, fitted_on, cohorts[seed], enc, cfg)
+            write_population(to, seed, n, embedded(seed), scorers, fitted_on, cohorts[seed], encoder, cfg)
 
         run.run(f"population-{seed}", digest(data_key(cfg), seed, n, cfg.keep, cfg.seeds[0]), work)
     if any(s.picks == "policy" for s in cfg.settings):
-        policy_picks(cfg, run, embedded)
+        policy_picks(cfg, run, embedded, given)
 
 
-def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudySet]) -> None:
-    """What one trained policy keeps of every cohort's scans; it learnt on the encoder's people, whom no arm sees."""
+def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudySet], given: Bundle | None) -> None:
+    """What one trained policy keeps of every cohort's scans, and the HU there: the bundle's, or one that learnt on the
+    encoder's people. No arm sees whom it learnt on."""
     how = SelectionConfig(view=ViewConfig(keep=cfg.keep), policy=PolicyConfig(env_runners=0))
     key = digest(data_key(cfg), how.model_dump(mode="json"))
 
@@ -218,7 +238,11 @@ def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudyS
         scorers = fit_scorers(scans, how.scorer, cfg.keep, 0, True)
         torch.save((train_policy(scans, scorers, how, to, 0)[0], scorers), to / "policy.pt")
 
-    policy, scorers = torch.load(run.run("policy", key, learn) / "policy.pt", weights_only=False)
+    if given:
+        policy, scorers, view = given.policy, given.reward_classifiers, given.config.view
+    else:
+        policy, scorers = torch.load(run.run("policy", key, learn) / "policy.pt", weights_only=False)
+        view = how.view
     for seed in sizes(cfg):
 
         def keep(to: Path, seed=seed) -> None:
@@ -226,11 +250,26 @@ def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudyS
             of = {k: i for i, k in enumerate(s.scans.patient)}
             c = whole_cohort(seed, sizes(cfg)[seed])
             s = s.take(np.array([of[fast.key_of(p, c)] for p in fast.people(c)]))
-            bag, mask = controls.bags(s.scans, controls.by_policy(s.scans, policy, scorers, how.view))
+            picks = controls.by_policy(s.scans, policy, scorers, view)
+            bag, mask = controls.bags(s.scans, picks)
             bag = extend(bag, cfg.encoder.layout, s.scanned, cfg.acquisition)
-            np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask)
+            np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask, hu=l1_l2(s, picks, cfg))
 
         run.run(f"policy-{seed}", digest(key, seed, sizes(cfg)[seed]), keep)
+
+
+def l1_l2(s: StudySet, picks: controls.Picks, cfg: Ablation) -> np.ndarray:
+    """Mean HU at 120 kVp of L1 and L2 [n], one of them where the other was not picked; else of all picks."""
+    layout, out = cfg.encoder.layout, np.full(len(s.scans), np.nan)
+    for i in range(len(out)):
+        at = np.flatnonzero(picks.looked[i])
+        levels = dict(zip(at, levels_of(s.scans.z_mm[i][at], s.scans.embedding[i][at]).level, strict=True))
+        kept = picks.kept[i][picks.kept[i] >= 0]
+        e = s.scans.embedding[i][kept]
+        by_level = hu_by_level(e, [levels[k] for k in kept], layout)
+        asked = [by_level[name].hu for name in LEVELS if name in by_level]
+        out[i] = np.mean(asked) if asked else trabecular_hu(e, layout)
+    return at_120_kvp(out, s.scanned.kvp, cfg.acquisition)
 
 
 def sizes(cfg: Ablation) -> dict[int, int]:
@@ -241,7 +280,7 @@ def sizes(cfg: Ablation) -> dict[int, int]:
 def data_key(cfg: Ablation) -> str:
     """What the populations depend on beside their seed."""
     how = cfg.model_dump(mode="json", include={"crop", "encoder", "pretrain", "acquisition"})
-    return digest(how, cfg.encoder_seed, cfg.encoder_people, cfg.positions)
+    return digest(how, cfg.bundle or [cfg.encoder_seed, cfg.encoder_people], cfg.positions)
 
 
 @lru_cache(maxsize=4)
@@ -260,7 +299,7 @@ def population(cfg: Ablation, seed: int, s: Setting) -> Population:
         bag = np.zeros_like(bag)
         bag[..., : a["perfect"].shape[1]] = a["perfect"][:, None]
     same = {k: a[k] for k in ("values", "label", "t_score", "age_y", "bayes", "texture")}
-    return Population(**same, bag=bag, mask=mask)
+    return Population(**same, bag=bag, mask=mask, hu=a.get("hu", np.full(len(bag), np.nan)))
 
 
 def lose(values: np.ndarray, missing: dict[str, np.ndarray]) -> np.ndarray:
@@ -340,42 +379,61 @@ def one_run(cfg: Ablation, s: Setting, seed: int, repeat: int, to: Path) -> Path
         with torch.no_grad():
             return net, net(t).numpy()
 
-    seen = fit_teachers(train, val, GROUPS, k, repeat)
-    published = {"on": "complete", "modality_dropout": 0.0}
-    quiet = {"alpha_tabular": 0.0, "alpha_image": 0.0, "view": 0.0}
-    _, scores["(i) no KD"] = student({}, cfg.arms.no_kd, **published, **quiet)
-    _, scores["(iii) KD, teachers on everyone"] = student(seen, cfg.arms.published, **published)
-    if not s.only_students:
+    _, scores["(i) no KD"] = student({}, cfg.arms.no_kd, **PUBLISHED, **QUIET)
+    patterns: dict[str, np.ndarray] = {}
+    if s.arms != "no_kd":
+        seen = fit_teachers(train, val, GROUPS, k, repeat)
+        _, scores["(iii) KD, teachers on everyone"] = student(seen, cfg.arms.published, **PUBLISHED)
+        whole, scores[tables.MAIN] = student(seen, k.student)
+        with torch.no_grad():
+            scores["tabular teacher"] = seen["tabular"](t).numpy()
+            scores["image teacher"] = seen["image"](t).numpy()
+        fused = (np.exp(scores["tabular teacher"]) + np.exp(scores["image teacher"])) / 2
+        scores["(v) late fusion"] = np.log(fused)
+        folds = 0 if s.arms == "students" or repeat >= cfg.cross_fitted else cfg.folds
+        apart = [(rows, m.student) for rows, m in cross_fitted(train, GROUPS, k, repeat, folds)]
+        patterns = by_pattern(t, whole, seen, val, apart)
+    if s.arms == "all":
         few = fit_teachers(train, val, GROUPS, k, repeat, on="complete")
-        _, scores["(ii) KD, teachers on complete"] = student(few, cfg.arms.published, **published)
+        _, scores["(ii) KD, teachers on complete"] = student(few, cfg.arms.published, **PUBLISHED)
         _, scores["(iv) start from unimodal training"] = student(
-            {}, cfg.arms.no_kd, **published, **quiet, start="teachers"
+            {}, cfg.arms.no_kd, **PUBLISHED, **QUIET, start="teachers"
         )
-        _, scores["everyone, no KD"] = student({}, cfg.arms.everyone_no_kd, **quiet)
-    whole, scores["(iii) as shipped: KD, everyone also in the student"] = student(seen, k.student)
-    folds = 0 if s.only_students or repeat >= cfg.cross_fitted else cfg.folds
-    apart = [(rows, m.student) for rows, m in cross_fitted(train, GROUPS, k, repeat, folds)]
-    patterns = {}
-    with torch.no_grad():
-        scores["tabular teacher"] = seen["tabular"](t).numpy()
-        scores["image teacher"] = seen["image"](t).numpy()
-        scores["(v) late fusion"] = np.log((np.exp(scores["tabular teacher"]) + np.exp(scores["image teacher"])) / 2)
-        for p in PATTERNS:
-            hidden = show_only(t, p, tuple(GROUPS))
-            patterns[f"pattern {p}"] = x = whole(hidden).numpy()
-            patterns[f"teacher {p}"] = seen["image" if "ct" in modalities_of(p) else "tabular"](hidden).numpy()
-            for name, more in (("risk", []), ("cross", apart)):
-                c = calibrator_of(p, [(val, whole), *more]) if more or name == "risk" else None
-                if c is not None:
-                    patterns[f"{name} {p}"] = c.slope * rest_log_odds(x) + c.intercept
-    if not s.only_students:
+        _, scores["everyone, no KD"] = student({}, cfg.arms.everyone_no_kd, **QUIET)
+        _, scores["as shipped, teachers cross-fitted"] = student(seen, k.student, teacher_folds=3)
         first = cfg.encoder.n_learned
         hand = [*range(first, first + 2 * cfg.encoder.n_rois), *range(cfg.encoder.dim, cfg.encoder.dim + EXTRA)]
         complete = present(train.batch, GROUPS).all(1).numpy()
         scores |= rivals(train, complete, d.texture, t, test.texture, hand)
-    half = {n: a.astype(np.float32) for n, a in (scores | patterns).items()}
+        if np.isfinite(test.hu).all():
+            scores["(vi) mean HU of L1-L2, published cut-off"] = by_hu(test.hu)
+    half: dict[str, Any] = {n: a.astype(np.float32) for n, a in (scores | patterns).items()}
     np.savez(to, seconds=time.process_time() - began, **half)
     return to
+
+
+def by_pattern(
+    t: Batch, whole: Student, seen: dict, val: Rows, apart: list[tuple[Rows, Student]]
+) -> dict[str, np.ndarray]:
+    """What the student, its teacher and the calibrated student say of the test patients, by what is shown of them."""
+    out = {}
+    with torch.no_grad():
+        for p in PATTERNS:
+            hidden = show_only(t, p, tuple(GROUPS))
+            out[f"pattern {p}"] = x = whole(hidden).numpy()
+            out[f"teacher {p}"] = seen["image" if "ct" in modalities_of(p) else "tabular"](hidden).numpy()
+            for name, more in (("risk", []), ("cross", apart)):
+                c = calibrator_of(p, [(val, whole), *more]) if more or name == "risk" else None
+                if c is not None:
+                    out[f"{name} {p}"] = c.slope * rest_log_odds(x) + c.intercept
+    return out
+
+
+def by_hu(hu: np.ndarray) -> np.ndarray:
+    """Class log-probabilities [n, 3] whose log-odds are the HU below the published sensitive cut-off, in tens."""
+    below = torch.from_numpy((cut_offs().sensitive - hu) / 10)
+    never = torch.full_like(below, NOBODY)
+    return torch.stack([-below / 2, never, below / 2], 1).log_softmax(1).numpy()
 
 
 def calibrator_of(pattern: str, judged: list[tuple[Rows, Student]]) -> Calibrator | None:
@@ -389,18 +447,11 @@ def calibrator_of(pattern: str, judged: list[tuple[Rows, Student]]) -> Calibrato
     return fit_calibrator(pattern, np.concatenate(x), np.concatenate(y), 0, resamples=1)
 
 
-def main() -> None:
-    """Run what is missing and write the tables."""
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--config", required=True)
-    p.add_argument("--set", nargs="+", action="extend", default=[])
-    args = p.parse_args()
-    cfg = load(Ablation, args.config, args.set)
-    out = Path(cfg.out).absolute()
-    cfg = cfg.model_copy(update={"out": str(out)})
+def fit_missing(cfg: Ablation) -> dict[tuple[int, int, int], Path]:
+    """Prepare and fit what is missing; the file of each run, by (setting, seed, repeat)."""
+    out = Path(cfg.out)
     began = time.perf_counter()
     prepare(cfg, StepCache(out))
-    prepared = time.perf_counter() - began
     # A run is named by everything that it depends on, so a rerun does what is missing.
     tag = digest(cfg.kdamm.model_dump(), cfg.arms.model_dump(), data_key(cfg), cfg.keep, cfg.val, cfg.folds)[:6]
     (out / "runs").mkdir(exist_ok=True)
@@ -419,19 +470,33 @@ def main() -> None:
         for n, job in enumerate(as_completed(jobs), 1):
             job.result()
             print(f"{n}/{len(jobs)} runs, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    fitted = time.perf_counter() - began - prepared
+    return todo
+
+
+def runs_of(todo: dict[tuple[int, int, int], Path], setting: int) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """A setting's runs by (seed, repeat)."""
+    return {(seed, r): dict(np.load(f)) for (i, seed, r), f in todo.items() if i == setting}
+
+
+def main() -> None:
+    """Run what is missing and write the tables."""
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--config", required=True)
+    p.add_argument("--set", nargs="+", action="extend", default=[])
+    args = p.parse_args()
+    cfg = load(Ablation, args.config, args.set)
+    out = Path(cfg.out).absolute()
+    cfg = cfg.model_copy(update={"out": str(out)})
+    todo = fit_missing(cfg)
     lines, rows = ["# Ablation"], []
     for i, s in enumerate(cfg.settings):
-        runs = {(seed, r): dict(np.load(f)) for (j, seed, r), f in todo.items() if j == i}
         test = population(cfg, cfg.test_seed, s)
-        more, found = tables.one_setting(s.name, runs, test.label, test.bayes, PATTERNS)
+        more, found = tables.one_setting(s.name, runs_of(todo, i), test.label, test.bayes, PATTERNS)
         share = s.complete / (cfg.people + s.extra)
         lines += more
         rows += [r | {"complete_share": share, **s.model_dump(exclude={"name", "repeats"})} for r in found]
     core = sum(float(np.load(f)["seconds"]) for f in todo.values())
-    lines.append(
-        f"\n{len(todo)} runs, {core:.0f} s of one core; this time: {prepared:.0f} s to prepare, {fitted:.0f} s to fit."
-    )
+    lines.append(f"\n{len(todo)} runs, {core:.0f} s of one core.")
     (out / "ablation.md").write_text("\n".join(lines) + "\n")
     frame = pd.DataFrame(rows)
     frame.to_parquet(out / "ablation.parquet")

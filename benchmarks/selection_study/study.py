@@ -9,9 +9,10 @@ scores the same test patients, so that arms differ in their slices alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,7 @@ def compare(
     seed: int,
     first: bool,
     quiet: bool,
+    more: Mapping[str, Callable[[StudySet], Picks]] = MappingProxyType({}),
 ) -> dict[str, Found]:
     """Every arm on one training cohort.
 
@@ -105,6 +107,7 @@ def compare(
         layout: of the slices' embeddings (`EncoderConfig.layout`).
         folder: of this encoder and cohort, where policies and verdicts are kept; what is there already is used.
         first: whether this is the first cohort, on which `only_first` and `spread` are run too.
+        more: further controls.
     """
     sel, keep = cfg.selection, cfg.selection.view.keep
     learnt_from, judged_on = (digest(s.scans.series.tolist(), s.scans.label.tolist()) for s in (train, test))
@@ -128,6 +131,7 @@ def compare(
         "random": lambda s: controls.at_random(s.scans, keep, np.random.default_rng(seed)),
         "uniform": lambda s: controls.uniform(s.scans, keep),
         "central": lambda s: controls.central(s.scans, keep),
+        "belief rule": lambda s: controls.by_rule(s.scans, sel.view),
         "coarse looks and a line": lambda s: controls.interpolated(s.scans, keep, sel.view.coarse),
         "top confidence": lambda s: controls.top_confidence(s.scans, scorers, keep, train.scans),
         "top belief": lambda s: controls.top_belief(s.scans, keep),
@@ -136,6 +140,7 @@ def compare(
         "all slices, attention": lambda s: controls.everything(s.scans),
         "all slices, mean": lambda s: controls.everything(s.scans),
     }
+    choose |= more
     found = {}
     for arm, pick in choose.items():
         which = digest(arm, cfg.model_dump(mode="json", exclude={"boots", "only_first", "spread", "arms"}),

@@ -5,7 +5,7 @@ Every control gives `Picks` for embedded scans. Most of them see every slice fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from osteo_ray.drlis.config import GumbelConfig
 from osteo_ray.drlis.reward import fold_of
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import L1_NUMBER, Scans, coarse_positions, on_target, p_lumbar, vertebra
-from osteo_ray.model.look import first_positions
+from osteo_ray.model.look import Look, first_positions
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
-from osteo_ray.model.selection import select_each
+from osteo_ray.model.selection import Selection, select, select_each
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
 
@@ -48,9 +48,24 @@ class Picks:
 
 def by_policy(scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig) -> Picks:
     """What a trained policy keeps, looking as it does in screening."""
+    return _picks(scans, select_each(scans, policy, scorers, view), view)
+
+
+def by_rule(scans: Scans, view: ViewConfig) -> Picks:
+    """What the belief rule keeps at the policy's budget, as in screening (`method: rule`)."""
+    view = view.model_copy(update={"method": "rule"})
+
+    def no_policy(look: Look) -> np.ndarray:
+        raise AssertionError("the rule asks no policy")
+
+    each = zip(scans.z_mm, scans.embedding, scans.valid, strict=True)
+    return _picks(scans, (select(z[v], e.__getitem__, no_policy, view) for z, e, v in each), view)
+
+
+def _picks(scans: Scans, selections: Iterable[Selection], view: ViewConfig) -> Picks:
     kept = np.full((len(scans), view.keep), -1)
     decoded_not_kept = np.zeros(scans.valid.shape, bool)
-    for i, s in enumerate(select_each(scans, policy, scorers, view)):
+    for i, s in enumerate(selections):
         kept[i, : len(s.kept)] = s.kept
         decoded_not_kept[i] = s.looked
         late = np.setdiff1d(s.kept, first_positions(int(scans.valid[i].sum()), view))

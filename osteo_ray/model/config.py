@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from osteo_ray.config import Section
 from osteo_ray.model.embedding import EmbeddingLayout
@@ -50,10 +50,21 @@ class ViewConfig(Section):
         description="with by_level: slices looked at beyond the policy's, a few at a time, while a pick's level is not "
         "known; 0: none",
     )
+    method: Literal["drlis", "rule", "uniform"] = Field(
+        "drlis",
+        description="what selects: drlis: the learned policy; rule: the encoder's beliefs, at the policy's budget "
+        "(model/rules.py); uniform: evenly spaced slices",
+    )
     selector: str | None = Field(
         None,
-        description="dotted name of a slice selector of one's own (model/extension.py); null: the learned policy",
+        description="dotted name of a slice selector of one's own (model/extension.py), in place of the method",
     )
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> ViewConfig:
+        if self.selector is not None and self.method != "drlis":
+            raise ValueError(f"selector {self.selector!r} stands in place of method {self.method!r}: give one of them")
+        return self
 
 
 class AcquisitionConfig(Section):

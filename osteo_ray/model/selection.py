@@ -17,6 +17,7 @@ from osteo_ray.model.levels import levels_of
 from osteo_ray.model.look import Look, class_probs, first_positions, observe
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.rules import METHODS, Selector
 
 ON_LEVEL = 0.5
 """Least probability, by the column of slices, that a pick shows the body of one of L1-L4."""
@@ -56,13 +57,13 @@ def select(z_mm: np.ndarray, embed: Embed, step: Step, view: ViewConfig) -> Sele
     Args:
         z_mm: [n] heights of the scan's grid positions, ascending, n <= view.positions.
         embed: decodes and embeds grid positions.
-        step: the policy's (`torch_step`, or `onnx_policy.step_of`).
+        step: the policy's (`torch_step`, or `onnx_policy.step_of`); not asked where `view` names another selector.
     """
     n, t = len(z_mm), view.positions
     if not 0 < n <= t:
         raise ValueError(f"a scan has 1..{t} grid positions, this one has {n}")
-    if view.selector is not None:
-        return _levelled(own_selection(z_mm, embed, view), z_mm, embed, view)
+    if (chooser := selector_of(view)) is not None:
+        return _levelled(_selected(chooser, z_mm, embed, view), z_mm, embed, view)
     z = np.zeros(t, np.float32)
     z[:n] = z_mm
     first = first_positions(n, view)
@@ -81,14 +82,17 @@ def select(z_mm: np.ndarray, embed: Embed, step: Step, view: ViewConfig) -> Sele
     return _levelled(Selection(np.array(look.kept, int), look.looked.copy(), look.embedding), z_mm, embed, view)
 
 
-def own_selection(z_mm: np.ndarray, embed: Embed, view: ViewConfig) -> Selection:
-    """What a selector of one's own keeps (`view.selector`): at most `view.keep`, of the grid positions that it looked
-    at or names only in the end.
+def selector_of(view: ViewConfig) -> Selector | None:
+    """What selects in the place of the learned policy; None: the policy does."""
+    return own_part("selector", view.selector) if view.selector is not None else METHODS.get(view.method)
+
+
+def _selected(chooser: Selector, z_mm: np.ndarray, embed: Embed, view: ViewConfig) -> Selection:
+    """What a selector keeps: at most `view.keep`, of the grid positions that it looked at or names only in the end.
 
     Raises:
-        ConfigError: it can't be imported, or names positions that there are not.
+        ConfigError: it names positions that there are not.
     """
-    assert view.selector is not None
     n, t = len(z_mm), view.positions
     looked = np.zeros(t, bool)
     seen: dict[int, np.ndarray] = {}
@@ -100,10 +104,11 @@ def own_selection(z_mm: np.ndarray, embed: Embed, view: ViewConfig) -> Selection
             seen.update(zip(new, embed(np.array(new)), strict=True))
         return np.stack([seen[k] for k in wanted])
 
-    kept = np.array(list(dict.fromkeys(int(k) for k in own_part("selector", view.selector)(z_mm, remembered, view))))
+    kept = np.array(list(dict.fromkeys(int(k) for k in chooser(z_mm, remembered, view))))
     if not len(kept) or len(kept) > view.keep or kept.min() < 0 or kept.max() >= n:
         raise ConfigError(
-            f"selector {view.selector}: gave positions {kept.tolist()}; 1 to {view.keep} of 0..{n - 1} are asked for"
+            f"selector {view.selector or view.method}: gave positions {kept.tolist()}; 1 to {view.keep} of 0..{n - 1} "
+            "are asked for"
         )
     dim = remembered(kept).shape[1]
     embedding = np.zeros((t, dim), np.float32)

@@ -36,6 +36,7 @@ from osteo_ray.model.encoder import build_encoder
 from osteo_ray.model.extension import identities
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.selection import selector_of
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.patients.record_set import RecordSet
@@ -242,10 +243,10 @@ def _fit_selection(folder: Path, people: People, cfg: TrainConfig, quiet: bool, 
     val = val.take(val.label >= 0)
     sel = cfg.selection
     scorers = fit_scorers(train, sel.scorer, sel.view.keep, cfg.seed, quiet)
-    if sel.view.selector is None:
+    if selector_of(sel.view) is None:
         judged = val if len(val) else None
         policy, curve = train_policy(train, scorers, sel, folder, cfg.seed, quiet, judged, saved=saved)
-    else:  # a selector of one's own picks; the bundle holds an untrained policy that nothing asks
+    else:  # the policy is not asked; the bundle holds an untrained one
         torch.manual_seed(cfg.seed)
         policy, curve = PolicyNet(cfg.encoder.dim, sel.policy.hidden), []
     weights = {f"policy.{k}": v.contiguous() for k, v in policy.state_dict().items()}
