@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from osteo_ray.model.bundle import Bundle
+from osteo_ray.model.bundle import AnyCalibrator, Bundle
 from osteo_ray.model.calibration import fit_calibrator
 from osteo_ray.model.config import BundleConfig, EncoderConfig, ModelConfig, ViewConfig
 from osteo_ray.model.encoder import SliceEncoder
@@ -31,7 +31,8 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
     x = rng.normal(size=200)
     y = np.where(x + rng.normal(size=200) > 0.5, 2, 0)
     student = Student(groups, cfg.features, cfg.model).eval()
-    calibrators = {p: c for p in patterns if (c := fit_calibrator(p, x, y, seed)) is not None}
+    fitted = {p: fit_calibrator(p, x, y, seed) for p in patterns}
+    calibrators: dict[str, AnyCalibrator] = {p: c for p, c in fitted.items() if c is not None}
     assert set(calibrators) == set(patterns)
     return Bundle(
         name="synthetic",

@@ -34,10 +34,10 @@ calibrated on {m["n_val"]} others. Seed {cfg.seed}. {cfg.origin or ELSEWHERE}
 **Label.** DXA T-score: -2.5 or lower is osteoporosis, -1 or higher normal. It is noisy; nobody's CT is labelled by its
 HU.
 
-**Inputs.** Six demographics and 22 routine labs in the units of the records' schema, and the slices that the selection
-policy picks. What is missing stays missing: a mask says so, and each pattern of modalities below has its own
-calibration; a pattern that is not listed abstains. That a value is missing moves the score too, as far as it did among
-the training patients.
+**Inputs.** Six demographics and 22 routine labs in the units of the records' schema, and the slices that
+{_selector(bundle)} picks. What is missing stays missing: a mask says so, and each pattern of modalities below has
+its own calibration; a pattern that is not listed abstains. That a value is missing moves the score too, as far as it
+did among the training patients.
 
 **Explanations.** SHAP says what moved a score, not what causes the disease; features that say nearly the same (weight
 and BMI, sex and the labs that differ by sex) share their effect arbitrarily.
@@ -60,6 +60,14 @@ not know them. The AUC (osteoporosis against normal) is of the validation patien
 |---|---|---|---|---|
 {rows}
 {_heldout(m)}"""
+
+
+def _selector(bundle: Bundle) -> str:
+    """What picks the slices."""
+    view = bundle.config.view
+    if view.selector is not None:
+        return f"the selector {view.selector}"
+    return {"drlis": "the learned policy", "rule": "the belief rule", "uniform": "an even grid"}[view.method]
 
 
 def _heldout(m: dict[str, Any]) -> str:

@@ -19,11 +19,15 @@ def test_the_bound_is_statsmodels_own():
         assert wilson_lower(np.array([k / n]), n, 0.9)[0] == pytest.approx(low)
 
 
+def at_85(risk, label, weight):
+    return operating_point(risk, label, weight, 0.85)
+
+
 def test_the_true_sensitivity_falls_short_as_rarely_as_the_bound_says():
     many, label, _ = drawn(40_000, 20_000, 99)
     short = 0
     for seed in range(200):
-        point = operating_point(*drawn(200, 60, seed), sensitivity=0.85)
+        point = at_85(*drawn(200, 60, seed))
         assert point.reached
         short += bool((many[label == 2] >= point.threshold).mean() < 0.85)
     assert short / 200 <= 0.15
@@ -40,11 +44,11 @@ def test_too_few_patients_with_osteoporosis_say_so():
 
 
 def test_a_sensitivity_that_costs_the_specificity_says_so():
-    point = operating_point(*drawn(2000, 800, apart=0.2), sensitivity=0.85)
+    point = at_85(*drawn(2000, 800, apart=0.2))
     assert point.reached
     assert not point.useful
     assert "specificity of only" in point.text
-    good = operating_point(*drawn(2000, 800, apart=4), sensitivity=0.85)
+    good = at_85(*drawn(2000, 800, apart=4))
     assert good.useful
     assert good.text == "sensitivity 85% for osteoporosis, lower 90% bound"
 
