@@ -19,7 +19,7 @@ from osteo_ray.screening.config import ScreenJob
 ROOT = Path(__file__).parents[2]
 POD = "pod"  # checked by Kubernetes' own client
 
-GROUP = {"rayStartParams": {str: str}, "template": POD, "resources": {str: str}}
+GROUP = {"rayStartParams": {str: str}, "template": POD, "resources": {str: str}, "labels": {str: str}}
 WORKERS = GROUP | {"groupName": str, "scaleStrategy": {"workersToDelete": [str]}}
 WORKERS |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), int)
 CLUSTER = {
@@ -176,7 +176,12 @@ def test_the_rayservice_is_the_app_of_the_serve_config():
     in_cluster = ServeDeploySchema.model_validate(yaml.safe_load(found["RayService"]["spec"]["serveConfigV2"]))
     plain = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "configs" / "serve_deploy.yaml").read_text()))
     assert [a.import_path for a in in_cluster.applications] == [a.import_path for a in plain.applications]
-    validate(ServeJob, yaml.safe_load(found["ConfigMap"]["data"]["serve.yaml"]))
+    job = validate(ServeJob, yaml.safe_load(found["ConfigMap"]["data"]["serve.yaml"]))
+    stays = job.deployment.node_labels
+    groups = found["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    asked_for = {g["groupName"] for g in groups if stays.items() <= g["labels"].items()}
+    assert asked_for == {"serving"}, "replicas and drivers of screenings stay off spot nodes"
+    assert all("labels" not in g["rayStartParams"] for g in groups), "the operator refuses them there"
 
 
 def test_the_image_holds_what_the_jobs_need():
