@@ -25,6 +25,12 @@ class DistillConfig(Section):
     )
     hint: float = Field(0.0, ge=0, description="weight of the feature hints: branches learn the teachers' features")
     unimodal: float = Field(0.5, ge=0, description="weight of the unimodal heads' loss (MIND, arXiv 2502.01158)")
+    more: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the excess of a patient's loss with everything known over that with modalities hidden: "
+        "more should never rank worse (SimMLM)",
+    )
     modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is hidden in a step")
     ct_repeat: int = Field(5, ge=1, description="times a patient with CT is drawn in an epoch, for they are few")
     fused: float = Field(1.0, ge=0, description="weight of the fused head's loss on labels")

@@ -112,6 +112,11 @@ def student_loss(
         return torch.where(mask, latent.loss(label, rows.t_score, t_weight), 0.0).sum() / n
 
     loss = cfg.fused * on_labels(fused, labelled)
+    if cfg.more:
+        full = student.fuse(h, available).loss(label, rows.t_score, t_weight)
+        # Held fast, so that the fewer can't be made worse instead.
+        fewer = student.fuse(h, _drop(available, 0.5)).loss(label, rows.t_score, t_weight).detach()
+        loss = loss + cfg.more * torch.where(labelled, F.relu(full - fewer), 0.0).sum() / n
     logits = fused.logits()
     for name, alpha in (("tabular", cfg.alpha_tabular), ("image", cfg.alpha_image)):
         if name not in rows.logits:

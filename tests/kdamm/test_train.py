@@ -9,7 +9,7 @@ from osteo_ray.kdamm.objective import Rows, build
 from osteo_ray.kdamm.ray_train import from_columns, to_table
 from osteo_ray.kdamm.train import FitJob, fit, validate
 from osteo_ray.model.config import ModelConfig
-from osteo_ray.model.networks import Batch, ImageTeacher, TabularTeacher
+from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularTeacher
 from osteo_ray.model.pooling import MIN_SPREAD, scan_scale
 
 GROUPS = ["demographics"] * 2 + ["labs"] * 3
@@ -62,6 +62,25 @@ def test_a_good_teacher_pulls_the_student():
         j = FitJob("student", rows, patients(150, 1), GROUPS, SMALL, FitConfig(), 0, DistillConfig(alpha_image=5))
         got[name] = auc(j, fit(j))
     assert got["with"] > got["without"]
+
+
+def test_more_modalities_rank_worse_less_often_where_that_costs():
+    """How far a patient's loss with everything exceeds that with records hidden, on the patients trained on."""
+    excess = []
+    for more in (0.0, 5.0):
+        rows = patients(60, 6)
+        j = FitJob("student", rows, patients(60, 1), GROUPS, SMALL, FitConfig(epochs=20), 0, DistillConfig(more=more))
+        net = build("student", GROUPS, 6, SMALL)
+        net.load_state_dict(fit(j))
+        assert isinstance(net, Student)
+        with torch.no_grad():
+            h, whole = net.eval().branches(rows.batch), net.present(rows.batch)
+            full, fewer = (
+                net.fuse(h, seen).loss(rows.label, rows.t_score, 0.0)
+                for seen in (whole, whole & torch.tensor([False, False, True]))
+            )
+        excess.append(torch.relu(full - fewer).mean().item())
+    assert excess[1] < excess[0]
 
 
 def test_a_known_t_score_teaches_more_than_its_class():
