@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from ablation_rivals import rivals, texture
+from plain_rule import l1_l2_hu
 from pydantic import Field
 from selection_study.job import slice_encoder, slice_set, study_set, whole_cohort
 from selection_study.study import StudySet
@@ -36,7 +37,6 @@ from osteo_ray.drlis import rivals as controls
 from osteo_ray.drlis.config import PolicyConfig, ScorerConfig, SelectionConfig
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.drlis.rllib import train_policy
-from osteo_ray.evaluation.hu_rule import LEVELS
 from osteo_ray.evaluation.reference_hu import cut_offs
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.kdamm.config import DistillConfig, KdammConfig, StudentFit
@@ -46,9 +46,7 @@ from osteo_ray.model.acquisition import extend
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
 from osteo_ray.model.config import EXTRA, AcquisitionConfig, CropConfig, EncoderConfig, ViewConfig
-from osteo_ray.model.density import at_120_kvp, hu_by_level, trabecular_hu
 from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.model.levels import levels_of
 from osteo_ray.model.networks import Batch, Student
 from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
@@ -253,23 +251,10 @@ def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudyS
             picks = controls.by_policy(s.scans, policy, scorers, view)
             bag, mask = controls.bags(s.scans, picks)
             bag = extend(bag, cfg.encoder.layout, s.scanned, cfg.acquisition)
-            np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask, hu=l1_l2(s, picks, cfg))
+            hu = l1_l2_hu(s.scans, s.scanned, picks.kept, picks.looked, cfg.encoder.layout, cfg.acquisition)
+            np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask, hu=hu)
 
         run.run(f"policy-{seed}", digest(key, seed, sizes(cfg)[seed]), keep)
-
-
-def l1_l2(s: StudySet, picks: controls.Picks, cfg: Ablation) -> np.ndarray:
-    """Mean HU at 120 kVp of L1 and L2 [n], one of them where the other was not picked; else of all picks."""
-    layout, out = cfg.encoder.layout, np.full(len(s.scans), np.nan)
-    for i in range(len(out)):
-        at = np.flatnonzero(picks.looked[i])
-        levels = dict(zip(at, levels_of(s.scans.z_mm[i][at], s.scans.embedding[i][at]).level, strict=True))
-        kept = picks.kept[i][picks.kept[i] >= 0]
-        e = s.scans.embedding[i][kept]
-        by_level = hu_by_level(e, [levels[k] for k in kept], layout)
-        asked = [by_level[name].hu for name in LEVELS if name in by_level]
-        out[i] = np.mean(asked) if asked else trabecular_hu(e, layout)
-    return at_120_kvp(out, s.scanned.kvp, cfg.acquisition)
 
 
 def sizes(cfg: Ablation) -> dict[int, int]:
