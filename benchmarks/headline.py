@@ -30,6 +30,7 @@ from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.model.patterns import PATTERNS
 
+SEEDS = (321, 322, 323)
 COMPLETE, EXTRA = 246, 1210
 SIZES = (100, 150, 246, 350, 500, 700, 1000)
 MAIN, PERFECT = "11 % complete, slices of DRLIS", "11 % complete, slices read perfectly"
@@ -45,7 +46,7 @@ AUC, ACCURACY, HEADROOM, EFFICIENCY = 0.9542, 88.65, 0.6, 2.5
 OVER_UNIFORM, BEHIND_ATTENTION, SHARE = 0.018, 0.005, 0.07
 
 
-def students(work: Path) -> Ablation:
+def students(work: Path, cohorts: int) -> Ablation:
     """The cohorts, encoder and settings of every student."""
     b = Bundle.load(reference.bundle())
     known = {"complete": COMPLETE, "extra": EXTRA, "repeats": 3}
@@ -58,7 +59,7 @@ def students(work: Path) -> Ablation:
         ),
     ]
     return Ablation(
-        out=str(work), seeds=(321, 322, 323), test_seed=391, bundle=reference.bundle(), settings=tuple(settings),
+        out=str(work), seeds=SEEDS[:cohorts], test_seed=391, bundle=reference.bundle(), settings=tuple(settings),
         cross_fitted=0, crop=b.config.crop, encoder=b.config.encoder, acquisition=b.config.acquisition,
     )  # fmt: skip
 
@@ -187,8 +188,9 @@ def of_selectors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def page(rows: list[dict[str, Any]], bars: list[dict[str, Any]], runs: int) -> str:
+def page(rows: list[dict[str, Any]], bars: list[dict[str, Any]], cfg: Ablation) -> str:
     """The Markdown beside the JSON."""
+    seeds = ", ".join(map(str, cfg.seeds))
     aims = [
         {"table": "bars", "figure": b["name"], "measured": b["value"], "low": b["low"], "high": b["high"],
          "aimed at": b["target"], "met": {True: "yes", False: "no", None: ""}[b["met"]]} for b in bars
@@ -196,12 +198,12 @@ def page(rows: list[dict[str, Any]], bars: list[dict[str, Any]], runs: int) -> s
     parts = [
         f"""# Headline figures
 
-Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohorts 321-323, test
-cohort 391 (1,200 people), encoder and policy of the bundle that ships. In brackets 95 %, over test patients, cohorts
-and repeats together; differences are paired.
+Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohorts {seeds},
+test cohort {cfg.test_seed} (1,200 people), encoder and policy of the bundle that ships. In brackets 95 %, over test
+patients, cohorts and repeats together; differences are paired.
 
 {table(aims, "bars").split(chr(10), 2)[2]}
-## Students: {runs} runs of each arm
+## Students: {cfg.settings[0].repeats * len(cfg.seeds)} runs of each arm
 
 {COMPLETE} of {COMPLETE + 1000 - COMPLETE + EXTRA:,} training people complete, on the slices that the shipped policy
 picks.
@@ -235,15 +237,15 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--work", required=True, help="folder of cohorts, runs and policies")
     p.add_argument("--students", action="store_true", help="leave the selectors out")
+    p.add_argument("--cohorts", type=int, default=len(SEEDS), help="training cohorts, of those that were named")
     args = p.parse_args()
-    cfg = students(Path(args.work).absolute())
+    cfg = students(Path(args.work).absolute(), args.cohorts)
     rows, bars = judged(cfg)
     if not args.students:
         more = selectors(cfg)
         rows, bars = [*rows, *more], [*bars, *of_selectors(more)]
-    runs = cfg.settings[0].repeats * len(cfg.seeds)
     to = RESULTS / "headline.json"
-    write(to, "python benchmarks/headline.py --work runs/headline", cfg.test_seed, rows, bars, page(rows, bars, runs))
+    write(to, "python benchmarks/headline.py --work runs/headline", cfg.test_seed, rows, bars, page(rows, bars, cfg))
     print(to.with_suffix(".md").read_text())
 
 
