@@ -73,15 +73,15 @@ class CalibrationConfig(Section):
     """From logits to a risk and a decision."""
 
     method: Literal["logistic", "gaussian"] = Field(
-        "logistic",
-        description="logistic: a curve on the log-odds by class (Firth); gaussian: shift, stretch, spread by T-score",
+        "gaussian",
+        description="gaussian: shift, stretch and spread by T-score; logistic: a curve on the log-odds by class (Firth)",
     )
     population: Literal["everyone", "as_known"] = Field(
         "everyone",
         description="whose risk (gaussian) and sensitivity are meant: everyone's in the records, patients weighted by "
         "1 / P(their pattern); or of those who have the pattern, as they are",
     )
-    pool: bool = Field(True, description="gaussian: draw patterns with few patients towards those like them")
+    pool: bool = Field(False, description="gaussian: draw patterns with few patients towards those like them")
     level: float = Field(0.9, gt=0, lt=1, description="of the risk interval")
     folds: int = Field(
         4,
