@@ -74,7 +74,7 @@ class CalibrationConfig(Section):
 
     method: Literal["logistic", "gaussian"] = Field(
         "gaussian",
-        description="gaussian: shift, stretch and spread by T-score; logistic: a curve on the log-odds by class (Firth)",
+        description="gaussian: shift, stretch, spread by T-score; logistic: a curve on the log-odds by class (Firth)",
     )
     population: Literal["everyone", "as_known"] = Field(
         "everyone",
