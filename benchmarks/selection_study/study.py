@@ -107,7 +107,8 @@ def compare(
         layout: of the slices' embeddings (`EncoderConfig.layout`).
         folder: of this encoder and cohort, where policies and verdicts are kept; what is there already is used.
         first: whether this is the first cohort, on which `only_first` and `spread` are run too.
-        more: further controls.
+        more: selectors that learn nothing from this cohort; without `arms` the first of them is what others are set
+            against.
     """
     sel, keep = cfg.selection, cfg.selection.view.keep
     learnt_from, judged_on = (digest(s.scans.series.tolist(), s.scans.label.tolist()) for s in (train, test))
@@ -124,9 +125,10 @@ def compare(
     for arm in cfg.arms:
         if first or arm not in cfg.only_first:
             learn(arm, cfg.policy_of(arm), seed)
-    main = next(iter(cfg.arms))
-    for r in range(cfg.spread if first else 0):
+    main = next(iter(cfg.arms), "")
+    for r in range(cfg.spread if first and main else 0):
         learn(f"{main}, seed {r + 1}", cfg.policy_of(main), seed + r + 1)
+    choose |= more
     choose |= {
         "random": lambda s: controls.at_random(s.scans, keep, np.random.default_rng(seed)),
         "uniform": lambda s: controls.uniform(s.scans, keep),
@@ -140,7 +142,6 @@ def compare(
         "all slices, attention": lambda s: controls.everything(s.scans),
         "all slices, mean": lambda s: controls.everything(s.scans),
     }
-    choose |= more
     found = {}
     for arm, pick in choose.items():
         which = digest(arm, cfg.model_dump(mode="json", exclude={"boots", "only_first", "spread", "arms"}),
