@@ -265,7 +265,8 @@ def sizes(cfg: Ablation) -> dict[int, int]:
 def data_key(cfg: Ablation) -> str:
     """What the populations depend on beside their seed."""
     how = cfg.model_dump(mode="json", include={"crop", "encoder", "pretrain", "acquisition"})
-    return digest(how, cfg.bundle or [cfg.encoder_seed, cfg.encoder_people], cfg.positions)
+    who = Bundle.load(cfg.bundle).sha256 if cfg.bundle else [cfg.encoder_seed, cfg.encoder_people]
+    return digest(how, who, cfg.positions)
 
 
 @lru_cache(maxsize=4)

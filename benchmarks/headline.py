@@ -37,7 +37,7 @@ SIZES = (100, 150, 246, 350, 500, 700, 1000)
 MAIN, PERFECT = "11 % complete, slices of DRLIS", "11 % complete, slices read perfectly"
 FEW = {"coarse": 6, "spare": 0, "more_looks": 0}
 RULE = "belief rule"
-LUMBAR, EVERY = "scans with lumbar vertebrae", "every scan"
+LUMBAR, EVERY = "lumbar scans", "every scan"
 AUC, ACCURACY, HEADROOM, EFFICIENCY = 0.9542, 88.65, 0.6, 2.5
 OVER_UNIFORM, BEHIND_ATTENTION, SHARE = 0.018, 0.005, 0.07
 
@@ -110,9 +110,9 @@ def selectors(cfg: Ablation) -> list[dict[str, Any]]:
         part = {seed: {arm: _of(f, at) for arm, f in arms.items()} for seed, arms in found.items()}
         for _, r in judge(part, test.take(at), how)[0].iterrows():
             rows.append({
-                "table": f"selectors, {scans}", "arm": r["arm"], "decoded": round(r["decoded"], 1),
-                f"of_{LONG_SERIES}_%": round(100 * r["share"], 1), "L1-L4_%": round(100 * r["lumbar"]),
-                "mid_third_%": round(100 * r["mid"]), "auc": ci(r["auc"], r["auc_low"], r["auc_high"]),
+                "table": named("selectors", scans), "arm": r["arm"], "decoded": round(r["decoded"], 1),
+                f"of_{LONG_SERIES}_percent": round(100 * r["share"], 1), "on_l1_l4_percent": round(100 * r["lumbar"]),
+                "mid_third_percent": round(100 * r["mid"]), "auc": ci(r["auc"], r["auc_low"], r["auc_high"]),
                 "vs_rest": round(r["rest"], 4), "drlis_ahead": ci(r["ahead"], r["ahead_low"], r["ahead_high"], True),
                 "ahead": float(r["ahead"]), "ahead_low": float(r["ahead_low"]), "ahead_high": float(r["ahead_high"]),
                 "share": float(r["share"]),
@@ -124,6 +124,11 @@ def _of(f: Found, at: np.ndarray) -> Found:
     """What an arm came to on some of the test scans."""
     picks = controls.Picks(f.test.kept[at], f.test.decoded_not_kept[at])
     return Found({k: v[:, at] for k, v in f.log_odds.items()}, picks, f.curve)
+
+
+def named(table: str, scans: str) -> str:
+    """A table's name, for scans with lumbar vertebrae or all of them."""
+    return f"{table}_{'lumbar' if scans == LUMBAR else 'every'}"
 
 
 def ci(value: float, low: float, high: float, signed: bool = False, digits: int = 4) -> str:
@@ -167,14 +172,14 @@ def judged_on(
     for r in tables.one_setting(MAIN, runs[MAIN], label, bayes, PATTERNS)[1]:
         auc = ci(r["auc"], r["auc_low"], r["auc_high"])
         if r["arm"].startswith("pattern "):
-            rows.append({"table": f"patterns, {scans}", "known": r["arm"].removeprefix("pattern "), "auc": auc,
+            rows.append({"table": named("patterns", scans), "known": r["arm"].removeprefix("pattern "), "auc": auc,
                          "its_teacher": round(r["teacher_auc"], 4)})  # fmt: skip
             continue
         gain = ci(r["auc_gain"], r["auc_gain_low"], r["auc_gain_high"], True)
         accuracy = ci(100 * r["accuracy"], 100 * r["accuracy_low"], 100 * r["accuracy_high"], digits=1)
         ahead = ci(r["auc_behind"], r["auc_behind_low"], r["auc_behind_high"], True)
-        rows.append({"table": f"arms, {scans}", "arm": r["arm"], "auc": auc, "vs_rest": round(r["auc_rest"], 4),
-                     "accuracy_%": accuracy, "minus_no_KD": gain, "shipped_minus_it": ahead})  # fmt: skip
+        rows.append({"table": named("arms", scans), "arm": r["arm"], "auc": auc, "vs_rest": round(r["auc_rest"], 4),
+                     "accuracy_percent": accuracy, "minus_no_kd": gain, "shipped_minus_it": ahead})  # fmt: skip
     boot = tables.Boot(list(runs[MAIN]), label)
 
     def measured(setting: str, arm: str, what: str = "auc") -> tuple[float, np.ndarray]:
@@ -183,10 +188,10 @@ def judged_on(
     base, whole = measured(MAIN, tables.BASE), measured(MAIN, tables.MAIN)
     for name in (MAIN, PERFECT):
         first, second = (ci(a, *tables.interval(d)) for a, d in (measured(name, x) for x in (tables.BASE, tables.MAIN)))
-        rows.append({"table": f"settings, {scans}", "setting": name, "no_KD": first, "as_shipped": second})
+        rows.append({"table": named("settings", scans), "setting": name, "no_kd": first, "as_shipped": second})
     curve = [measured(s.name, tables.BASE) for s in cfg.settings if s.arms == "no_kd"]
     for n, (a, d) in zip(SIZES, curve, strict=True):
-        rows.append({"table": f"efficiency, {scans}", "complete": n, "auc_without_KD": ci(a, *tables.interval(d))})
+        rows.append({"table": named("efficiency", scans), "complete": n, "auc_without_kd": ci(a, *tables.interval(d))})
     needed = complete_needed(whole[0], [a for a, _ in curve]) / COMPLETE
     draws = np.array([complete_needed(w, [d[b] for _, d in curve]) / COMPLETE for b, w in enumerate(whole[1])])
     perfect = measured(PERFECT, tables.MAIN)
@@ -198,7 +203,7 @@ def judged_on(
     low, high = tables.interval(exact[1])
     bars = [
         bar("people", len(label)),
-        bar("Bayes-optimal AUC against normal", round(exact[0], 4), round(low, 4), round(high, 4)),
+        bar("Bayes-optimal AUC", round(exact[0], 4), round(low, 4), round(high, 4)),
         bar_of("AUC against normal, as shipped", whole[0], whole[1], AUC),
         bar_of("accuracy, %, as shipped", right[0], right[1], ACCURACY, 100),
         bar_of("AUC, shipped less no distillation", gained, whole[1] - base[1], 0.0),
@@ -221,7 +226,7 @@ def complete_needed(auc: float, curve: list[float]) -> float:
 
 def of_selectors(rows: list[dict[str, Any]], scans: str) -> list[dict[str, Any]]:
     """Bars of the selectors."""
-    by = {r["arm"]: r for r in rows if r["table"] == f"selectors, {scans}"}
+    by = {r["arm"]: r for r in rows if r["table"] == named("selectors", scans)}
     share = 100 * by["DRLIS"]["share"]
 
     def ahead(name: str, arm: str, sign: int, target: float | str | None, limit: float | None) -> dict[str, Any]:
@@ -232,7 +237,7 @@ def of_selectors(rows: list[dict[str, Any]], scans: str) -> list[dict[str, Any]]
 
     return [
         ahead("DRLIS ahead of uniform, AUC", "uniform", 1, OVER_UNIFORM, OVER_UNIFORM),
-        ahead("DRLIS behind attention over all slices, AUC", "all slices, attention", -1,
+        ahead("DRLIS behind attention over all slices", "all slices, attention", -1,
               f"at most {BEHIND_ATTENTION}", BEHIND_ATTENTION),
         ahead("DRLIS ahead of the belief rule, AUC", RULE, 1, None, None),
         bar(f"slices decoded, % of 300, {scans}", round(share, 1), target=f"at most {100 * SHARE:.0f}",
@@ -251,10 +256,10 @@ def page(rows: list[dict[str, Any]], bars: list[dict[str, Any]], cfg: Ablation) 
         f"""# Headline figures
 
 Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohort {seeds}, test
-cohort {cfg.test_seed} ({cfg.test_people:,} people), encoder and policy of the bundle that ships. A fifth of the scans
-are of neck, chest or pelvis; the plan had not said whether they count. Both are shown: "{LUMBAR}", people whose scan
-shows three of L1-L4 by the truth, whom the product scores; and "{EVERY}", with those whom it would refuse. All train.
-In brackets 95 %, over test people and runs together; differences are paired.
+cohort {cfg.test_seed} ({cfg.test_people:,} people), encoder and policy of the bundle that ships. A fifth of the
+scans are of neck, chest or pelvis; the plan had not said whether they count. Both are shown: "{LUMBAR}", people
+whose scan shows three of L1-L4 by the truth, whom the product scores; and "{EVERY}", with those whom it would
+refuse. All train. In brackets 95 %, over test people and runs together; differences are paired.
 
 {table(aims, "bars").split(chr(10), 2)[2]}"""
     ]
@@ -263,27 +268,27 @@ In brackets 95 %, over test people and runs together; differences are paired.
 
 {COMPLETE} of {1000 + EXTRA:,} training people complete, on the slices that the shipped policy picks.
 
-{table(rows, f"arms, {scans}", ["arm", "auc", "vs_rest", "accuracy_%"])}
-{table(rows, f"arms, {scans}", ["arm", "minus_no_KD", "shipped_minus_it"])}
-{table(rows, f"patterns, {scans}")}
+{table(rows, named("arms", scans), ["arm", "auc", "vs_rest", "accuracy_percent"])}
+{table(rows, named("arms", scans), ["arm", "minus_no_kd", "shipped_minus_it"])}
+{table(rows, named("patterns", scans))}
 What perfect reading of the slices leaves:
 
-{table(rows, f"settings, {scans}")}
+{table(rows, named("settings", scans))}
 Without distillation, by the number of complete people:
 
-{table(rows, f"efficiency, {scans}")}""")
-    parts.append(f"""Label efficiency: complete people at which the curve without distillation (made monotone, linear in the
-logarithm of the number) has the AUC of the shipped student, over the {COMPLETE} that it had;
+{table(rows, named("efficiency", scans))}""")
+    parts.append(f"""Label efficiency: complete people at which the curve without distillation (made monotone, linear
+in the logarithm of the number) has the AUC of the shipped student, over the {COMPLETE} that it had;
 {SIZES[-1] / COMPLETE:.1f} where the curve never has it.
 """)
     for scans in (LUMBAR, EVERY) if any(r["table"].startswith("selectors") for r in rows) else ():
-        shown = ["arm", "decoded", f"of_{LONG_SERIES}_%", "L1-L4_%", "mid_third_%"]
+        shown = ["arm", "decoded", f"of_{LONG_SERIES}_percent", "on_l1_l4_percent", "mid_third_percent"]
         parts.append(f"""## Selectors, {scans}
 
 An image teacher on what each keeps of 1,000 people; three fits.
 
-{table(rows, f"selectors, {scans}", shown)}
-{table(rows, f"selectors, {scans}", ["arm", "auc", "vs_rest", "drlis_ahead"])}""")
+{table(rows, named("selectors", scans), shown)}
+{table(rows, named("selectors", scans), ["arm", "auc", "vs_rest", "drlis_ahead"])}""")
     return "\n".join(parts)
 
 

@@ -190,7 +190,8 @@ and specificity are for osteoporosis against everybody else, at each pattern's t
 <!-- rows: heldout -->
 
 {table(("sensitivity", "specificity"))}
-Aimed at: calibration slopes of {LOW} to {HIGH}. Outside: {", ".join(outside) or "none"}.
+Aimed at: calibration slopes of {LOW} to {HIGH}. Outside:
+{", ".join(outside) or "none"}.
 
 ## Against the exact posterior
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from figures_in_docs import INTERVAL, parse_cell
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 
@@ -40,6 +42,11 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def _recorded(value: Any) -> Any:
+    """A cell as JSON holds it: a number with its interval, written as text, is read."""
+    return parse_cell(value) if isinstance(value, str) and INTERVAL.fullmatch(value) else value
+
+
 def commit() -> str:
     """The commit that is checked out."""
     args = ["git", "rev-parse", "--short", "HEAD"]
@@ -50,6 +57,7 @@ def write(
     to: Path, command: str, seed: int | None, rows: Sequence[dict[str, Any]], bars: Sequence[dict[str, Any]], page: str
 ) -> None:
     """Write `to`, a JSON file, and the page beside it."""
-    text = {"command": command, "commit": commit(), "seed": seed, "rows": list(rows), "bars": list(bars)}
+    recorded = [{k: _recorded(v) for k, v in r.items()} for r in rows]
+    text = {"command": command, "commit": commit(), "seed": seed, "rows": recorded, "bars": list(bars)}
     to.write_text(json.dumps(text, indent=1) + "\n")
     to.with_suffix(".md").write_text(page)

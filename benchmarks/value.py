@@ -57,13 +57,13 @@ def frame_of(s: Scored, bundle: Bundle, people: People, hu: np.ndarray) -> pd.Da
     )
 
 
-def shown(e: Estimate, digits: int = 3, signed: bool = False) -> str | None:
-    """A figure with its interval."""
+def shown(e: Estimate, digits: int = 3, signed: bool = False) -> str | float | None:
+    """A figure with its interval; without one a number."""
     if np.isnan(e.value):
         return None
     sign = "+" if signed else ""
     if np.isnan(e.low):
-        return f"{e.value:{sign}.{digits}f}"
+        return round(e.value, digits)
     return f"{e.value:{sign}.{digits}f} ({e.low:{sign}.{digits}f} to {e.high:{sign}.{digits}f})"
 
 
@@ -73,9 +73,11 @@ def rows_of(pattern: str, v: PatternValue, text: str) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [
         first | {"sensitivity": shown(v.sensitivity), "specificity": shown(v.specificity),
                  "called_per_case": shown(v.number_needed, 1), "net_benefit": shown(v.net_benefit, 3, True),
-                 "less_refer_all": shown(v.against_all, 3, True), "rule_by_HU": shown(v.hu_rule, 3, True),
-                 "less_rule_by_HU": shown(v.against_hu_rule, 3, True), "operating_point": text}
+                 "less_refer_all": shown(v.against_all, 3, True), "operating_point": text}
     ]  # fmt: skip
+    if not np.isnan(v.hu_rule.value):
+        out.append({"table": "rule", "known": pattern, "rule_by_hu": shown(v.hu_rule, 3, True),
+                    "less_rule_by_hu": shown(v.against_hu_rule, 3, True)})  # fmt: skip
     for t in v.top:
         out.append({"table": "worklist", "known": pattern, "first": t.n, "with_osteoporosis": t.cases,
                     "share_of_cases": shown(t.found), "share_of_list": shown(t.right)})  # fmt: skip
@@ -119,7 +121,7 @@ def page(rows: list[dict[str, Any]], bundle: Bundle) -> str:
     """The Markdown beside the JSON."""
     point = table(rows, "value", ["known", "n", "osteoporosis", "threshold", "sensitivity", "specificity"])
     benefit = table(rows, "value", ["known", "net_benefit", "less_refer_all", "called_per_case"])
-    rule = table([r for r in rows if r.get("rule_by_HU")], "value", ["known", "rule_by_HU", "less_rule_by_HU"])
+    rule = table(rows, "rule")
     how = table(rows, "value", ["known", "operating_point"])
     return f"""# What the score is worth, by what is known
 
@@ -145,9 +147,10 @@ The plain rule: mean HU of L1 and L2 at 120 kVp at and below the published sensi
 Many and small: an interval that holds the overall figure says nothing against a group. Synthetic people differ less by
 group than patients do.
 
-{table(rows, "subgroups")}
-The risk of the same patient scanned again: [rescans](selection-rescans.md), synthetic. No patient was scanned twice in
-the real CT at hand.
+{table(rows, "subgroups", ["by", "group", "n", "auc_vs_rest"])}
+{table(rows, "subgroups", ["by", "group", "sensitivity", "specificity"])}
+The risk of the same patient scanned again: [rescans](selection-rescans.md), synthetic; no real patient scanned twice
+was available.
 """
 
 
