@@ -144,6 +144,12 @@ def bar_of(name: str, point: float, draws: np.ndarray, target: float, scale: flo
     return bar(name, round(value, 4), round(low, 4), round(high, 4), target, bool(value >= target))
 
 
+def above_zero(name: str, point: float, draws: np.ndarray) -> dict[str, Any]:
+    """A difference whose whole interval should lie above 0."""
+    low, high = tables.interval(draws)
+    return bar(name, round(point, 4), round(low, 4), round(high, 4), "interval above 0", bool(low > 0))
+
+
 def judged(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and bars of the students, on test people whose scan shows lumbar vertebrae and on all of them."""
     todo = fit_missing(cfg)
@@ -206,7 +212,7 @@ def judged_on(
         bar("Bayes-optimal AUC", round(exact[0], 4), round(low, 4), round(high, 4)),
         bar_of("AUC against normal, as shipped", whole[0], whole[1], AUC),
         bar_of("accuracy, %, as shipped", right[0], right[1], ACCURACY, 100),
-        bar_of("AUC, shipped less no distillation", gained, whole[1] - base[1], 0.0),
+        above_zero("AUC, shipped less no distillation", gained, whole[1] - base[1]),
         bar_of("share of the headroom to perfect reading", gained / room, (whole[1] - base[1]) / rooms, HEADROOM),
         bar_of("label efficiency", needed, draws, EFFICIENCY),
     ]
