@@ -53,7 +53,7 @@ def by_policy(scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool],
 
 def by_rule(scans: Scans, view: ViewConfig) -> Picks:
     """What the belief rule keeps at the policy's budget, as in screening (`method: rule`)."""
-    view = view.model_copy(update={"method": "rule"})
+    view = view.model_copy(update={"method": "rule", "selector": None})
 
     def no_policy(look: Look) -> np.ndarray:
         raise AssertionError("the rule asks no policy")

@@ -37,7 +37,7 @@ class DistillConfig(Section):
     teacher_folds: int = Field(
         0,
         ge=0,
-        description="shares of the training patients, each taught by teachers that were fitted without it; below 2: "
+        description="shares of the training patients, each with the outputs of teachers fitted without it; below 2: "
         "teachers also teach those they were fitted on",
     )
     on: Literal["complete", "all"] = Field(

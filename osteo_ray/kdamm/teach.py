@@ -81,7 +81,7 @@ def with_teacher_outputs(rows: Rows, teachers: Teachers, groups: list[str]) -> R
     return replace(rows, logits=logits, features=features)
 
 
-def cross_taught(
+def with_cross_fitted_outputs(
     train: Rows,
     val: Rows,
     teachers: Teachers,
@@ -89,9 +89,8 @@ def cross_taught(
     cfg: KdammConfig,
     seed: int,
     patient: torch.Tensor | None = None,
-    on: Literal["all", "complete"] = "all",
 ) -> Rows:
-    """The rows with what teachers say of them that were fitted without them (`distill.teacher_folds` shares).
+    """`with_teacher_outputs`, each row's by teachers that were fitted without it (`distill.teacher_folds` shares).
 
     A teacher knows its own training patients better than it will know anyone, and a student that learns from that
     learns too much certainty. Fits run in this process.
@@ -108,7 +107,7 @@ def cross_taught(
     for k in range(folds):
         rows = torch.where(share == k)[0]
         rest = train.take(torch.where(share != k)[0])
-        apart = fit_teachers(rest, val, groups, cfg, seed, on, kinds=tuple(teachers))
+        apart = fit_teachers(rest, val, groups, cfg, seed, kinds=tuple(teachers))
         own = with_teacher_outputs(train.take(rows), apart, groups)
         for kind in teachers:
             known.logits[kind][rows], known.features[kind][rows] = own.logits[kind], own.features[kind]
@@ -124,7 +123,6 @@ def fit_student(
     seed: int,
     run: Run = fit,
     patient: torch.Tensor | None = None,
-    taught: Literal["all", "complete"] = "all",
 ) -> Student:
     """The student, on complete patients (`distill.on: complete`) or on everybody with at least one modality.
 
@@ -133,7 +131,6 @@ def fit_student(
 
     Args:
         patient: int64 [n], a number for each patient, whose examples no teacher parts; None: one example each.
-        taught: whom the teachers were fitted on, as `fit_teachers` was told.
     """
     available = present(train.batch, groups)
     everyone = torch.where(available.any(1))[0]
@@ -146,7 +143,7 @@ def fit_student(
         alone = cfg.distill.model_copy(update={"on": "all", "start": "random", "unimodal": 3.0, "fused": 0.0})
         first = FitJob("student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone)
         start = run(first)
-    known = cross_taught(train, val, teachers, groups, cfg, seed, patient, taught).take(rows)
+    known = with_cross_fitted_outputs(train, val, teachers, groups, cfg, seed, patient).take(rows)
     return fitted(  # type: ignore[return-value]
         FitJob("student", known, judged, groups, cfg.model, cfg.student, seed, cfg.distill, start), run
     )

@@ -1,8 +1,8 @@
 """Calibration on the T-score: risk = Phi((-2.5 - offset - slope m) / sigma), m the T-score that a model expects.
 
 Every model says a Gaussian over the T-score, so what is wrong with it is a shift, a stretch and a spread: three numbers
-that each patient's T-score teaches, where a logistic curve learns from the class alone. A pattern's numbers are drawn
-towards those of the patterns like it, the more so the less certain they are (`pooled`; DerSimonian and Laird 1986).
+that each patient's T-score teaches, where a logistic curve learns from the class alone. With `pool` a pattern's numbers
+are drawn towards those of the patterns like it, the more so the less certain they are (DerSimonian and Laird 1986).
 """
 
 from __future__ import annotations
@@ -89,11 +89,12 @@ class Judged:
 
 
 def fit_gaussians(
-    judged: Mapping[str, Judged], seed: int, level: float = 0.9, resamples: int = 200, pool: bool = True
+    judged: Mapping[str, Judged], seed: int, level: float = 0.9, resamples: int = 200, pool: bool = False
 ) -> dict[str, GaussianCalibrator]:
-    """A calibrator for each pattern with `MIN_EVENTS` patients of both sides, small ones drawn towards the others.
+    """A calibrator for each pattern with `MIN_EVENTS` patients of both sides.
 
-    Patterns with a CT are alike, and patterns without.
+    Args:
+        pool: draw small patterns towards the others; patterns with a CT are alike, and patterns without.
     """
     raw, n, events = {}, {}, {}
     for pattern, j in judged.items():

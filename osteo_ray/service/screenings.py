@@ -40,10 +40,10 @@ class Supervisor:
 
     def keep(self) -> int:
         """Start drivers for screenings that lack one; returns how many have one."""
-        going, cluster = 0, current_cluster()
+        driven, cluster = 0, current_cluster()
         for run in self.runs.open():
             with self._turn:
-                going += self._keep(run, cluster, room=going < self.cfg.limits.running)
+                driven += self._keep(run, cluster, room=driven < self.cfg.limits.running)
         with self._turn:
             for run in list(self._unstopped.values()):
                 if run.saved.state in OPEN:  # resumed meanwhile
@@ -51,7 +51,7 @@ class Supervisor:
                 else:
                     self._stop(run)
         self._sweep()
-        return going
+        return driven
 
     def _keep(self, run: Run, cluster: str, room: bool) -> bool:
         """Whether it has a driver now."""

@@ -5,7 +5,14 @@ import torch
 
 from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.kdamm.objective import Rows
-from osteo_ray.kdamm.teach import cross_fitted, cross_taught, fit_teachers, present, shares, with_teacher_outputs
+from osteo_ray.kdamm.teach import (
+    cross_fitted,
+    fit_teachers,
+    present,
+    shares,
+    with_cross_fitted_outputs,
+    with_teacher_outputs,
+)
 from osteo_ray.model.config import ModelConfig
 from osteo_ray.model.networks import Batch
 
@@ -67,16 +74,16 @@ def test_no_teacher_speaks_of_a_patient_it_was_fitted_on():
     number = torch.arange(60) // 2  # two examples each
     cfg = CFG.model_copy(update={"distill": CFG.distill.model_copy(update={"teacher_folds": 3})})
     teachers = fit_teachers(rows, val, GROUPS, cfg, 0)
-    taught = cross_taught(rows, val, teachers, GROUPS, cfg, 0, number)
+    cross = with_cross_fitted_outputs(rows, val, teachers, GROUPS, cfg, 0, number)
     share = shares(rows, GROUPS, 0, 3, number)
     assert (share[0::2] == share[1::2]).all()
     for k in range(3):
         others = fit_teachers(rows.take(torch.where(share != k)[0]), val, GROUPS, cfg, 0)
         own = with_teacher_outputs(rows.take(torch.where(share == k)[0]), others, GROUPS)
         for kind in ("tabular", "image"):
-            assert torch.equal(taught.logits[kind][share == k].nan_to_num(), own.logits[kind].nan_to_num())
-    assert taught.logits["image"][50:].isnan().all()
+            assert torch.equal(cross.logits[kind][share == k].nan_to_num(), own.logits[kind].nan_to_num())
+    assert cross.logits["image"][50:].isnan().all()
     as_they_are = with_teacher_outputs(rows, teachers, GROUPS)
-    assert not torch.equal(taught.logits["tabular"], as_they_are.logits["tabular"])
-    none = cross_taught(rows, val, teachers, GROUPS, CFG, 0, number)
+    assert not torch.equal(cross.logits["tabular"], as_they_are.logits["tabular"])
+    none = with_cross_fitted_outputs(rows, val, teachers, GROUPS, CFG, 0, number)
     assert torch.equal(none.logits["tabular"], as_they_are.logits["tabular"])
