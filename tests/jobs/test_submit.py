@@ -34,6 +34,14 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def serving_labels() -> str:
+    """Of the nodes that the shipped RayService serves on, as `ray start --labels` takes them."""
+    (service,) = [d for d in yaml.safe_load_all((ROOT / "deploy" / "rayservice.yaml").read_text()) if "spec" in d]
+    groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (labels,) = [g["labels"] for g in groups if g["groupName"] == "serving"]
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
 @pytest.fixture(scope="module")
 def head():
     """Address of the dashboard of a Ray head that is this test's own."""
@@ -45,6 +53,7 @@ def head():
         command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}"]
         command += [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
         command += [f"--ray-client-server-port={free_port()}", f"--temp-dir={temp}", "--object-store-memory=300000000"]
+        command += [f"--labels={serving_labels()}"]
         log = (Path(temp) / "head.log").open("w")
         ray = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
