@@ -11,6 +11,7 @@ from typing import IO
 
 import fsspec
 
+from osteo_ray.dicom.s3_ranges import S3Ranges
 from osteo_ray.dicom.sources import Branch, Entry, with_sidecars
 from osteo_ray.io.uris import refuse_password
 
@@ -23,6 +24,7 @@ class FsspecSource:
         self.root = uri
         self.scheme = uri.split("://", 1)[0]
         self._fs, self._root = fsspec.core.url_to_fs(uri)
+        self._ranges = S3Ranges(self._fs) if self.scheme == "s3" else None
 
     def _uri(self, path: str) -> str:
         return path if "://" in path else f"{self.scheme}://{path}"
@@ -84,10 +86,20 @@ class FsspecSource:
     def headers(self, uris: Sequence[str], n: int) -> Sequence[bytes | Exception]:
         """First bytes of many objects at once; a failure stands in its place."""
         paths = [self._fs._strip_protocol(u) for u in uris]
-        return self._fs.cat_ranges(paths, [0] * len(paths), [n] * len(paths), on_error="return")
+        found: list[bytes | Exception | None] = [None] * len(paths)
+        if self._ranges is not None:
+            found[:] = self._ranges.read_each(paths, 0, n)
+        open_ = [i for i, f in enumerate(found) if f is None]
+        if open_:
+            rest = self._fs.cat_ranges([paths[i] for i in open_], [0] * len(open_), [n] * len(open_), on_error="return")
+            for i, data in zip(open_, rest, strict=True):
+                found[i] = data
+        return [f for f in found if f is not None]
 
     def read(self, uri: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._fs._strip_protocol(uri)
+        if self._ranges is not None and (data := self._ranges.read(path, offset, length)) is not None:
+            return data
         return self._fs.cat_file(path, start=offset or None, end=None if length is None else offset + length)
 
     def open(self, uri: str) -> IO[bytes]:

@@ -15,6 +15,8 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.indexing import index_entries
 from osteo_ray.dicom import sources
 from osteo_ray.dicom.containers import ZipSource
+from osteo_ray.dicom.remote import FsspecSource
+from osteo_ray.dicom.s3_ranges import GIVEN_UP, S3Ranges
 from osteo_ray.dicom.sources import open_source, read_uri, roots
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import Rejected
@@ -141,3 +143,54 @@ def test_a_password_in_a_uri_is_refused():
         open_source("s3://user:secret@bucket/x")
     with pytest.raises(ValueError, match="password"):
         open_source("dicomweb+http://user:secret@host/dicom-web")
+
+
+@pytest.fixture
+def objects(bucket):
+    """Three objects, one of them empty: path -> content."""
+    put = {"cts/ranges/a": b"abcdef" * 1000, "cts/ranges/b": b"xyz", "cts/ranges/none": b""}
+    for path, data in put.items():
+        bucket.pipe_file(path, data)
+    return put
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 4), (2, 9000), (5998, 10), (0, None), (7, None)])
+def test_parts_of_objects_are_those_that_s3fs_reads(bucket, objects, offset, length, monkeypatch):
+    source = open_source("s3://cts/ranges/a")
+    of_s3fs = bucket.cat_file("cts/ranges/a", start=offset, end=None if length is None else offset + length)
+    monkeypatch.setattr(type(bucket), "cat_file", None)  # nothing is asked of s3fs
+    assert source.read("s3://cts/ranges/a", offset, length) == of_s3fs
+    assert of_s3fs == objects["cts/ranges/a"][offset : None if length is None else offset + length]
+
+
+def test_what_obstore_cannot_read_s3fs_answers(bucket, objects):
+    """Headers of short, empty and missing objects, each in its place."""
+    source = FsspecSource("s3://cts/ranges")
+    short, nothing, missing = source.headers(["s3://cts/ranges/b", "s3://cts/ranges/none", "s3://cts/ranges/gone"], 16)
+    assert short == b"xyz"
+    assert isinstance(nothing, OSError)  # an empty object has no such range
+    assert isinstance(missing, FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        source.read("s3://cts/ranges/gone", 0, 4)
+
+
+def test_a_client_that_never_gets_through_is_given_up(bucket, objects, monkeypatch):
+    """Whatever keeps obstore out (certificates, a proxy), s3fs reads; after three attempts it alone is asked."""
+    ranges = S3Ranges(bucket)
+    tries = []
+
+    async def refuses(name):
+        tries.append(name)
+        raise OSError("certificate")
+
+    monkeypatch.setattr(ranges, "_store", refuses)
+    assert [ranges.read("cts/ranges/a", 0, 4) for _ in range(5)] == [None] * 5
+    assert len(tries) == GIVEN_UP
+
+
+def test_settings_of_s3fs_that_obstore_lacks_are_kept_to(bucket, objects):
+    assert S3Ranges(bucket).read("cts/ranges/b", 0, 2) == b"xy"
+    payer = type(bucket)(requester_pays=True, skip_instance_cache=True)
+    assert S3Ranges(payer).read("cts/ranges/b", 0, 2) is None
+    with open_source("s3://cts/ranges/b") as source:
+        assert source.read("s3://cts/ranges/b", 0, 2) == b"xy"
