@@ -157,7 +157,7 @@ def in_orthanc(series: list[Path]) -> Iterator[Layout]:
 
 def measure(layout: Layout, scorer: Predictor) -> dict[str, Any]:
     """Requests, MB and CPU ms a study, of index and scoring."""
-    alone = mock.patch.object(s3_ranges, "_plain_settings", lambda fs: False) if layout.s3fs_alone else nullcontext()
+    alone = mock.patch.object(s3_ranges, "_plain_settings", return_value=False) if layout.s3fs_alone else nullcontext()
     sources.shared.cache_clear()
     with alone:
         return _measured(layout, scorer)

@@ -2,17 +2,20 @@
 
     python benchmarks/headline.py --work runs/headline            # hours of two cores; a rerun does what is missing
     python benchmarks/headline.py --work runs/headline --students # without the selectors
+    python benchmarks/headline.py --work runs/headline --policies # other rewards and budgets alone, on one cohort
 
 Renders three training cohorts and a test cohort, embeds them with the encoder that ships, fits every arm of the
 student on the slices that the shipped policy picks, draws the curve of students without distillation, and fits image
-teachers on what each selector keeps. Writes docs/results/headline.json and its page.
+teachers on what each selector keeps. Writes docs/results/headline.json and its page; `--policies` trains the plan's
+policies with other rewards and budgets on the first cohort and writes docs/results/policy-rewards.json and its page.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ablation_tables as tables
@@ -24,6 +27,7 @@ from selection_study.study import Found, StudyConfig, StudySet, compare
 from selection_study.table import LONG_SERIES, judge
 
 from osteo_ray.drlis import rivals as controls
+from osteo_ray.drlis.config import PolicyConfig, SelectionConfig
 from osteo_ray.io.step_cache import StepCache
 from osteo_ray.model import reference
 from osteo_ray.model.bundle import Bundle
@@ -36,7 +40,16 @@ COMPLETE, EXTRA = 246, 1210
 SIZES = (100, 150, 246, 350, 500, 700, 1000)
 MAIN, PERFECT = "11 % complete, slices of DRLIS", "11 % complete, slices read perfectly"
 FEW = {"coarse": 6, "spare": 0, "more_looks": 0}
-RULE = "belief rule"
+HERE = "DRLIS, trained on this cohort"
+POLICIES: dict[str, dict[str, Any]] = {
+    HERE: {},
+    "level term alone": {"reward": {"gain": 0.0, "terminal": 0.0}},
+    "without the level term": {"reward": {"level": 0.0}},
+    "at most twelve slices": {"view": FEW},
+    "at most twelve slices, two of them spare": {"view": FEW | {"coarse": 4, "spare": 2}},
+}
+"""What differs from the settings that ship, of policies trained on the first cohort."""
+SHIPPED, RULE = "DRLIS", "belief rule"
 LUMBAR, EVERY = "lumbar scans", "every scan"
 AUC, ACCURACY, HEADROOM, EFFICIENCY = 0.9542, 88.65, 0.6, 2.5
 OVER_UNIFORM, BEHIND_ATTENTION, SHARE = 0.018, 0.005, 0.07
@@ -89,15 +102,21 @@ def with_lumbar(s: StudySet) -> np.ndarray:
     return np.flatnonzero([len(set(row[row > 0].tolist())) >= 3 for row in s.level])
 
 
-def selectors(cfg: Ablation) -> list[dict[str, Any]]:
-    """Rows of every selector: an image teacher on what each keeps."""
-    how = StudyConfig(arms={}, acquisition=cfg.acquisition, curve=(), boots=1000)
+def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """Rows of every selector: an image teacher on what each keeps.
+
+    Args:
+        policies: trained on each cohort; the first is what the others are set against.
+    """
     cohorts = Cohorts(cfg)
     b = cohorts.bundle
     view = b.config.view
+    how = StudyConfig(
+        arms=dict(policies), selection=SelectionConfig(view=view), acquisition=cfg.acquisition, curve=(), boots=1000
+    )
     few = view.model_copy(update=FEW)
     fixed: dict[str, Callable[[StudySet], controls.Picks]] = {
-        "DRLIS": lambda s: controls.by_policy(s.scans, b.policy, b.reward_classifiers, view),
+        SHIPPED: lambda s: controls.by_policy(s.scans, b.policy, b.reward_classifiers, view),
         f"{RULE}, at most twelve slices": lambda s: controls.by_rule(s.scans, few),
     }
     test, found = cohorts.embedded(cfg.test_seed, cfg.test_people), {}
@@ -233,7 +252,7 @@ def complete_needed(auc: float, curve: list[float]) -> float:
 def of_selectors(rows: list[dict[str, Any]], scans: str) -> list[dict[str, Any]]:
     """Bars of the selectors."""
     by = {r["arm"]: r for r in rows if r["table"] == named("selectors", scans)}
-    share = 100 * by["DRLIS"]["share"]
+    share = 100 * by[SHIPPED]["share"]
 
     def ahead(name: str, arm: str, sign: int, target: float | str | None, limit: float | None) -> dict[str, Any]:
         r = by[arm]
@@ -298,14 +317,47 @@ An image teacher on what each keeps of 1,000 people; three fits.
     return "\n".join(parts)
 
 
+def of_policies(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Rows, bars and page of other rewards and budgets, on the first cohort."""
+    rows = [
+        {k.replace("drlis_ahead", "first_ahead"): v for k, v in r.items()} for r in selectors(cfg, POLICIES)
+    ]  # fmt: skip
+    bars, shown = [], ["arm", "decoded", "on_l1_l4_percent", "mid_third_percent", "auc", "first_ahead"]
+    parts = [
+        f"""# Policies with other rewards and budgets
+
+`python benchmarks/headline.py --work W --policies`: the part of the [headline](headline.md)'s plan that was not run
+with it. Policies of {PolicyConfig().env_steps:,} steps trained on cohort {cfg.seeds[0]}, one seed each; encoder of the
+bundle that ships; an image teacher, three fits, on what each keeps of that cohort's {cfg.people:,} people judges the
+{cfg.test_people:,} test people of seed {cfg.test_seed}. `{SHIPPED}` is the policy that ships. In brackets 95 %;
+`first ahead` is the AUC of "{HERE}" less the row's, paired.
+"""
+    ]
+    for scans in (LUMBAR, EVERY):
+        here = [r for r in rows if r["table"] == named("selectors", scans)]
+        for r in here:
+            if r["arm"] in POLICIES and r["arm"] != HERE:
+                bars.append(bar(f"{HERE} less {r['arm']}, AUC, {scans}", round(r["ahead"], 4), round(r["ahead_low"], 4),
+                                round(r["ahead_high"], 4)))  # fmt: skip
+        parts.append(f"## {scans.capitalize()}\n\n{table(rows, named('selectors', scans), shown)}")
+    return rows, bars, "\n".join(parts)
+
+
 def main() -> None:
     """Run what is missing, write JSON and page."""
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--work", required=True, help="folder of cohorts, runs and policies")
     p.add_argument("--students", action="store_true", help="leave the selectors out")
+    p.add_argument("--policies", action="store_true", help="other rewards and budgets alone, on the first cohort")
     p.add_argument("--cohorts", type=int, default=len(SEEDS), help="training cohorts, of those that were named")
     args = p.parse_args()
-    cfg = students(Path(args.work).absolute(), args.cohorts)
+    cfg = students(Path(args.work).absolute(), 1 if args.policies else args.cohorts)
+    if args.policies:
+        to, command = RESULTS / "policy-rewards.json", "python benchmarks/headline.py --work W --policies"
+        rows, bars, text = of_policies(cfg)
+        write(to, command, cfg.test_seed, rows, bars, text)
+        print(text)
+        return
     rows, bars = judged(cfg)
     if not args.students:
         more = selectors(cfg)
