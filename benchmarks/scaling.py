@@ -222,8 +222,8 @@ def publish(a: argparse.Namespace) -> None:
 `{command}`.
 A bucket of a loopback server that answers after {1000 * LATENCY_S:.0f} ms and counts requests; scorers that sleep for a
 study's time ({a.study_s:g} s) in place of computing, everything else as it is (batches of 8). Rates are from when all
-have started until the last part is written. Two cores for all of it, which had other work: a rate below the possible
-one may be the machine's, CPU is an upper bound, requests and MB are what they are. `tail s`:
+have started until the last part is written. Two cores for all of it ("before" had other work beside it): a rate below
+the possible one may be the machine's, CPU is an upper bound, requests and MB are what they are. `tail s`:
 from the last part to the end of the run.{missing}
 
 {results_page.table(rows, "scaling")}
