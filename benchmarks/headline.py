@@ -46,10 +46,9 @@ POLICIES: dict[str, dict[str, Any]] = {
     "level term alone": {"reward": {"gain": 0.0, "terminal": 0.0}},
     "without the level term": {"reward": {"level": 0.0}},
     "at most twelve slices": {"view": FEW},
-    "at most twelve slices, two of them spare": {"view": FEW | {"coarse": 4, "spare": 2}},
 }
 """What differs from the settings that ship, of policies trained on the first cohort."""
-SHIPPED, RULE = "DRLIS", "belief rule"
+SHIPPED, RULE, UNIFORM, ATTENTION = "DRLIS", "belief rule", "uniform", "all slices, attention"
 LUMBAR, EVERY = "lumbar scans", "every scan"
 AUC, ACCURACY, HEADROOM, EFFICIENCY = 0.9542, 88.65, 0.6, 2.5
 OVER_UNIFORM, BEHIND_ATTENTION, SHARE = 0.018, 0.005, 0.07
@@ -106,7 +105,8 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
     """Rows of every selector: an image teacher on what each keeps.
 
     Args:
-        policies: trained on each cohort; the first is what the others are set against.
+        policies: trained on each cohort; the first is what the others are set against. With them the simplest rivals
+            alone are judged.
     """
     cohorts = Cohorts(cfg)
     b = cohorts.bundle
@@ -123,7 +123,8 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
     for seed in cfg.seeds:
         to, first = Path(cfg.out) / f"policies-{seed}", seed == cfg.seeds[0]
         train = cohorts.embedded(seed, cfg.people)
-        found[seed] = compare(train, test, how, cfg.encoder.layout, to, seed, first, False, fixed)
+        rivals = (RULE, UNIFORM, ATTENTION) if policies else None
+        found[seed] = compare(train, test, how, cfg.encoder.layout, to, seed, first, False, fixed, rivals)
     rows = []
     for scans, at in ((LUMBAR, with_lumbar(test)), (EVERY, np.arange(len(test.scans)))):
         part = {seed: {arm: _of(f, at) for arm, f in arms.items()} for seed, arms in found.items()}
@@ -261,8 +262,8 @@ def of_selectors(rows: list[dict[str, Any]], scans: str) -> list[dict[str, Any]]
         return bar(f"{name}, {scans}", round(value, 4), round(low, 4), round(high, 4), target, met)
 
     return [
-        ahead("DRLIS ahead of uniform, AUC", "uniform", 1, OVER_UNIFORM, OVER_UNIFORM),
-        ahead("DRLIS behind attention over all slices", "all slices, attention", -1,
+        ahead("DRLIS ahead of uniform, AUC", UNIFORM, 1, OVER_UNIFORM, OVER_UNIFORM),
+        ahead("DRLIS behind attention over all slices", ATTENTION, -1,
               f"at most {BEHIND_ATTENTION}", BEHIND_ATTENTION),
         ahead("DRLIS ahead of the belief rule, AUC", RULE, 1, None, None),
         bar(f"slices decoded, % of 300, {scans}", round(share, 1), target=f"at most {100 * SHARE:.0f}",

@@ -9,8 +9,9 @@ scores the same test patients, so that arms differ in their slices alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -100,6 +101,7 @@ def compare(
     first: bool,
     quiet: bool,
     more: Mapping[str, Callable[[StudySet], Picks]] = MappingProxyType({}),
+    rivals: Sequence[str] | None = None,
 ) -> dict[str, Found]:
     """Every arm on one training cohort.
 
@@ -109,11 +111,11 @@ def compare(
         first: whether this is the first cohort, on which `only_first` and `spread` are run too.
         more: selectors that learn nothing from this cohort; without `arms` the first of them is what others are set
             against.
+        rivals: names of the controls that are judged; None: all.
     """
     sel, keep = cfg.selection, cfg.selection.view.keep
     learnt_from, judged_on = (digest(s.scans.series.tolist(), s.scans.label.tolist()) for s in (train, test))
     scorers = fit_scorers(train.scans, sel.scorer, keep, seed, quiet)
-    gumbel = controls.fit_gumbel(train.scans, keep, cfg.gumbel, seed, quiet)
     choose: dict[str, Callable[[StudySet], Picks]] = {}
     curves: dict[str, list[dict[str, float]]] = {}
 
@@ -129,7 +131,12 @@ def compare(
     for r in range(cfg.spread if first and main else 0):
         learn(f"{main}, seed {r + 1}", cfg.policy_of(main), seed + r + 1)
     choose |= more
-    choose |= {
+
+    @cache
+    def gumbel() -> torch.nn.Module:
+        return controls.fit_gumbel(train.scans, keep, cfg.gumbel, seed, quiet)
+
+    others: dict[str, Callable[[StudySet], Picks]] = {
         "random": lambda s: controls.at_random(s.scans, keep, np.random.default_rng(seed)),
         "uniform": lambda s: controls.uniform(s.scans, keep),
         "central": lambda s: controls.central(s.scans, keep),
@@ -137,11 +144,12 @@ def compare(
         "coarse looks and a line": lambda s: controls.interpolated(s.scans, keep, sel.view.coarse),
         "top confidence": lambda s: controls.top_confidence(s.scans, scorers, keep, train.scans),
         "top belief": lambda s: controls.top_belief(s.scans, keep),
-        "Gumbel top-k": lambda s: controls.by_scores(s.scans, gumbel, keep),
+        "Gumbel top-k": lambda s: controls.by_scores(s.scans, gumbel(), keep),
         "oracle mid-vertebra": lambda s: controls.oracle(s.scans, s.level > 0, s.mid, keep),
         "all slices, attention": lambda s: controls.everything(s.scans),
         "all slices, mean": lambda s: controls.everything(s.scans),
     }
+    choose |= {name: pick for name, pick in others.items() if rivals is None or name in rivals}
     found = {}
     for arm, pick in choose.items():
         which = digest(arm, cfg.model_dump(mode="json", exclude={"boots", "only_first", "spread", "arms"}),
