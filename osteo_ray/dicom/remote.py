@@ -98,8 +98,10 @@ class FsspecSource:
 
     def read(self, uri: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._fs._strip_protocol(uri)
-        if self._ranges is not None and (data := self._ranges.read(path, offset, length)) is not None:
-            return data
+        if self._ranges is not None and length is not None:
+            data = self._ranges.read(path, offset, length)
+            if data is not None:
+                return data
         return self._fs.cat_file(path, start=offset or None, end=None if length is None else offset + length)
 
     def open(self, uri: str) -> IO[bytes]:

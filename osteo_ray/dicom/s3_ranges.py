@@ -21,7 +21,7 @@ GIVEN_UP = 3
 KEPT_FOR = timedelta(minutes=10)
 """How long credentials are used before botocore is asked again; it renews them 15 minutes before their end."""
 CONNECT, ANSWER = "5s", "15s"
-"""What s3fs waits for a connection and for an answer."""
+"""The longest wait for a connection, and for all of an answer."""
 
 
 class S3Ranges:
@@ -30,20 +30,21 @@ class S3Ranges:
     def __init__(self, fs: Any):
         self._fs = fs
         self._stores: dict[str, Any] = {}
+        self._lock = asyncio.Lock()
         self._failed, self._worked = 0, False
         self._usable = _plain_settings(fs)
 
-    def read(self, path: str, offset: int, length: int | None) -> bytes | None:
+    def read(self, path: str, offset: int, length: int) -> bytes | None:
         """Bytes of one object, fewer where it ends; None: it did not work, ask s3fs."""
         return self.read_each([path], offset, length)[0]
 
-    def read_each(self, paths: Sequence[str], offset: int, length: int | None) -> list[bytes | None]:
+    def read_each(self, paths: Sequence[str], offset: int, length: int) -> list[bytes | None]:
         """The same bytes of each of many objects, side by side."""
         if not self._usable:
             return [None] * len(paths)
         return sync(self._fs.loop, self._read_each, paths, offset, length)
 
-    async def _read_each(self, paths: Sequence[str], offset: int, length: int | None) -> list[bytes | None]:
+    async def _read_each(self, paths: Sequence[str], offset: int, length: int) -> list[bytes | None]:
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(path: str) -> bytes | None:
@@ -52,21 +53,17 @@ class S3Ranges:
 
         return await asyncio.gather(*map(one, paths))
 
-    async def _read(self, path: str, offset: int, length: int | None) -> bytes | None:
-        import obstore
-
+    async def _read(self, path: str, offset: int, length: int) -> bytes | None:
         bucket, _, key = path.partition("/")
         if not self._usable:
             return None
         try:
-            if bucket not in self._stores:
-                self._stores[bucket] = await self._store(bucket)
-            store = self._stores[bucket]
-            if length is not None:
-                data = bytes(await obstore.get_range_async(store, key, start=offset, length=length))
-            else:
-                whole = await obstore.get_async(store, key, options={"range": {"offset": offset}} if offset else None)
-                data = bytes(await whole.bytes_async())
+            import obstore
+
+            async with self._lock:
+                if bucket not in self._stores:
+                    self._stores[bucket] = await self._store(bucket)
+            data = bytes(await obstore.get_range_async(self._stores[bucket], key, start=offset, length=length))
         except Exception:  # whatever it is, s3fs is asked and says it
             self._failed += 1
             self._usable = self._worked or self._failed < GIVEN_UP
