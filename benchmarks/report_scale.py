@@ -82,7 +82,7 @@ def measured(what: str, folder: Path) -> dict[str, float]:
     from osteo_ray.reports.run import write_report
     from osteo_ray.reports.worklist import WORKLIST_COLUMNS, write_worklist
     from osteo_ray.screening.config import PatientConfig
-    from osteo_ray.screening.patients import write_patients
+    from osteo_ray.screening.patients import SHOWN, write_patients
 
     file = folder / "results.parquet"
     base, t = peak_mb(), time.perf_counter()
@@ -91,9 +91,7 @@ def measured(what: str, folder: Path) -> dict[str, float]:
     elif what == "patients":
         write_patients(file, None, folder / "patients.parquet", PatientConfig())
     elif what == "worklist":
-        patients = pq.read_table(folder / "patients.parquet", columns=[
-            "patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict", "known", "known_text",
-            "suppressed"])  # fmt: skip
+        patients = pq.read_table(folder / "patients.parquet", columns=SHOWN)
         write_worklist(folder / "worklist.csv", columns_of(file, WORKLIST_COLUMNS), 25, patients)
     else:
         write_report(folder, folder / "catalogue.parquet", 10)

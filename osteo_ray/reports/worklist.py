@@ -63,8 +63,6 @@ COLUMNS = (
     "run_id",
     "notice",
 )
-OF_PATIENT = ("risk_verdict", "hu_change", "hu_verdict", "known", "known_text")
-
 
 WORKLIST_COLUMNS = (
     *(c for c in COLUMNS if c in RESULTS.names),
@@ -168,12 +166,13 @@ def write_worklist(
     path.parent.mkdir(parents=True, exist_ok=True)
     listed = scored(results)
     at, ranks, latest = order(listed)
+    listed = listed.take(pa.array(at)).combine_chunks()  # taking from many chunks is slow, every time
     matched = _patients_of(listed, patients)
     hidden = np.zeros(len(at), bool)
     counts: dict[str, int] = {}
     if matched is not None:
-        hidden = matched["suppressed"].to_numpy(bool)[at]
-        one = pd.Series(matched["known"].to_numpy(object)[at][hidden]).groupby(ranks[hidden]).first()
+        hidden = matched["suppressed"].to_numpy()
+        one = matched["known"].filter(pa.array(hidden)).to_pandas().groupby(ranks[hidden]).first()
         counts = {str(k): int(n) for k, n in one.value_counts().items()}
     shown = np.unique(ranks[~hidden])
     weeks = np.zeros(len(at), int)
@@ -192,8 +191,8 @@ def write_worklist(
             out.writeheader()
             for begin in range(0, len(rows), CHUNK):
                 part = rows[begin : begin + CHUNK]
-                taken = listed.take(pa.array(at[part])).to_pylist()
-                patient_rows = [{}] * len(part) if matched is None else matched.iloc[at[part]].to_dict("records")
+                taken = listed.take(pa.array(part)).to_pylist()
+                patient_rows = [{}] * len(part) if matched is None else matched.take(pa.array(part)).to_pylist()
                 for i, row, patient in zip(part.tolist(), taken, patient_rows, strict=True):
                     line = row | patient | {"rank": int(ranks[i]), "week": int(weeks[i]) or None, "notice": notice}
                     out.writerow(_line(line, bool(latest[i]), text))
@@ -228,15 +227,14 @@ def write_identified(path: Path, worklist: Path, identities: Mapping[str, Identi
     return lines
 
 
-def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pd.DataFrame | None:
+def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pa.Table | None:
     """Each row's patient, as the worklist shows the patient; a row without a patient is nobody's."""
     if patients is None:
         return None
-    frame = patients.to_pandas().rename(columns={"n_studies": "studies"}).set_index("patient_key")
-    matched = frame.reindex(listed["patient_key"].to_pandas().to_numpy(object)).reset_index(drop=True)
-    matched["suppressed"] = matched["suppressed"].astype("boolean").fillna(False).astype(bool)
-    matched["studies"] = matched["studies"].astype("Int64")
-    return matched.astype(object).where(matched.notna(), None)
+    at = pc.index_in(listed["patient_key"], value_set=patients["patient_key"].combine_chunks())
+    found = patients.drop_columns("patient_key").rename_columns({"n_studies": "studies"}).take(at)
+    suppressed = pc.fill_null(found["suppressed"], False)
+    return found.set_column(found.column_names.index("suppressed"), "suppressed", suppressed)
 
 
 def _line(row: Mapping[str, Any], latest: bool, text: ReportText) -> dict[str, object]:

@@ -98,6 +98,8 @@ PATIENTS = pa.schema(
         ("suppressed", pa.bool_()),
     ]
 )
+SHOWN = ["patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict", "known", "known_text", "suppressed"]
+"""Columns of a patient that the worklist shows or goes by."""
 ROWS_AT_ONCE = 100_000
 
 
@@ -124,8 +126,7 @@ def write_patients(
             held = book.take(part["patient_key"].to_pylist()).known()
             table = patients_of(part, held, cfg)
             writer.write_table(table)
-            light.append(table.select(["patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict",
-                                       "known", "known_text", "suppressed"]))  # fmt: skip
+            light.append(table.select(SHOWN))
     return pa.concat_tables(light)
 
 
