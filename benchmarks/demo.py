@@ -1,8 +1,10 @@
-"""What `make demo` takes and finds, from what it printed: docs/results/demo.json and its page.
+"""What `make demo` takes and finds, from what it printed.
 
-(time make demo) > first.log 2>&1        # after installation, nothing else running
-(time make demo) > again.log 2>&1        # everything reused
-python benchmarks/demo.py first.log again.log
+    (time make demo) > first.log 2>&1        # after installation, nothing else running
+    (time make demo) > again.log 2>&1        # everything reused
+    python benchmarks/demo.py first.log again.log
+
+Writes docs/results/demo.json and its page.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ of s3fs again, by the caller: its errors, retries and redirects are the ones tha
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,11 +18,11 @@ from fsspec.asyn import sync
 AT_ONCE = 64
 """Requests under way at once, of many objects' headers."""
 GIVEN_UP = 3
-"""Failures before anything was ever read, after which s3fs alone is asked."""
+"""Failures before anything was ever read of a bucket, after which s3fs alone is asked for it."""
 KEPT_FOR = timedelta(minutes=10)
 """How long credentials are used before botocore is asked again; it renews them 15 minutes before their end."""
-CONNECT, ANSWER = "5s", "15s"
-"""The longest wait for a connection, and for all of an answer."""
+CONNECT, ANSWER = "5s", "60s"
+"""The longest wait for a connection, and for all of an answer: a slice of half a megabyte over a slow line, too."""
 
 
 class S3Ranges:
@@ -31,7 +32,8 @@ class S3Ranges:
         self._fs = fs
         self._stores: dict[str, Any] = {}
         self._lock = asyncio.Lock()
-        self._failed, self._worked = 0, False
+        self._failed: Counter[str] = Counter()
+        self._worked: set[str] = set()
         self._usable = _plain_settings(fs)
 
     def read(self, path: str, offset: int, length: int) -> bytes | None:
@@ -45,17 +47,17 @@ class S3Ranges:
         return sync(self._fs.loop, self._read_each, paths, offset, length)
 
     async def _read_each(self, paths: Sequence[str], offset: int, length: int) -> list[bytes | None]:
-        room = asyncio.Semaphore(AT_ONCE)
+        limit = asyncio.Semaphore(AT_ONCE)
 
         async def one(path: str) -> bytes | None:
-            async with room:
+            async with limit:
                 return await self._read(path, offset, length)
 
         return await asyncio.gather(*map(one, paths))
 
     async def _read(self, path: str, offset: int, length: int) -> bytes | None:
         bucket, _, key = path.partition("/")
-        if not self._usable:
+        if bucket not in self._worked and self._failed[bucket] >= GIVEN_UP:
             return None
         try:
             import obstore
@@ -65,10 +67,9 @@ class S3Ranges:
                     self._stores[bucket] = await self._store(bucket)
             data = bytes(await obstore.get_range_async(self._stores[bucket], key, start=offset, length=length))
         except Exception:  # whatever it is, s3fs is asked and says it
-            self._failed += 1
-            self._usable = self._worked or self._failed < GIVEN_UP
+            self._failed[bucket] += 1
             return None
-        self._worked = True
+        self._worked.add(bucket)
         return data
 
     async def _store(self, bucket: str) -> Any:

@@ -43,7 +43,7 @@ class Supervisor:
         driven, cluster = 0, current_cluster()
         for run in self.runs.open():
             with self._turn:
-                driven += self._keep(run, cluster, room=driven < self.cfg.limits.running)
+                driven += self._keep(run, cluster, may_start=driven < self.cfg.limits.running)
         with self._turn:
             for run in list(self._unstopped.values()):
                 if run.saved.state in OPEN:  # resumed meanwhile
@@ -53,7 +53,7 @@ class Supervisor:
         self._sweep()
         return driven
 
-    def _keep(self, run: Run, cluster: str, room: bool) -> bool:
+    def _keep(self, run: Run, cluster: str, may_start: bool) -> bool:
         """Whether it has a driver now."""
         now = run.saved
         if now.state not in OPEN:
@@ -68,7 +68,7 @@ class Supervisor:
             text = f"its driver died {stalls} times without progress; the cluster's logs say why"
             run.end(RunState.FAILED, f"{text}: {driver.why}"[:1000] if driver.why else text)
             return False
-        if not room:
+        if not may_start:
             return False
         if now.state == RunState.QUEUED or driver.state != DriverState.NONE or now.cluster != cluster:
             run.begin(cluster)
