@@ -4,21 +4,29 @@
 
 An objective is a plain function: settings and data in, scores out through `report`. What lies here is how its trials
 run: the data once in Ray's object store, one core a trial, bad ones stopped early. A search that is killed and started
-again keeps its finished trials and goes on with the rest.
+again keeps the trials that had ended and goes on with the rest.
+
+Tune's own restore isn't used: its snapshot is several files that a kill leaves of different ages, and then it loses
+trials or ends early without a word. Each trial that ends is a small file instead, written whole or not at all, and
+both Optuna's model and ASHA's rungs are filled from these files.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 from ray import tune
 
+from osteo_ray.io.store import Store
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import progress_bar
 from osteo_ray.training.search_space import Choice, Params, Range, SearchConfig
@@ -54,8 +62,6 @@ def search(
     Raises:
         InputError: where no trial was finished.
     """
-    # A snapshot a second: what was finished before a kill is not done again.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the project has a progress bar of its own
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure is a row of the table
 
@@ -67,24 +73,19 @@ def search(
 
     resources = {"cpu": cfg.trial_cpus, "gpu": cfg.trial_gpus}
     trainable = tune.with_resources(tune.with_parameters(trial, shared=data), resources)
-    folder = f"{str(storage).rstrip('/')}/{name}"
+    ended = EndedTrials(Store(storage), f"{name}/ended/")
+    earlier = ended.read()
+    failed: list[dict[str, Any]] = []
     with progress_bar(f"tune {name}", cfg.trials, "trial", quiet) as advance:
-        Bar.advance = staticmethod(advance)
-        if tune.Tuner.can_restore(folder):
-            tuner = tune.Tuner.restore(folder, trainable=trainable, restart_errored=True)
-            Bar.advance(sum(bool((r.metrics or {}).get("done")) for r in _each(tuner.get_results())))
-        else:
+        advance(len(earlier))
+        if len(earlier) < cfg.trials:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    metric="score",
-                    mode="max",
-                    num_samples=cfg.trials,
+                    num_samples=cfg.trials - len(earlier),
                     max_concurrent_trials=cfg.concurrent,
-                    search_alg=_optuna(space, start, cfg),
-                    scheduler=tune.schedulers.AsyncHyperBandScheduler(
-                        time_attr="progress", max_t=DONE, grace_period=cfg.grace, reduction_factor=cfg.reduction
-                    ),
+                    search_alg=_optuna(space, start, cfg, earlier),
+                    scheduler=_asha(cfg, earlier),
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
@@ -92,10 +93,14 @@ def search(
                     storage_path=str(storage),
                     failure_config=tune.FailureConfig(max_failures=cfg.retries),
                     verbose=0,
-                    callbacks=[Bar()],
+                    callbacks=[ended, Bar(advance)],
                 ),
             )
-        table = _table(tuner.fit(), list(space))
+            results = tuner.fit()
+            failed = [
+                _row(r.metrics, r.config, r.error) for r in map(results.__getitem__, range(len(results))) if r.error
+            ]
+    table = _table([*(_row(e["metrics"], e["params"]) for e in ended.read()), *failed], list(space))
     if not (table["state"] == "finished").any():
         messages = "; ".join(sorted({m for m in table["message"] if m}))
         raise InputError(f"no trial of the search {name!r} was finished: {messages or 'all were stopped early'}")
@@ -113,51 +118,121 @@ def params_of(row: pd.Series) -> Params:
     return {k: v.item() if hasattr(v, "item") else v for k, v in out.items()}
 
 
-def _optuna(space: Mapping[str, Range | Choice], start: Params, cfg: SearchConfig) -> Any:
+class EndedTrials(tune.Callback):
+    """Trials that ended without an error, a JSON file each: `params`, the last `metrics`, and `steps`, which are
+    [percent done, score] of each report."""
+
+    def __init__(self, store: Store, folder: str):
+        self.store, self.folder = store, folder
+        self.steps: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Those there, in the order they began."""
+        found = [json.loads(self.store.get(n)) for n in self.store.names(self.folder) if n.endswith(".json")]
+        return sorted(found, key=lambda e: _began(e["metrics"]))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.steps.pop(trial.trial_id, None)  # begun again after a failure
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "score" in result:
+            self.steps[trial.trial_id].append((result["progress"], result["score"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        metrics = {k: v for k, v in (trial.last_result or {}).items() if isinstance(v, bool | int | float | str)}
+        kept = {"params": trial.config, "metrics": metrics, "steps": self.steps.pop(trial.trial_id, [])}
+        self.store.put(f"{self.folder}{trial.trial_id}.json", json.dumps(kept).encode())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"steps": defaultdict(list)}
+
+
+class Bar(tune.Callback):
+    """Advances when a trial ends."""
+
+    def __init__(self, advance: Callable[[int], object]):
+        self.advance = advance
+
+    def on_trial_complete(self, *args: Any, **kw: Any) -> None:
+        self.advance(1)
+
+    def on_trial_error(self, *args: Any, **kw: Any) -> None:
+        self.advance(1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks with the search; a bar belongs to the process
+
+
+def _optuna(
+    space: Mapping[str, Range | Choice], start: Params, cfg: SearchConfig, earlier: Sequence[Mapping[str, Any]]
+) -> Any:
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return OptunaSearch(
+    begun = any(e["params"] == start for e in earlier)
+    searcher = OptunaSearch(
         {k: s.distribution() for k, s in space.items()},
         metric="score",
         mode="max",
-        points_to_evaluate=[start],
-        sampler=optuna.samplers.TPESampler(seed=cfg.seed, n_startup_trials=cfg.startup, multivariate=True),
+        points_to_evaluate=None if begun else [start],
+        # Another seed after each resumption: the same would draw the same random settings again.
+        sampler=optuna.samplers.TPESampler(
+            seed=cfg.seed + len(earlier), n_startup_trials=cfg.startup, multivariate=True
+        ),
     )
+    for e in earlier:
+        score = e["metrics"].get("score", math.nan)
+        searcher.add_evaluated_point(e["params"], score, error=not math.isfinite(score))
+    return searcher
 
 
-class Bar(tune.Callback):
-    """Advances when a trial ends. Tune stores its callbacks with the search; a bar belongs to the process."""
+def _asha(cfg: SearchConfig, earlier: Sequence[Mapping[str, Any]]) -> Any:
+    scheduler = tune.schedulers.AsyncHyperBandScheduler(
+        time_attr="progress",
+        metric="score",
+        mode="max",
+        max_t=DONE,
+        grace_period=cfg.grace,
+        reduction_factor=cfg.reduction,
+    )
+    controller: Any = None  # ASHA looks at none
+    for e in earlier:
+        trial: Any = SimpleNamespace(trial_id=e["metrics"]["trial_id"])
+        scheduler.on_trial_add(controller, trial)
+        for progress, score in e["steps"]:
+            scheduler.on_trial_result(controller, trial, {"progress": progress, "score": score})
+    return scheduler
 
-    advance: ClassVar[Callable[[int], object]] = staticmethod(lambda n: None)
 
-    def on_trial_complete(self, *args: Any, **kw: Any) -> None:
-        Bar.advance(1)
+def _row(
+    metrics: Mapping[str, Any] | None, params: Params | None, error: BaseException | None = None
+) -> dict[str, Any]:
+    m = dict(metrics or {})
+    progress = int(m.get("progress", 0))
+    return {
+        "trial": m.get("trial_id"),
+        "state": "failed" if error is not None else "finished" if progress >= DONE else "stopped",
+        "score": m.get("score", math.nan),
+        "done": progress,
+        "seconds": m.get("time_total_s", math.nan),
+        "began": _began(m),
+        "message": "" if error is None else _last_line(error),
+        **{k: v for k, v in m.items() if k not in OWN and isinstance(v, int | float)},
+        **{f"param:{k}": v for k, v in (params or {}).items()},
+    }
 
-    def on_trial_error(self, *args: Any, **kw: Any) -> None:
-        Bar.advance(1)
+
+def _began(metrics: Mapping[str, Any]) -> float:
+    return float(metrics.get("timestamp", math.inf) - metrics.get("time_total_s", 0.0))
 
 
-def _table(results: Any, keys: list[str]) -> pd.DataFrame:
-    rows = []
-    for r in _each(results):
-        m = dict(r.metrics or {})
-        rows.append(
-            {
-                "trial": m.get("trial_id"),
-                "state": _state(r),
-                "score": m.get("score", math.nan),
-                "done": int(m.get("progress", 0)),
-                "seconds": m.get("time_total_s", math.nan),
-                "began": m.get("timestamp", math.inf) - m.get("time_total_s", 0.0),
-                "message": "" if r.error is None else _last_line(r.error),
-                **{k: v for k, v in m.items() if k not in OWN and isinstance(v, int | float)},
-                **{f"param:{k}": (r.config or {}).get(k) for k in keys},
-            }
-        )
-    table = pd.DataFrame(rows).sort_values("began", kind="stable").drop(columns="began").reset_index(drop=True)
-    return table
+def _table(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:
+    named = list(dict.fromkeys(k for row in rows for k in row if not k.startswith("param:")))
+    table = pd.DataFrame(rows, columns=[*named, *(f"param:{k}" for k in keys)])
+    return table.sort_values("began", kind="stable").drop(columns="began").reset_index(drop=True)
 
 
 OWN = {
@@ -175,16 +250,6 @@ OWN = {
     "pid",
 }
 """What Tune itself puts beside an objective's figures, or what the table has under another name."""
-
-
-def _each(results: Any) -> Iterator[Any]:
-    return (results[i] for i in range(len(results)))
-
-
-def _state(result: Any) -> str:
-    if result.error is not None:
-        return "failed"
-    return "finished" if (result.metrics or {}).get("progress", 0) >= DONE else "stopped"
 
 
 def _last_line(e: BaseException) -> str:
