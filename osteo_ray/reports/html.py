@@ -15,22 +15,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from osteo_ray.evaluation import figures
 from osteo_ray.evaluation.evaluate import Evaluation
+from osteo_ray.io.database import Table, database
 from osteo_ray.reports import wording as w
 from osteo_ray.reports.background import NOTHING_LOOKED_AT, Background
 from osteo_ray.reports.language import ENGLISH, Words, words_in
 from osteo_ray.reports.pictures import PRESETS, WINDOW_LEVEL, WINDOW_WIDTH, Overview, Thumbnail, window_filter
 from osteo_ray.reports.run_view import evaluation_tables, run_page
 from osteo_ray.reports.study_view import StudyView, page
-from osteo_ray.reports.worklist import scored
 from osteo_ray.screening.config import IN_ENGLISH, ReportText
-from osteo_ray.screening.schema import RESULT_VERSION
+from osteo_ray.screening.schema import RESULT_VERSION, RESULTS, SCORED_SQL
 
 __all__ = ["Overview", "StudyView", "Thumbnail", "write_run", "write_study"]
 
@@ -60,7 +58,7 @@ def write_study(
 
 def write_run(
     path: str | Path,
-    results: pa.Table,
+    results: Table,
     summary: Mapping[str, Any],
     examples: Sequence[StudyView] = (),
     evaluation: Evaluation | None = None,
@@ -71,7 +69,7 @@ def write_run(
     """Write a run's report.
 
     Args:
-        results: the results table, one row per indexed series.
+        results: the results, one row per indexed series; a file is read a column at a time.
         summary: facts of the run. Known keys, each optional: `run_id`; `indexed` (number of indexed series, checked
             against the sum of the counts); `wall_s` and `workers` (throughput is worked out from them); `notice` (said
             first). Every other key with a plain value is listed as it is.
@@ -88,7 +86,7 @@ def write_run(
         "run.html.j2",
         text.language,
         studies=studies,
-        histogram=_histogram(scored(results), words),
+        histogram=_histogram(results, words),
         ev=evaluation_tables(evaluation) if evaluation is not None else None,
         charts=_charts(evaluation) if evaluation is not None else [],
         **context,
@@ -122,12 +120,15 @@ def write_page(path: str | Path, template: str, language: str = ENGLISH, **conte
     return path
 
 
-def _histogram(listed: pa.Table, words: Words) -> Markup:
-    if not len(listed):
+def _histogram(results: Table, words: Words) -> Markup:
+    with database(results=(results, RESULTS)) as db:
+        listed = f"FROM results WHERE {SCORED_SQL}"
+        risks = db.sql(f"SELECT risk_prob {listed}").fetchnumpy()["risk_prob"]
+        cuts = db.sql(f"SELECT DISTINCT threshold {listed} AND threshold IS NOT NULL ORDER BY 1").fetchall()
+    if not len(risks):
         return Markup("")
-    cuts = sorted(pc.unique(listed["threshold"].drop_null()).to_pylist())
-    drawn = figures.score_histogram(listed["risk_prob"].to_numpy(), cuts, fmt="svg")
-    return inline_svg(drawn, "hist", words("run.hist_alt", n=len(listed)))
+    drawn = figures.score_histogram(risks, [c for (c,) in cuts], fmt="svg")
+    return inline_svg(drawn, "hist", words("run.hist_alt", n=len(risks)))
 
 
 def _charts(ev: Evaluation) -> list[dict[str, Any]]:

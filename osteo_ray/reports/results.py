@@ -1,9 +1,7 @@
-"""A run's results as reports read them: some columns of every row, whole rows of few.
+"""Columns and chosen rows of a results file.
 
-    listed = columns_of("out/results.parquet", WORKLIST_COLUMNS)
-    rows = by_risk("out/results.parquet", top=10)
-
-Slices, SHAP and checks are most of a results file: nobody holds them for a million rows.
+listed = columns_of("out/results.parquet", ["series_uid"])
+rows = by_risk("out/results.parquet", top=10)
 """
 
 from __future__ import annotations
@@ -21,6 +19,8 @@ from osteo_ray.io.parquet_set import open_set
 from osteo_ray.screening.schema import RESULTS
 
 ORDER = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
+BATCH = 50_000
+"""Rows looked at at once."""
 
 
 def columns_of(results: str | Path, columns: Sequence[str], asked: pc.Expression | None = None) -> pa.Table:
@@ -35,8 +35,17 @@ def by_risk(results: str | Path, asked: pc.Expression | None = None, top: int | 
         asked: over `state`, `series_uid`, `row_key` and `risk_prob`.
         top: so many at most; None: all.
     """
-    light = columns_of(results, ["state", "series_uid", "row_key", "risk_prob"])
-    light = light.append_column("number", pa.array(np.arange(len(light))))
-    found = (light if asked is None else light.filter(asked)).sort_by(ORDER)[:top]
-    rows = open_set(results).take(found["number"].to_numpy())
+    light = ["state", "series_uid", "row_key", "risk_prob"]
+    found = pa.table([pa.array([], RESULTS.field(c).type) for c in light], light)
+    found, begin = found.append_column("number", pa.array([], pa.int64())), 0
+    file = open_set(results)
+    for batch in file.batches(light, BATCH):
+        table = pa.Table.from_batches([batch])
+        table = table.append_column("number", pa.array(np.arange(begin, begin + len(table))))
+        begin += len(table)
+        found = pa.concat_tables([found, table if asked is None else table.filter(asked)])
+        if top is not None:
+            found = found.sort_by(ORDER)[:top].combine_chunks()
+    found = found.sort_by(ORDER)[:top]
+    rows = file.take(found["number"].to_numpy())
     return [dict.fromkeys(RESULTS.names) | row for row in rows.to_pylist()]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from osteo_ray import progress
 from osteo_ray.catalogue import build as cat
 from osteo_ray.config import narrow, need, validate
+from osteo_ray.io.database import database
 from osteo_ray.io.parquet_set import open_set
 from osteo_ray.io.store import Store
 from osteo_ray.io.uris import absolute
@@ -108,8 +109,7 @@ def screen_archive(
     Raises:
         InputError: the archive holds no CT series.
     """
-    from osteo_ray.reports.results import columns_of
-    from osteo_ray.reports.worklist import WORKLIST_COLUMNS, write_worklist
+    from osteo_ray.reports.worklist import write_worklist
     from osteo_ray.screening.patients import write_patients
     from osteo_ray.screening.pipeline import dry_run
     from osteo_ray.screening.pipeline import screen as run
@@ -135,14 +135,9 @@ def screen_archive(
             return [*notes, *indexed[:-1], *dry_run(catalogue, table, bundle, store.uri, cfg, only)]
     summary = run(catalogue, table, bundle, store.uri, cfg, only, codes=codes, states=states, run_id=run_id)
     with store.folder(read=[RESULTS_FILE, "summary.json"]) as out:
-        patients = write_patients(out / RESULTS_FILE, table, out / PATIENTS_FILE, cfg.people)
-        worklist = write_worklist(
-            out / "worklist.csv",
-            columns_of(out / RESULTS_FILE, WORKLIST_COLUMNS),
-            cfg.worklist_top_n_per_week,
-            patients,
-            cfg.text,
-        )
+        results, patients = out / RESULTS_FILE, out / PATIENTS_FILE
+        write_patients(results, table, patients, cfg.people)
+        worklist = write_worklist(out / "worklist.csv", results, cfg.worklist_top_n_per_week, patients, cfg.text)
         write_report(out, catalogue, cfg.report_studies, text=cfg.text, people=cfg.people)
     written = [f"{k:8} {store.path(n)}" for k, n in WRITTEN.items()]
     if worklist.suppressed:
@@ -161,21 +156,21 @@ def write_report(
 ) -> Path:
     """The run's report.html from what lies in `out`; `evaluation` puts its figures in. `report_again` does the same."""
     from osteo_ray.reports.html import write_run
-    from osteo_ray.reports.results import columns_of
-    from osteo_ray.reports.run_view import RUN_COLUMNS
     from osteo_ray.reports.views import study_views
     from osteo_ray.screening.patients import suppressed_in
+    from osteo_ray.screening.schema import RESULTS
 
-    results = columns_of(out / RESULTS_FILE, RUN_COLUMNS)
+    results = out / RESULTS_FILE
     summary = json.loads((out / "summary.json").read_text())
     facts = {"run_id": summary["run_id"], "indexed": summary["series"]}
     if not summary["reused"]:  # a rate says something only where this run did all of the work
         facts["wall_s"] = summary["seconds"]
-    if reference.NAME in results["model_name"].to_pylist():
-        facts["notice"] = reference.NOTICE
+    with database(results=(results, RESULTS)) as db:
+        if db.execute("SELECT 1 FROM results WHERE model_name = ? LIMIT 1", [reference.NAME]).fetchone():
+            facts["notice"] = reference.NOTICE
     with progress.progress_bar("write report", None, "study"):
         people = people or PatientConfig()
-        views = study_views(out / RESULTS_FILE, catalogue, studies, people, out / PATIENTS_FILE)
+        views = study_views(results, catalogue, studies, people, out / PATIENTS_FILE)
         told = {"text": text.model_dump(mode="json"), "people": people.model_dump(mode="json")}
         summary.update(catalogue=str(catalogue), report_studies=studies, report=told)
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

@@ -1,35 +1,31 @@
 """A run's results -> what the run page shows: counts, times, the worklist's head, the evaluation's cells. Pure.
 
-Works on Arrow columns, so that a run over millions of series is summed without making a Python object of each.
+Sums are a database's, so that a run over millions of series is never in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from osteo_ray.evaluation.evaluate import Evaluation
 from osteo_ray.evaluation.metrics import Estimate
+from osteo_ray.io.database import Table, database
 from osteo_ray.outcomes import State
 from osteo_ray.reports import wording as w
 from osteo_ray.reports.bars import GROUPS
 from osteo_ray.reports.language import Words
 from osteo_ray.reports.study_view import TONE, anchor
-from osteo_ray.reports.worklist import WORKLIST_COLUMNS, head, note, scored
+from osteo_ray.reports.worklist import head, note
+from osteo_ray.screening.schema import RESULTS, SCORED_SQL
 
-RUN_COLUMNS = (
-    *WORKLIST_COLUMNS,
-    *("stage", "bytes_read", "open_s", "select_s", "score_s", "model_name", "model_version"),
-)
-"""Columns of the results that a run's page is made from."""
+TIMES = ("open", "select", "score")
+"""Steps whose seconds are columns of the results."""
 
 
 def run_page(
-    results: pa.Table,
+    results: Table,
     summary: Mapping[str, Any],
     anchors: Collection[str],
     top: int,
@@ -37,25 +33,45 @@ def run_page(
     words: Words,
 ) -> dict[str, Any]:
     """What the template prints of a run, but its figures; see `html.write_run` for the arguments."""
-    listed = scored(results)
-    run_id = summary.get("run_id") or next(iter(pc.unique(results["run_id"]).to_pylist()), None)
+    with database(results=(results, RESULTS)) as db:
+        sums = _rows(
+            db,
+            f"""
+            SELECT count(*) AS n, min(run_id) AS run_id, sum(slices_decoded) AS decoded, sum(slices_total) AS slices,
+                   sum(bytes_read) AS bytes_read, count(*) FILTER ({SCORED_SQL}) AS scored,
+                   sum(slices_decoded) FILTER ({SCORED_SQL}) AS decoded_scored,
+                   sum(slices_total) FILTER ({SCORED_SQL}) AS slices_scored,
+                   count(*) FILTER ({SCORED_SQL} AND risk_class = 'high') AS high
+            FROM results""",
+        )[0]
+        sums = {k: v or 0 for k, v in sums.items()}
+        kinds = _rows(db, "SELECT code, state, stage, count(*) AS n FROM results GROUP BY ALL")
+        times = _rows(
+            db, "SELECT " + ", ".join(f"quantile_cont({t}_s, [0.5, 1.0]) AS {t}" for t in TIMES) + " FROM results"
+        )
+        models = _rows(db, "SELECT DISTINCT model_name, model_version FROM results WHERE model_name IS NOT NULL")
+    run_id = summary.get("run_id") or sums["run_id"] or None
     return dict(
         run_id=w.text(run_id),
         notice=summary.get("notice", ""),
-        total=len(results),
-        n_scored=len(listed),
-        worklist=[_line(rank, r, anchors, suppressed, words) for rank, r in head(listed, top)],
-        worklist_note=_listed(len(listed), top, len(suppressed), words),
-        kpis=_kpis(results, listed, summary, words),
-        throughput=_throughput(results, summary, words),
-        **_outcomes(results, summary, words),
+        total=sums["n"],
+        n_scored=sums["scored"],
+        worklist=[_line(rank, r, anchors, suppressed, words) for rank, r in head(results, top)],
+        worklist_note=_listed(sums["scored"], top, len(suppressed), words),
+        kpis=_kpis(sums, summary, words),
+        throughput=_throughput(sums, times[0], models, summary, words),
+        **_outcomes(sums["n"], kinds, summary, words),
     )
 
 
-def _outcomes(results: pa.Table, summary: Mapping[str, Any], words: Words) -> dict[str, Any]:
-    kinds = results.group_by(["code", "state", "stage"]).aggregate([([], "count_all")]).to_pylist()
-    counts = {s.value: sum(k["count_all"] for k in kinds if k["state"] == s) for s in State}
-    indexed, n = summary.get("indexed"), len(results)
+def _rows(db: Any, query: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = db.sql(query).to_arrow_table().to_pylist()
+    return rows
+
+
+def _outcomes(n: int, kinds: list[dict[str, Any]], summary: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    counts = {s.value: sum(k["n"] for k in kinds if k["state"] == s) for s in State}
+    indexed = summary.get("indexed")
     mismatch = indexed is not None and indexed != n
     return dict(
         states=[
@@ -74,47 +90,48 @@ def _outcomes(results: pa.Table, summary: Mapping[str, Any], words: Words) -> di
                 words=words.code(k["code"]),
                 state=words(f"state.{k['state']}"),
                 stage=words.get(f"stage.{k['stage']}", w.text(k["stage"])),
-                n=k["count_all"],
+                n=k["n"],
             )
-            for k in sorted(kinds, key=lambda k: (-k["count_all"], str(k["code"]), str(k["state"]), str(k["stage"])))
+            for k in sorted(kinds, key=lambda k: (-k["n"], str(k["code"]), str(k["state"]), str(k["stage"])))
         ],
         sum_note="" if indexed is None or mismatch else words("run.sum_note", n=indexed),
         mismatch=words("run.mismatch_why", indexed=indexed, n=n) if mismatch else "",
     )
 
 
-def _kpis(results: pa.Table, listed: pa.Table, summary: Mapping[str, Any], words: Words) -> list[tuple[str, str]]:
-    decoded, total = _sum(listed["slices_decoded"]), _sum(listed["slices_total"])
+def _kpis(sums: Mapping[str, int], summary: Mapping[str, Any], words: Words) -> list[tuple[str, str]]:
     out = [
-        (str(summary.get("indexed", len(results))), words("run.kpi_indexed")),
-        (str(len(listed)), words("run.kpi_scored")),
-        (str(_sum(pc.equal(listed["risk_class"], "high"))), words("run.kpi_high")),
+        (str(summary.get("indexed", sums["n"])), words("run.kpi_indexed")),
+        (str(sums["scored"]), words("run.kpi_scored")),
+        (str(sums["high"]), words("run.kpi_high")),
     ]
-    if total:
-        out.append((w.percent(decoded / total), words("run.kpi_decoded")))
+    if sums["slices_scored"]:
+        out.append((w.percent(sums["decoded_scored"] / sums["slices_scored"]), words("run.kpi_decoded")))
     if summary.get("wall_s") is not None:
         out.append((w.duration(summary["wall_s"]), words("run.kpi_wall")))
     return out
 
 
-def _throughput(results: pa.Table, summary: Mapping[str, Any], words: Words) -> list[tuple[str, str]]:
+def _throughput(
+    sums: Mapping[str, int],
+    times: Mapping[str, Sequence[float] | None],
+    models: list[dict[str, Any]],
+    summary: Mapping[str, Any],
+    words: Words,
+) -> list[tuple[str, str]]:
     wall = summary.get("wall_s")
     out = []
     if wall:
-        out += [(words("run.wall"), w.duration(wall)), (words("run.per_minute"), f"{60 * len(results) / wall:.1f}")]
+        out += [(words("run.wall"), w.duration(wall)), (words("run.per_minute"), f"{60 * sums['n'] / wall:.1f}")]
     if summary.get("workers") is not None:
         out.append((words("run.workers"), str(summary["workers"])))
-    decoded = words("of", n=_sum(results["slices_decoded"]), total=_sum(results["slices_total"]))
-    out.append((words("prov.decoded"), decoded))
-    out.append((words("prov.bytes"), w.size(_sum(results["bytes_read"]))))
-    for name in ("open", "select", "score"):
-        times = results[f"{name}_s"].drop_null()
-        if len(times):
-            middle, longest = pc.quantile(times, q=[0.5, 1.0]).to_pylist()
-            spent = words("run.quantiles", median=w.seconds(middle), longest=w.seconds(longest))
+    out.append((words("prov.decoded"), words("of", n=sums["decoded"], total=sums["slices"])))
+    out.append((words("prov.bytes"), w.size(sums["bytes_read"])))
+    for name, found in times.items():
+        if found is not None:
+            spent = words("run.quantiles", median=w.seconds(found[0]), longest=w.seconds(found[1]))
             out.append((words(f"run.per_series.{name}"), spent))
-    models = results.group_by(["model_name", "model_version"]).aggregate([]).to_pylist()
-    named = sorted(f"{m['model_name']} {m['model_version'] or ''}".strip() for m in models if m["model_name"])
+    named = sorted(f"{m['model_name']} {m['model_version'] or ''}".strip() for m in models)
     out.append((words("prov.model"), ", ".join(named) or w.NONE))
     shown = {"run_id", "indexed", "wall_s", "workers", "counts", "notice"}
     for key, value in summary.items():
@@ -122,10 +139,6 @@ def _throughput(results: pa.Table, summary: Mapping[str, Any], words: Words) -> 
             plain = f"{value:.4g}" if isinstance(value, float) else str(value)
             out.append((key.replace("_", " ").capitalize(), plain))
     return out
-
-
-def _sum(column: pa.ChunkedArray) -> int:
-    return pc.sum(column).as_py() or 0
 
 
 def _listed(n: int, top: int, suppressed: int, words: Words) -> str:

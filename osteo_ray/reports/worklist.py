@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from osteo_ray.io.database import Table, database
 from osteo_ray.io.files import replaced
 from osteo_ray.outcomes import State
 from osteo_ray.reports.checks_view import reason, warned
@@ -28,8 +26,8 @@ from osteo_ray.reports.language import DISCLAIMER, Words, words_in
 from osteo_ray.reports.source import Identity
 from osteo_ray.reports.study_view import next_step, viewer_link
 from osteo_ray.screening.config import IN_ENGLISH, ReportText
-from osteo_ray.screening.patients import SUPPRESSING
-from osteo_ray.screening.schema import RESULTS
+from osteo_ray.screening.patients import PATIENTS, SUPPRESSING
+from osteo_ray.screening.schema import RESULTS, SCORED_SQL
 
 COLUMNS = (
     "rank",
@@ -68,7 +66,9 @@ WORKLIST_COLUMNS = (
     *(c for c in COLUMNS if c in RESULTS.names),
     *("row_key", "state", "code", "message", "kvp", "contrast", "threshold", "slices_total", "slices_decoded"),
 )
-"""Columns of the results that a worklist and a run report need; slices, SHAP and checks stay behind."""
+"""Columns of the results that a worklist needs; slices, SHAP and checks stay behind."""
+SHOWN = "patient_key, n_studies AS studies, risk_verdict, hu_change, hu_verdict, known, known_text, suppressed"
+"""Columns of a patient that a worklist shows or goes by."""
 CHUNK = 5_000
 """Rows that are Python objects at once."""
 
@@ -90,71 +90,63 @@ class Worklist:
         return f"{self.path}: {self.listed} patients; {n} more are in {self.suppressed_path} ({codes})"
 
 
-def scored(results: pa.Table) -> pa.Table:
-    """The scored rows, with `WORKLIST_COLUMNS`."""
-    states = pc.is_in(results["state"], pa.array([State.SCORED.value, State.SCORED_WARN.value]))
-    return results.select(WORKLIST_COLUMNS).filter(pc.and_(states, results["risk_prob"].is_valid()))
-
-
-def order(listed: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of a table in the worklist's order: (row numbers, patient ranks from 1, whether of the latest study).
+def ranked_sql(listed: str) -> str:
+    """A query of the rows of a table or subquery in the worklist's order, with `rank` (of the patient, from 1),
+    `latest` (whether of the patient's latest study) and `line` (from 1).
 
     By falling risk of the latest study, then that of earlier ones; ties by series UID and row key, so that the order
     never depends on the run. A row without patient_key counts as a patient of its own, a study without a date as the
     oldest.
 
     Args:
-        listed: columns patient_key, risk_prob, series_uid, row_key and, where there is one, study_date.
+        listed: has patient_key, risk_prob, series_uid, row_key and study_date.
     """
-    keys = [("risk_prob", "descending"), ("series_uid", "ascending"), ("row_key", "ascending")]
-    base = pc.sort_indices(listed, sort_keys=keys).to_numpy()
-    n = len(base)
-    key = listed["patient_key"].combine_chunks().dictionary_encode()
-    owner = key.indices.to_pandas().to_numpy(float, na_value=np.nan).copy()
-    alone = np.isnan(owner)
-    owner[alone] = len(key.dictionary) + np.arange(alone.sum())
-    owner = owner.astype(int)[base]
-    day = np.zeros(n)
-    if "study_date" in listed.column_names:
-        day = pd.to_numeric(listed["study_date"].to_pandas(), errors="coerce").fillna(0).to_numpy(float)[base]
-    newest = np.full(owner.max(initial=-1) + 1, -1.0)
-    np.maximum.at(newest, owner, day)
-    latest = day == newest[owner]
-    lead = np.full(len(newest), n)
-    np.minimum.at(lead, owner[latest], np.flatnonzero(latest))
-    ranks = np.empty(len(newest), int)
-    ranks[np.argsort(lead, kind="stable")] = np.arange(1, len(newest) + 1)
-    final = np.lexsort((np.arange(n), ~latest, lead[owner]))
-    return base[final], ranks[owner][final], latest[final]
+    same_patient = "PARTITION BY patient_key, CASE WHEN patient_key IS NULL THEN place END"
+    return f"""
+        WITH placed AS (
+            SELECT patient_key, row_key, coalesce(try_cast(study_date AS DOUBLE), 0) AS day,
+                   row_number() OVER (ORDER BY risk_prob DESC, series_uid, row_key) AS place
+            FROM {listed}),
+        dated AS (SELECT *, day = max(day) OVER ({same_patient}) AS latest FROM placed),
+        led AS (SELECT *, min(place) FILTER (latest) OVER ({same_patient}) AS lead FROM dated),
+        ranks AS (
+            SELECT row_key, latest, dense_rank() OVER (ORDER BY lead) AS rank,
+                   row_number() OVER (ORDER BY lead, NOT latest, place) AS line
+            FROM led)
+        SELECT * FROM {listed} JOIN ranks USING (row_key)"""
 
 
-def head(listed: pa.Table, top: int) -> list[tuple[int, Mapping[str, Any]]]:
-    """The first `top` lines of `ranked`; only these become Python objects."""
-    rows, ranks, _ = order(listed)
-    return list(zip(ranks[:top].tolist(), listed.take(pa.array(rows[:top])).to_pylist(), strict=True))
+def head(results: Table, top: int) -> list[tuple[int, dict[str, Any]]]:
+    """(patient rank, row with `WORKLIST_COLUMNS`) of the scored rows, the first `top` in the worklist's order."""
+    with database(results=(results, RESULTS)) as db:
+        db.execute(f"CREATE VIEW listed AS SELECT {', '.join(WORKLIST_COLUMNS)} FROM results WHERE {SCORED_SQL}")
+        rows = db.sql(f"{ranked_sql('listed')} ORDER BY line LIMIT {top:d}").to_arrow_table().to_pylist()
+    return [(row["rank"], row) for row in rows]
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-    """(patient rank, row) in the worklist's order; see `order`."""
+    """(patient rank, row) in the worklist's order; see `ranked_sql`."""
     names = ("patient_key", "study_date", "series_uid", "row_key")
-    columns = {c: pa.array([r.get(c) for r in rows], pa.string()) for c in names}
-    table = pa.table({**columns, "risk_prob": pa.array([r["risk_prob"] for r in rows], pa.float64())})
-    at, ranks, _ = order(table)
-    return [(rank, rows[i]) for rank, i in zip(ranks.tolist(), at.tolist(), strict=True)]
+    table = pa.table({c: pa.array([r.get(c) for r in rows], pa.string()) for c in names})
+    table = table.append_column("risk_prob", pa.array([r["risk_prob"] for r in rows], pa.float64()))
+    table = table.append_column("number", pa.array(range(len(rows)), pa.int64()))
+    with database(results=(table, RESULTS)) as db:
+        found = db.sql(f"SELECT rank, number FROM ({ranked_sql('results')}) ORDER BY line").fetchall()
+    return [(rank, rows[number]) for rank, number in found]
 
 
 def write_worklist(
     path: str | Path,
-    results: pa.Table,
+    results: Table,
     top_n_per_week: int | None = None,
-    patients: pa.Table | None = None,
+    patients: Table | None = None,
     text: ReportText = IN_ENGLISH,
 ) -> Worklist:
     """Write the worklist as CSV (UTF-8, one header line, the disclaimer in each row's last column).
 
     Args:
         top_n_per_week: how many patients can be seen in a week; None leaves `week` empty.
-        patients: what `screening.patients.write_patients` gave; None leaves its columns empty and suppresses nobody.
+        patients: what `screening.patients.write_patients` wrote; None leaves its columns empty and suppresses nobody.
         text: language of `warning` and `note`, and what the site wants done (`next_step`).
 
     Raises:
@@ -164,39 +156,39 @@ def write_worklist(
         raise ValueError(f"top_n_per_week: {top_n_per_week} given; it must be at least 1, or none")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    listed = scored(results)
-    at, ranks, latest = order(listed)
-    listed = listed.take(pa.array(at)).combine_chunks()  # taking from many chunks is slow, every time
-    matched = _patients_of(listed, patients)
-    hidden = np.zeros(len(at), bool)
-    counts: dict[str, int] = {}
-    if matched is not None:
-        hidden = matched["suppressed"].to_numpy()
-        one = matched["known"].filter(pa.array(hidden)).to_pandas().groupby(ranks[hidden]).first()
-        counts = {str(k): int(n) for k, n in one.value_counts().items()}
-    shown = np.unique(ranks[~hidden])
-    weeks = np.zeros(len(at), int)
-    if top_n_per_week is not None:
-        weeks[~hidden] = 1 + np.searchsorted(shown, ranks[~hidden]) // top_n_per_week
-    notice = DISCLAIMER
     beside = path.with_name("suppressed.csv")
-    if counts:
-        notice += f" {sum(counts.values())} patients are not in this list but in {beside.name}."
-    for target, rows in ((path, np.flatnonzero(~hidden)), (beside, np.flatnonzero(hidden))):
-        if target == beside and not counts:
-            beside.unlink(missing_ok=True)  # of an earlier run
-            continue
-        with target.open("w", newline="", encoding="utf-8") as f:
-            out = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
-            out.writeheader()
-            for begin in range(0, len(rows), CHUNK):
-                part = rows[begin : begin + CHUNK]
-                taken = listed.take(pa.array(part)).to_pylist()
-                patient_rows = [{}] * len(part) if matched is None else matched.take(pa.array(part)).to_pylist()
-                for i, row, patient in zip(part.tolist(), taken, patient_rows, strict=True):
-                    line = row | patient | {"rank": int(ranks[i]), "week": int(weeks[i]) or None, "notice": notice}
-                    out.writerow(_line(line, bool(latest[i]), text))
-    return Worklist(path, beside if counts else None, len(shown), counts)
+    people = PATIENTS.empty_table() if patients is None else patients
+    with database(results=(results, RESULTS), patients=(people, PATIENTS)) as db:
+        db.execute(f"CREATE VIEW listed AS SELECT {', '.join(WORKLIST_COLUMNS)} FROM results WHERE {SCORED_SQL}")
+        db.execute(
+            f"""
+            CREATE TABLE lines AS
+            SELECT *, coalesce(suppressed, false) AS hidden
+            FROM ({ranked_sql("listed")}) LEFT JOIN (SELECT {SHOWN} FROM patients) USING (patient_key)"""
+        )
+        known = db.sql("SELECT known, count(DISTINCT rank) FROM lines WHERE hidden GROUP BY known").fetchall()
+        counts = {str(code): n for code, n in known}
+        (shown,) = db.sql("SELECT count(DISTINCT rank) FROM lines WHERE NOT hidden").fetchall()[0]
+        notice = DISCLAIMER
+        if counts:
+            notice += f" {sum(counts.values())} patients are not in this list but in {beside.name}."
+        # Suppressed patients take up nobody's week.
+        week = (
+            "NULL" if top_n_per_week is None else f"1 + (dense_rank() OVER (ORDER BY rank) - 1) // {top_n_per_week:d}"
+        )
+        for target, query in (
+            (path, f"SELECT *, {week} AS week FROM lines WHERE NOT hidden ORDER BY line"),
+            (beside, "SELECT *, NULL AS week FROM lines WHERE hidden ORDER BY line"),
+        ):
+            if target == beside and not counts:
+                beside.unlink(missing_ok=True)  # of an earlier run
+                continue
+            with target.open("w", newline="", encoding="utf-8") as f:
+                out = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
+                out.writeheader()
+                for batch in db.sql(query).to_arrow_reader(CHUNK):
+                    out.writerows(_line(row | {"notice": notice}, text) for row in batch.to_pylist())
+    return Worklist(path, beside if counts else None, shown, counts)
 
 
 IDENTIFIED = ("name", "number", "birth_date", "accession")
@@ -227,24 +219,14 @@ def write_identified(path: Path, worklist: Path, identities: Mapping[str, Identi
     return lines
 
 
-def _patients_of(listed: pa.Table, patients: pa.Table | None) -> pa.Table | None:
-    """Each row's patient, as the worklist shows the patient; a row without a patient is nobody's."""
-    if patients is None:
-        return None
-    at = pc.index_in(listed["patient_key"], value_set=patients["patient_key"].combine_chunks())
-    found = patients.drop_columns("patient_key").rename_columns({"n_studies": "studies"}).take(at)
-    suppressed = pc.fill_null(found["suppressed"], False)
-    return found.set_column(found.column_names.index("suppressed"), "suppressed", suppressed)
-
-
-def _line(row: Mapping[str, Any], latest: bool, text: ReportText) -> dict[str, object]:
+def _line(row: Mapping[str, Any], text: ReportText) -> dict[str, object]:
     words = words_in(text.language)
     line = {c: _cell(row.get(c)) for c in COLUMNS}
     line["modalities"] = " + ".join(row["modalities"] or ())
     is_warned = row["state"] == State.SCORED_WARN
     line["warning"] = _cell(warning(row, words))
     line["codes"] = _cell(": ".join(t for t in (row["code"], row["message"]) if t)) if is_warned else ""
-    line["latest"] = "yes" if latest else "no"
+    line["latest"] = "yes" if row["latest"] else "no"
     line["note"] = _cell(note(row, row.get("known"), words, suppressed=bool(row.get("suppressed"))))
     line["viewer"] = viewer_link(row, text.viewer)
     line["next_step"] = _cell(next_step(row, row.get("known") in SUPPRESSING, text.next_step))

@@ -10,7 +10,6 @@ what the records hold without a date is said to be there and suppresses nobody.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -20,16 +19,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from osteo_ray.io.database import database
 from osteo_ray.io.files import replaced
 from osteo_ray.io.store import Store, read_table
-from osteo_ray.outcomes import State
 from osteo_ray.patients.record_set import RecordSet, records_of
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.screening.config import PatientConfig
-from osteo_ray.screening.schema import RESULTS
+from osteo_ray.screening.schema import RESULTS, SCORED_SQL
 
 SMALLEST_REAL = 1.96 * np.sqrt(2.0)
 """Times the repeat error of one measurement: the change that 95 % of repeats without any stay under."""
@@ -98,9 +96,7 @@ PATIENTS = pa.schema(
         ("suppressed", pa.bool_()),
     ]
 )
-SHOWN = ["patient_key", "n_studies", "risk_verdict", "hu_change", "hu_verdict", "known", "known_text", "suppressed"]
-"""Columns of a patient that the worklist shows or goes by."""
-ROWS_AT_ONCE = 100_000
+ROWS_AT_ONCE = 25_000
 
 
 def write_patients(
@@ -109,25 +105,18 @@ def write_patients(
     out: str | Path,
     cfg: PatientConfig,
     rows_at_once: int = ROWS_AT_ONCE,
-) -> pa.Table:
+) -> None:
     """Write `out` (Parquet, `PATIENTS`), one row a patient with a scored study.
 
-    Memory is bounded by `rows_at_once` results: more are spilled to disk by a hash of the patient first.
-
-    Returns:
-        The columns that a worklist needs.
+    Memory is bounded by `rows_at_once` results at a time.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     book = records_of(records)
-    light = []
     with replaced(out) as tmp, pq.ParquetWriter(tmp, PATIENTS, compression="zstd") as writer:
-        for part in _buckets(pads.dataset(results, schema=RESULTS), rows_at_once, out.parent):
+        for part in _whole_patients(results, rows_at_once):
             held = book.take(part["patient_key"].to_pylist()).known()
-            table = patients_of(part, held, cfg)
-            writer.write_table(table)
-            light.append(table.select(SHOWN))
-    return pa.concat_tables(light)
+            writer.write_table(patients_of(part, held, cfg))
 
 
 def patients_of(scored: pa.Table, held: pd.DataFrame, cfg: PatientConfig) -> pa.Table:
@@ -274,33 +263,23 @@ def _same(like: pd.DataFrame, text: str) -> pd.Series:
 # ---- streaming
 
 
-def _buckets(results: pads.Dataset, rows_at_once: int, folder: Path) -> Iterator[pa.Table]:
-    """The scored rows of known patients, a patient's all in one bucket, a bucket of about `rows_at_once` or fewer."""
-    counted = pads.field("state").isin([str(State.SCORED), str(State.SCORED_WARN)])
-    counted &= pads.field("risk_prob").is_valid() & pads.field("patient_key").is_valid()
-    n = -(-results.count_rows(filter=counted) // rows_at_once)
-    if n <= 1:
-        yield results.to_table(columns=list(READ), filter=counted)
-        return
-    with tempfile.TemporaryDirectory(prefix=".patients-", dir=folder) as tmp:
-        sinks: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-        schema = None
-        for batch in results.to_batches(columns=list(READ), filter=counted):
-            if not batch.num_rows:
-                continue
-            # The first bytes of a hash order nothing but the buckets; the same key always falls into the same one.
-            bucket = pd.util.hash_array(batch["patient_key"].to_numpy(zero_copy_only=False).astype(object)) % n
-            for b in np.unique(bucket).tolist():
-                part = batch.filter(pa.array(bucket == b))
-                if b not in sinks:
-                    schema = part.schema
-                    sinks[b] = pa.ipc.new_file(f"{tmp}/{b}.arrow", schema)
-                sinks[b].write_batch(part)
-        for sink in sinks.values():
-            sink.close()
-        for b in sorted(sinks):
-            with pa.OSFile(f"{tmp}/{b}.arrow") as f:
-                yield pa.ipc.open_file(f).read_all()
+def _whole_patients(results: str | Path, rows_at_once: int) -> Iterator[pa.Table]:
+    """The scored rows of known patients (`READ`), about `rows_at_once` a table, a patient's all in one; at least one
+    table, which may be empty."""
+    with database(results=(results, RESULTS)) as db:
+        known = f"{SCORED_SQL} AND patient_key IS NOT NULL"
+        reader = db.sql(f"SELECT {', '.join(READ)} FROM results WHERE {known} ORDER BY patient_key").to_arrow_reader(
+            rows_at_once
+        )
+        held = reader.schema.empty_table()
+        for batch in reader:
+            held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+            # The last patient's rows may go on in the next batch.
+            whole = pc.index(held["patient_key"], held["patient_key"][-1]).as_py()
+            if whole:
+                yield held[:whole]
+                held = held[whole:]
+        yield held
 
 
 def suppressed_in(run: str | Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from osteo_ray.catalogue.schema import GATE
+from osteo_ray.outcomes import State
 
 RESULT_VERSION = "1.5"
 
@@ -127,3 +128,5 @@ VOLATILE = ("run_id", "open_s", "select_s", "score_s")
 
 FOOTER = b"osteo_ray"
 """Key in the footer of finished files: JSON with `rows`, `states`, `codes`, `scored` (the states of scored rows)."""
+SCORED_SQL = f"state IN ('{State.SCORED}', '{State.SCORED_WARN}') AND risk_prob IS NOT NULL"
+"""Condition on results in SQL: the series has a score."""

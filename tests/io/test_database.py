@@ -1,0 +1,34 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from osteo_ray.io import database as db_module
+from osteo_ray.io.database import database
+
+SCHEMA = pa.schema([("key", pa.string()), ("n", pa.int64()), ("later", pa.string()), ("list", pa.list_(pa.string()))])
+
+
+@pytest.mark.parametrize("folder", ["plain", "a[1] *?'x"])
+def test_a_column_that_a_file_does_not_have_is_null(tmp_path, folder):
+    file = tmp_path / folder / "old.parquet"
+    file.parent.mkdir()
+    pq.write_table(pa.table({"key": ["b", "a"], "n": [1, 2]}), file)
+    with database(old=(file, SCHEMA), new=(pa.table({"key": ["a"]}), SCHEMA)) as db:
+        rows = db.sql("SELECT key, n, later = 'x' AS x, list FROM old ORDER BY key").fetchall()
+        assert rows == [("a", 2, None, None), ("b", 1, None, None)]
+        assert db.sql("SELECT n FROM old JOIN new USING (key)").fetchall() == [(2,)]
+    assert [f.name for f in file.parent.iterdir()] == ["old.parquet"], "nothing is left beside it"
+
+
+def test_what_does_not_fit_into_memory_is_sorted_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(db_module, "MEMORY", "48MB")
+    file = tmp_path / "t.parquet"
+    n = 1_000_000
+    keys = [f"{i * 7919 % n:064d}" for i in range(n)]
+    pq.write_table(pa.table({"key": keys, "n": range(n)}), file, row_group_size=20_000)
+    with database(t=(file, SCHEMA)) as db:
+        reader = db.sql("SELECT key FROM t ORDER BY key").to_arrow_reader(50_000)
+        first = reader.read_next_batch()["key"].to_pylist()
+        assert list(tmp_path.glob(".sort-*/*")), "the test fits into memory: it says nothing"
+        assert first == sorted(keys)[:50_000]
+        assert sum(len(b) for b in reader) == n - 50_000
