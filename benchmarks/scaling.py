@@ -50,7 +50,7 @@ KINDS = {"actors": "ScoreBatch", "gcs": "gcs_server", "raylet": "raylet/raylet",
 
 SHOWN = (
     *("actors", "rows", "rows_s", "possible", "of_that", "calls_a_row", "calls_a_batch"),
-    *("driver_mb", "actor_mb", "tail_s"),
+    *("driver_mb", "actor_mb", "tail_s", "ending_s"),
 )
 
 
@@ -182,6 +182,8 @@ def _figures(
         "driver_mb": round(highest["driver"]),
         "actor_mb": round(highest["actors"] / actors),
         "tail_s": round(tail_s, 1),
+        # Of the tail: until the last scorer's process has ended. A machine of a cluster ends its own, side by side.
+        "ending_s": round(max((t for t, s in samples if "actors" in s), default=end) - end, 1),
         "ms_a_row": ms,
         "calls": counts,
         "parts": len(parts),

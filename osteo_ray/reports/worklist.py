@@ -11,12 +11,10 @@ the rank, and takes up nobody's week. Who was not scored is in neither; the run 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from osteo_ray.io.database import Table, database
 from osteo_ray.io.files import replaced
@@ -122,17 +120,6 @@ def head(results: Table, top: int) -> list[tuple[int, dict[str, Any]]]:
         db.execute(f"CREATE VIEW listed AS SELECT {', '.join(WORKLIST_COLUMNS)} FROM results WHERE {SCORED_SQL}")
         rows = db.sql(f"{ranked_sql('listed')} ORDER BY line LIMIT {top:d}").to_arrow_table().to_pylist()
     return [(row["rank"], row) for row in rows]
-
-
-def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-    """(patient rank, row) in the worklist's order; see `ranked_sql`."""
-    names = ("patient_key", "study_date", "series_uid", "row_key")
-    table = pa.table({c: pa.array([r.get(c) for r in rows], pa.string()) for c in names})
-    table = table.append_column("risk_prob", pa.array([r["risk_prob"] for r in rows], pa.float64()))
-    table = table.append_column("number", pa.array(range(len(rows)), pa.int64()))
-    with database(results=(table, RESULTS)) as db:
-        found = db.sql(f"SELECT rank, number FROM ({ranked_sql('results')}) ORDER BY line").fetchall()
-    return [(rank, rows[number]) for rank, number in found]
 
 
 def write_worklist(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from synthetic_run import many_rows, odd_rows, scored_row, table
 
 from osteo_ray.reports.language import DISCLAIMER
-from osteo_ray.reports.worklist import COLUMNS, head, ranked, write_worklist
+from osteo_ray.reports.worklist import COLUMNS, head, write_worklist
 from osteo_ray.screening.config import NextStep, ReportText
 from osteo_ray.screening.patients import PATIENTS
 
@@ -40,11 +40,11 @@ def test_weekly_capacity_counts_patients(tmp_path):
 @settings(deadline=None, max_examples=40)  # each example is a database
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.01, 0.99)), max_size=20), st.randoms())
 def test_the_order_does_not_depend_on_the_rows_order(pairs, random):
-    rows = [dict(patient_key=k, risk_prob=r, series_uid=f"1.{i}", row_key=str(i)) for i, (k, r) in enumerate(pairs)]
-    shuffled = random.sample(rows, len(rows))
-    assert ranked(rows) == ranked(shuffled)
+    rows = [scored_row(i, r) | dict(patient_key=k) for i, (k, r) in enumerate(pairs)]
+    ranked = head(table(rows), len(rows))
+    assert head(table(random.sample(rows, len(rows))), len(rows)) == ranked
     best: dict[int, float] = {}
-    for rank, row in ranked(rows):
+    for rank, row in ranked:
         best.setdefault(rank, row["risk_prob"])
     assert list(best) == list(range(1, len({k for k, _ in pairs}) + 1))
     assert list(best.values()) == sorted(best.values(), reverse=True)
@@ -72,8 +72,7 @@ def test_a_capacity_below_one_is_refused(tmp_path):
 )
 def test_the_head_is_the_beginning_of_the_whole(pairs, top):
     rows = [scored_row(i, r) | dict(patient_key=k) for i, (k, r) in enumerate(pairs)]
-    whole = ranked(rows)
-    assert [(r, x["row_key"]) for r, x in head(table(rows), top)] == [(r, x["row_key"]) for r, x in whole[:top]]
+    assert head(table(rows), top) == head(table(rows), len(rows))[:top]
 
 
 def test_notes_are_words_in_the_sites_language(tmp_path):

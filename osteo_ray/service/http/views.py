@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.io.database import database
 from osteo_ray.io.uris import join
 from osteo_ray.outcomes import InputError, Rejected, State
 from osteo_ray.reports.background import PATIENTS_FILE, READ, backgrounds
@@ -25,7 +26,7 @@ from osteo_ray.reports.result_json import to_result
 from osteo_ray.reports.source import identity_of, read_header
 from osteo_ray.reports.study_view import page as laid_out
 from osteo_ray.reports.views import study_view
-from osteo_ray.reports.worklist import note, ranked
+from osteo_ray.reports.worklist import note, ranked_sql
 from osteo_ray.screening.patients import suppressed_in
 from osteo_ray.service.config import ServeConfig
 from osteo_ray.service.http import types as t
@@ -54,7 +55,8 @@ COLUMNS = [
 ]
 NOT_SHOWN = ("series_uid", "modalities", "kvp", "contrast")
 _IDENTITIES = 4096
-_KEPT = 32  # worklists, study pages and catalogue rows kept in memory
+_KEPT = 32  # study pages and catalogue rows kept in memory
+_LISTS_BYTES = 256 << 20  # of worklists kept in memory; a list of 10^6 rows is one of them
 
 
 def now() -> float:
@@ -109,26 +111,35 @@ class Filter:
     modality: str | None = None
     judged: bool | None = None
 
-    def keeps(self, row: dict[str, Any], judged: bool) -> bool:
-        age = row["age_y"]
-        return (
-            (not self.state or row["state"] in self.state)
-            and (self.sex is None or row["sex"] == self.sex)
-            and (self.age_min is None or (age is not None and age >= self.age_min))
-            and (self.age_max is None or (age is not None and age <= self.age_max))
-            and (self.modality is None or self.modality in (row["modalities"] or ()))
-            and (self.judged is None or judged == self.judged)
-        )
+    def where(self) -> tuple[str, dict[str, Any]]:
+        """(SQL condition on a row of `_ordered`, its parameters); `judged_keys` holds the keys of judged rows."""
+        asked = [
+            ("states", [str(x) for x in self.state or ()] or None, "list_contains($states, state)"),
+            ("sex", self.sex, "sex = $sex"),
+            ("age_min", self.age_min, "age_y >= $age_min"),
+            ("age_max", self.age_max, "age_y <= $age_max"),
+            ("modality", self.modality, "list_contains(modalities, $modality)"),
+            ("judged", self.judged, "(row_key IN (FROM judged_keys)) = $judged"),
+        ]
+        used = [x for x in asked if x[1] is not None]
+        return " AND ".join(condition for _, _, condition in used) or "true", {name: value for name, value, _ in used}
 
 
 def worklist(run: Run, keep: Filter, offset: int, limit: int, words: Words) -> t.WorklistPage:
     """Ranked rows that the filter keeps. Ranks are those of `worklist.csv`: filtering never changes them."""
     judged = run.feedback()
-    kept = [(rank, r) for rank, r in _ordered(run) if keep.keeps(r, r["row_key"] in judged)]
     suppressed = suppressed_in(run.out) if run.complete() else {}
+    ordered = _ordered(run)
+    keys = pa.table({"row_key": pa.array(list(judged), pa.string())})
+    where, given = keep.where()
+    with database(ordered=(ordered, ordered.schema), judged_keys=(keys, keys.schema)) as db:
+        kept = f"FROM ordered WHERE {where}"
+        total = db.execute(f"SELECT count(*) {kept}", given).fetchall()[0][0]
+        shown = f"SELECT * {kept} ORDER BY line LIMIT {limit:d} OFFSET {offset:d}"
+        rows = db.sql(shown, params=given).to_arrow_table().to_pylist()
     items = [
         t.WorklistRow(
-            rank=rank,
+            rank=r["rank"],
             modalities=r["modalities"] or [],
             suppressed=suppressed.get(r["patient_key"]),
             why=why_of(r, words),
@@ -136,32 +147,37 @@ def worklist(run: Run, keep: Filter, offset: int, limit: int, words: Words) -> t
             feedback=[feedback(f) for f in judged.get(r["row_key"], ())],
             **{k: r[k] for k in COLUMNS if k not in NOT_SHOWN},
         )
-        for rank, r in kept[offset : offset + limit]
+        for r in rows
     ]
-    return t.WorklistPage(total=len(kept), offset=offset, partial=run.complete() is None, items=items)
+    return t.WorklistPage(total=total, offset=offset, partial=run.complete() is None, items=items)
 
 
-_lists: OrderedDict[str, list[tuple[int | None, dict[str, Any]]]] = OrderedDict()
+_lists: OrderedDict[str, pa.Table] = OrderedDict()
 _lists_lock = threading.Lock()
 
 
-def _ordered(run: Run) -> list[tuple[int | None, dict[str, Any]]]:
+def _ordered(run: Run) -> pa.Table:
+    """All rows of a screening, `COLUMNS` and `line`: those with a risk in the worklist's order with their `rank`, then
+    the others."""
     whole = run.complete()
     with _lists_lock:
         if whole and whole in _lists:
             _lists.move_to_end(whole)
             return _lists[whole]
     table = run.table(COLUMNS)
-    scored = table["risk_prob"].is_valid()
-    first: list[tuple[int | None, dict[str, Any]]] = [
-        (rank, dict(r)) for rank, r in ranked(table.filter(scored).to_pylist())
-    ]
-    rest = table.filter(pc.invert(scored)).sort_by([("state", "ascending"), ("series_uid", "ascending")])
-    out = first + [(None, r) for r in rest.to_pylist()]
+    with database(results=(table, table.schema)) as db:
+        out = db.sql(
+            f"""
+            SELECT * EXCLUDE (latest) FROM ({ranked_sql("(FROM results WHERE risk_prob IS NOT NULL)")})
+            UNION ALL BY NAME
+            SELECT *, (SELECT count(risk_prob) FROM results) + row_number() OVER (ORDER BY state, series_uid, row_key)
+                      AS line
+            FROM results WHERE risk_prob IS NULL"""
+        ).to_arrow_table()
     if whole:
         with _lists_lock:
             _lists[whole] = out
-            while len(_lists) > _KEPT:
+            while len(_lists) > 1 and sum(x.nbytes for x in _lists.values()) > _LISTS_BYTES:
                 _lists.popitem(last=False)
     return out
 
