@@ -1,7 +1,7 @@
 """One driver and many scorers: store calls a row, rows a second, memory, with a store that answers after 30 ms.
 
     python benchmarks/scaling.py --work W --catalogue C/catalogue.parquet --actors 8 32 64
-    python benchmarks/scaling.py ... --work W --before E      # E: `--work` of the same by an earlier version
+    python benchmarks/scaling.py ... --work W --before E      # the same by an earlier version (`--work E`) beside it
 
 A number of scorers that is measured already, in `--work`, is not measured again.
 
@@ -9,8 +9,7 @@ Everything is the product's (plan, Ray Data, actors, parts, finishing, results) 
 model's process a scorer sleeps for `--study-s` a study and answers with the row that the model gave for such a study.
 Catalogue and run lie in a bucket of a loopback server that counts requests. No scorer begins before all have started;
 the rate is from then until the last part is written, and what all scorers together could do at most is beside it. CPU
-is of that stretch, too, by kind of process. With `--before`
-both are written to docs/results/scaling.json and .md.
+is of that stretch, too, by kind of process. Written to docs/results/scaling.json and .md.
 """
 
 from __future__ import annotations
@@ -196,7 +195,7 @@ def publish(a: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for version, folder in (("before", a.before), ("now", a.work)):
         for n in a.actors:
-            if (folder / f"{n}.json").exists():
+            if folder and (folder / f"{n}.json").exists():
                 found = json.loads((folder / f"{n}.json").read_text())
                 shown = {"table": "scaling", "version": version, **{k: v for k, v in found.items() if k in SHOWN}}
                 rows.append(shown)
@@ -224,14 +223,15 @@ def publish(a: argparse.Namespace) -> None:
 `{command}`.
 A bucket of a loopback server that answers after {1000 * LATENCY_S:.0f} ms and counts requests; scorers that sleep for a
 study's time ({a.study_s:g} s) in place of computing, everything else as it is (batches of 8). Rates are from when all
-have started until the last part is written. Two cores for all of it ("before" had other work beside it): a rate below
-the possible one may be the machine's, CPU is an upper bound, requests and MB are what they are. `tail s`:
-from the last part to the end of the run.{missing}
+have started until the last part is written. Two cores for all of it: a rate below the possible one may be the
+machine's, CPU is an upper bound, requests and MB are what they are. `tail s`: from the last part to the end of the
+run; `ending s`: of that, until the last scorer's process had ended (looked at every 2 s), which two cores do one after
+the other and the nodes of a cluster side by side.{missing}
 
 {results_page.table(rows, "scaling")}
-Before: a batch was looked for by name before it was scored, two requests where it is missing. Now a scorer lists its
-shard's parts once a task; parts of an interrupted run and finished shards are read side by side; and where one driver
-has more than 32 scorers a task holds several batches (2 at 64, 50 at 1,600), each still a part of its own.
+A scorer lists its shard's parts once a task; parts of an interrupted run and finished shards are read side by side; and
+where one driver has more than 32 scorers a task holds several batches (2 at 64, 50 at 1,600), each still a part of its
+own. Before that, a batch was looked for by name before it was scored: 0.92 requests a row at 8 scorers.
 
 Requests that grow with the rows, at {min(a.actors)} scorers:
 
@@ -273,8 +273,7 @@ def main() -> None:
             raise SystemExit(done.stderr[-4000:])
         print(done.stdout.splitlines()[-1], flush=True)
         (a.work / f"{n}.json").write_text(done.stdout.splitlines()[-1])
-    if a.before:
-        publish(a)
+    publish(a)
 
 
 if __name__ == "__main__":
