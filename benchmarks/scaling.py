@@ -228,7 +228,7 @@ machine's, CPU is an upper bound, requests and MB are what they are. `tail s`: f
 run; `ending s`: of that, until the last scorer's process had ended (looked at every 2 s), which two cores do one after
 the other and the nodes of a cluster side by side.{missing}
 
-{results_page.table(rows, "scaling")}
+{results_page.table(rows, "scaling", SHOWN if a.before is None else ("version", *SHOWN[:-1]))}
 A scorer lists its shard's parts once a task; parts of an interrupted run and finished shards are read side by side; and
 where one driver has more than 32 scorers a task holds several batches (2 at 64, 50 at 1,600), each still a part of its
 own. Before that, a batch was looked for by name before it was scored: 0.92 requests a row at 8 scorers.

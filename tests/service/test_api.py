@@ -80,10 +80,23 @@ def test_status_results_and_worklist_account_for_every_series(served, cohort_run
     assert risks, "the synthetic archive has scored series"
     assert [r["rank"] for r in work["items"]][: len(risks)] == sorted(r["rank"] for r in work["items"] if r["rank"])
     assert all(r["risk_prob"] is None for r in work["items"][len(risks) :])
-    women = client.get(f"/v1/screenings/{run.id}/worklist?sex=F&limit=500&age_min=60", headers=bearer(served)).json()
-    assert {r["row_key"] for r in women["items"]} == {
-        r["row_key"] for r in work["items"] if r["sex"] == "F" and (r["age_y"] or 0) >= 60
-    }
+
+    def cut(query):
+        got = client.get(f"/v1/screenings/{run.id}/worklist?limit=500&{query}", headers=bearer(served)).json()
+        assert got["total"] == len(got["items"])
+        return got["items"]
+
+    for query, keeps in {
+        "sex=F&age_min=60": lambda r: r["sex"] == "F" and (r["age_y"] or 0) >= 60,
+        "age_max=65": lambda r: r["age_y"] is not None and r["age_y"] <= 65,
+        "modality=labs": lambda r: "labs" in r["modalities"],
+        "state=SCORED&state=EXCLUDED": lambda r: r["state"] in ("SCORED", "EXCLUDED"),
+        "judged=false": lambda r: not r["feedback"],
+        "judged=true": lambda r: bool(r["feedback"]),
+    }.items():
+        assert cut(query) == [r for r in work["items"] if keeps(r)], query
+    page = client.get(f"/v1/screenings/{run.id}/worklist?limit=3&offset=2", headers=bearer(served)).json()
+    assert (page["total"], page["items"]) == (n, work["items"][2:5])
 
 
 def test_a_patient_whom_the_worklist_leaves_out_says_why(served):
