@@ -16,6 +16,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -206,5 +207,13 @@ def current_cluster() -> str:
 
 
 def _own_environment() -> dict[str, Any]:
-    """The runtime environment of this process: what `serve` brought with it, its screenings have too."""
-    return {k: v for k, v in dict(ray.get_runtime_context().runtime_env).items() if not k.startswith("_")}
+    """The runtime environment of this process: what `serve` brought with it, its screenings have too.
+
+    A working directory is given by the path at which Ray unpacked it for this process, so that its package is uploaded
+    again where the cluster has it no more: after a screening's job was stopped, that was seen while `serve` still ran.
+    """
+    env = {k: v for k, v in dict(ray.get_runtime_context().runtime_env).items() if not k.startswith("_")}
+    here = Path.cwd()
+    if here.name and Path(str(env.get("working_dir", ""))).stem == here.name:
+        env["working_dir"] = str(here)
+    return env
