@@ -6,8 +6,8 @@ An objective is a plain function: settings and data in, scores out through `repo
 run: the data once in Ray's object store, one core a trial, bad ones stopped early. A search that is killed and started
 again keeps the trials that had ended and goes on with the rest.
 
-Tune's own restore isn't used: its snapshot is several files that a kill leaves of different ages, and then it loses
-trials or ends early without a word. Each trial that ends is a small file instead, written whole or not at all, and
+Tune's own restore isn't used: its snapshot is several files that a kill can leave of different ages, and a restored
+search was seen to end early without a word. Each trial that ends is a small file instead, written whole or not at all, and
 both Optuna's model and ASHA's rungs are filled from these files.
 """
 
