@@ -7,8 +7,8 @@ run: the data once in Ray's object store, one core a trial, bad ones stopped ear
 again keeps the trials that had ended and goes on with the rest.
 
 Tune's own restore isn't used: its snapshot is several files that a kill can leave of different ages, and a restored
-search was seen to end early without a word. Each trial that ends is a small file instead, written whole or not at all, and
-both Optuna's model and ASHA's rungs are filled from these files.
+search was seen to end early without a word. Each trial that ends is a small file instead, written whole or not at all,
+and both Optuna's model and ASHA's rungs are filled from these files.
 """
 
 from __future__ import annotations
