@@ -225,8 +225,8 @@ A bucket of a loopback server that answers after {1000 * LATENCY_S:.0f} ms and c
 study's time ({a.study_s:g} s) in place of computing, everything else as it is (batches of 8). Rates are from when all
 have started until the last part is written. Two cores for all of it: a rate below the possible one may be the
 machine's, CPU is an upper bound, requests and MB are what they are. `tail s`: from the last part to the end of the
-run; `ending s`: of that, until the last scorer's process had ended (looked at every 2 s), which two cores do one after
-the other and the nodes of a cluster side by side.{missing}
+run; `ending s`: of that, until the last scorer's process had ended (looked at every 2 s): all share the two
+cores, where each node of a cluster ends its own.{missing}
 
 {results_page.table(rows, "scaling", SHOWN if a.before is None else ("version", *SHOWN[:-1]))}
 A scorer lists its shard's parts once a task; parts of an interrupted run and finished shards are read side by side; and

@@ -19,6 +19,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from osteo_ray.io.trouble import StoreError
+from osteo_ray.outcomes import InputError
+
 MEMORY = "256MB"
 """What a database may hold in memory, beside what a Parquet reader needs."""
 
@@ -32,9 +35,16 @@ def database(**tables: tuple[Table, pa.Schema]) -> Iterator[duckdb.DuckDBPyConne
 
     A column of the schema that a file does not have, as an earlier version wrote none, is null. Strings are ordered by
     their bytes.
+
+    Raises:
+        StoreError: the disk is full, or fails.
+        InputError: a file is damaged.
     """
     files = [Path(t) for t, _ in tables.values() if not isinstance(t, pa.Table)]
-    with tempfile.TemporaryDirectory(prefix=".sort-", dir=files[0].parent if files else None) as spilled:
+    with (
+        _named_errors(files),
+        tempfile.TemporaryDirectory(prefix=".sort-", dir=files[0].parent if files else None) as spilled,
+    ):
         # Two threads, so that memory is the same on a head of many cores; nothing is fetched from anywhere.
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": spilled, "threads": 2}
         settings |= {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
@@ -52,3 +62,22 @@ def database(**tables: tuple[Table, pa.Schema]) -> Iterator[duckdb.DuckDBPyConne
                     both = f"SELECT * FROM {name}_schema UNION ALL BY NAME SELECT * FROM {name}_file"
                     db.execute(f"CREATE VIEW {name} AS {both}")
             yield db
+
+
+@contextmanager
+def _named_errors(files: list[Path]) -> Iterator[None]:
+    """DuckDB's errors as the program's own: what failed, and where."""
+    where = ", ".join(map(str, files)) or "in memory"
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as e:  # what can't be kept on disk is "out of memory"
+        folder = files[0].parent if files else tempfile.gettempdir()
+        raise StoreError(f"{folder}: no way to sort {where} here (is the disk full?): {_first_line(e)}") from e
+    except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException):
+        raise  # a query that is wrong
+    except (duckdb.Error, pa.ArrowInvalid) as e:
+        raise InputError(f"{where}: a table that can't be read: {_first_line(e)}") from e
+
+
+def _first_line(e: BaseException) -> str:
+    return str(e).partition("\n")[0][:300]

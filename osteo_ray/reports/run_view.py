@@ -37,10 +37,11 @@ def run_page(
         sums = _rows(
             db,
             f"""
-            SELECT count(*) AS n, min(run_id) AS run_id, sum(slices_decoded) AS decoded, sum(slices_total) AS slices,
-                   sum(bytes_read) AS bytes_read, count(*) FILTER ({SCORED_SQL}) AS scored,
-                   sum(slices_decoded) FILTER ({SCORED_SQL}) AS decoded_scored,
-                   sum(slices_total) FILTER ({SCORED_SQL}) AS slices_scored,
+            SELECT count(*) AS n, min(run_id) AS run_id, sum(slices_decoded)::BIGINT AS decoded,
+                   sum(slices_total)::BIGINT AS slices, sum(bytes_read)::BIGINT AS bytes_read,
+                   count(*) FILTER ({SCORED_SQL}) AS scored,
+                   (sum(slices_decoded) FILTER ({SCORED_SQL}))::BIGINT AS decoded_scored,
+                   (sum(slices_total) FILTER ({SCORED_SQL}))::BIGINT AS slices_scored,
                    count(*) FILTER ({SCORED_SQL} AND risk_class = 'high') AS high
             FROM results""",
         )[0]

@@ -103,7 +103,7 @@ def ranked_sql(listed: str) -> str:
     return f"""
         WITH placed AS (
             SELECT patient_key, row_key, coalesce(try_cast(study_date AS DOUBLE), 0) AS day,
-                   row_number() OVER (ORDER BY risk_prob DESC, series_uid, row_key) AS place
+                   row_number() OVER (ORDER BY isnan(risk_prob), risk_prob DESC, series_uid, row_key) AS place
             FROM {listed}),
         dated AS (SELECT *, day = max(day) OVER ({same_patient}) AS latest FROM placed),
         led AS (SELECT *, min(place) FILTER (latest) OVER ({same_patient}) AS lead FROM dated),

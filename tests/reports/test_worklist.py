@@ -37,6 +37,11 @@ def test_weekly_capacity_counts_patients(tmp_path):
     assert frame["week"].tolist() == [1, 1, 1, 2, 2, 3, 3]
 
 
+def test_a_risk_that_is_no_number_comes_last():
+    rows = [scored_row(0, float("nan")), scored_row(1, 0.2), scored_row(2, 0.7)]
+    assert [x["series_uid"] for _, x in head(table(rows), 3)] == [rows[i]["series_uid"] for i in (2, 1, 0)]
+
+
 @settings(deadline=None, max_examples=40)  # each example is a database
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.01, 0.99)), max_size=20), st.randoms())
 def test_the_order_does_not_depend_on_the_rows_order(pairs, random):
