@@ -135,7 +135,7 @@ class JobDrivers:
                 submission_id=job_id(run),
                 entrypoint=shlex.join([sys.executable, "-m", MODULE, run.uri]),
                 metadata={"screening": run.id, "attempt": str(run.saved.attempt)},
-                runtime_env=_own_environment(),
+                runtime_env=own_environment(),
                 entrypoint_num_cpus=d.driver_cpus,
                 entrypoint_label_selector=dict(d.node_labels) or None,
             )
@@ -206,7 +206,7 @@ def current_cluster() -> str:
     return heads[0] if heads else ""
 
 
-def _own_environment() -> dict[str, Any]:
+def own_environment() -> dict[str, Any]:
     """The runtime environment of this process: what `serve` brought with it, its screenings have too.
 
     A working directory is given by the path at which Ray unpacked it for this process, so that its package is uploaded

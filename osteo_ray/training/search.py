@@ -27,6 +27,7 @@ import pandas as pd
 from ray import tune
 
 from osteo_ray.io.store import Store
+from osteo_ray.io.trouble import StoreError, reason
 from osteo_ray.outcomes import InputError
 from osteo_ray.progress import progress_bar
 from osteo_ray.training.search_space import Choice, Params, Range, SearchConfig
@@ -61,6 +62,7 @@ def search(
 
     Raises:
         InputError: where no trial was finished.
+        StoreError: where a trial ended and that could not be written; the same search again goes on from the others.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the project has a progress bar of its own
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure is a row of the table
@@ -97,6 +99,8 @@ def search(
                 ),
             )
             results = tuner.fit()
+            for e in ended.unwritten.values():
+                raise StoreError(f"{ended.store.path(ended.folder)}: {reason(e)}") from e
             failed = [
                 _row(r.metrics, r.config, r.error) for r in map(results.__getitem__, range(len(results))) if r.error
             ]
@@ -125,6 +129,7 @@ class EndedTrials(tune.Callback):
     def __init__(self, store: Store, folder: str):
         self.store, self.folder = store, folder
         self.steps: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.unwritten: dict[str, OSError] = {}
 
     def read(self) -> list[dict[str, Any]]:
         """Those there, in the order they began."""
@@ -143,7 +148,12 @@ class EndedTrials(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         metrics = {k: v for k, v in (trial.last_result or {}).items() if isinstance(v, bool | int | float | str)}
         kept = {"params": trial.config, "metrics": metrics, "steps": self.steps.pop(trial.trial_id, [])}
-        self.store.put(f"{self.folder}{trial.trial_id}.json", json.dumps(kept).encode())
+        try:
+            self.store.put(f"{self.folder}{trial.trial_id}.json", json.dumps(kept).encode())
+        except OSError as e:  # Tune takes it for the trial's error, and begins the trial again
+            self.unwritten[trial.trial_id] = e
+            raise
+        self.unwritten.pop(trial.trial_id, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"steps": defaultdict(list)}

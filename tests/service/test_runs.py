@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -16,6 +17,7 @@ from osteo_ray.io.store import Store
 from osteo_ray.io.uris import join
 from osteo_ray.screening.schema import RESULTS
 from osteo_ray.screening.shards import Counts
+from osteo_ray.service import drivers
 from osteo_ray.service.audit import Audit
 from osteo_ray.service.config import ServeConfig, ServiceLimits
 from osteo_ray.service.drive import check_again, drive
@@ -224,3 +226,18 @@ def test_what_was_allowed_is_looked_at_again_when_the_work_begins(tmp_path):
         (tmp_path / "ct" / "a").unlink()
     with pytest.raises(Problem):
         check_again(job, validate(ServeConfig, {"archives": {"roots": [str(tmp_path / "secret")]}}))
+
+
+def test_a_screening_names_the_working_directory_that_ray_unpacked_by_its_path(tmp_path, monkeypatch):
+    def of(working_dir):
+        env = {"working_dir": working_dir, "env_vars": {"A": "1"}, "_ray_commit": "x"}
+        monkeypatch.setattr(drivers.ray, "get_runtime_context", lambda: SimpleNamespace(runtime_env=env))
+        return drivers.own_environment()
+
+    here = tmp_path / "_ray_pkg_0a1b"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert of("gcs://_ray_pkg_0a1b.zip") == {"working_dir": str(here), "env_vars": {"A": "1"}}
+    assert of("s3://site/configs.zip")["working_dir"] == "s3://site/configs.zip"
+    monkeypatch.setattr(drivers.ray, "get_runtime_context", lambda: SimpleNamespace(runtime_env={}))
+    assert drivers.own_environment() == {}

@@ -1,5 +1,6 @@
 """Searches over toy objectives: ASHA stops, a failure is a row, and a killed search goes on."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from collections import Counter
 import pytest
 
 from osteo_ray.config import ConfigError, Section, validate
+from osteo_ray.io.trouble import StoreError
 from osteo_ray.outcomes import InputError
 from osteo_ray.training.search_space import Range, SearchConfig, Space
 
@@ -117,6 +119,35 @@ def test_a_search_goes_on_from_its_ended_trials(ray_session, tmp_path):
     assert table["param:a.x"].nunique() == 6
     again = run(6, data=1)
     assert again["trial"].tolist() == table["trial"].tolist(), "nothing is left to do"
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_trial_that_cannot_be_written_down_is_begun_again_or_ends_the_search(
+    ray_session, tmp_path, monkeypatch, times
+):
+    from osteo_ray.io.store import Store
+    from osteo_ray.training.search import search
+
+    put, left = Store.put, [times]
+
+    def full(self, name, data):
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        put(self, name, data)
+
+    def objective(params, data, report):
+        report(1.0, params["a.x"])
+
+    def run():
+        return search("toy", objective, None, X, {"a.x": 1.0}, SearchConfig(trials=3, concurrent=1), tmp_path, True)
+
+    monkeypatch.setattr(Store, "put", full)
+    if times > 1:
+        with pytest.raises(StoreError, match=r"ended/: No space left"):
+            run()
+        left[0] = 0
+    assert run()["state"].tolist() == ["finished"] * 3
 
 
 DRIVER = textwrap.dedent(
