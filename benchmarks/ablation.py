@@ -47,8 +47,8 @@ from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import Calibrator, fit_calibrator, rest_log_odds
 from osteo_ray.model.config import EXTRA, AcquisitionConfig, CropConfig, EncoderConfig, ViewConfig
 from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.model.networks import Batch, Student
-from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
+from osteo_ray.model.networks import Batch, Student, members, show_only
+from osteo_ray.model.patterns import PATTERNS, modalities_of
 from osteo_ray.model.standardise import Standardiser, fit_standardiser
 from osteo_ray.patients.labels import class_index
 from osteo_ray.patients.schema import FEATURES, NAMES

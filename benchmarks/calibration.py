@@ -33,11 +33,11 @@ from osteo_ray.io.step_cache import digest
 from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import cross_fitted, fit_all, present, shares
-from osteo_ray.model.bundle import AnyCalibrator
 from osteo_ray.model.calibration import normal_log_odds
-from osteo_ray.model.networks import Batch
+from osteo_ray.model.networks import Batch, members, show_only
 from osteo_ray.model.ordinal import Latent
-from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
+from osteo_ray.model.patterns import PATTERNS, modalities_of
+from osteo_ray.model.scoring_bundle import AnyCalibrator
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.labels import OSTEOPENIA, OSTEOPOROSIS, class_index
 from osteo_ray.patients.schema import FEATURES, NAMES

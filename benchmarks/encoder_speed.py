@@ -1,4 +1,4 @@
-"""CPU of the slice encoder and of the policy in torch and in ONNX Runtime; one thread.
+"""CPU of a bundle's networks in torch and in ONNX Runtime; one thread.
 
     python benchmarks/encoder_speed.py
 
@@ -20,8 +20,8 @@ import torch
 
 from osteo_ray.model import reference
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.model.onnx_encoder import Encode, encoder_of
-from osteo_ray.model.onnx_policy import looks, step_of
+from osteo_ray.model.inference import Encode, PatientNetworks, networks_of, outputs_of, probe_looks
+from osteo_ray.model.torch_networks import torch_networks
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "encoder_speed.json"
 ROUNDS, CALLS = 30, 4
@@ -51,21 +51,29 @@ def embeddings(encode: Encode, crops: np.ndarray) -> np.ndarray:
     return encode(crops)[0]
 
 
+def patient(networks: PatientNetworks, bundle: Bundle, n_features: int) -> np.ndarray:
+    """What teachers and student say of a patient."""
+    return outputs_of("patient", networks, bundle.config, n_features)["patient"]
+
+
 def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
     bundle = Bundle.load(reference.bundle())
-    encode, step = encoder_of(bundle, "cpu", 1), step_of(bundle, 1)
-    bundle.encoder_onnx = bundle.policy_onnx = b""
-    encode_torch, step_torch = encoder_of(bundle, "cpu", 1), step_of(bundle, 1)
-    rng, rows = np.random.default_rng(0), []
+    by_onnx, by_torch = networks_of(bundle), torch_networks(bundle)
+    ways, rng, rows = (by_torch, by_onnx), np.random.default_rng(0), []
     for n in (1, 12):
         crops = rng.integers(-1024, 1500, (n, bundle.config.crop.size, bundle.config.crop.size)).astype(np.int16)
-        both = compared(partial(embeddings, encode_torch, crops), partial(embeddings, encode, crops), n)
+        encoded = [partial(embeddings, x.encode, crops) for x in ways]
+        both = compared(encoded[0], encoded[1], n)
         rows.append({"table": "networks", "what": f"encoder, {n} at a time"} | both)
-    look = looks(bundle.config.view, bundle.config.encoder.dim)[1]
-    rows.append({"table": "networks", "what": "step of the policy"} | compared(lambda: step_torch(look),
-                                                                               lambda: step(look)))  # fmt: skip
+    look = probe_looks(bundle.config.view, bundle.config.encoder.dim)[1]
+    steps = [partial(x.step, look) for x in ways]
+    rows.append({"table": "networks", "what": "step of the policy"} | compared(steps[0], steps[1]))
+    # All patterns by student and teachers, and the CT's representation: what `outputs_of` asks.
+    n_features = len(bundle.standardiser.features)
+    patients = [partial(patient, x.patient, bundle, n_features) for x in ways]
+    rows.append({"table": "networks", "what": "a patient, 23 times"} | compared(patients[0], patients[1]))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = "python benchmarks/encoder_speed.py"
     OUT.write_text(
@@ -77,7 +85,7 @@ def main() -> None:
         for r in rows
     )
     OUT.with_suffix(".md").write_text(
-        f"""# Slice encoder and policy in torch and in ONNX Runtime
+        f"""# Networks in torch and in ONNX Runtime
 
 `{command}`: milliseconds of CPU a slice, or a step of the policy, one thread, the two
 in turn; in brackets the middle half of the rounds. The difference is of embeddings, about unit spread, and of logits.

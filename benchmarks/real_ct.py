@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from osteo_ray.catalogue.study import index_study
 from osteo_ray.config import Section, load
 from osteo_ray.dicom.stack import SliceStack
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.crops import spine_crop
 from osteo_ray.model.embedding import hu_of
 from osteo_ray.outcomes import State
@@ -151,6 +152,7 @@ def scored(scorer: Predictor, stack: ArrayStack) -> tuple[dict[str, Any], Policy
 def hu_by_level(scorer: Predictor, stack: ArrayStack, t: SliceTargets) -> list[dict[str, Any]]:
     """Trabecular HU that the encoder reads and that the masks hold, by level, over the same slices."""
     b, out = scorer.bundle, []
+    assert isinstance(b, Bundle)
     for level in LEVELS:
         at = np.flatnonzero((t.level == level) & np.isfinite(t.trabecular_hu) & ~(t.mid < 0.5))
         if not at.size:
@@ -187,7 +189,8 @@ def draw(figure: Figure, grid, row: int, name: str, stack: ArrayStack, seen: Pol
     crops = [spine_crop(stack.hu[i], stack.axial_spacing_mm, scorer.bundle.config.crop) for i in seen.positions]
     axis.imshow(np.array([c[:, c.shape[1] // 2] for c in crops]), cmap="gray", vmin=-160, vmax=400, aspect="auto",
                 origin="lower", extent=(0, side, z[0], z[-1]))  # fmt: skip
-    levels = seen.levels()
+    levels, bundle = seen.levels(), scorer.bundle
+    assert isinstance(bundle, Bundle)
     for i in np.flatnonzero(seen.selection.looked[: len(z)]):
         kept = i in seen.selection.kept
         axis.axhline(z[i], color="tab:orange" if kept else "tab:cyan", lw=1.6 if kept else 0.6)
@@ -199,7 +202,7 @@ def draw(figure: Figure, grid, row: int, name: str, stack: ArrayStack, seen: Pol
         cell = figure.add_subplot(grid[row, 2 + j])
         cell.imshow(crops[i], cmap="gray", vmin=-160, vmax=400)
         with torch.no_grad():
-            roi = scorer.bundle.encoder(torch.from_numpy(crops[i][None])).roi[0, 0].numpy()
+            roi = bundle.encoder(torch.from_numpy(crops[i][None])).roi[0, 0].numpy()
         at = (np.arange(roi.shape[0]) + 0.5) * 2 - 0.5
         cell.contour(at, at, roi, levels=[roi.max() * 0.3], colors="tab:orange", linewidths=0.8)
         cell.set_title(f"{levels.level[i] or 'not known'} ({levels.confidence[i]:.2f})", fontsize=6)
@@ -218,7 +221,7 @@ def main() -> None:
         p.add_argument(f"--{name}")
     job = load(RealCt, None, [], {k: v for k, v in vars(p.parse_args()).items() if v})
     torch.set_num_threads(1)
-    scorer, data = Predictor.load(job.bundle, ScoringConfig(shap=False)), Path(job.data)
+    scorer, data = Predictor(Bundle.load(job.bundle), ScoringConfig(shap=False)), Path(job.data)
     labelled = volume(data / LABELLED)
     t, bodies = truth(data, labelled)
     abdomen, chest = volume(data / ABDOMEN), volume(data / CHEST)

@@ -17,12 +17,12 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
 from osteo_ray.config import validate
 from osteo_ray.dicom import stack
@@ -70,18 +70,18 @@ def watched(shap: bool) -> tuple[predictor.Predictor, Stages]:
     """A predictor of the shipped bundle whose stages are timed."""
     cfg = validate(ScoringConfig, {"guard": False, "shap": shap, "threads": 1})
     scorer, stages = predictor.Predictor.load(reference.bundle(), cfg), Stages()
+    scorer.networks = replace(scorer.networks, encode=stages.timed("encode", scorer.networks.encode))
     stages.watch("read", stack, "read_uri")
     stages.watch("decode", stack.SliceStack, "axial")
     stages.watch("crop", predictor, "spine_crop")
     stages.watch("crop", predictor.CropSquare, "of")
-    stages.watch("encode", scorer, "encode")
     stages.watch("levels", selection, "levels_of")
     stages.watch("levels", predictor.PolicyTrace, "levels")
     stages.watch("policy", predictor, "select")
     stages.watch("checks", predictor, "q_air_calib", "q_metal", "q_crop", "tissue_peaks", "q_orientation", "q_hu")
     stages.watch("checks", predictor, "patient_checks", "model_checks", "decide")
-    stages.watch("student", scorer, "_batch", "_risk")
-    stages.watch("student", scorer.bundle.student, "present", "attention")
+    stages.watch("student", scorer, "_patient", "_risk")
+    stages.watch("student", scorer.networks.patient, "view")
     stages.watch("SHAP", scorer, "_shap")
     stages.watch("rest", scorer, "score_rows")
     return scorer, stages
@@ -145,7 +145,6 @@ def main() -> None:
     p.add_argument("--codecs", nargs="+", default=list(CODECS))
     p.add_argument("--out", type=Path, default=OUT)
     a = p.parse_args()
-    torch.set_num_threads(1)
     found = {c: measure(a.work / f"{c}-index" / "catalogue.parquet", a.studies, shap=True) for c in a.codecs}
     rows = [
         {"table": "stages", "stage": s} | {c.replace("-", "_"): found[c].get(s, 0.0) for c in a.codecs} for s in STAGES

@@ -29,7 +29,7 @@ from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import fit_all, present
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.calibration import rest_log_odds
-from osteo_ray.model.patterns import show_only
+from osteo_ray.model.networks import show_only
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.schema import FEATURES
 from osteo_ray.training.config import TrainConfig

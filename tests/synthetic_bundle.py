@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from osteo_ray.model.bundle import AnyCalibrator, Bundle
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import fit_calibrator
 from osteo_ray.model.config import BundleConfig, EncoderConfig, ModelConfig, ViewConfig
 from osteo_ray.model.encoder import SliceEncoder
@@ -11,6 +11,7 @@ from osteo_ray.model.networks import ImageTeacher, Student, TabularTeacher
 from osteo_ray.model.novelty import Novelty
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.scoring_bundle import AnyCalibrator
 from osteo_ray.model.standardise import Standardiser
 from osteo_ray.patients.schema import FEATURES
 
@@ -45,7 +46,11 @@ def synthetic_bundle(seed=0, patterns=PATTERNS, lumbar_threshold=0.0) -> Bundle:
         tabular=TabularTeacher(n, cfg.model).eval(),
         image=ImageTeacher(cfg.features, cfg.model).eval(),
         student=student,
-        background={"values": torch.randn(4, n), "known": torch.ones(4, n), "ct": torch.randn(4, student.pool.width)},
+        background={
+            "values": torch.randn(4, n).numpy(),
+            "known": np.ones((4, n), np.float32),
+            "ct": torch.randn(4, student.pool.width).numpy(),
+        },
         calibrators=calibrators,
         scored_by={p: "image" if p == "ct" else "student" for p in patterns},
         conformal={p: [0.9, 0.9, 0.9] for p in patterns},

@@ -37,14 +37,14 @@ def drift(job: DriftJob) -> Iterator[str]:
         Moved: after the last line, where something did.
     """
     from osteo_ray.model.abstention import MODEL_CODES
-    from osteo_ray.model.bundle import Bundle
     from osteo_ray.model.distributions import Distributions
+    from osteo_ray.model.scoring_bundle import ScoringBundle
     from osteo_ray.monitoring.drift import compare
     from osteo_ray.monitoring.frame import of_results
     from osteo_ray.monitoring.pairs import results_table
 
     results = results_table(need(job, "results"))
-    bundle = Bundle.load(need(job, "bundle"))
+    bundle = ScoringBundle.load(need(job, "bundle"))
     acquisition = bundle.config.acquisition
     if job.baseline:
         reference = Distributions.of(of_results(results_table(job.baseline), acquisition))

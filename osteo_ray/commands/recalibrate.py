@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from shutil import copyfile
 
 from pydantic import Field
 
@@ -27,7 +29,8 @@ class RecalibrateJob(LabelRecords, PatientKeys, SiteConfig):
 def recalibrate(job: RecalibrateJob) -> list[str]:
     """Write a bundle whose risks fit a site."""
     from osteo_ray.evaluation.labels import open_labels
-    from osteo_ray.model.bundle import Bundle
+    from osteo_ray.model.bundle_files import WEIGHTS
+    from osteo_ray.model.scoring_bundle import ScoringBundle
     from osteo_ray.monitoring.pairs import load_pairs
     from osteo_ray.monitoring.recalibrate import apply
     from osteo_ray.monitoring.recalibrate import recalibrate as fit
@@ -40,10 +43,10 @@ def recalibrate(job: RecalibrateJob) -> list[str]:
     labels = open_labels(need(job, "labels"), job.mapping, keys)
     beside = folder.absolute().parent / "split.parquet"
     split = job.split or (str(beside) if beside.exists() else None)
-    bundle = Bundle.load(folder)
+    bundle = ScoringBundle.load(folder)
     pairs, notes = load_pairs(need(job, "results"), labels, bundle.sha256, job.timeline, split)
     found = fit(pairs, site, narrow(job, SiteConfig), job.seed, bundle.conformal_level)
-    sha256 = apply(bundle, found).save(out)
+    sha256 = apply(bundle, found).write(out, partial(copyfile, folder / WEIGHTS))
     return [*notes, *found.lines(), f"bundle   {out} (sha256 {sha256[:12]}...): screening scores anew with it"]
 
 

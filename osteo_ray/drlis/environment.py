@@ -18,7 +18,8 @@ from osteo_ray.drlis.config import RewardConfig
 from osteo_ray.drlis.reward import class_target, decision, dr_dsn, fold_of, information_gain
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, on_target
-from osteo_ray.model.look import CONTEXT, SLOT_EXTRA, Look, class_probs, first_positions, observe
+from osteo_ray.model.look import CONTEXT, SLOT_EXTRA, Look, first_positions, observe
+from osteo_ray.model.policy import class_probs
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.patients.labels import CLASSES
 

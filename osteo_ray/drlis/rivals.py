@@ -18,9 +18,9 @@ from osteo_ray.drlis.reward import fold_of
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import L1_NUMBER, Scans, coarse_positions, on_target, p_lumbar, vertebra
 from osteo_ray.model.look import Look, first_positions
-from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.policy import PolicyNet, select_each
 from osteo_ray.model.pooling import AttentionPool
-from osteo_ray.model.selection import Selection, select, select_each
+from osteo_ray.model.selection import Selection, select
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
 

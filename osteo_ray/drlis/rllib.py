@@ -35,9 +35,8 @@ from osteo_ray.io.files import replaced
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans, on_target
 from osteo_ray.model.look import SLOT_EXTRA
-from osteo_ray.model.policy import MASKED, PolicyNet
+from osteo_ray.model.policy import MASKED, PolicyNet, select_each
 from osteo_ray.model.pooling import AttentionPool
-from osteo_ray.model.selection import select_each
 from osteo_ray.patients.labels import CLASSES
 from osteo_ray.progress import progress_bar
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from osteo_ray.kdamm.config import DistillConfig
 from osteo_ray.model.config import ModelConfig
-from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularNetwork, build_tabular
+from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularNetwork, build_tabular
+from osteo_ray.model.patterns import MODALITIES
 from osteo_ray.outcomes import InputError
 
 TEACHES = {"tabular": ("demographics", "labs"), "image": ("ct",)}

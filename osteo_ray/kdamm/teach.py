@@ -18,7 +18,8 @@ from torch import nn
 from osteo_ray.kdamm.config import KdammConfig
 from osteo_ray.kdamm.objective import Rows, build
 from osteo_ray.kdamm.train import FitJob, Weights, fit
-from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularNetwork
+from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularNetwork
+from osteo_ray.model.patterns import MODALITIES
 
 Run = Callable[[FitJob], Weights]
 Teachers = dict[str, nn.Module]

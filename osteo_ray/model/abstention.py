@@ -20,14 +20,13 @@ from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.model.acquisition import KVP_RANGE
 from osteo_ray.model.embedding import p_lumbar, p_thoracic
 from osteo_ray.model.levels import Levels, levels_of
-from osteo_ray.model.networks import MODALITIES
 from osteo_ray.model.novelty import picks_summary
-from osteo_ray.model.patterns import modalities_of
+from osteo_ray.model.patterns import MODALITIES, modalities_of
 from osteo_ray.model.selection import LEAST_PLACED, ON_LEVEL, Selection
 from osteo_ray.outcomes import Outcome, Phase, State
 
 if TYPE_CHECKING:
-    from osteo_ray.model.bundle import Bundle
+    from osteo_ray.model.scoring_bundle import ScoringBundle
 
 SURE = 0.5
 """Belief from which a slice is taken to show a region."""
@@ -97,7 +96,7 @@ class ScanView:
         return max(0.0, float(np.minimum(chest - lumbar.min(), lumbar.max() - chest).max()))
 
 
-def model_checks(bundle: Bundle, scan: ScanView | None, pattern: str, cfg: QualityChecks) -> list[QualityCheck]:
+def model_checks(bundle: ScoringBundle, scan: ScanView | None, pattern: str, cfg: QualityChecks) -> list[QualityCheck]:
     """The quality checks that need the model: lumbar levels seen (with a CT), and modalities that are missing."""
     missing = [m for m in MODALITIES if m not in modalities_of(pattern)]
     checks = [q_modality_missing(missing, cfg)]
@@ -107,7 +106,7 @@ def model_checks(bundle: Bundle, scan: ScanView | None, pattern: str, cfg: Quali
 
 
 def decide(
-    bundle: Bundle, scan: ScanView | None, record: np.ndarray, pattern: str, checks: Sequence[QualityCheck] = ()
+    bundle: ScoringBundle, scan: ScanView | None, record: np.ndarray, pattern: str, checks: Sequence[QualityCheck] = ()
 ) -> Outcome:
     """Whether one patient is scored under a pattern of modalities.
 
@@ -136,7 +135,7 @@ def decide(
     return Outcome(State.SCORED, "OK", Phase.SCORE)
 
 
-def _scan_unfit(bundle: Bundle, scan: ScanView) -> Outcome | None:
+def _scan_unfit(bundle: ScoringBundle, scan: ScanView) -> Outcome | None:
     looked = scan.selection.embedding[scan.selection.looked]
     best = float(p_lumbar(looked).max()) if len(looked) else 0.0
     if best < bundle.lumbar_threshold:
@@ -162,7 +161,7 @@ def _scan_unfit(bundle: Bundle, scan: ScanView) -> Outcome | None:
     return None
 
 
-def _unlike(bundle: Bundle, scan: ScanView | None, record: np.ndarray) -> Outcome | None:
+def _unlike(bundle: ScoringBundle, scan: ScanView | None, record: np.ndarray) -> Outcome | None:
     """An abstention where picks or record lie further from the training patients than the bundle accepts."""
     inputs = {"record": bundle.standardiser.spreads(record[None])}
     if scan is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-FILES = ("bundle.json", "weights.safetensors", "card.md")
+MANIFEST, WEIGHTS, CARD = "bundle.json", "weights.safetensors", "card.md"
+FILES = (MANIFEST, WEIGHTS, CARD)
 SUMS = "SHA256SUMS"
 COPIED = (*FILES, SUMS)
 """All that a copy of a bundle consists of."""

@@ -17,8 +17,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from osteo_ray.config import ConfigError
 from osteo_ray.model.config import BundleConfig
 
@@ -49,8 +47,11 @@ def own_part(kind: str, name: str) -> Any:
         raise ConfigError(f"{wanted}: {module} has no {attribute}") from None
     if kind == "selector" and callable(found) and not inspect.isclass(found):
         return found
-    if kind != "selector" and inspect.isclass(found) and issubclass(found, nn.Module):
-        return found
+    if kind != "selector":
+        from torch import nn  # a selector needs none
+
+        if inspect.isclass(found) and issubclass(found, nn.Module):
+            return found
     raise ConfigError(f"{wanted}; it is a {type(found).__name__}")
 
 

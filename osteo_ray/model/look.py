@@ -1,19 +1,16 @@
-"""What the slice policy sees of one scan: which grid positions were decoded, taken and kept (numpy, torch).
+"""What the slice policy sees of one scan: which grid positions were decoded, taken and kept (pure numpy).
 
 The one definition for training (`drlis.environment`) and for screening (`model.selection`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import coarse_positions, on_target
-from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.patients.labels import CLASSES
 
 SLOT_EXTRA = 5  # looked, kept, valid, mm above the scan's foot end, mm below its head end
@@ -89,15 +86,3 @@ def observe(look: Look, probs: np.ndarray) -> dict[str, np.ndarray]:
 def first_positions(n_valid: int, view: ViewConfig) -> np.ndarray:
     """Grid positions that are seen before the first action."""
     return np.arange(n_valid) if view.view == "all" else coarse_positions(n_valid, view.coarse)
-
-
-@torch.no_grad()
-def class_probs(scorers: Sequence[AttentionPool], look: Look) -> np.ndarray:
-    """Mean class probabilities [3] of `scorers` from the kept slices; with none kept, from an empty bag."""
-    k = max(len(look.kept), 1)
-    bag = torch.zeros(1, k, look.embedding.shape[1])
-    mask = torch.zeros(1, k, dtype=torch.bool)
-    if look.kept:
-        bag[0] = torch.from_numpy(look.embedding[look.kept])
-        mask[:] = True
-    return torch.stack([s(bag, mask).logits.softmax(-1)[0] for s in scorers]).mean(0).numpy()

@@ -6,6 +6,7 @@ which values are known, and a value that is not known never reaches a layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,9 @@ from torch import nn
 from osteo_ray.model.config import ModelConfig
 from osteo_ray.model.extension import own_part
 from osteo_ray.model.ordinal import Latent, LatentHead, latent_of
+from osteo_ray.model.patterns import MODALITIES, modalities_of, shown_by
 from osteo_ray.model.pooling import ScanPool
 from osteo_ray.patients.labels import CLASSES
-
-MODALITIES = ("demographics", "labs", "ct")
 
 
 @dataclass
@@ -41,6 +41,28 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+def members(pattern: str, present: torch.Tensor) -> torch.Tensor:
+    """Rows of the patients who have at least the pattern's modalities; `present` bool [n, 3]."""
+    columns = [MODALITIES.index(m) for m in modalities_of(pattern)]
+    return torch.where(present[:, columns].all(1))[0]
+
+
+def show_only(batch: Batch, pattern: str, groups: tuple[str, ...]) -> Batch:
+    """The batch with all modalities but the pattern's hidden; `groups`: each feature's modality, [F]."""
+    return shown_part(batch, torch.from_numpy(shown_by(pattern)), modality_index(groups))
+
+
+def modality_index(groups: Sequence[str]) -> torch.Tensor:
+    """Each feature's place in MODALITIES, int64 [F]."""
+    return torch.tensor([MODALITIES.index(g) for g in groups])
+
+
+def shown_part(batch: Batch, shown: torch.Tensor, modality: torch.Tensor) -> Batch:
+    """The batch with all modalities hidden that `shown`, bool [3], leaves out; `modality`: `modality_index`."""
+    known, ct = batch.known & shown[modality], shown[MODALITIES.index("ct")]
+    return Batch(torch.where(known, batch.values, 0.0), known, batch.bag * ct.float(), batch.bag_mask & ct)
 
 
 class TabularNetwork(nn.Module):
@@ -200,17 +222,20 @@ class Student(nn.Module):
             raw = raw + (x * shift[:, :-1]).sum(1) + shift[:, -1]
         return latent_of(raw, self.log_sigma[code])
 
-    def forward(self, b: Batch, present: torch.Tensor | None = None) -> torch.Tensor:
-        """Class log-probabilities [n, classes]; `present` bool [n, 3] hides modalities further."""
-        available = self.present(b) if present is None else self.present(b) & present
-        return self.fuse(self.branches(b), available).logits()
+    def latent(self, b: Batch) -> Latent:
+        """What it says of the T-score, [n]."""
+        return self.fuse(self.branches(b), self.present(b))
 
-    def from_hidden(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> torch.Tensor:
-        """Class log-probabilities [n, classes] with the CT given as its branch's output [n, width]."""
+    def forward(self, b: Batch) -> torch.Tensor:
+        """Class log-probabilities [n, classes]."""
+        return self.latent(b).logits()
+
+    def latent_given_ct(self, values: torch.Tensor, known: torch.Tensor, ct: torch.Tensor) -> Latent:
+        """What it says of the T-score, [n], with the CT given as its branch's output [n, width]."""
         h = {m: self._tabular_branch(m, values, known) for m in ("demographics", "labs")}
         tabular = self._tabular_present(known)
         available = torch.cat([tabular, torch.ones_like(tabular[:, :1])], dim=1)
-        return self.fuse({**h, "ct": ct}, available).logits()
+        return self.fuse({**h, "ct": ct}, available)
 
     def attention(self, b: Batch) -> torch.Tensor:
         """Weight of each slice in the bag, [n, K]."""

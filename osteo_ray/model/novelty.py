@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.covariance import LedoitWolf
 
 from osteo_ray.model.config import NoveltyConfig
 
@@ -41,6 +40,8 @@ def fit_novelty(train: np.ndarray, val: np.ndarray, cfg: NoveltyConfig) -> Novel
 
     With no validation patient nothing is ever too far.
     """
+    from sklearn.covariance import LedoitWolf  # imported late: whoever scores doesn't need it, and it costs seconds
+
     known = np.isfinite(train)
     mean = np.where(known, train, 0.0).sum(0) / np.maximum(known.sum(0), 1)
     # Unknown values count as the mean here, which shrinks covariances a little further.

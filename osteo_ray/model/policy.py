@@ -1,12 +1,19 @@
-"""The selection policy as plain torch: what RLlib trains and what screening runs."""
+"""The selection policy as plain torch: what RLlib trains, and what is exported for screening."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from osteo_ray.model.look import CONTEXT, SLOT_EXTRA
+from osteo_ray.model.config import ViewConfig
+from osteo_ray.model.embedding import Scans
+from osteo_ray.model.look import CONTEXT, SLOT_EXTRA, Look, observe
+from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.selection import Selection, Step, select
 
 MASKED = -1e9  # finite, so that a softmax over a masked row has gradients without NaN
 
@@ -37,3 +44,35 @@ class PolicyNet(nn.Module):
         summary = torch.cat([h.mean(-1), h.amax(-1)], dim=1)
         logits = torch.cat([self.slot(h.transpose(1, 2))[..., 0], self.stop(summary)], dim=1)
         return logits.masked_fill(obs["action_mask"] < 0.5, MASKED), summary
+
+
+@torch.no_grad()
+def class_probs(scorers: Sequence[AttentionPool], look: Look) -> np.ndarray:
+    """Mean class probabilities [3] of `scorers` from the kept slices; with none kept, from an empty bag."""
+    k = max(len(look.kept), 1)
+    bag = torch.zeros(1, k, look.embedding.shape[1])
+    mask = torch.zeros(1, k, dtype=torch.bool)
+    if look.kept:
+        bag[0] = torch.from_numpy(look.embedding[look.kept])
+        mask[:] = True
+    return torch.stack([s(bag, mask).logits.softmax(-1)[0] for s in scorers]).mean(0).numpy()
+
+
+def torch_step(policy: PolicyNet, scorers: Sequence[AttentionPool]) -> Step:
+    """The policy's step in torch; `scorers`: class scorers whose mean confidence the policy sees."""
+
+    @torch.no_grad()
+    def step(look: Look) -> np.ndarray:
+        obs = observe(look, class_probs(scorers, look))
+        return policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})[0][0].numpy()
+
+    return step
+
+
+def select_each(
+    scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig
+) -> Iterator[Selection]:
+    """`selection.select` on embedded scans, one after another, in torch."""
+    step = torch_step(policy, scorers)
+    for z_mm, embedding, valid in zip(scans.z_mm, scans.embedding, scans.valid, strict=True):
+        yield select(z_mm[valid], embedding.__getitem__, step, view)

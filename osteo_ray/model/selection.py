@@ -1,22 +1,19 @@
-"""Run a trained policy over one scan, decoding only what it asks for (no RLlib)."""
+"""Run a trained policy over one scan, decoding only what it asks for (pure numpy)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from osteo_ray.config import ConfigError
 from osteo_ray.model.config import ViewConfig
-from osteo_ray.model.embedding import Scans, p_lumbar, p_mid
+from osteo_ray.model.embedding import p_lumbar, p_mid
 from osteo_ray.model.extension import own_part
 from osteo_ray.model.levels import levels_of
-from osteo_ray.model.look import Look, class_probs, first_positions, observe
-from osteo_ray.model.policy import PolicyNet
-from osteo_ray.model.pooling import AttentionPool
+from osteo_ray.model.look import Look, first_positions
 from osteo_ray.model.rules import METHODS, Selector
 
 ON_LEVEL = 0.5
@@ -40,24 +37,13 @@ class Selection:
     embedding: np.ndarray  # float32 [T, D], 0 where not looked at
 
 
-def torch_step(policy: PolicyNet, scorers: Sequence[AttentionPool]) -> Step:
-    """The policy's step in torch; `scorers`: class scorers whose mean confidence the policy sees."""
-
-    @torch.no_grad()
-    def step(look: Look) -> np.ndarray:
-        obs = observe(look, class_probs(scorers, look))
-        return policy({k: torch.from_numpy(v)[None] for k, v in obs.items()})[0][0].numpy()
-
-    return step
-
-
 def select(z_mm: np.ndarray, embed: Embed, step: Step, view: ViewConfig) -> Selection:
     """Choose slices of one scan greedily by the policy.
 
     Args:
         z_mm: [n] heights of the scan's grid positions, ascending, n <= view.positions.
         embed: decodes and embeds grid positions.
-        step: the policy's (`torch_step`, or `onnx_policy.step_of`); not asked where `view` names another selector.
+        step: the policy's, of `inference.Networks`; not asked where `view` names another selector.
     """
     n, t = len(z_mm), view.positions
     if not 0 < n <= t:
@@ -186,12 +172,3 @@ def on_levels(kept: np.ndarray, looked: np.ndarray, embedding: np.ndarray, z_mm:
     spare = [int(k) for k in np.argsort(-worth, kind="stable") if lumbar[k] >= ON_LEVEL and k not in good]
     chosen = (good + spare)[: len(kept)]
     return np.array(chosen, int) if chosen else kept
-
-
-def select_each(
-    scans: Scans, policy: PolicyNet, scorers: Sequence[AttentionPool], view: ViewConfig
-) -> Iterator[Selection]:
-    """`select` on embedded scans, one after another, in torch."""
-    step = torch_step(policy, scorers)
-    for z_mm, embedding, valid in zip(scans.z_mm, scans.embedding, scans.valid, strict=True):
-        yield select(z_mm[valid], embedding.__getitem__, step, view)

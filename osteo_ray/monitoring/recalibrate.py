@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from scipy.special import expit, logit
 
-from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.conformal import fit_conformal
+from osteo_ray.model.scoring_bundle import ScoringBundle
 from osteo_ray.monitoring.config import SiteConfig
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.labels import OSTEOPOROSIS
@@ -182,7 +182,7 @@ def _draws(n: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]
         yield rng.multinomial(n, np.full(n, 1 / n), size=min(at_once, count - begin)).astype(float)
 
 
-def apply(bundle: Bundle, found: Recalibration) -> Bundle:
+def apply(bundle: ScoringBundle, found: Recalibration) -> ScoringBundle:
     """The bundle with a site's curve behind every calibrator that a CT's score can meet. Networks are untouched."""
     calibrators = dict(bundle.calibrators)
     conformal, points = dict(bundle.conformal), dict(bundle.operating_points)

@@ -79,7 +79,7 @@ class ScoringConfig(Section):
         description="decode JPEG 2000 and HTJ2K at the lowest resolution that the encoder can use, except for the "
         "slices that are kept: two thirds of the time, and picks that may differ from those of other transfer syntaxes",
     )
-    threads: int = Field(1, ge=1, description="torch threads of one scorer")
+    threads: int = Field(1, ge=1, description="threads of one scorer, in ONNX Runtime or torch")
     internal_calibration: bool = Field(
         False,
         description="add trabecular HU by the scan's own air, fat and muscle, and density in mg/cm3; the risk is as "

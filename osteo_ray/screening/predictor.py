@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from osteo_ray.catalogue.checks import QualityCheck, q_age, q_air_calib, q_crop, q_identity, q_metal
 from osteo_ray.catalogue.config import IndexConfig, QualityChecks
@@ -25,20 +24,18 @@ from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.abstention import ScanView, decide, model_checks
 from osteo_ray.model.acquisition import Acquisition, bone_factor, contrast_given, extend
-from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import class_set
 from osteo_ray.model.crops import CropSquare, grid_positions, spine_crop
 from osteo_ray.model.density import at_120_kvp, hu_by_level, trabecular_hu
 from osteo_ray.model.embedding import hu_of, p_lumbar
+from osteo_ray.model.inference import Patient, PatientView, needs_torch, networks_of
 from osteo_ray.model.levels import Levels
-from osteo_ray.model.networks import Batch
-from osteo_ray.model.onnx_encoder import encoder_of
-from osteo_ray.model.onnx_policy import step_of
 from osteo_ray.model.patterns import modalities_of, pattern_of
+from osteo_ray.model.scoring_bundle import Prediction, ScoringBundle
 from osteo_ray.model.selection import Selection, select
 from osteo_ray.model.tissue_scale import tissue_scale, vbmd
-from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
+from osteo_ray.outcomes import Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA
 from osteo_ray.patients.schema import NAMES, feature
@@ -114,23 +111,22 @@ class PolicyTrace:
 class Predictor:
     """A loaded bundle that turns catalogue rows into result rows."""
 
-    def __init__(self, bundle: Bundle, cfg: ScoringConfig | None = None, index: IndexConfig | None = None):
+    def __init__(self, bundle: ScoringBundle, cfg: ScoringConfig | None = None, index: IndexConfig | None = None):
         self.bundle = bundle
         self.cfg = cfg or ScoringConfig()
         self.index = index or IndexConfig()
         self.guard = DecodeGuard(self.index.limits) if self.cfg.guard else None
-        if self.cfg.device == "cuda" and not torch.cuda.is_available():
-            raise InputError(
-                "scoring.device: cuda, but torch sees no GPU here; give scorers one (pipeline.actor_gpus), or use cpu"
-            )
-        bundle.encoder.to(self.cfg.device)
-        self.encode = encoder_of(bundle, self.cfg.device, self.cfg.threads)
-        self.step = step_of(bundle, self.cfg.threads)
+        self.networks = networks_of(bundle, self.cfg.device, self.cfg.threads)
 
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
         """Load and verify the bundle in `folder`; `index` holds limits and quality checks."""
-        return cls(Bundle.load(folder), cfg, index)
+        bundle = ScoringBundle.load(folder)
+        if needs_torch(bundle, (cfg or ScoringConfig()).device):
+            from osteo_ray.model.bundle import Bundle
+
+            bundle = Bundle.load(folder)
+        return cls(bundle, cfg, index)
 
     # ---- one study, from Python
 
@@ -178,13 +174,13 @@ class Predictor:
             if begun is not None:
                 begun(i)
             try:
-                results.append(self._score_traces([row], [self._see_row(row)], records[i : i + 1])[0])
+                results.append(self._score_trace(row, self._see_row(row), records[i]))
             except Rejected as e:
                 results.append(self.closed(row, e.outcome, records[i]))
             except Exception as e:  # a row's failure is a row
                 message = f"{type(e).__name__}: {e}"[:500]
                 outcome = Outcome(State.ERROR, "UNEXPECTED", Phase.SCORE, message)
-                if isinstance(e, MemoryError) or "can't allocate memory" in message:  # the latter is torch's
+                if isinstance(e, MemoryError) or "allocate memory" in message:  # as torch and ONNX Runtime say it
                     outcome = Outcome(State.QUARANTINED, "OUT_OF_MEMORY", Phase.DECODE, message)
                 results.append(self.closed(row, outcome, records[i]))
         return results
@@ -197,7 +193,7 @@ class Predictor:
                 columns the result is to repeat.
             record: float [F], NaN where missing; what it lacks of age and sex is taken from `row`.
         """
-        return self._score_traces([row], [self.see(stack)], record[None])[0]
+        return self._score_trace(row, self.see(stack), record)
 
     def closed(self, row: Mapping[str, Any], outcome: Outcome, record: np.ndarray | None = None) -> dict[str, Any]:
         """The result row of a series that ends without a score."""
@@ -231,13 +227,13 @@ class Predictor:
                 square = CropSquare.of(hu, spacing, b.config.crop)
                 slices[k] = _Decoded(hu, spacing, square, spine_crop(hu, spacing, b.config.crop, square))
             crops = np.stack([slices[k].crop for k in p.tolist()])
-            embedding, circles = self.encode(crops)
+            embedding, circles = self.networks.encode(crops)
             for k, (row, col, radius) in zip(p.tolist(), circles.tolist(), strict=True):
                 square = slices[k].square
                 slices[k].circle = (*square.to_slice(row, col, slices[k].spacing), radius * square.pixel_mm)
             return embedding
 
-        selection = select(np.asarray(stack.z_mm)[positions], embed, self.step, b.config.view)
+        selection = select(np.asarray(stack.z_mm)[positions], embed, self.networks.step, b.config.view)
         # Bone is measured, and pixels are checked, at full resolution.
         again = np.array([k for k in selection.kept.tolist() if slices[k].spacing != own], int)
         if again.size:
@@ -253,58 +249,42 @@ class Predictor:
         circles = np.array([s.circle for s in kept]).reshape(-1, 3)
         return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue, circles)
 
-    @torch.no_grad()
-    def _score_traces(
-        self, rows: Sequence[Mapping[str, Any]], traces: Sequence[PolicyTrace], records: np.ndarray
-    ) -> list[dict[str, Any]]:
+    def _score_trace(self, row: Mapping[str, Any], s: PolicyTrace, given: np.ndarray) -> dict[str, Any]:
         t = time.perf_counter()
-        given = records
-        records = np.stack([fill_from_header(r, header_demographics(row)) for r, row in zip(given, rows, strict=True)])
-        batch = self._batch(rows, traces, records)
-        present = self.bundle.student.present(batch).numpy()
-        weights = self.bundle.student.attention(batch).numpy()
-        share = (time.perf_counter() - t) / len(traces)
-        out = []
-        for i, (row, s) in enumerate(zip(rows, traces, strict=True)):
-            t = time.perf_counter()
-            pattern = pattern_of(present[i])
-            scan = s.view(row.get("kvp"))
-            checks = patient_checks(row, given[i], self.index.gates)
-            checks += [*s.pixel_gates, q_hu(s.tissue, row.get("kvp"), self.index.gates)]
-            checks += model_checks(self.bundle, scan, pattern, self.index.gates)
-            outcome = decide(self.bundle, scan, records[i], pattern, checks)
-            result = self.closed(row, outcome, given[i]) | {"gates": [c.row() for c in checks]}
-            result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
-            result["selected"] = self._selected(s, weights[i])
-            result |= self._density(s, row.get("kvp"))
-            if self.cfg.internal_calibration:
-                result |= self._calibrated(s.tissue, row, result["trabecular_hu"])
-            if result["state"] in (State.SCORED, State.SCORED_WARN):
-                result.update(self._risk(batch.take(torch.tensor([i])), pattern))
-                result["modalities"] = list(modalities_of(pattern))
-                if self.cfg.shap:
-                    result.update(self._shap(batch, i, self.bundle.scored_by[pattern], records[i]))
-            result["score_s"] = share + time.perf_counter() - t
-            out.append(result)
-        return out
+        record = fill_from_header(given, header_demographics(row))
+        patient = self._patient(row, s, record)
+        seen = self.networks.patient.view(patient)
+        pattern = pattern_of(seen.present)
+        checks = patient_checks(row, given, self.index.gates)
+        checks += [*s.pixel_gates, q_hu(s.tissue, row.get("kvp"), self.index.gates)]
+        scan = s.view(row.get("kvp"))
+        checks += model_checks(self.bundle, scan, pattern, self.index.gates)
+        outcome = decide(self.bundle, scan, record, pattern, checks)
+        result = self.closed(row, outcome, given) | {"gates": [c.row() for c in checks]}
+        result.update(slices_total=s.n, slices_decoded=s.decoded, bytes_read=s.bytes_read, select_s=s.seconds)
+        result["selected"] = self._selected(s, seen.attention)
+        result |= self._density(s, row.get("kvp"))
+        if self.cfg.internal_calibration:
+            result |= self._calibrated(s.tissue, row, result["trabecular_hu"])
+        if result["state"] in (State.SCORED, State.SCORED_WARN):
+            result.update(self._risk(patient, pattern))
+            result["modalities"] = list(modalities_of(pattern))
+            if self.cfg.shap:
+                result.update(self._shap(patient, seen, self.bundle.scored_by[pattern], record))
+        result["score_s"] = time.perf_counter() - t
+        return result
 
-    def _batch(self, rows: Sequence[Mapping[str, Any]], traces: Sequence[PolicyTrace], records: np.ndarray) -> Batch:
-        values, known = self.bundle.standardiser(records)
-        k = max(1, max(len(s.selection.kept) for s in traces))
-        bag = np.zeros((len(traces), k, self.bundle.config.encoder.dim), np.float32)
-        mask = np.zeros((len(traces), k), bool)
-        for i, s in enumerate(traces):
-            n = len(s.selection.kept)
-            bag[i, :n] = s.selection.embedding[s.selection.kept]
-            mask[i, :n] = True
-        cfg = self.bundle.config
-        bag = extend(bag, cfg.encoder.layout, Acquisition.of_rows(list(rows)), cfg.acquisition)
-        return Batch(*(torch.from_numpy(a) for a in (values, known, bag, mask)))
+    def _patient(self, row: Mapping[str, Any], s: PolicyTrace, record: np.ndarray) -> Patient:
+        values, known = self.bundle.standardiser(record[None])
+        cfg, bag = self.bundle.config, s.selection.embedding[s.selection.kept][None]
+        bag = extend(bag, cfg.encoder.layout, Acquisition.of_rows([row]), cfg.acquisition)
+        return Patient(values, known, bag, np.ones(bag.shape[:2], bool))
 
-    def _risk(self, one: Batch, pattern: str) -> dict[str, Any]:
-        """The score columns of one patient, a batch of one."""
+    def _risk(self, patient: Patient, pattern: str) -> dict[str, Any]:
+        """The score columns of one patient."""
         b = self.bundle
-        p = b.predict(one, pattern)
+        logits = self.networks.patient.logits(b.scored_by[pattern], patient, pattern)
+        p = Prediction.of(logits, b.calibrators[pattern])
         risk, probs, threshold = float(p.risk[0]), p.probabilities[0], b.threshold_of(pattern)
         return {
             "risk_prob": risk,
@@ -383,29 +363,19 @@ class Predictor:
             )
         return out
 
-    def _shap(self, batch: Batch, i: int, model: str, record: np.ndarray) -> dict[str, Any]:
-        b = self.bundle
+    def _shap(self, patient: Patient, seen: PatientView, model: str, record: np.ndarray) -> dict[str, Any]:
+        b, networks = self.bundle, self.networks.patient
         if model == "image":  # CT alone: all of it is the CT's
-            own = float(rest_log_odds(b.image(batch.take(torch.tensor([i]))).numpy())[0])
+            own = float(rest_log_odds(networks.logits("image", patient, "ct"))[0])
             base = b.metrics["image_mean_log_odds"]
             return {"shap_base": base, "shap": [_shap_row("ct", "ct", None, None, own - base)]}
         bg = b.background
-        one = batch.take(torch.tensor([i]))
-        hidden = torch.cat([b.student.pool(one.bag, one.bag_mask).hidden, bg["ct"]])
+        ct = np.concatenate([seen.ct[None], bg["ct"]])
 
-        def predict(values: np.ndarray, known: np.ndarray, ct: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                logits = b.student.from_hidden(torch.from_numpy(values), torch.from_numpy(known), hidden[ct])
-            return rest_log_odds(logits.numpy())
+        def predict(values: np.ndarray, known: np.ndarray, which: np.ndarray) -> np.ndarray:
+            return rest_log_odds(networks.logits_given_ct(values, known, ct[which]))
 
-        e = explain(
-            predict,
-            batch.values[i].numpy(),
-            batch.known[i].numpy(),
-            bg["values"].numpy(),
-            bg["known"].numpy() > 0.5,
-            has_ct=True,
-        )
+        e = explain(predict, patient.values[0], patient.known[0], bg["values"], bg["known"] > 0.5, has_ct=True)
         rows = [
             _shap_row(name, group, float(v) if np.isfinite(v) else None, feature(name).unit, float(s))
             for name, group, v, s in zip(

@@ -8,7 +8,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-import torch
 
 from osteo_ray.catalogue.study import index_study
 from osteo_ray.dicom import sources
@@ -27,7 +26,8 @@ def serve(fd: int) -> None:
         try:
             with local_folder(bundle, COPIED) as folder:
                 scorer = Predictor.load(folder, cfg, index)
-            torch.set_num_threads(cfg.threads)
+            if torch := sys.modules.get("torch"):  # where the bundle's networks run in it
+                torch.set_num_threads(cfg.threads)
         except Exception as e:
             conn.send(("failed", e))
             return

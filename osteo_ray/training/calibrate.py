@@ -18,13 +18,13 @@ from torch import nn
 
 from osteo_ray.kdamm.objective import Rows
 from osteo_ray.kdamm.teach import Models, present
-from osteo_ray.model.bundle import AnyCalibrator, Prediction
 from osteo_ray.model.calibration import fit_calibrator, normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import fit_conformal
 from osteo_ray.model.gaussian_calibration import Judged, fit_gaussians
-from osteo_ray.model.networks import Batch
+from osteo_ray.model.networks import Batch, members, show_only
 from osteo_ray.model.operating_point import OperatingPoint, operating_point
-from osteo_ray.model.patterns import PATTERNS, members, modalities_of, show_only
+from osteo_ray.model.patterns import PATTERNS, modalities_of
+from osteo_ray.model.scoring_bundle import AnyCalibrator, Prediction
 from osteo_ray.patients.labels import OSTEOPENIA, OSTEOPOROSIS
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.training.config import CalibrationConfig

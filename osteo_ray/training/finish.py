@@ -13,7 +13,6 @@ from torch import nn
 
 from osteo_ray.kdamm.teach import cross_fitted, fit_all, has
 from osteo_ray.kdamm.train import FitJob, Weights, fit
-from osteo_ray.model import onnx_encoder, onnx_policy
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import (
@@ -122,8 +121,6 @@ def finish(
         ),
         standardiser=std,
         encoder=prepared.encoder,
-        encoder_onnx=b"" if cfg.encoder.network else onnx_encoder.exported(prepared.encoder, cfg.crop.size),
-        policy_onnx=onnx_policy.exported(policy, scorers, cfg.selection.view, cfg.encoder.dim),
         policy=policy,
         reward_classifiers=scorers,
         tabular=models.tabular,
@@ -141,6 +138,7 @@ def finish(
         lumbar_threshold=cfg.calibration.lumbar_threshold,
         metrics=metrics,
     )
+    bundle.export()
     if prepared.heldout is not None:
         metrics |= judge(bundle, prepared.heldout, quiet)
     reference = reference_of(bundle, prepared.people, picks, headers)
@@ -175,7 +173,7 @@ def _rest(net: nn.Module, b: Batch) -> np.ndarray:
 
 
 @torch.no_grad()
-def _background(student: Student, b: Batch, k: int, seed: int) -> dict[str, torch.Tensor]:
+def _background(student: Student, b: Batch, k: int, seed: int) -> dict[str, np.ndarray]:
     """Cluster centres of the training patients with CT and records: what SHAP calls "absent"."""
     rows = torch.where(student.present(b)[:, [0, 2]].all(1))[0]
     b = b.take(rows)
@@ -193,4 +191,4 @@ def _background(student: Student, b: Batch, k: int, seed: int) -> dict[str, torc
         hidden.append(ct[m].mean(0))
     if not values:  # every cluster was small: one centre of all
         return _background(student, b, 1, seed)
-    return {"values": torch.stack(values), "known": torch.stack(known), "ct": torch.stack(hidden)}
+    return {k: torch.stack(v).numpy() for k, v in {"values": values, "known": known, "ct": hidden}.items()}

@@ -19,9 +19,11 @@ from osteo_ray.catalogue.config import QualityChecks
 from osteo_ray.evaluation.metrics import Estimate, auc_delong, calibration_slope, confusion_at
 from osteo_ray.model.abstention import decide, model_checks
 from osteo_ray.model.acquisition import extend
-from osteo_ray.model.bundle import Bundle, Prediction
+from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.calibration import normal_log_odds
-from osteo_ray.model.patterns import members, modalities_of
+from osteo_ray.model.networks import members
+from osteo_ray.model.patterns import modalities_of
+from osteo_ray.model.scoring_bundle import Prediction
 from osteo_ray.outcomes import State
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA, OSTEOPOROSIS
 from osteo_ray.training.patients import batch_of

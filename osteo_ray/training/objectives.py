@@ -25,7 +25,8 @@ from osteo_ray.kdamm.teach import Teachers, fit_student, fit_teachers, has, pres
 from osteo_ray.kdamm.train import FitJob, Weights, fit, validate
 from osteo_ray.model.acquisition import extend
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.patterns import PATTERNS, show_only
+from osteo_ray.model.networks import show_only
+from osteo_ray.model.patterns import PATTERNS
 from osteo_ray.model.policy import PolicyNet
 from osteo_ray.model.pooling import AttentionPool
 from osteo_ray.model.standardise import fit_standardiser

@@ -12,9 +12,9 @@ from osteo_ray.model.abstention import ScanView
 from osteo_ray.model.acquisition import Acquisition
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import Scans
-from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.policy import PolicyNet, select_each
 from osteo_ray.model.pooling import AttentionPool
-from osteo_ray.model.selection import Selection, select_each
+from osteo_ray.model.selection import Selection
 from osteo_ray.progress import progress_bar
 from osteo_ray.training.prepare import Prepared
 

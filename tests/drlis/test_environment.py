@@ -8,7 +8,8 @@ from osteo_ray.drlis.environment import SliceSelectionEnv
 from osteo_ray.drlis.reward import class_target, decision, dr_dsn, fit_scorers, fold_of, information_gain, posteriors
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import EmbeddingLayout, Scans, coarse_positions, height_of
-from osteo_ray.model.look import Look, class_probs, observe
+from osteo_ray.model.look import Look, observe
+from osteo_ray.model.policy import class_probs
 from osteo_ray.model.pooling import AttentionPool, Pooled
 
 

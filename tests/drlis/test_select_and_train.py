@@ -12,9 +12,9 @@ from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.drlis.rllib import train_policy
 from osteo_ray.model.config import ViewConfig
 from osteo_ray.model.embedding import p_lumbar
-from osteo_ray.model.policy import PolicyNet
+from osteo_ray.model.policy import PolicyNet, torch_step
 from osteo_ray.model.pooling import AttentionPool
-from osteo_ray.model.selection import select, torch_step
+from osteo_ray.model.selection import select
 
 VIEW = ViewConfig(by_level=False, positions=24, coarse=4, keep=3, spare=0)
 

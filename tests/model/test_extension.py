@@ -22,8 +22,8 @@ from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.model.config import EncoderConfig, ModelConfig, ViewConfig
 from osteo_ray.model.encoder import build_encoder
 from osteo_ray.model.networks import Batch, build_tabular
-from osteo_ray.model.policy import PolicyNet
-from osteo_ray.model.selection import select, torch_step
+from osteo_ray.model.policy import PolicyNet, torch_step
+from osteo_ray.model.selection import select
 from osteo_ray.training.config import AugmentConfig, PretrainConfig
 from osteo_ray.training.pretrain import SliceData, pretrain
 

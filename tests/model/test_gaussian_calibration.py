@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from osteo_ray.model.bundle import calibrator_of
 from osteo_ray.model.calibration import fit_calibrator, rest_log_odds
 from osteo_ray.model.gaussian_calibration import Judged, fit_gaussians, t_score_mean
 from osteo_ray.model.ordinal import Latent
+from osteo_ray.model.scoring_bundle import calibrator_of
 
 OFFSET, SLOPE, SIGMA = 0.3, 1.2, 0.8
 

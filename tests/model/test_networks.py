@@ -8,8 +8,9 @@ from osteo_ray.kdamm.config import DistillConfig
 from osteo_ray.kdamm.objective import Rows, distillation_loss, student_loss
 from osteo_ray.model.config import EncoderConfig, ModelConfig
 from osteo_ray.model.encoder import SliceEncoder
-from osteo_ray.model.networks import MODALITIES, Batch, ImageTeacher, Student, TabularTeacher
+from osteo_ray.model.networks import Batch, ImageTeacher, Student, TabularTeacher, show_only
 from osteo_ray.model.ordinal import Latent
+from osteo_ray.model.patterns import MODALITIES
 from osteo_ray.model.pooling import FARTHEST, AttentionPool
 from osteo_ray.model.standardise import fit_standardiser
 
@@ -60,19 +61,16 @@ def test_a_slice_unlike_all_others_says_no_more_than_an_extreme_one():
 def test_student_presence_and_hiding_agree():
     b = batch()
     s = Student(GROUPS, 5, CFG).eval()
-    everything = s.present(b)
-    assert everything.shape == (6, len(MODALITIES))
-    no_ct = everything.clone()
-    no_ct[:, 2] = False
+    assert s.present(b).shape == (6, len(MODALITIES))
     without = Batch(b.values, b.known, b.bag, torch.zeros_like(b.bag_mask))
-    assert torch.allclose(s(b, no_ct), s(without))
+    assert torch.allclose(s(show_only(b, "demographics+labs", tuple(GROUPS))), s(without))
     assert not torch.allclose(s(b), s(without))
 
 
-def test_from_hidden_is_forward():
+def test_with_the_ct_given_it_says_the_same():
     b = batch()
     s = Student(GROUPS, 5, CFG).eval()
-    assert torch.allclose(s(b), s.from_hidden(b.values, b.known, s.branches(b)["ct"]), atol=1e-6)
+    assert torch.allclose(s(b), s.latent_given_ct(b.values, b.known, s.branches(b)["ct"]).logits(), atol=1e-6)
 
 
 def test_tabular_teacher_gives_log_probabilities():

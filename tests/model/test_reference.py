@@ -10,7 +10,7 @@ from osteo_ray import load_bundle
 from osteo_ray.cli import main
 from osteo_ray.model import reference
 from osteo_ray.model.bundle import Bundle
-from osteo_ray.model.networks import MODALITIES
+from osteo_ray.model.patterns import MODALITIES
 
 FOLDER = Path(reference.bundle())
 

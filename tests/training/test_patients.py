@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from osteo_ray.model.patterns import show_only
+from osteo_ray.model.networks import show_only
 from osteo_ray.model.standardise import fit_standardiser
 from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.record_set import write_record_set
