@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from osteo_ray.commands import REGISTRY, Command, load_command
+from osteo_ray.commands import REGISTRY, TRAINING_PACKAGES, Command, load_command
 
 if TYPE_CHECKING:
     from osteo_ray.commands.options import Given
@@ -57,12 +57,18 @@ def _run(name: str, command: Command, values: Given) -> None:
     from osteo_ray.commands.first_look import look_first
     from osteo_ray.commands.local_copies import run_on_local_copies
     from osteo_ray.commands.preflight import preflight, refuse_relative
+    from osteo_ray.outcomes import InputError
 
     refuse_relative(name, job)
     look_first(name, job)
     preflight(name, job, values.action)
-    for line in run_on_local_copies(name, job, command.runner(values.action)):
-        print(line)
+    try:
+        for line in run_on_local_copies(name, job, command.runner(values.action)):
+            print(line)
+    except ModuleNotFoundError as e:
+        if (e.name or "").split(".")[0] not in TRAINING_PACKAGES:
+            raise
+        raise InputError(f"{e.name} is missing; pip install 'osteo-ray[train]' brings it") from None
 
 
 @contextmanager

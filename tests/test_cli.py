@@ -4,15 +4,19 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
 
 from osteo_ray import cli
 from osteo_ray.cli import main
-from osteo_ray.commands import Command
+from osteo_ray.commands import TRAINING_PACKAGES, Command
 from osteo_ray.commands.doctor import DoctorJob
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_doctor_names_versions_cores_and_codecs(capsys):
@@ -37,6 +41,22 @@ def test_errors_name_the_thing_and_have_their_exit_code(argv, code, words, tmp_p
     (tmp_path / "c.parquet").write_text("a catalogue that is not read before the bundle")
     assert main([a.format(tmp=tmp_path) for a in argv]) == code
     assert words in capsys.readouterr().err
+
+
+def test_where_only_screening_is_installed_training_says_what_it_takes(monkeypatch, capsys):
+    def run(job):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "load_command", lambda name: Command(DoctorJob, run))
+    assert main(["doctor"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "osteo-ray doctor: torch is missing; pip install 'osteo-ray[train]' brings it"
+
+
+def test_what_the_extra_brings_is_known_by_name():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    names = {re.split(r"[\[>=<]", r)[0].replace("-", "_") for r in extra} - {"ray"}
+    assert names <= set(TRAINING_PACKAGES)
 
 
 @pytest.fixture

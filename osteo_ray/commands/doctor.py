@@ -10,7 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from osteo_ray.commands import Command
 from osteo_ray.config import Section
 
-PACKAGES = ("ray", "torch", "numpy", "pandas", "pyarrow", "pydicom", "imagecodecs", "scikit-learn", "shap", "tabm")
+PACKAGES = ("ray", "numpy", "pandas", "pyarrow", "pydicom", "imagecodecs", "onnxruntime", "scikit-learn", "shap")
+TRAINING = ("torch", "tabm", "onnx", "optuna")
+"""Of the extra `train`."""
 
 
 class DoctorJob(Section):
@@ -19,8 +21,6 @@ class DoctorJob(Section):
 
 def doctor(job: DoctorJob) -> list[str]:
     """A report for a terminal; imports only what it reports on."""
-    import torch
-
     from osteo_ray import __version__
     from osteo_ray.dicom.stack import codecs_present
 
@@ -29,25 +29,30 @@ def doctor(job: DoctorJob) -> list[str]:
     out = [
         f"osteo-ray     {__version__}",
         f"python        {platform.python_version()} on {platform.system()} {platform.machine()}",
-        *(f"{p:13s} {_version(p)}" for p in PACKAGES),
+        *(f"{p:13s} {_version(p, 'osteo-ray')}" for p in PACKAGES),
+        *(f"{p:13s} {_version(p, 'osteo-ray[train]')}" for p in TRAINING),
         f"cores         {len(os.sched_getaffinity(0))}",
         f"memory        {memory:.1f} GiB",
         f"/dev/shm      {shutil.disk_usage('/dev/shm').free / gib:.1f} GiB free",
-        f"GPUs          {', '.join(_gpus(torch)) or 'none'}",
+        f"GPUs          {', '.join(_gpus()) or 'none'}",
         f"Ray address   {os.environ.get('RAY_ADDRESS', 'none: Ray starts on this machine')}",
     ]
     return out + [f"codec         {name}: {how}" for name, how in codecs_present().items()]
 
 
-def _gpus(torch) -> list[str]:
+def _gpus() -> list[str]:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def _version(package: str) -> str:
+def _version(package: str, brought_by: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "missing: pip install osteo-ray brings it"
+        return f"missing: pip install '{brought_by}' brings it"
 
 
 COMMAND = Command(DoctorJob, doctor)

@@ -24,6 +24,7 @@ from osteo_ray.dicom.decode_guard import DecodeGuard
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.abstention import ScanView, decide, model_checks
 from osteo_ray.model.acquisition import Acquisition, bone_factor, contrast_given, extend
+from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.model.calibration import normal_log_odds, rest_log_odds
 from osteo_ray.model.conformal import class_set
 from osteo_ray.model.crops import CropSquare, grid_positions, spine_crop
@@ -120,12 +121,14 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str | Path, cfg: ScoringConfig | None = None, index: IndexConfig | None = None) -> Predictor:
-        """Load and verify the bundle in `folder`; `index` holds limits and quality checks."""
+        """Load and verify the bundle in `folder`; `index` holds limits and quality checks.
+
+        Raises:
+            BundleError: a bundle that can't be used.
+        """
         bundle = ScoringBundle.load(folder)
         if needs_torch(bundle, (cfg or ScoringConfig()).device):
-            from osteo_ray.model.bundle import Bundle
-
-            bundle = Bundle.load(folder)
+            bundle = _with_networks(folder)
         return cls(bundle, cfg, index)
 
     # ---- one study, from Python
@@ -383,6 +386,17 @@ class Predictor:
             )
         ]
         return {"shap_base": e.base, "shap": [*rows, _shap_row("ct", "ct", None, None, float(e.values[-1]))]}
+
+
+def _with_networks(folder: str | Path) -> ScoringBundle:
+    try:
+        from osteo_ray.model.bundle import Bundle
+    except ModuleNotFoundError as e:
+        raise BundleError(
+            f"{folder}: a GPU, parts of one's own and a bundle of before there were ONNX models need torch; "
+            f"{e.name} is missing, pip install 'osteo-ray[train]' brings it"
+        ) from None
+    return Bundle.load(folder)
 
 
 def _known(value: float) -> float | None:
