@@ -2,12 +2,13 @@
 
     python benchmarks/headline.py --work runs/headline            # hours of two cores; a rerun does what is missing
     python benchmarks/headline.py --work runs/headline --students # without the selectors
-    python benchmarks/headline.py --work runs/headline --policies # other rewards and budgets alone, on one cohort
+    python benchmarks/headline.py --work runs/headline --policies # policies trained on each cohort alone
 
 Renders three training cohorts and a test cohort, embeds them with the encoder that ships, fits every arm of the
 student on the slices that the shipped policy picks, draws the curve of students without distillation, and fits image
 teachers on what each selector keeps. Writes docs/results/headline.json and its page; `--policies` trains the plan's
-policies with other rewards and budgets on the first cohort and writes docs/results/policy-rewards.json and its page.
+policies, one on each cohort, and on the first also from other seeds and with other rewards and budgets, and writes
+docs/results/policy-rewards.json and its page.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ POLICIES: dict[str, dict[str, Any]] = {
     "without the level term": {"reward": {"level": 0.0}},
     "at most twelve slices": {"view": FEW},
 }
-"""What differs from the settings that ship, of policies trained on the first cohort."""
+"""What differs from the settings that ship; all but the first are trained on the first cohort alone."""
+SPREAD = 2
+"""Further policies of the first arm from other seeds, on the first cohort."""
 SHIPPED, RULE, UNIFORM, ATTENTION = "DRLIS", "belief rule", "uniform", "all slices, attention"
 LUMBAR, EVERY = "lumbar scans", "every scan"
 AUC, ACCURACY, HEADROOM, EFFICIENCY = 0.9542, 88.65, 0.6, 2.5
@@ -112,8 +115,9 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
     b = cohorts.bundle
     view = b.config.view
     how = StudyConfig(
-        arms=dict(policies), selection=SelectionConfig(view=view), acquisition=cfg.acquisition, curve=(), boots=1000
-    )
+        arms=dict(policies), only_first=tuple(policies)[1:], spread=SPREAD if policies else 0,
+        selection=SelectionConfig(view=view), acquisition=cfg.acquisition, curve=(), boots=1000,
+    )  # fmt: skip
     few = view.model_copy(update=FEW)
     fixed: dict[str, Callable[[StudySet], controls.Picks]] = {
         SHIPPED: lambda s: controls.by_policy(s.scans, b.policy, b.reward_classifiers, view),
@@ -130,7 +134,7 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
         part = {seed: {arm: _of(f, at) for arm, f in arms.items()} for seed, arms in found.items()}
         for _, r in judge(part, test.take(at), how)[0].iterrows():
             rows.append({
-                "table": named("selectors", scans), "arm": r["arm"], "decoded": round(r["decoded"], 1),
+                "table": named("selectors", scans), "arm": r["arm"], "cohorts": int(r["cohorts"]), "decoded": round(r["decoded"], 1),
                 f"of_{LONG_SERIES}_percent": round(100 * r["share"], 1), "on_l1_l4_percent": round(100 * r["lumbar"]),
                 "mid_third_percent": round(100 * r["mid"]), "auc": ci(r["auc"], r["auc_low"], r["auc_high"]),
                 "vs_rest": round(r["rest"], 4), "drlis_ahead": ci(r["ahead"], r["ahead_low"], r["ahead_high"], True),
@@ -319,19 +323,20 @@ An image teacher on what each keeps of 1,000 people; three fits.
 
 
 def of_policies(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
-    """Rows, bars and page of other rewards and budgets, on the first cohort."""
+    """Rows, bars and page of policies trained on the cohorts: other seeds, rewards and budgets on the first of them."""
     rows = [
         {k.replace("drlis_ahead", "first_ahead"): v for k, v in r.items()} for r in selectors(cfg, POLICIES)
     ]  # fmt: skip
-    bars, shown = [], ["arm", "decoded", "on_l1_l4_percent", "mid_third_percent", "auc", "first_ahead"]
+    bars, shown = [], ["arm", "cohorts", "decoded", "on_l1_l4_percent", "mid_third_percent", "auc", "first_ahead"]
     parts = [
-        f"""# Policies with other rewards and budgets
+        f"""# Policies trained on the cohorts: other seeds, rewards and budgets
 
 `python benchmarks/headline.py --work W --policies`: the part of the [headline](headline.md)'s plan that was not run
-with it. Policies of {PolicyConfig().env_steps:,} steps trained on cohort {cfg.seeds[0]}, one seed each; encoder of the
-bundle that ships; an image teacher, three fits, on what each keeps of that cohort's {cfg.people:,} people judges the
-{cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people (one cohort: not over
-cohorts); `first ahead` is the AUC of "{HERE}" less the row's, paired.
+with it. Policies of {PolicyConfig().env_steps:,} steps, one trained on each of the cohorts
+{", ".join(map(str, cfg.seeds))}; further seeds, rewards and budgets on {cfg.seeds[0]} alone. Encoder of the bundle that
+ships; an image teacher, three fits, on what each keeps of a cohort's {cfg.people:,} people judges the
+{cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts; `first ahead` is
+the AUC of "{HERE}" less the row's on the same cohorts, paired.
 """
     ]
     for scans in (LUMBAR, EVERY):
@@ -349,10 +354,10 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--work", required=True, help="folder of cohorts, runs and policies")
     p.add_argument("--students", action="store_true", help="leave the selectors out")
-    p.add_argument("--policies", action="store_true", help="other rewards and budgets alone, on the first cohort")
+    p.add_argument("--policies", action="store_true", help="policies trained on each cohort alone")
     p.add_argument("--cohorts", type=int, default=len(SEEDS), help="training cohorts, of those that were named")
     args = p.parse_args()
-    cfg = students(Path(args.work).absolute(), 1 if args.policies else args.cohorts)
+    cfg = students(Path(args.work).absolute(), args.cohorts)
     if args.policies:
         to, command = RESULTS / "policy-rewards.json", "python benchmarks/headline.py --work W --policies"
         rows, bars, text = of_policies(cfg)
