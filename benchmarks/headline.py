@@ -134,8 +134,8 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
         part = {seed: {arm: _of(f, at) for arm, f in arms.items()} for seed, arms in found.items()}
         for _, r in judge(part, test.take(at), how)[0].iterrows():
             rows.append({
-                "table": named("selectors", scans), "arm": r["arm"], "cohorts": int(r["cohorts"]), "decoded": round(r["decoded"], 1),
-                f"of_{LONG_SERIES}_percent": round(100 * r["share"], 1), "on_l1_l4_percent": round(100 * r["lumbar"]),
+                "table": named("selectors", scans), "arm": r["arm"], "cohorts": int(r["cohorts"]),
+                "decoded": round(r["decoded"], 1), f"of_{LONG_SERIES}_percent": round(100 * r["share"], 1), "on_l1_l4_percent": round(100 * r["lumbar"]),
                 "mid_third_percent": round(100 * r["mid"]), "auc": ci(r["auc"], r["auc_low"], r["auc_high"]),
                 "vs_rest": round(r["rest"], 4), "drlis_ahead": ci(r["ahead"], r["ahead_low"], r["ahead_high"], True),
                 "ahead": float(r["ahead"]), "ahead_low": float(r["ahead_low"]), "ahead_high": float(r["ahead_high"]),
@@ -285,7 +285,7 @@ def page(rows: list[dict[str, Any]], bars: list[dict[str, Any]], cfg: Ablation) 
     parts = [
         f"""# Headline figures
 
-Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohort {seeds}, test
+Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohorts {seeds}, test
 cohort {cfg.test_seed} ({cfg.test_people:,} people), encoder and policy of the bundle that ships. A fifth of the
 scans are of neck, chest or pelvis; the plan had not said whether they count. Both are shown: "{LUMBAR}", people
 whose scan shows three of L1-L4 by the truth, whom the product scores; and "{EVERY}", with those whom it would
@@ -335,8 +335,8 @@ def of_policies(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any
 with it. Policies of {PolicyConfig().env_steps:,} steps, one trained on each of the cohorts
 {", ".join(map(str, cfg.seeds))}; further seeds, rewards and budgets on {cfg.seeds[0]} alone. Encoder of the bundle that
 ships; an image teacher, three fits, on what each keeps of a cohort's {cfg.people:,} people judges the
-{cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts; `first ahead` is
-the AUC of "{HERE}" less the row's on the same cohorts, paired.
+{cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts; `first ahead`
+is the AUC of "{HERE}" less the row's on the same cohorts, paired.
 """
     ]
     for scans in (LUMBAR, EVERY):
