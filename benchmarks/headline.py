@@ -135,7 +135,8 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
         for _, r in judge(part, test.take(at), how)[0].iterrows():
             rows.append({
                 "table": named("selectors", scans), "arm": r["arm"], "cohorts": int(r["cohorts"]),
-                "decoded": round(r["decoded"], 1), f"of_{LONG_SERIES}_percent": round(100 * r["share"], 1), "on_l1_l4_percent": round(100 * r["lumbar"]),
+                "decoded": round(r["decoded"], 1), f"of_{LONG_SERIES}_percent": round(100 * r["share"], 1),
+                "on_l1_l4_percent": round(100 * r["lumbar"]),
                 "mid_third_percent": round(100 * r["mid"]), "auc": ci(r["auc"], r["auc_low"], r["auc_high"]),
                 "vs_rest": round(r["rest"], 4), "drlis_ahead": ci(r["ahead"], r["ahead_low"], r["ahead_high"], True),
                 "ahead": float(r["ahead"]), "ahead_low": float(r["ahead_low"]), "ahead_high": float(r["ahead_high"]),

@@ -132,8 +132,8 @@ def main() -> None:
     text = f"""# What a scorer weighs
 
 `{command}`: medians of {ROUNDS} processes of each kind, in turn; CPU seconds of one
-thread, resident MB. Series of 300 slices, uncompressed, age and sex from the header. In torch: the same bundle saved without its
-ONNX models. "First study" holds what is imported only then, SHAP above all.
+thread, resident MB. Series of 300 slices, uncompressed, age and sex from the header. In torch: the same
+bundle saved without its ONNX models. "First study" holds what is imported only then, SHAP above all.
 
 {table(rows, "scorers")}
 Installed packages (CPU build of torch), as files on disk:
