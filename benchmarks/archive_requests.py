@@ -6,8 +6,9 @@
 The same two series of 300 slices of 512 x 512, raw, lie on a disk, in a bucket as files, as a zip each (stored,
 deflated), as a tar each and as one zip of both, and in an Orthanc (DICOMweb). Each study is indexed and scored by the
 package's own functions in this process; a loopback S3 server, or a proxy before Orthanc, counts requests and bytes.
-Mean of the two. CPU is this process's; on a machine with other work it is an upper bound. Writes
-docs/results/archive-requests.json and .md.
+Mean of the two. CPU is this process's; on a machine with other work it is an upper bound. The seconds that a study
+takes are measured with a server that answers each request after 0, 30 and 100 ms, with slices read ahead as they are
+and one by one, in turn. Writes docs/results/archive-requests.json and .md.
 """
 
 from __future__ import annotations
@@ -32,19 +33,20 @@ from unittest import mock
 import numpy as np
 import requests
 import results_page
-import torch
 from s3_server import BUCKET, S3Server
 
 sys.path.insert(0, str(results_page.ROOT / "tests" / "dicom"))
 
 from osteo_ray.catalogue.study import index_archive
 from osteo_ray.dicom import s3_ranges, sources
+from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.model import reference
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.predictor import Predictor
 
 WARM_UP = "imports and connections"
+LATENCIES_S, BATCH, ROUNDS = (0.0, 0.03, 0.1), 8, 3
 Asked = Callable[[], tuple[int, int]]
 """Requests and bytes so far."""
 
@@ -188,13 +190,41 @@ def _measured(layout: Layout, scorer: Predictor) -> dict[str, Any]:
     }
 
 
+def waited(series: list[Path], scorer: Predictor) -> Iterator[dict[str, Any]]:
+    """Seconds a study of a batch that lies in a bucket, by the server's latency."""
+    none = np.full((BATCH, len(NAMES)), np.nan)
+    with S3Server() as server:
+        for s in series:
+            for f in files_of(s):
+                server.put(f"ct/far/{s.name}/{f.name}", f.read_bytes())
+        sources.shared.cache_clear()
+        rows = [r for s in series for r in index_archive(f"s3://{BUCKET}/ct/far/{s.name}").chosen]
+        batch = [rows[i % len(rows)] for i in range(BATCH)]
+        for latency in LATENCIES_S:
+            server.delay(latency)
+            took: dict[str, list[float]] = {"ahead": [], "one by one": []}
+            sent = server.sent()["far"]
+            for _ in range(ROUNDS):
+                for how, seconds in took.items():
+                    off = mock.patch.object(SliceStack, "read_ahead")
+                    with off if how == "one by one" else nullcontext():
+                        t = time.perf_counter()
+                        scorer.score_rows(batch, none)
+                        seconds.append((time.perf_counter() - t) / BATCH)
+            mb = (server.sent()["far"] - sent) / 1e6 / BATCH / ROUNDS / len(took)
+            ahead, alone = (float(np.median(s)) for s in took.values())
+            yield {
+                "table": "latency", "latency_ms": round(1e3 * latency), "read_ahead_s": round(ahead, 2),
+                "one_by_one_s": round(alone, 2), "times": round(alone / ahead, 2), "mb": round(mb, 2),
+            }  # fmt: skip
+
+
 def main() -> None:
     """Measure and write."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--work", type=Path, required=True, help="of `screening.py prepare`")
     p.add_argument("--out", type=Path, default=results_page.RESULTS / "archive-requests.json")
     a = p.parse_args()
-    torch.set_num_threads(1)
     series = sorted(f for f in (a.work / "explicit-le").iterdir() if f.is_dir())
     scorer = Predictor.load(reference.bundle(), ScoringConfig(guard=False, shap=False))
     disk = Layout("disk, a file a slice", list(map(str, series)), lambda: (0, 0), 1)
@@ -208,6 +238,7 @@ def main() -> None:
     with in_orthanc(series) as layout:
         rows.append(measure(layout, scorer))
         print(rows[-1], flush=True)
+    rows += waited(series, scorer)
     for key in ("index_requests", "index_mb", "scorer_requests", "scorer_mb"):
         rows[0][key] = None  # nobody counts on a disk
     command = "python benchmarks/archive_requests.py --work W"
@@ -219,7 +250,12 @@ loopback S3 server and a proxy before Orthanc count requests (listings included)
 indexes or scores, decoding and model included, SHAP left out. Buckets are read by obstore; the row that says so by s3fs
 alone, as all were until obstore came ([why](../decisions/object-stores.md)).
 
-{results_page.table(rows, "layouts")}"""
+{results_page.table(rows, "layouts")}
+Seconds that a study takes one scorer where each answer of a bucket comes after so long, in batches of {BATCH}: slices
+that are sure to be looked at are read side by side, those of the next study while one is worked on. The policy's own
+looks come one after the other, since each depends on the one before.
+
+{results_page.table(rows, "latency")}"""
     results_page.write(a.out, command, None, rows, [], text)
 
 

@@ -74,6 +74,10 @@ class S3Server:
         """When objects were written below a folder: `time.time()` of each."""
         return self._ask(f"-times/{folder}")
 
+    def delay(self, seconds: float) -> None:
+        """Answer each request after so long from now on."""
+        self._ask(f"-delay/{seconds}")
+
     def away(self, seconds: float) -> None:
         """Answer nobody from now on for so long; returns at once. The objects stay."""
         self._ask(f"-away/{seconds}")
@@ -134,8 +138,14 @@ def serve(port: int, latency_s: float) -> None:
         await listen()
         back.set()
 
+    delay_s = latency_s
+
     async def answer(request: web.Request) -> web.Response:
+        nonlocal delay_s
         bucket, _, key = request.path.lstrip("/").partition("/")
+        if bucket == "-delay":
+            delay_s = float(key)
+            return web.json_response({})
         if bucket == "-away":
             leaving.append(asyncio.create_task(go_away(float(key))))
             return web.json_response({})
@@ -160,7 +170,7 @@ def serve(port: int, latency_s: float) -> None:
             counts["DELETE of many"] += 1
         else:
             counts[f"{method} {folder_of(key)}"] += 1
-        await asyncio.sleep(latency_s)
+        await asyncio.sleep(delay_s)
         if method == "POST" and "delete" in request.query:
             names = [
                 e.text or "" for e in ElementTree.fromstring(body).iter() if e.tag.endswith("}Key") or e.tag == "Key"

@@ -23,6 +23,7 @@ from osteo_ray.outcomes import Phase, Rejected, State
 
 _CHUNK = 1 << 18
 _LOCAL_EXTRA = 64  # bytes by which a member's local header may be longer than the directory's entry tells
+_ALONE = 1 << 16  # bytes from which a member's read is a request of its own
 _SMALLEST_CAP = 1 << 30  # what any compressed tar may inflate to
 
 
@@ -217,8 +218,8 @@ class TarSource:
         where = uri.removeprefix("tar://").split("::", 1)[0].rpartition("@")[2]
         start, size = (int(x) for x in where.split("+"))
         n = max(min(size - offset, size if length is None else length), 0)
-        if not self._packed:
-            return self._c.pread(n, start + offset)
+        if not self._packed:  # headers of small members lie side by side, pixels don't
+            return self._c.exact(n, start + offset) if n > _ALONE else self._c.pread(n, start + offset)
         try:
             with self._c._lock:
                 self._stream.seek(start + offset)

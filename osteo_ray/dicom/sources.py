@@ -341,6 +341,14 @@ def shared_of(uri: str) -> Source:
     return shared(uri.split("://", 1)[0] + "://")
 
 
+def beyond_network(uri: str) -> bool:
+    """Whether to read an object is to wait for a store or a service: then reads are worth doing side by side.
+
+    A folder that a network file system mounts is not seen as one.
+    """
+    return not uri.rpartition("::")[2].startswith("file://")
+
+
 def read_uri(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     """Bytes of one object, wherever it lies.
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import atexit
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,13 +33,15 @@ from osteo_ray.dicom.geometry import to_axial
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.limits import Limits
 from osteo_ray.dicom.nifti import TRANSFER_SYNTAXES, VolumeReader
-from osteo_ray.dicom.sources import read_uri
+from osteo_ray.dicom.sources import beyond_network, read_uri
 from osteo_ray.dicom.tags import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header
 from osteo_ray.outcomes import Rejected
 
 __all__ = ["PADDING_HU", "SliceStack", "Stack", "codecs_present", "stored_to_hu"]
 
 PADDING_HU = -1024  # what a voxel outside the field of view is set to
+READ_AT_ONCE = 12
+"""Slices that a process reads side by side from stores and services."""
 
 
 @runtime_checkable
@@ -91,6 +94,7 @@ class SliceStack:
         self._coarse: dict[int, bytes] = {}  # codestreams of slices that were decoded coarsely
         self._frames: tuple[str, list[bytes]] | None = None  # of the multi-frame file read last
         self._volume: tuple[str, VolumeReader] | None = None  # the NIfTI file read last
+        self._ahead: dict[tuple[str, int, int | None], Future[bytes]] = {}  # reads under way
 
     @classmethod
     def from_row(
@@ -136,6 +140,20 @@ class SliceStack:
     def decoded(self) -> int:
         """How many slices were decoded, finely or coarsely."""
         return len(self._looked_at)
+
+    def read_ahead(self, slices: Iterable[int]) -> None:
+        """Begin to read slices that will be asked for, side by side, where each read waits for a network.
+
+        What is read, and what `bytes_read` counts, stays what it would be without.
+        """
+        for i in slices:
+            item = self._items[i]
+            here = i in self._coarse or (self._frames is not None and self._frames[0] == item["uri"])
+            if here or item["transfer_syntax"] in TRANSFER_SYNTAXES or not beyond_network(item["uri"]):
+                continue
+            key = (item["uri"], *self._place(item))
+            if key not in self._ahead:
+                self._ahead[key] = _readers().submit(read_uri, *key)
 
     def axial(self, i: int) -> np.ndarray:
         """HU of slice i as [rows, cols] with rows growing to the patient's posterior and columns to the left.
@@ -191,7 +209,7 @@ class SliceStack:
         ts, offset = item["transfer_syntax"], item["offset"]
         if ts in TRANSFER_SYNTAXES:
             return self._of_volume(item)
-        read = partial(read_uri, item["uri"])
+        read = partial(self._read, item["uri"])
         if ts == AS_RETRIEVED:  # only the object itself says what it is and where its pixels are
             data = read()
             h = self._header(data)
@@ -205,7 +223,7 @@ class SliceStack:
                 most = lower_resolutions(stream, item["bits_stored"], bool(item["signed"])) if plain else 0
                 halvings = min(halvings, most)
             return self._decode(stream, ts, self.shape, item["bits_allocated"], halvings=halvings)
-        size = self.shape[0] * self.shape[1] * (item["bits_allocated"] // 8)
+        size = self._frame_bytes(item)
         skip = item["frame"] * size
         data = self._inflated(read(), skip, size) if ts == DEFLATED_LE else read(offset + skip, size)
         self.bytes_read += len(data)
@@ -213,6 +231,23 @@ class SliceStack:
             raise decode_error(f"{len(data)} of {size} bytes of pixels", "TRUNCATED")
         order = ">" if ts in (EXPLICIT_BE, GE_PRIVATE) else "<"
         return np.frombuffer(data, f"{order}u{item['bits_allocated'] // 8}").reshape(self.shape)
+
+    def _read(self, uri: str, offset: int = 0, length: int | None = None) -> bytes:
+        begun = self._ahead.pop((uri, offset, length), None)
+        return read_uri(uri, offset, length) if begun is None else begun.result()
+
+    def _place(self, item: Mapping[str, Any]) -> tuple[int, int | None]:
+        """Offset and length of what `_stored` reads of a slice's object first."""
+        ts, offset = item["transfer_syntax"], item["offset"]
+        if ts in (AS_RETRIEVED, DEFLATED_LE):
+            return 0, None
+        if ts not in NATIVE:
+            return offset, None
+        size = self._frame_bytes(item)
+        return offset + item["frame"] * size, size
+
+    def _frame_bytes(self, item: Mapping[str, Any]) -> int:
+        return self.shape[0] * self.shape[1] * (item["bits_allocated"] // 8)
 
     def _of_volume(self, item: Mapping[str, Any]) -> np.ndarray:
         """A slice of a NIfTI volume."""
@@ -256,7 +291,10 @@ class SliceStack:
         return flat[at : at + size]
 
     def close(self) -> None:
-        """Let go of decoded frames; the stack can still be read."""
+        """Let go of decoded frames and of what was read ahead; the stack can still be read."""
+        for read in self._ahead.values():
+            read.cancel()
+        self._ahead.clear()
         self._frames = self._volume = None
         self._coarse.clear()
 
@@ -265,6 +303,11 @@ class SliceStack:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READ_AT_ONCE, "read-ahead")
 
 
 def _part(data: bytes, offset: int = 0, length: int | None = None) -> bytes:

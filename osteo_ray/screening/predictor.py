@@ -32,9 +32,10 @@ from osteo_ray.model.density import at_120_kvp, hu_by_level, trabecular_hu
 from osteo_ray.model.embedding import hu_of, p_lumbar
 from osteo_ray.model.inference import Patient, PatientView, needs_torch, networks_of
 from osteo_ray.model.levels import Levels
+from osteo_ray.model.look import first_positions
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.scoring_bundle import Prediction, ScoringBundle
-from osteo_ray.model.selection import Selection, select
+from osteo_ray.model.selection import Selection, select, selector_of
 from osteo_ray.model.tissue_scale import tissue_scale, vbmd
 from osteo_ray.outcomes import Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics
@@ -173,11 +174,17 @@ class Predictor:
             begun: told each row's number before work on it begins.
         """
         results = []
+        following: SliceStack | None = None
         for i, row in enumerate(rows):
             if begun is not None:
                 begun(i)
             try:
-                results.append(self._score_trace(row, self._see_row(row), records[i]))
+                stack = following or self._open(row)
+                # What the next series surely takes is read while this one is worked on.
+                following = self._opened_ahead(rows[i + 1]) if i + 1 < len(rows) else None
+                with stack:
+                    trace = self.see(stack)
+                results.append(self._score_trace(row, trace, records[i]))
             except Rejected as e:
                 results.append(self.closed(row, e.outcome, records[i]))
             except Exception as e:  # a row's failure is a row
@@ -210,9 +217,21 @@ class Predictor:
 
     # ---- inside
 
-    def _see_row(self, row: Mapping[str, Any]) -> PolicyTrace:
-        with SliceStack.from_row(row, self.index.limits, self.guard) as stack:
-            return self.see(stack)
+    def _open(self, row: Mapping[str, Any]) -> SliceStack:
+        """The stack of a row, its first looks being read."""
+        stack = SliceStack.from_row(row, self.index.limits, self.guard)
+        view = self.bundle.config.view
+        if selector_of(view) is None:
+            positions = grid_positions(stack.z_mm, view.positions)
+            stack.read_ahead(positions[first_positions(len(positions), view)].tolist())
+        return stack
+
+    def _opened_ahead(self, row: Mapping[str, Any]) -> SliceStack | None:
+        """`_open`, or None where that fails: it fails again when it is the row's turn."""
+        try:
+            return self._open(row)
+        except Exception:
+            return None
 
     def see(self, stack: Stack) -> PolicyTrace:
         """Run the policy over one stack, decoding only what it asks for."""
@@ -224,6 +243,8 @@ class Predictor:
         slices: dict[int, _Decoded] = {}
 
         def embed(p: np.ndarray, pitch_mm: float = looks_mm) -> np.ndarray:
+            if isinstance(stack, SliceStack) and len(p) > 1:
+                stack.read_ahead(positions[p].tolist())
             for k in p.tolist():
                 i = int(positions[k])
                 hu, spacing = stack.coarse(i, pitch_mm) if isinstance(stack, SliceStack) else (stack.axial(i), own)
