@@ -27,7 +27,7 @@ def shrunk(mask: np.ndarray, radius: Sequence[int], beyond: bool = True) -> np.n
     for axis, r in enumerate(radius):
         mask = _shifted(mask, r, axis, np.logical_and)
         if not beyond:
-            edges = np.moveaxis(mask, axis, 0)
+            edges = mask if axis == 0 else mask.T
             edges[:r] = edges[max(len(edges) - r, 0) :] = False
     return mask
 
@@ -43,7 +43,7 @@ def opened(mask: np.ndarray, radius: Sequence[int], beyond: bool = True) -> np.n
 def _shifted(mask: np.ndarray, r: int, axis: int, join: np.ufunc) -> np.ndarray:
     """The mask joined with itself, shifted by 1 to r in both directions; beyond the edge there is nothing to join."""
     out = mask.copy()
-    to, of = np.moveaxis(out, axis, 0), np.moveaxis(mask, axis, 0)
+    to, of = (out, mask) if axis == 0 else (out.T, mask.T)
     for d in range(1, min(r, len(of) - 1) + 1):
         join(to[:-d], of[d:], out=to[:-d])
         join(to[d:], of[:-d], out=to[d:])
@@ -72,16 +72,17 @@ def within(mask: np.ndarray, pitch: tuple[float, float], *mm: float) -> list[np.
     Args:
         pitch: (row, col) in mm.
     """
-    rows = np.arange(len(mask), dtype=np.int16)[:, None]
-    above = rows - np.maximum.accumulate(np.where(mask, rows, -_FAR), axis=0)
-    below = np.minimum.accumulate(np.where(mask, rows, _FAR)[::-1], axis=0)[::-1] - rows
+    columns = np.ascontiguousarray(mask.T)  # shifted along the first axis, in a third of the time
+    rows = np.arange(len(mask), dtype=np.int16)
+    above = rows - np.maximum.accumulate(np.where(columns, rows, -_FAR), axis=1)
+    below = np.minimum.accumulate(np.where(columns, rows, _FAR)[:, ::-1], axis=1)[:, ::-1] - rows
     in_column = np.minimum(above, below)  # rows to the nearest one of the mask in the same column
     out = []
     for most in mm:
-        found = np.zeros_like(mask)
-        for dx in range(min(int(most / pitch[1] + 1e-9), mask.shape[1] - 1) + 1):
+        found = np.zeros_like(columns)
+        for dx in range(min(int(most / pitch[1] + 1e-9), len(columns) - 1) + 1):
             near = in_column <= np.int16(np.sqrt(max(most**2 - (dx * pitch[1]) ** 2, 0.0)) / pitch[0] + 1e-9)
-            found[:, dx:] |= near[:, : near.shape[1] - dx]
-            found[:, : near.shape[1] - dx] |= near[:, dx:]
-        out.append(found)
+            found[dx:] |= near[: len(near) - dx]
+            found[: len(near) - dx] |= near[dx:]
+        out.append(np.ascontiguousarray(found.T))
     return out
