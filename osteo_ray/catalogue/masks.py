@@ -15,7 +15,6 @@ import numpy as np
 from scipy import ndimage
 
 _CROSS = ndimage.generate_binary_structure(2, 1)
-_FAR = np.int16(16000)  # rows: farther than any slice has
 
 
 def shrunk(mask: np.ndarray, radius: Sequence[int], beyond: bool = True) -> np.ndarray:
@@ -24,30 +23,16 @@ def shrunk(mask: np.ndarray, radius: Sequence[int], beyond: bool = True) -> np.n
     Args:
         beyond: whether a rectangle may reach beyond the picture's edge.
     """
-    for axis, r in enumerate(radius):
-        mask = _shifted(mask, r, axis, np.logical_and)
-        if not beyond:
-            edges = np.moveaxis(mask, axis, 0)
+    out = ~_grown(~mask, [radius[0]] * (radius[1] + 1))
+    if not beyond:
+        for edges, r in zip((out, out.T), radius, strict=True):
             edges[:r] = edges[max(len(edges) - r, 0) :] = False
-    return mask
+    return out
 
 
 def opened(mask: np.ndarray, radius: Sequence[int], beyond: bool = True) -> np.ndarray:
     """What such rectangles cover (`shrunk`)."""
-    mask = shrunk(mask, radius, beyond)
-    for axis, r in enumerate(radius):
-        mask = _shifted(mask, r, axis, np.logical_or)
-    return mask
-
-
-def _shifted(mask: np.ndarray, r: int, axis: int, join: np.ufunc) -> np.ndarray:
-    """The mask joined with itself, shifted by 1 to r in both directions; beyond the edge there is nothing to join."""
-    out = mask.copy()
-    to, of = np.moveaxis(out, axis, 0), np.moveaxis(mask, axis, 0)
-    for d in range(1, min(r, len(of) - 1) + 1):
-        join(to[:-d], of[d:], out=to[:-d])
-        join(to[d:], of[:-d], out=to[d:])
-    return out
+    return _grown(shrunk(mask, radius, beyond), [radius[0]] * (radius[1] + 1))
 
 
 def largest_piece(mask: np.ndarray) -> np.ndarray | None:
@@ -72,16 +57,33 @@ def within(mask: np.ndarray, pitch: tuple[float, float], *mm: float) -> list[np.
     Args:
         pitch: (row, col) in mm.
     """
-    rows = np.arange(len(mask), dtype=np.int16)[:, None]
-    above = rows - np.maximum.accumulate(np.where(mask, rows, -_FAR), axis=0)
-    below = np.minimum.accumulate(np.where(mask, rows, _FAR)[::-1], axis=0)[::-1] - rows
-    in_column = np.minimum(above, below)  # rows to the nearest one of the mask in the same column
     out = []
     for most in mm:
-        found = np.zeros_like(mask)
-        for dx in range(min(int(most / pitch[1] + 1e-9), mask.shape[1] - 1) + 1):
-            near = in_column <= np.int16(np.sqrt(max(most**2 - (dx * pitch[1]) ** 2, 0.0)) / pitch[0] + 1e-9)
-            found[:, dx:] |= near[:, : near.shape[1] - dx]
-            found[:, : near.shape[1] - dx] |= near[:, dx:]
-        out.append(found)
+        across = np.arange(int(most / pitch[1] + 1e-9) + 1) * pitch[1]
+        down = np.sqrt(np.maximum(most**2 - across**2, 0.0)) / pitch[0] + 1e-9
+        out.append(_grown(mask, down.astype(int).tolist()))
     return out
+
+
+def _grown(mask: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Pixels that lie `i` columns beside one of the mask's and at most `rows[i]` rows above or below it, for some i.
+
+    The mask is one long integer, a bit a pixel, so that a shift moves all of it at once.
+
+    Args:
+        rows: not growing.
+    """
+    n, own = mask.shape
+    rows = [min(r, n - 1) for r in rows[:own]]
+    width = own + len(rows) - 1  # what is shifted past an edge falls between two rows
+    padded = np.zeros((n, width), bool)
+    padded[:, :own] = mask
+    bits = int.from_bytes(np.packbits(padded, bitorder="little").tobytes(), "little")
+    out, tall, height = 0, bits, 0
+    for i in reversed(range(len(rows))):
+        while height < rows[i]:
+            height += 1
+            tall |= bits << height * width | bits >> height * width
+        out |= tall << i | tall >> i
+    found = np.frombuffer((out & (1 << n * width) - 1).to_bytes(-(-n * width // 8), "little"), np.uint8)
+    return np.unpackbits(found, count=n * width, bitorder="little").reshape(n, width)[:, :own].astype(bool)

@@ -20,7 +20,7 @@ from osteo_ray.catalogue.checks import QualityCheck, judged
 from osteo_ray.catalogue.config import HuLimits, QualityChecks
 
 GRID_MM = 2.5  # slices are averaged to about this pitch: less noise, less work
-BODY_HU = -300.0
+BODY_HU = -300
 SKIN_MM, FAT_MM = 4.0, 40.0  # subcutaneous fat is looked for this deep under the skin
 OUTSIDE_MM = 8.0  # air is looked for this far from the body
 BONE_HU, MIDLINE_MM = 180.0, 60.0

@@ -58,9 +58,10 @@ class CropSquare:
         cols = _nearest(at + self.left_mm, spacing_mm[1], hu.shape[1])
         rows, cols = rows[rows >= 0], cols[cols >= 0]
         shown = rows.size * cols.size
-        padded = hu[np.ix_(rows, cols)] <= AIR_HU
-        if padded.any():
-            shown -= int(np.count_nonzero(padded & (_from_centre(rows, cols, hu, spacing_mm) > _reach(hu, spacing_mm))))
+        i, j = np.nonzero(hu[np.ix_(rows, cols)] <= AIR_HU)
+        if i.size:
+            away = _from_centre(rows[i], cols[j], hu.shape, spacing_mm)
+            shown -= int(np.count_nonzero(away > _reach(hu, spacing_mm)))
         return 1.0 - shown / (np.count_nonzero(at < self.side_mm - self.margin_mm) * self.size)
 
 
@@ -70,16 +71,24 @@ def _nearest(mm: np.ndarray, spacing: float, n: int) -> np.ndarray:
     return np.where((i >= 0) & (i < n), i, -1)
 
 
-def _from_centre(rows: np.ndarray, cols: np.ndarray, hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Distances of pixels from the slice's centre, [rows, cols] in mm."""
-    y, x = ((i - (n - 1) / 2) * s for i, n, s in zip((rows, cols), hu.shape, spacing_mm, strict=True))
-    return np.hypot(y[:, None], x[None, :])
+def _from_centre(
+    rows: np.ndarray, cols: np.ndarray, shape: tuple[int, ...], spacing_mm: tuple[float, float]
+) -> np.ndarray:
+    """Distances of pixels from the centre of a slice of that shape, mm; rows and columns are broadcast."""
+    y, x = ((i - (n - 1) / 2) * s for i, n, s in zip((rows, cols), shape, spacing_mm, strict=True))
+    return np.hypot(y, x)
+
+
+@lru_cache(maxsize=4)
+def _every_fourth(shape: tuple[int, ...], spacing_mm: tuple[float, float]) -> np.ndarray:
+    """Distances of every fourth row's every fourth pixel from the slice's centre, mm; a scan's slices share them."""
+    rows, cols = (np.arange(0, n, 4) for n in shape)
+    return _from_centre(rows[:, None], cols, shape, spacing_mm)
 
 
 def _reach(hu: np.ndarray, spacing_mm: tuple[float, float]) -> float:
     """How far from its centre a slice holds values other than padding, mm: the radius of a reconstruction's circle."""
-    rows, cols = (np.arange(0, n, 4) for n in hu.shape)
-    r = _from_centre(rows, cols, hu, spacing_mm)[hu[::4, ::4] > AIR_HU]
+    r = _every_fourth(hu.shape, spacing_mm)[hu[::4, ::4] > AIR_HU]
     return float(np.quantile(r, 0.999)) + 2 * max(spacing_mm) if r.size else 0.0
 
 
@@ -137,9 +146,14 @@ def _area_weights(
     high = low + pixel_mm
     first = min(max(int(start_mm / spacing) - 1, 0), n - 1)
     last = min(max(int(float(high[-1, 0]) / spacing) + 2, first + 1), n)
-    src = np.arange(first, last)[None, :] * spacing
+    # Under each crop pixel, those that may overlap with it.
+    at = np.floor(low / spacing).astype(np.int32) - 1 + np.arange(int(pixel_mm / spacing) + 4, dtype=np.int32)
+    src = at * spacing
     overlap = np.clip(np.minimum(high, src + spacing) - np.maximum(low, src), 0.0, None)
-    return sparse.csr_array((overlap / pixel_mm).astype(np.float32)), first, last
+    weight = (overlap / pixel_mm).astype(np.float32)
+    some = (weight > 0) & (at >= first) & (at < last)
+    row_ends = np.concatenate([[0], some.sum(1).cumsum()]).astype(np.int32)
+    return sparse.csr_array((weight[some], at[some] - first, row_ends), shape=(size, last - first)), first, last
 
 
 def grid_positions(z_mm: np.ndarray, n_positions: int) -> np.ndarray:

@@ -6,8 +6,9 @@
 One slice hardly tells its level; a column of them does. A hidden Markov model runs down the spine in steps of 3 mm: its
 states are the levels from the neck to below the sacrum, each divided into body and disc; neighbouring states follow
 each other at the heights that vertebrae have. What the encoder believes of a slice (region, vertebra number, how near
-to the middle of a body) is the evidence. Chest and sacrum anchor the count where they are seen. The body's size and the
-number of lumbar vertebrae (four to six) are summed over.
+to the middle of a body) is the evidence. Chest and sacrum anchor the count where they are seen. The body's size is
+summed over, and so is the number of lumbar vertebrae (four to six): from L4 and from L5 a column may go on to the
+sacrum.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ LEAST_MID = 0.2
 """Largest belief from which a scan's `mid` is scaled: a scan in which it never rises shows no bodies."""
 NO_BODY_MID = 0.08
 """What the encoder typically believes of `mid` where there is no vertebral body: hips and shoulders, say."""
-FURTHEST, NEVER = 32, 1e-10
-"""Steps that are one product, and chances that are left out of it."""
+FURTHEST = 32
+"""Steps that are one product."""
 ABOVE, BELOW, SACRUM = "above", "below", "S"
 
 
@@ -72,16 +73,15 @@ class Levels:
 
 @dataclass(frozen=True)
 class _Chains:
-    """Each hypothesis [H] of size and lumbar count as states [S] from neck to below the sacrum, padded."""
+    """The states [S] from neck to below the sacrum, of one size after another."""
 
     names: tuple[str, ...]  # of the levels that states belong to
-    kinds: np.ndarray  # float [U, 3]: region, vertebra number (NaN: none) and expected `mid` of the states that differ
-    kind: np.ndarray  # int [H, S], index into kinds; U: padding
-    stay: np.ndarray  # float [H, S], chance to stay in a state for a step, and to move on by one and by two
-    one: np.ndarray
-    two: np.ndarray
-    prior: np.ndarray  # float [H]
-    # [H * S, len(names) + 3]: sums of state probabilities by level, of bodies of L1-L4 and of all of the lumbar spine,
+    numbers: np.ndarray  # float [V], vertebra numbers of states; the last is NaN: none
+    kinds: np.ndarray  # [U, 3]: region, index into numbers and expected `mid` of the states that differ
+    kind: np.ndarray  # int [S], index into kinds
+    start: np.ndarray  # float [S], chance that a scan begins in a state
+    step: sparse.csr_array  # [S, S], chance to come from one state to another in a step: row to, column from
+    # [S, len(names) + 3]: sums of state probabilities by level, of bodies of L1-L4 and of all of the lumbar spine,
     # and the expected `mid`.
     sums: sparse.csr_array
 
@@ -106,11 +106,7 @@ def name_levels(z_mm: np.ndarray, region: np.ndarray, number: np.ndarray, mid: n
     mid = _scaled_mid(mid, region)
     evidence = _evidence(chains, region, np.asarray(number, float), mid)
     weight = _weights(down)
-    posterior, log_likelihood = _posterior(chains, evidence * weight[:, None], at)
-    score = log_likelihood + np.log(chains.prior)
-    share = np.exp(score - score.max())
-    posterior *= (share / share.sum())[None, :, None]
-    *p_levels, lumbar, in_lumbar, expected_mid = (posterior.reshape(k, -1) @ chains.sums).T
+    *p_levels, lumbar, in_lumbar, expected_mid = _state_sums(chains, evidence * weight[:, None], at).T
     p = np.stack(p_levels, 1)
     best = p.argmax(1)
     confidence = p[np.arange(k), best]
@@ -140,42 +136,30 @@ def _levels_of(z_mm: bytes, embedding: bytes, dim: int) -> Levels:
 
 @lru_cache(maxsize=1)
 def _chains() -> _Chains:
-    chains = [
-        (_chain(lumbar, size), p * q)
-        for lumbar, p in LUMBAR_PRIOR.items()
-        for size, q in zip(SIZES, SIZE_PRIOR, strict=True)
-    ]
     names = (ABOVE, *BODY_AND_DISC_MM, SACRUM, BELOW)
-    shape = (len(chains), max(len(c) for c, _ in chains))
-    states = np.full((*shape, 3), np.nan)  # region, vertebra number, mid
-    stay, one, two = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    sums = np.zeros((*shape, len(names) + 3))
-    for h, (chain, _) in enumerate(chains):
-        n = len(chain)
-        for s, (name, r, value, middle, body) in enumerate(chain):
-            states[h, s] = REGIONS.index(r), value, middle
-            sums[h, s, names.index(name)] = 1.0
-            sums[h, s, -3:] = body and name in ("L1", "L2", "L3", "L4"), name[0] == "L", middle
-        stay[h, :n], one[h, :n], two[h, :n] = STAY, ONE, TWO
-        stay[h, 0], one[h, 0], two[h, 0] = 0.9, 0.1, 0.0
-        one[h, n - 2], two[h, n - 2] = ONE + TWO, 0.0
-        stay[h, n - 1], one[h, n - 1], two[h, n - 1] = 1.0, 0.0, 0.0
-    flat = states.reshape(-1, 3)
-    real = np.isfinite(flat[:, 0])
-    kinds, of = np.unique(flat[real], axis=0, return_inverse=True)
-    kind = np.full(len(flat), len(kinds))
-    kind[real] = of.ravel()
-    prior = np.array([w for _, w in chains])
-    by_level = sparse.csr_array(sums.reshape(len(flat), -1))
-    return _Chains(names, kinds, kind.reshape(shape), stay, one, two, prior, by_level)
+    states, starts, steps = [], [], []
+    for size, p in zip(SIZES, SIZE_PRIOR, strict=True):
+        column = _column(size)
+        start, step = _passage([name for name, *_ in column])
+        states += column
+        starts.append(p * start)
+        steps.append(step)
+    numbers, number = np.unique([n for _, _, n, _, _ in states], return_inverse=True)
+    seen = [(REGIONS.index(r), n, middle) for (_, r, _, middle, _), n in zip(states, number, strict=True)]
+    kinds, kind = np.unique(np.array(seen), axis=0, return_inverse=True)
+    sums = np.zeros((len(states), len(names) + 3))
+    for s, (name, _, _, middle, body) in enumerate(states):
+        sums[s, names.index(name)] = 1.0
+        sums[s, -3:] = body and name in ("L1", "L2", "L3", "L4"), name[0] == "L", middle
+    step = sparse.csr_array(sparse.block_diag(steps))
+    return _Chains(names, numbers, kinds, kind.ravel(), np.concatenate(starts), step, sparse.csr_array(sums))
 
 
-def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]]:
-    """(level, region, vertebra number, expected mid, whether it is body) of each state."""
+def _column(size: float) -> list[tuple[str, str, float, float, bool]]:
+    """(level, region, vertebra number, expected mid, whether it is body) of each state of a spine with every level."""
     out = [(ABOVE, "none", np.nan, 0.0, False)]
-    names = [f"T{i}" for i in range(1, 13)] + [f"L{i}" for i in range(1, lumbar + 1)]
-    for i, name in enumerate(names, 1):
-        n = max(3, round(BODY_AND_DISC_MM[name] * size / STEP_MM))
+    for i, (name, mm) in enumerate(BODY_AND_DISC_MM.items(), 1):
+        n = max(3, round(mm * size / STEP_MM))
         for place in (np.arange(n) + 0.5) / n:
             body = bool(place < BODY_SHARE)
             number = i if body else i + (place - BODY_SHARE) / (1 - BODY_SHARE)
@@ -183,6 +167,29 @@ def _chain(lumbar: int, size: float) -> list[tuple[str, str, float, float, bool]
             out.append((name, "thoracic" if name[0] == "T" else "lumbar", number, middle, body))
     n = round(SACRUM_MM * size / STEP_MM)
     return [*out, *[(SACRUM, "pelvic", L1_NUMBER + 5.0, 0.0, False)] * n, (BELOW, "none", np.nan, 0.0, False)]
+
+
+def _passage(level: list[str]) -> tuple[np.ndarray, sparse.csr_array]:
+    """Where a scan begins in a column of states [n], whose levels are given, and how a step moves on in it [n, n].
+
+    Four, five and six lumbar vertebrae share their states: a spine of four lacks those of L5 and L6, and a scan begins
+    in each state that its spine has alike.
+    """
+    n, sacrum = len(level), level.index(SACRUM)
+    last = {i: n - 1 - level[::-1].index(f"L{i}") for i in LUMBAR_PRIOR}  # states of L4, L5, L6
+    share = {i: p / (n - sacrum + last[i] + 1) for i, p in LUMBAR_PRIOR.items()}
+    start = np.full(n, sum(share.values()))
+    on = sparse.lil_array(sparse.eye_array(n, k=-1))  # chance of each next place
+    for i, at in last.items():
+        beyond = sum(q for j, q in share.items() if j > i)
+        start[at + 1 : sacrum] -= share[i]
+        on[at + 1, at] = beyond / (beyond + share[i])
+        on[sacrum, at] = share[i] / (beyond + share[i])
+    stay, one, two = np.full(n, STAY), np.full(n, ONE), np.full(n, TWO)
+    stay[0], one[0], two[0] = 0.9, 0.1, 0.0
+    one[-2], stay[-1] = ONE + TWO, 1.0  # nothing lies beyond the last
+    on = on.tocsr()
+    return start, sparse.diags_array(stay) + on * one + on @ on * two
 
 
 def _scaled_mid(mid: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -226,18 +233,19 @@ def _weights(down: np.ndarray) -> np.ndarray:
 
 
 def _evidence(chains: _Chains, region: np.ndarray, number: np.ndarray, mid: np.ndarray) -> np.ndarray:
-    """Log-likelihood of each slice in each kind of state [k, U]: the hypotheses share most of their states."""
-    p = np.clip(region, 0, 1)[:, chains.kinds[:, 0].astype(int)] * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
-    off = (number[:, None] - chains.kinds[None, :, 1]) / NUMBER_SD
+    """Log-likelihood of each slice in each kind of state [k, U]: sizes share half of their states."""
+    p = np.clip(region, 0, 1) * (1 - REGION_FLOOR) + REGION_FLOOR / len(REGIONS)
+    off = (number[:, None] - chains.numbers) / NUMBER_SD
     near = np.exp(-0.5 * off**2) * (1 - NUMBER_FLOOR) + NUMBER_FLOOR
     # Where there is no vertebra the number says nothing: as if it were one and a half off.
     near = np.where(np.isfinite(near), near, np.exp(-0.5 * (1.5 / NUMBER_SD) ** 2))
-    middle = -0.5 * ((np.clip(mid, 0, 1)[:, None] - chains.kinds[None, :, 2]) / MID_SD) ** 2
-    return np.log(p) + np.log(near) + middle
+    middle = -0.5 * ((np.clip(mid, 0, 1)[:, None] - chains.kinds[:, 2]) / MID_SD) ** 2
+    region_of, number_of = chains.kinds[:, :2].astype(int).T
+    return np.log(p)[:, region_of] + np.log(near)[:, number_of] + middle
 
 
-def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """State probabilities of each slice [k, H, S], and each hypothesis' log-likelihood [H].
+def _state_sums(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """`chains.sums` of the state probabilities of each slice [k, len(names) + 3].
 
     Args:
         evidence: of each slice in each kind of state [k, U].
@@ -246,53 +254,36 @@ def _posterior(chains: _Chains, evidence: np.ndarray, at: np.ndarray) -> tuple[n
     # The steps with evidence; between them states only move on.
     when, which, slices = np.unique(at, return_inverse=True, return_counts=True)
     log = np.add.reduceat(evidence[np.argsort(at, kind="stable")], np.cumsum(slices) - slices, axis=0)
-    top = log.max(1)
-    of_kind = np.zeros((len(when), len(chains.kinds) + 1))  # 0 for padding
-    of_kind[:, :-1] = np.exp(log - top[:, None])
-    emission = of_kind[:, chains.kind]
-    forward = np.empty_like(emission)
-    scale = np.zeros((len(when), len(chains.kind)))
-    f = np.where(chains.kind < len(chains.kinds), 1.0, 0.0)
-    f = f / f.sum(1, keepdims=True)
-    gaps = [0, *np.diff(when).tolist()]
+    emission = np.exp(log - log.max(1, keepdims=True))[:, chains.kind]
+    posterior = np.empty_like(emission)
+    f, gaps = chains.start, [0, *np.diff(when).tolist()]
     for u, gap in enumerate(gaps):
         f = _moved(f, gap) * emission[u]
-        scale[u] = np.maximum(f.sum(1), 1e-300)
-        f /= scale[u][:, None]
-        forward[u] = f
-    posterior = forward
-    emission /= scale[..., None]
+        scale = f.sum()
+        f /= scale
+        emission[u] /= scale
+        posterior[u] = f
     b = np.ones_like(f)
     for u in range(len(when) - 2, -1, -1):
         b = _moved(b * emission[u + 1], gaps[u + 1], back=True)
         posterior[u] *= b
-    posterior /= np.maximum(posterior.sum(2, keepdims=True), 1e-300)
-    return posterior[which], np.log(scale).sum(0) + top.sum()
+    posterior /= posterior.sum(1, keepdims=True)
+    return (posterior @ chains.sums)[which]
 
 
 @lru_cache(maxsize=2 * FURTHEST)
 def _moves(steps: int, back: bool = False) -> sparse.csr_array:
-    """The chance to come from one state to another in so many steps, [H * S, H * S]: row to, column from; `back`: row
-    from, column to.
+    """The chance to come from one state to another in so many steps, [S, S]: row to, column from; `back`: row from,
+    column to.
     """
     if back:
         return sparse.csr_array(_moves(steps).T)
-    if steps > 1:
-        m = _moves(steps // 2) @ _moves(steps - steps // 2)
-        m.data[m.data < NEVER] = 0.0
-        m.eliminate_zeros()
-        return m
-    chains = _chains()
-    n = chains.stay.size
-    # A chain's last states move on by none or one, so no chain runs into the next.
-    bands = [chains.stay.ravel(), chains.one.ravel()[: n - 1], chains.two.ravel()[: n - 2]]
-    return sparse.csr_array(sparse.diags_array(bands, offsets=[0, -1, -2]), dtype=np.float64)
+    return _moves(steps // 2) @ _moves(steps - steps // 2) if steps > 1 else _chains().step
 
 
 def _moved(f: np.ndarray, steps: int, back: bool = False) -> np.ndarray:
-    """State probabilities [H, S] so many steps further down; `back`: what is believed of there, brought up again."""
-    out = f.ravel()
+    """State probabilities [S] so many steps further down; `back`: what is believed of there, brought up again."""
     while steps > 0:
-        out = _moves(min(steps, FURTHEST), back) @ out
+        f = _moves(min(steps, FURTHEST), back) @ f
         steps -= FURTHEST
-    return out.reshape(f.shape)
+    return f

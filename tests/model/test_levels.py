@@ -5,7 +5,20 @@ import pytest
 from synthetic_spine import spine
 
 from osteo_ray.model.embedding import REGIONS
-from osteo_ray.model.levels import _chains, _moves, _scaled_mid, name_levels
+from osteo_ray.model.levels import (
+    LUMBAR_PRIOR,
+    ONE,
+    SIZE_PRIOR,
+    STAY,
+    STEP_MM,
+    TWO,
+    _chains,
+    _evidence,
+    _moves,
+    _scaled_mid,
+    _weights,
+    name_levels,
+)
 
 
 def share_right(**kw):
@@ -54,16 +67,50 @@ def test_nothing_of_the_spine_has_no_name():
     assert name_levels(np.zeros(0), np.zeros((0, 4)), np.zeros(0), np.zeros(0)).level == ()
 
 
-def test_steps_keep_probability_stay_in_their_chain_and_add_up():
-    real = (_chains().kind < len(_chains().kinds)).ravel()
-    states = _chains().kind.shape[1]
+def test_steps_keep_probability_stay_in_their_size_and_add_up():
+    chains = _chains()
+    size = np.cumsum(chains.sums.toarray()[:, chains.names.index("above")])
     for steps in (1, 7, 32):
         m = _moves(steps).tocoo()  # row: to, column: from
-        assert np.allclose(m.sum(0)[real], 1, atol=1e-6)
-        inside = m.data > 0
-        assert np.array_equal(m.coords[0][inside] // states, m.coords[1][inside] // states)
+        assert np.allclose(m.sum(0), 1, atol=1e-12)
+        assert np.array_equal(size[m.coords[0]], size[m.coords[1]])
     apart = _moves(3) - _moves(1) @ _moves(1) @ _moves(1)
-    assert abs(apart).max() < 1e-8
+    assert abs(apart).max() < 1e-12
+
+
+def test_spines_of_four_five_and_six_lumbar_vertebrae_are_summed_over():
+    """As if each number of lumbar vertebrae and each size had a chain of its own, followed step by step."""
+    rng = np.random.default_rng(3)
+    z, region, number, mid, _ = spine(rng, flat=0.2, n=14)
+    z = np.round(z)
+    found = name_levels(z, region, number, mid)
+    chains, at = _chains(), np.rint((z.max() - z) / STEP_MM).astype(int)
+    log = _evidence(chains, region, number, _scaled_mid(mid, region)) * _weights(z.max() - z)[:, None]
+    sums = chains.sums.toarray()
+    first = np.flatnonzero(sums[:, chains.names.index("above")]).tolist()
+    weights, of_slices = [], []
+    for low, high, p in zip(first, [*first[1:], len(sums)], SIZE_PRIOR, strict=True):
+        for lumbar, q in LUMBAR_PRIOR.items():
+            absent = [chains.names.index(f"L{i}") for i in range(lumbar + 1, 7)]
+            own = [s for s in range(low, high) if not sums[s, absent].any()]
+            n = len(own)
+            move = STAY * np.eye(n) + ONE * np.eye(n, k=-1) + TWO * np.eye(n, k=-2)
+            move[:2, 0], move[2, 0] = (0.9, 0.1), 0
+            move[-1, -2:] = ONE + TWO, 1
+            seen = np.ones((at.max() + 1, n))
+            for k, step in enumerate(at):
+                seen[step] *= np.exp(log[k, chains.kind[own]] - log[k].max())
+            forward, back = [seen[0] / n], [np.ones(n)]
+            for e in seen[1:]:
+                forward.append(move @ forward[-1] * e)
+            for e in seen[:0:-1]:
+                back.insert(0, (back[0] * e) @ move)
+            weights.append(p * q * forward[-1].sum())
+            of_slices.append(np.array(forward)[at] * np.array(back)[at] @ sums[own] / forward[-1].sum())
+    want = np.average(of_slices, axis=0, weights=weights)
+    n = len(chains.names)
+    assert found.confidence == pytest.approx(want[:, :n].max(1), abs=1e-12)
+    assert found.lumbar == pytest.approx(want[:, n], abs=1e-12)
 
 
 def test_a_scan_whose_beliefs_are_all_low_is_named_like_one_whose_beliefs_are_high():
