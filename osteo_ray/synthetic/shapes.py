@@ -6,6 +6,7 @@ rectangle of any slice can be made alone. Edges are as wide as the kernel blurs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,9 +90,19 @@ def ramp(d: np.ndarray, edge: float) -> np.ndarray:
     return np.minimum(out, F(1), out=out)
 
 
+def extent(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """The smallest rectangle that holds all that is true in `mask` [R, C]; None where nothing is."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+
+
 def paint(img: np.ndarray, cover: np.ndarray, hu: np.ndarray | np.floating | float) -> None:
     """Blend `hu` into `img` in place where `cover` says."""
-    img += cover * (hu - img)
+    step = hu - img
+    step *= cover
+    img += step
 
 
 def ellipsoid(img: np.ndarray, g: Grid, e: Ellipsoid, flat: float = 1.0) -> None:
@@ -148,8 +159,8 @@ def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
     paint(img[w], ramp(d, g.edge), value)
 
 
-def plate(img: np.ndarray, g: Grid, b: Plate, within: np.ndarray | None = None) -> None:
-    """Blend a plate's section into `img`, only where `within` (coverage of the whole grid) has it."""
+def plate(img: np.ndarray, g: Grid, b: Plate, within: Callable[[tuple[slice, slice]], np.ndarray]) -> None:
+    """Blend a plate's section into `img`, only where `within` (coverage of a rectangle of the grid) has it."""
     dz = (g.z_mid - b.z) / b.rz
     if abs(dz) >= 1:
         return
@@ -167,6 +178,5 @@ def plate(img: np.ndarray, g: Grid, b: Plate, within: np.ndarray | None = None) 
     if b.cortex:
         value = F(b.hu) + ramp(d - F(b.cortex), g.edge) * F(b.marrow - b.hu)
     cover = ramp(d, g.edge)
-    if within is not None:
-        cover *= within[w]
+    cover *= within(w)
     paint(img[w], cover, value)
