@@ -12,7 +12,6 @@ from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, Plate, Rod, ellipsoid
 from osteo_ray.synthetic.tables import AIRWAYS, CHAMBERS, CHEST_TUBES
 from osteo_ray.synthetic.texture import SMOOTH, sample
 
-
 RIB_REACH = 5.2
 """Farthest that a rib lies from the surface of the cage, mm."""
 

@@ -90,12 +90,10 @@ def ramp(d: np.ndarray, edge: float) -> np.ndarray:
     return np.minimum(out, F(1), out=out)
 
 
-def extent(mask: np.ndarray) -> tuple[slice, slice] | None:
-    """The smallest rectangle that holds all that is true in `mask` [R, C]; None where nothing is."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+def span(mask: np.ndarray) -> slice | None:
+    """From the first to the last that is true in `mask` [n]; None where nothing is."""
+    at = mask.nonzero()[0]
+    return slice(int(at[0]), int(at[-1]) + 1) if at.size else None
 
 
 def paint(img: np.ndarray, cover: np.ndarray, hu: np.ndarray | np.floating | float) -> None:

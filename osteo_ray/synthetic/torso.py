@@ -11,7 +11,7 @@ from osteo_ray.synthetic import chest, limbs, neck, pelvis
 from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.contrast import Enhancement
 from osteo_ray.synthetic.frame import Outline
-from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, ellipsoid, extent, paint, ramp
+from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp, span
 from osteo_ray.synthetic.tables import ORGANS, STOMACH
 
 FAT_HU = -102.0
@@ -113,9 +113,10 @@ def _wall_and_cavity(img: np.ndarray, g: Grid, a: Anatomy, e: Enhancement, skin:
 def _grain(img: np.ndarray, g: Grid, a: Anatomy) -> None:
     """Unevenness of soft tissue."""
     solid = img > -300  # not in gas or lung
-    w = extent(solid)
-    if w is None:
+    rows, cols = span(solid.any(1)), span(solid.any(0))
+    if rows is None or cols is None:
         return
+    w = rows, cols
     part = g.sub(*w)
     grain = np.zeros((part.y.shape[0], part.x.shape[1]), F)
     wave = np.empty_like(grain)
