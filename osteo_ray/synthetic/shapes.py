@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +25,11 @@ class Grid:
     z_mid: float
     edge: float  # mm over which an edge rises from 0 to 1
     thickness: float  # slice thickness, mm
+
+    @cached_property
+    def shear(self) -> float:
+        """Largest distance of a pixel from the slice's height: that of a tilted gantry, mm."""
+        return max(abs(float(self.z[0, 0]) - self.z_mid), abs(float(self.z[-1, 0]) - self.z_mid))
 
     def window(self, x0: float, x1: float, y0: float, y1: float) -> tuple[slice, slice] | None:
         """Rows and columns whose pixel centres lie in [x0, x1] x [y0, y1] mm; None where there are none."""
@@ -128,8 +134,7 @@ def smooth(x: np.ndarray, sd: float) -> np.ndarray:
 
 def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
     """Blend a capsule's section into `img`; `hu` replaces its own value."""
-    shear = max(abs(float(g.z[0, 0]) - g.z_mid), abs(float(g.z[-1, 0]) - g.z_mid))  # of a tilted gantry
-    reach = b.r + shear + g.edge
+    reach = b.r + g.shear + g.edge
     lo, hi = sorted((b.p[2], b.q[2]))
     if g.z_mid < lo - reach or g.z_mid > hi + reach:
         return

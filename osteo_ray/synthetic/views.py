@@ -67,10 +67,14 @@ def write_reformat(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study
     rows = np.arange(top, bottom, -scan.pixel)
     writer = SeriesWriter(base, scan.transfer)
     out = []
-    for k in range(REFORMATS):
-        y = a.frame.spine_base - a.frame.lordosis + REFORMAT_STEP * (k - REFORMATS // 2)
-        r = int(np.clip(round((y - scan.y0) / scan.pixel), 0, scan.size - 1))
-        plane = np.concatenate([slice_hu(a, scan, i, slice(r, r + 1)) for i in range(len(scan.z))]).astype(np.float32)
+    middle = a.frame.spine_base - a.frame.lordosis
+    deep = [middle + REFORMAT_STEP * (k - REFORMATS // 2) for k in range(REFORMATS)]
+    at_row = [int(np.clip(round((y - scan.y0) / scan.pixel), 0, scan.size - 1)) for y in deep]
+    first = at_row[0]
+    slab = np.stack([slice_hu(a, scan, i, slice(first, at_row[-1] + 1))[np.array(at_row) - first]
+                     for i in range(len(scan.z))]).astype(np.float32)  # [n, planes, cols]  # fmt: skip
+    for k, r in enumerate(at_row):
+        plane = slab[:, k]
         at = (rows - bottom) / scan.spacing
         low = np.clip(at.astype(int), 0, len(scan.z) - 2)
         w = (at - low)[:, None]
