@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rtdl_num_embeddings import LinearReLUEmbeddings
-from tabm import TabM
 from torch import nn
 
 from osteo_ray.model.config import ModelConfig
@@ -100,6 +98,9 @@ class TabularTeacher(TabularNetwork):
     """TabM (Gorishniy et al. 2025, arXiv 2410.24210) over values and masks; its members are an implicit ensemble."""
 
     def __init__(self, n_features: int, cfg: ModelConfig):
+        from rtdl_num_embeddings import LinearReLUEmbeddings  # brings sklearn: most of what imports this builds none
+        from tabm import TabM
+
         super().__init__()
         self.net = TabM.make(
             n_num_features=2 * n_features,

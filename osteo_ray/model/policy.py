@@ -39,8 +39,12 @@ class PolicyNet(nn.Module):
         """Masked logits [n, T + 1] and what the value head reads, [n, 2 * hidden]."""
         ctx = self.ctx(obs["context"])
         h = F.relu(self.inp(obs["slots"]) + ctx[:, None]).transpose(1, 2)
+        # Two-dimensional with the channels last, as `inp` leaves them: on CPU in half the time of a Conv1d.
+        h = h[:, :, None].contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            h = h + F.relu(conv(h))
+            d = conv.dilation[0]
+            h = h + F.relu(F.conv2d(h, conv.weight[:, :, None], conv.bias, padding=(0, d), dilation=(1, d)))
+        h = h[:, :, 0]
         summary = torch.cat([h.mean(-1), h.amax(-1)], dim=1)
         logits = torch.cat([self.slot(h.transpose(1, 2))[..., 0], self.stop(summary)], dim=1)
         return logits.masked_fill(obs["action_mask"] < 0.5, MASKED), summary

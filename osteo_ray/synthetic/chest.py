@@ -12,6 +12,9 @@ from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, Plate, Rod, ellipsoid
 from osteo_ray.synthetic.tables import AIRWAYS, CHAMBERS, CHEST_TUBES
 from osteo_ray.synthetic.texture import SMOOTH, sample
 
+RIB_REACH = 5.2
+"""Farthest that a rib lies from the surface of the cage, mm."""
+
 
 @dataclass(frozen=True)
 class Lungs:
@@ -158,7 +161,11 @@ def paint_lungs(img: np.ndarray, g: Grid, f: Frame, c: Chest, cavity: np.ndarray
     paint(img, lung, hu)
     middle = ramp(g.z - F(f.dome - 20), 20.0) * inside * (1 - sides)
     paint(img, middle, F(-75) + F(25) * coarse)
-    for n in s.nodules:
+
+
+def paint_nodules(img: np.ndarray, g: Grid, c: Chest) -> None:
+    """The lungs' nodules; one at their edge reaches into the wall."""
+    for n in c.lungs.nodules:
         ellipsoid(img, g, n)
 
 
@@ -210,7 +217,10 @@ def paint_girdle(img: np.ndarray, g: Grid, f: Frame, c: Chest, pose: tuple[str, 
     low = f.t1 - 92 * sc
     if g.z_mid < low - 95 * sc or g.z_mid > f.t1 + 40 * sc:
         return
-    within = ramp(skin - F(3), g.edge)
+
+    def within(w: tuple[slice, slice]) -> np.ndarray:
+        return ramp(skin[w] - F(3), g.edge)
+
     for side, how in zip((-1, 1), pose, strict=True):
         out = 0.16 * f.half_width if how == RAISED else 0.0
         cage = f.cavity(low)

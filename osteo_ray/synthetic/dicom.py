@@ -10,11 +10,14 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.uid import UID, CTImageStorage
 
 from osteo_ray.synthetic.anatomy import Anatomy
@@ -116,18 +119,46 @@ def base_dataset(p: Person, scan: Scan, study: Study, kind: str) -> Dataset:
     return ds
 
 
-def save(path: Path, base: Dataset, instance: Dataset, hu: np.ndarray, transfer: str) -> int:
-    """Write one instance; HU int16 [rows, cols] within -1024..3071. Returns the file's bytes."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instance.SOPInstanceUID
-    meta.TransferSyntaxUID, meta.ImplementationClassUID = SYNTAXES[transfer], UID(_IMPLEMENTATION)
-    ds = FileDataset(str(path), copy.copy(base), file_meta=meta, preamble=b"\0" * 128)
-    ds.update(instance)
-    ds.Rows, ds.Columns = hu.shape
-    ds.PixelData = encode((hu - np.int16(INTERCEPT)).astype(np.uint16), transfer)
-    ds["PixelData"].VR = "OW" if not SYNTAXES[transfer].is_encapsulated else "OB"
-    ds.save_as(path, enforce_file_format=True)
-    return path.stat().st_size
+class SeriesWriter:
+    """Writes the instances of a series; what they share is encoded once, which takes pydicom as long as a rendering.
+
+    The files are those of `pydicom.dcmwrite`, byte for byte.
+    """
+
+    def __init__(self, base: Dataset, transfer: str):
+        self.transfer, self.syntax = transfer, SYNTAXES[transfer]
+        self.charset = base.SpecificCharacterSet
+        self.shared = self._elements(base)
+
+    def _elements(self, ds: Dataset) -> dict[int, bytes]:
+        """Each element as it is written, by tag."""
+        out = {}
+        for element in ds:
+            fp = DicomBytesIO()
+            fp.is_little_endian, fp.is_implicit_VR = True, self.syntax.is_implicit_VR
+            write_data_element(fp, element, self.charset)
+            out[int(element.tag)] = fp.getvalue()
+        return out
+
+    def save(self, path: Path, instance: Dataset, hu: np.ndarray) -> int:
+        """Write one instance; HU int16 [rows, cols] within -1024..3071. Returns the file's bytes."""
+        ds = copy.copy(instance)
+        ds.Rows, ds.Columns = hu.shape
+        ds.PixelData = encode((hu - np.int16(INTERCEPT)).astype(np.uint16), self.transfer)
+        ds["PixelData"].VR = "OW" if not self.syntax.is_encapsulated else "OB"
+        ds["PixelData"].is_undefined_length = self.syntax.is_encapsulated
+        elements = self.shared | self._elements(ds)
+        body = b"".join(elements[tag] for tag in sorted(elements))
+        if self.syntax.is_deflated:
+            deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            body = deflate.compress(body) + deflate.flush()
+            body += b"\0" * (len(body) % 2)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instance.SOPInstanceUID
+        meta.TransferSyntaxUID, meta.ImplementationClassUID = self.syntax, UID(_IMPLEMENTATION)
+        head = DicomBytesIO()
+        write_file_meta_info(head, meta)
+        return path.write_bytes(b"\0" * 128 + b"DICM" + head.getvalue() + body)
 
 
 @dataclass(frozen=True)
@@ -150,6 +181,7 @@ def write_series(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study, 
     t = np.deg2rad(scan.tilt)
     base.ImageOrientationPatient = [1, 0, 0, 0, round(float(np.cos(t)), 6), round(float(np.sin(t)), 6)]
     base.PixelSpacing = [scan.pixel, scan.pixel]
+    writer = SeriesWriter(base, scan.transfer)
     out = []
     n = len(scan.z)
     for i, z in enumerate(scan.z):
@@ -160,6 +192,6 @@ def write_series(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study, 
         inst.ImagePositionPatient = [round(scan.x0, 4), round(float(corner_y), 4), round(float(corner_z), 4)]
         inst.SliceLocation = round(z + study.z_offset, 3)
         path = folder / f"{i + 1:04d}.dcm"
-        size = save(path, base, inst, slice_hu(a, scan, i), scan.transfer)
+        size = writer.save(path, inst, slice_hu(a, scan, i))
         out.append(Instance(base.SeriesInstanceUID, inst.SOPInstanceUID, i, float(inst.SliceLocation), str(path), size))
     return out

@@ -91,15 +91,17 @@ def paint_soft(img: np.ndarray, g: Grid, f: Frame, p: Pelvis, muscle: float, e: 
     """Gluteal and hip muscles' fat planes, bladder, uterus or prostate, rectum, natal cleft."""
     depth = f.sacrum_top - g.z_mid
     y0 = float(f.spine_y(f.sacrum_top))
-    within = ramp(skin - F(3), g.edge)
     if -30 < depth < 230:
         k = float(np.clip((depth + 30) / 60, 0, 1))
-        box = slice(None), slice(None)
-        part = img[box]
         for side in (-1, 1):
             for px, py, rx, ry in ((88, 38, 52, 34), (128, -8, 30, 46), (104, -62, 26, 24)):
-                gx, gy = (g.x - F(side * px * f.scale)) * F(1 / (rx * k)), (g.y - F(y0 + py)) * F(1 / (ry * k))
-                paint(part, ramp((1 - gx * gx - gy * gy) * F(0.5 * min(rx, ry) * k), g.edge) * within, F(muscle))
+                x, y, m = side * px * f.scale, y0 + py, 2 * g.edge
+                w = g.window(x - rx * k - m, x + rx * k + m, y - ry * k - m, y + ry * k + m)
+                if w is None:
+                    continue
+                gx, gy = (g.x[:, w[1]] - F(x)) * F(1 / (rx * k)), (g.y[w[0]] - F(y)) * F(1 / (ry * k))
+                cover = ramp((1 - gx * gx - gy * gy) * F(0.5 * min(rx, ry) * k), g.edge)
+                paint(img[w], cover * ramp(skin[w] - F(3), g.edge), F(muscle))
     for o in p.organs:
         ellipsoid(img, g, Ellipsoid(o.x, o.y, o.z, o.rx, o.ry, o.rz, o.hu + e.organ))
     b = p.bladder

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from osteo_ray.model.tissue_scale import HU_PER_VBMD
 from osteo_ray.patients.labels import NORMAL_T, OSTEOPOROSIS_T, label_of
@@ -174,6 +174,6 @@ def posterior(
         m, v = (m * e + seen_hu * v) / (v + e), v * e / (v + e)
     mean = t_mean(m, col["weight_kg"], col["male"], col["degeneration"])
     s = np.sqrt(PER_HU**2 * v + (NOISE * dxa_noise) ** 2)
-    op = norm.cdf((OSTEOPOROSIS_T - mean) / s)
-    normal = norm.sf((NORMAL_T - mean) / s)
+    op = ndtr((OSTEOPOROSIS_T - mean) / s)
+    normal = ndtr((mean - NORMAL_T) / s)
     return Posterior(op / np.maximum(op + normal, 1e-300), op)

@@ -272,7 +272,7 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
     # Partial volume: the slice profile is sampled and averaged; a thin slice needs one sample, a thick one three.
     n = 1 if scan.thickness < 1.5 else 2 if scan.thickness < 3.5 else 3
     offsets = (np.arange(n) - 0.5 * (n - 1)) / n * scan.thickness
-    factor, add = scan.factor * hardening(a)[0], F(scan.enhancement.bone)
+    factor, add = scan.factor * hardening(a)[0], scan.enhancement.bone
     total = np.zeros_like(part)
     for dz in offsets:
         gz = Grid(g.x, g.y, g.z + F(dz), g.z_mid + dz, g.edge, g.thickness) if dz else g
@@ -280,20 +280,23 @@ def _paint_spine(img: np.ndarray, g: Grid, a: Anatomy, scan: Scan) -> None:
         zlo, zhi = float(gz.z.min()), float(gz.z.max())
         for v in near:
             if zlo - v.lean < v.z - 0.5 * v.height < zhi + v.lean + v.disc + 2:
-                cover, hu = spine.disc(v, gz)
-                paint(sample, cover, hu)
+                _blend(sample, spine.disc(v, gz))
         for v in near:
             in_front = float(gz.y[-1, 0]) < v.y - 2
             if not in_front and zlo < v.z + 0.5 * v.height + 14 and zhi > v.z - 0.5 * v.height - 24:
-                cover, hu = spine.posterior(v, gz, factor)
-                paint(sample, cover, hu)
+                _blend(sample, spine.posterior(v, gz, factor))
         for v in near:
             if zlo - v.lean < v.z + 0.5 * v.height and zhi + v.lean > v.z - 0.5 * v.height:
-                cover, hu = spine.body(v, gz, factor)
-                paint(sample, cover, hu + add)
+                _blend(sample, spine.body(v, gz, factor), add)
         total += sample
     total *= F(1 / n)
     img[w] = total
+
+
+def _blend(img: np.ndarray, section: spine.Section | None, add: float = 0.0) -> None:
+    if section is not None:
+        box, cover, hu = section
+        paint(img[box], cover, hu + F(add))
 
 
 @lru_cache(maxsize=24)

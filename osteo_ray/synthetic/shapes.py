@@ -6,7 +6,9 @@ rectangle of any slice can be made alone. Edges are as wide as the kernel blurs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +25,11 @@ class Grid:
     z_mid: float
     edge: float  # mm over which an edge rises from 0 to 1
     thickness: float  # slice thickness, mm
+
+    @cached_property
+    def shear(self) -> float:
+        """Largest distance of a pixel from the slice's height: that of a tilted gantry, mm."""
+        return max(abs(float(self.z[0, 0]) - self.z_mid), abs(float(self.z[-1, 0]) - self.z_mid))
 
     def window(self, x0: float, x1: float, y0: float, y1: float) -> tuple[slice, slice] | None:
         """Rows and columns whose pixel centres lie in [x0, x1] x [y0, y1] mm; None where there are none."""
@@ -89,9 +96,17 @@ def ramp(d: np.ndarray, edge: float) -> np.ndarray:
     return np.minimum(out, F(1), out=out)
 
 
+def span(mask: np.ndarray) -> slice | None:
+    """From the first to the last that is true in `mask` [n]; None where nothing is."""
+    at = mask.nonzero()[0]
+    return slice(int(at[0]), int(at[-1]) + 1) if at.size else None
+
+
 def paint(img: np.ndarray, cover: np.ndarray, hu: np.ndarray | np.floating | float) -> None:
     """Blend `hu` into `img` in place where `cover` says."""
-    img += cover * (hu - img)
+    step = hu - img
+    step *= cover
+    img += step
 
 
 def ellipsoid(img: np.ndarray, g: Grid, e: Ellipsoid, flat: float = 1.0) -> None:
@@ -119,8 +134,7 @@ def smooth(x: np.ndarray, sd: float) -> np.ndarray:
 
 def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
     """Blend a capsule's section into `img`; `hu` replaces its own value."""
-    shear = max(abs(float(g.z[0, 0]) - g.z_mid), abs(float(g.z[-1, 0]) - g.z_mid))  # of a tilted gantry
-    reach = b.r + shear + g.edge
+    reach = b.r + g.shear + g.edge
     lo, hi = sorted((b.p[2], b.q[2]))
     if g.z_mid < lo - reach or g.z_mid > hi + reach:
         return
@@ -148,8 +162,8 @@ def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
     paint(img[w], ramp(d, g.edge), value)
 
 
-def plate(img: np.ndarray, g: Grid, b: Plate, within: np.ndarray | None = None) -> None:
-    """Blend a plate's section into `img`, only where `within` (coverage of the whole grid) has it."""
+def plate(img: np.ndarray, g: Grid, b: Plate, within: Callable[[tuple[slice, slice]], np.ndarray]) -> None:
+    """Blend a plate's section into `img`, only where `within` (coverage of a rectangle of the grid) has it."""
     dz = (g.z_mid - b.z) / b.rz
     if abs(dz) >= 1:
         return
@@ -167,6 +181,5 @@ def plate(img: np.ndarray, g: Grid, b: Plate, within: np.ndarray | None = None) 
     if b.cortex:
         value = F(b.hu) + ramp(d - F(b.cortex), g.edge) * F(b.marrow - b.hu)
     cover = ramp(d, g.edge)
-    if within is not None:
-        cover *= within[w]
+    cover *= within(w)
     paint(img[w], cover, value)

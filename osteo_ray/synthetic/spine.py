@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from osteo_ray.synthetic.shapes import F, Grid, ramp, smooth
+from osteo_ray.synthetic.shapes import F, Grid, ramp, smooth, span
 from osteo_ray.synthetic.texture import sample
+
+Section = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
+"""What a slice shows of a part: the rectangle [R, C] outside of which it covers nothing, coverage and HU in it."""
 
 # What an ROI in the core of a mid-body slice reads of the field's scale (vein, gradients; measured, in the log).
 _READ = 0.953
@@ -60,6 +63,21 @@ class Vertebra:
         """How far beyond half its height a tilted body reaches along z, mm."""
         return float(abs(np.sin(self.tilt)) * (self.depth + 4) + abs(np.sin(self.roll)) * (self.width + 4) + 2)
 
+    def near(
+        self, g: Grid, u_max: float, v_range: tuple[float, float], w_range: tuple[float, float]
+    ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray] | None:
+        """A rectangle of a grid that holds all of a part of this size, and u, v and w in it; None where it is not."""
+        u, v, w = self.axes(g)
+        rows = span(((v > v_range[0]) & (v < v_range[1]) & (w > w_range[0]) & (w < w_range[1])).any(1))
+        cols = span((np.abs(u) < u_max).any(0))
+        if rows is None or cols is None:
+            return None
+
+        def cut(c: np.ndarray) -> np.ndarray:
+            return c[rows if c.shape[0] > 1 else slice(None), cols if c.shape[1] > 1 else slice(None)].copy()
+
+        return (rows, cols), cut(u), cut(v), cut(w)
+
     def axes(self, g: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """u, v and w of a grid, float32: [1, C], [R, 1] and [R, 1] in a straight spine, else [R, C] each."""
         dx, dy, dz = g.x - F(self.x), g.y - F(self.y), g.z - F(self.z)
@@ -99,9 +117,14 @@ def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np
     return field
 
 
-def body(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and HU [R, C] of the body (shell, endplates, core); `factor` is bone contrast against 120 kVp."""
-    u, vv, w = v.axes(g)
+def body(v: Vertebra, g: Grid, factor: float) -> Section | None:
+    """The body (shell, endplates, core); `factor` is bone contrast against 120 kVp. None where it is not met."""
+    wider = 1.05 + 2.1 * (v.osteophyte + g.edge) / (v.width + v.depth)  # at the endplates, with lips
+    deep, high = wider * v.depth, 0.5 * v.height + g.edge
+    near = v.near(g, wider * v.width, (-deep, deep), (-high, high))
+    if near is None:
+        return None
+    box, u, vv, w = near
     half = F(0.5 * v.height)
     lip = np.clip(1 - (half - np.abs(w)) / F(5.0), 0, 1)  # only near the endplates
     waist = 1 + F(0.10) * (np.clip(np.abs(w) / half, 0, 1) ** 2 - F(0.5))
@@ -117,6 +140,8 @@ def body(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
     top = half * (1 - 2 * loss) - w
     ends = np.minimum(top, half + w) - F(v.biconcave) * np.clip(1 - r2, 0, 1)
     cover = ramp(np.minimum(outer, ends), g.edge)
+    if not cover.any():
+        return None
     core = ramp(np.minimum(side - F(v.shell), ends - F(0.9)), g.edge + 0.3)
     trab = core_field(v, u, vv, w, r2)
     if v.wedge > 0.15:
@@ -126,14 +151,21 @@ def body(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
     if v.cement > 0:
         ball = ramp(F(v.cement) - np.sqrt(us + (vv + 3) ** 2 + (w * F(1.3)) ** 2), g.edge)
         hu += ball * (F(1600) - hu)
-    return cover, hu * F(factor)
+    return box, cover, hu * F(factor)
 
 
-def posterior(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and HU [R, C] of pedicles, laminae, spinous and transverse processes and facets."""
-    u, vv, w = v.axes(g)
-    au = np.abs(u)
+def posterior(v: Vertebra, g: Grid, factor: float) -> Section | None:
+    """Pedicles, laminae, spinous and transverse processes and facets; None where none is met."""
     half, b, a = 0.5 * v.height, v.depth, v.width
+    front = min(b - 5, 0.35 * b - 18) if v.screws else b - 5
+    low = -max(half + 13, 0.35 * v.height + 14)  # of facets and of the spinous process
+    near = v.near(
+        g, max(2.03 * a, 23) + g.edge, (front - g.edge, b + 47 + g.edge), (low - g.edge, 0.28 * v.height + 7 + g.edge)
+    )
+    if near is None:
+        return None
+    box, u, vv, w = near
+    au = np.abs(u)
     up = F(0.22 * v.height)
     pedicle = np.minimum(
         F(4.2) - np.abs(au - F(0.62 * a)), np.minimum(F(6.5) - np.abs(w - up), F(9) - np.abs(vv - F(b + 4)))
@@ -154,6 +186,8 @@ def posterior(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarr
     facet = F(7.5) - np.sqrt((au - F(15.5)) ** 2 + ((vv - F(b + 15)) ** 2 + (w + F(half)) ** 2 * F(0.35)))
     d = np.maximum(np.maximum(pedicle, lamina), np.maximum(np.maximum(spin, trans), facet))
     cover = ramp(d, g.edge)
+    if not (v.screws or cover.any()):
+        return None
     inner = ramp(d - F(1.6), g.edge + 0.5)
     hard = F(560 + 0.8 * v.hu)
     hu = (hard + inner * (F(90 + v.hu) - hard)) * F(factor)
@@ -164,23 +198,30 @@ def posterior(v: Vertebra, g: Grid, factor: float) -> tuple[np.ndarray, np.ndarr
         metal = ramp(rod, g.edge)
         hu += metal * (F(2900) - hu)
         cover = np.maximum(cover, metal)
-    return cover, hu
+    return box, cover, hu
 
 
-def disc(v: Vertebra, g: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and HU [R, C] of the disc below a vertebra."""
-    u, vv, w = v.axes(g)
+def disc(v: Vertebra, g: Grid) -> Section | None:
+    """The disc below a vertebra; None where it is not met."""
+    wider = 1.04 + 2.1 * g.edge / (v.width + v.depth)
     mid = F(-0.5 * (v.height + v.disc))
+    deep, high = wider * v.depth, 0.5 * v.disc + 2 + g.edge
+    near = v.near(g, wider * v.width, (-deep, deep), (float(mid) - high, float(mid) + high))
+    if near is None:
+        return None
+    box, u, vv, w = near
     r2 = (u / F(1.04 * v.width)) ** 2 + (vv / F(1.04 * v.depth)) ** 2
     side = (1 - np.sqrt(r2)) * F(0.5 * (v.width + v.depth))
     dw = w - mid
     # Two mm more than the gap on both sides: the neighbouring bodies are painted over it.
     cover = ramp(np.minimum(side, F(0.5 * v.disc + 2.0) - np.abs(dw)), g.edge)
+    if not cover.any():
+        return None
     hu = F(v.disc_hu) + F(18) * r2
     if v.vacuum:
         gas = ramp(F(1.1) - np.abs(dw), 1.0) * ramp((F(0.45) - r2) * 12, 2.0)
         hu = hu + gas * (F(-450) - hu)
-    return cover, hu
+    return box, cover, hu
 
 
 def core_mean(v: Vertebra, z: np.ndarray, thickness: float) -> np.ndarray:
@@ -189,22 +230,15 @@ def core_mean(v: Vertebra, z: np.ndarray, thickness: float) -> np.ndarray:
     The core is the inner 60 % of the radius, between the endplates; the slice profile is a box of `thickness` mm.
     """
     k = np.linspace(-0.58, 0.58, 15, dtype=F)
-    out = np.full(len(z), np.nan)
     dz = np.linspace(-0.4, 0.4, 3 if thickness < 3.5 else 5) * thickness
-    for i, zi in enumerate(z):
-        total = n = 0.0
-        for d in dz:
-            g = Grid(
-                k[None] * F(v.width) + F(v.x), k[:, None] * F(v.depth) + F(v.y), np.full((15, 1), zi + d, F), zi, 1, 1
-            )
-            u, vv, w = v.axes(g)
-            r2 = (u / F(v.width)) ** 2 + (vv / F(v.depth)) ** 2
-            half = F(0.5 * v.height)
-            loss = F(v.wedge) * np.clip(F(0.5) - vv / F(2 * v.depth), 0, 1)
-            inside = (r2 < 0.36) & (w > -half + 1.5) & (w < half * (1 - 2 * loss) - 1.5)
-            f = core_field(v, u, vv, w, r2) * (1 + 1.2 * v.wedge if v.wedge > 0.15 else 1.0)
-            total += float((f * inside).sum())
-            n += float(inside.sum())
-        if n > 110:
-            out[i] = total / n
-    return out
+    at = (z[:, None] + dz).astype(F)[:, :, None, None]
+    # Every level of every slice at once, [n, levels, 15, 15].
+    u, vv, w = v.axes(Grid(k[None] * F(v.width) + F(v.x), k[:, None] * F(v.depth) + F(v.y), at, 0, 1, 1))
+    r2 = (u / F(v.width)) ** 2 + (vv / F(v.depth)) ** 2
+    half = F(0.5 * v.height)
+    loss = F(v.wedge) * np.clip(F(0.5) - vv / F(2 * v.depth), 0, 1)
+    inside = (r2 < 0.36) & (w > -half + 1.5) & (w < half * (1 - 2 * loss) - 1.5)
+    f = core_field(v, u, vv, w, r2) * (1 + 1.2 * v.wedge if v.wedge > 0.15 else 1.0)
+    total = (f * inside).reshape(*at.shape[:2], -1).sum(-1).astype(float).sum(1)
+    n = inside.sum((1, 2, 3))
+    return np.where(n > 110, total / np.maximum(n, 1), np.nan)

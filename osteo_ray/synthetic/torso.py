@@ -1,6 +1,6 @@
 """Step 2b: everything but the spine in one slice, painted back to front: skin, fat, muscle, cavity, then the regions.
 
-The layers are full-frame and cost a few array operations each; everything else is painted in its own small rectangle.
+Each is painted in the rectangle outside of which it covers nothing, so that leaving the rest out changes no value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from osteo_ray.synthetic import chest, limbs, neck, pelvis
 from osteo_ray.synthetic.anatomy import Anatomy
 from osteo_ray.synthetic.contrast import Enhancement
 from osteo_ray.synthetic.frame import Outline
-from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp
+from osteo_ray.synthetic.shapes import Ellipsoid, F, Grid, ellipsoid, paint, ramp, span
 from osteo_ray.synthetic.tables import ORGANS, STOMACH
 
 FAT_HU = -102.0
@@ -29,6 +29,12 @@ def _shell(g: Grid, o: Outline, shrink_w: float = 0.0, shrink_d: float = 0.0) ->
     return r
 
 
+def _around(g: Grid, o: Outline, mm: float) -> tuple[slice, slice] | None:
+    """Rows and columns outside of which `_shell` of an outline is below -mm."""
+    w, d, m = max(o.w, 8.0), max(o.d, 8.0), 2 * mm
+    return g.window(-w - m, w + m, o.y - d - m, o.y + d + m)
+
+
 def torso(g: Grid, a: Anatomy, e: Enhancement, pose: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """(HU of everything but the spine, distance inside the skin in mm), float32 [R, C] each.
 
@@ -42,44 +48,83 @@ def torso(g: Grid, a: Anatomy, e: Enhancement, pose: tuple[str, str]) -> tuple[n
     skin = _shell(g, o)
     if not (skin > -2 * g.edge).any():
         return img, skin
+    thorax = f.t1 + 12 * f.scale > z
+    _wall_and_cavity(img, g, a, e, skin)
+    if thorax and z > f.dome - 75:
+        chest.paint_nodules(img, g, a.chest)
+        chest.paint_heart(img, g, a.chest, e)
+    _behind(img, g, a, e)
+    if z < f.sacrum_top + 40 * f.scale:
+        pelvis.paint_soft(img, g, f, a.pelvis, a.muscle_hu, e, skin)
+        pelvis.paint_bones(img, g, f, a.pelvis)
+    if thorax and z > f.sacrum_top + 120:
+        cage = f.cavity(z)
+        near = _around(g, cage, chest.RIB_REACH + g.edge)
+        if near is not None:
+            part = g.sub(*near)
+            chest.paint_ribs(img[near], part, f, a.chest, _shell(part, cage))
+    neck.paint_neck(img, g, f, a.neck, a.muscle_hu, skin, e)
+    chest.paint_girdle(img, g, f, a.chest, pose, skin)
+    limbs.paint_bones(img, g, f, pose)
+    _grain(img, g, a)
+    return img, skin
+
+
+def _wall_and_cavity(img: np.ndarray, g: Grid, a: Anatomy, e: Enhancement, skin: np.ndarray) -> None:
+    """Skin, fat and muscle, and in them the abdomen's organs or the lungs."""
+    z, f = g.z_mid, a.frame
+    o = f.outline(z)
+    body = _around(g, o, 2 * g.edge)
+    if body is None:
+        return
+    img, g, skin = img[body], g.sub(*body), skin[body]
     paint(img, ramp(skin, g.edge), F(20))
     paint(img, ramp(skin - F(1.8), g.edge), F(FAT_HU))
     fat = f.fat_at(z)
     muscle = ramp(_shell(g, o, fat, 0.8 * fat), g.edge)
     paint(img, muscle, F(a.muscle_hu))
-    thorax = f.t1 + 12 * f.scale > z
     shoulders, hips = z > f.t1 - 125 * f.scale, z < f.sacrum_top + 20
-    if thorax:
-        cavity = _shell(g, f.cavity(z))
-        inside = ramp(cavity, g.edge)
+    if z >= f.t1 + 12 * f.scale:
+        if shoulders:
+            neck.paint_fat_planes(img, g, muscle, a.neck.fatty)
+        return
+    cage = f.cavity(z)
+    hollow = _around(g, cage, g.edge)
+    if hollow is None:
         if shoulders or hips:
-            neck.paint_fat_planes(img, g, muscle * (1 - inside), a.neck.fatty)
-        paint(img, inside, F(8 if a.ascites and z < a.frame.dome else FAT_HU))
-        shell = img.copy()
-        _organs(img, g, a, e)
-        img -= shell  # organs end where the cavity does
-        img *= inside
-        img += shell
-        if z > f.dome - 75:
-            chest.paint_lungs(img, g, f, a.chest, cavity)
-            chest.paint_heart(img, g, a.chest, e)
-    elif shoulders:
+            neck.paint_fat_planes(img, g, muscle, a.neck.fatty)
+        return
+    part, inner = img[hollow], g.sub(*hollow)
+    cavity = _shell(inner, cage)
+    inside = ramp(cavity, g.edge)
+    if shoulders or hips:
+        muscle[hollow] *= 1 - inside
         neck.paint_fat_planes(img, g, muscle, a.neck.fatty)
-    _behind(img, g, a, e)
-    if hips or z < f.sacrum_top + 40 * f.scale:
-        pelvis.paint_soft(img, g, f, a.pelvis, a.muscle_hu, e, skin)
-        pelvis.paint_bones(img, g, f, a.pelvis)
-    if thorax and z > f.sacrum_top + 120:
-        chest.paint_ribs(img, g, f, a.chest, cavity)
-    neck.paint_neck(img, g, f, a.neck, a.muscle_hu, skin, e)
-    chest.paint_girdle(img, g, f, a.chest, pose, skin)
-    limbs.paint_bones(img, g, f, pose)
-    grain = np.zeros_like(img)
+    paint(part, inside, F(8 if a.ascites and z < a.frame.dome else FAT_HU))
+    shell = part.copy()
+    _organs(part, inner, a, e)
+    part -= shell  # organs end where the cavity does
+    part *= inside
+    part += shell
+    if z > f.dome - 75:
+        chest.paint_lungs(part, inner, f, a.chest, cavity)
+
+
+def _grain(img: np.ndarray, g: Grid, a: Anatomy) -> None:
+    """Unevenness of soft tissue."""
+    solid = img > -300  # not in gas or lung
+    rows, cols = span(solid.any(1)), span(solid.any(0))
+    if rows is None or cols is None:
+        return
+    w = rows, cols
+    part = g.sub(*w)
+    grain = np.zeros((part.y.shape[0], part.x.shape[1]), F)
+    wave = np.empty_like(grain)
     for kx, ky, kz, px, pyz, amp in a.grain:
-        grain += np.cos(F(kx) * g.x + F(px)) * (F(amp) * np.cos(F(ky) * g.y + F(kz) * g.z + F(pyz)))
-    grain *= img > -300  # not in gas or lung
-    img += grain
-    return img, skin
+        along = F(amp) * np.cos(F(ky) * part.y + F(kz) * part.z + F(pyz))
+        grain += np.multiply(np.cos(F(kx) * part.x + F(px)), along, out=wave)
+    grain *= solid[w]
+    img[w] += grain
 
 
 def _organs(img: np.ndarray, g: Grid, a: Anatomy, e: Enhancement) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from osteo_ray.synthetic.anatomy import Anatomy
-from osteo_ray.synthetic.dicom import Instance, Study, base_dataset, save, uid
+from osteo_ray.synthetic.dicom import Instance, SeriesWriter, Study, base_dataset, uid
 from osteo_ray.synthetic.population import Person
 from osteo_ray.synthetic.scanner import HU_MAX, HU_MIN, Scan, clean_hu, slice_hu
 
@@ -52,7 +52,7 @@ def write_scout(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study) -
     inst.ImagePositionPatient = [scan.x0, 0, round(top, 4)]
     inst.SliceLocation = 0
     path = folder / "0001.dcm"
-    size = save(path, base, inst, scout_hu(a, scan), "explicit-le")
+    size = SeriesWriter(base, "explicit-le").save(path, inst, scout_hu(a, scan))
     return [Instance(base.SeriesInstanceUID, inst.SOPInstanceUID, 0, top, str(path), size)]
 
 
@@ -65,11 +65,16 @@ def write_reformat(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study
     base.SliceThickness = REFORMAT_STEP
     top, bottom = scan.z[-1], scan.z[0]
     rows = np.arange(top, bottom, -scan.pixel)
+    writer = SeriesWriter(base, scan.transfer)
     out = []
-    for k in range(REFORMATS):
-        y = a.frame.spine_base - a.frame.lordosis + REFORMAT_STEP * (k - REFORMATS // 2)
-        r = int(np.clip(round((y - scan.y0) / scan.pixel), 0, scan.size - 1))
-        plane = np.concatenate([slice_hu(a, scan, i, slice(r, r + 1)) for i in range(len(scan.z))]).astype(np.float32)
+    middle = a.frame.spine_base - a.frame.lordosis
+    deep = [middle + REFORMAT_STEP * (k - REFORMATS // 2) for k in range(REFORMATS)]
+    at_row = [int(np.clip(round((y - scan.y0) / scan.pixel), 0, scan.size - 1)) for y in deep]
+    first = at_row[0]
+    slab = np.stack([slice_hu(a, scan, i, slice(first, at_row[-1] + 1))[np.array(at_row) - first]
+                     for i in range(len(scan.z))]).astype(np.float32)  # [n, planes, cols]  # fmt: skip
+    for k, r in enumerate(at_row):
+        plane = slab[:, k]
         at = (rows - bottom) / scan.spacing
         low = np.clip(at.astype(int), 0, len(scan.z) - 2)
         w = (at - low)[:, None]
@@ -79,6 +84,6 @@ def write_reformat(folder: Path, p: Person, a: Anatomy, scan: Scan, study: Study
         inst.ImagePositionPatient = [scan.x0, round(scan.y0 + r * scan.pixel, 4), round(top + study.z_offset, 4)]
         inst.SliceLocation = round(scan.y0 + r * scan.pixel, 3)
         path = folder / f"{k + 1:04d}.dcm"
-        size = save(path, base, inst, image, scan.transfer)
+        size = writer.save(path, inst, image)
         out.append(Instance(base.SeriesInstanceUID, inst.SOPInstanceUID, k, float(inst.SliceLocation), str(path), size))
     return out
