@@ -25,6 +25,7 @@ class PolicyNet(nn.Module):
         super().__init__()
         self.inp = nn.Linear(dim + SLOT_EXTRA, hidden)
         self.ctx = nn.Linear(CONTEXT, hidden)
+        self.dilations = dilations
         self.convs = nn.ModuleList([nn.Conv1d(hidden, hidden, 3, padding=d, dilation=d) for d in dilations])
         self.slot = nn.Linear(hidden, 1)
         self.stop = nn.Linear(2 * hidden, 1)
@@ -41,8 +42,8 @@ class PolicyNet(nn.Module):
         h = F.relu(self.inp(obs["slots"]) + ctx[:, None]).transpose(1, 2)
         # Two-dimensional with the channels last, as `inp` leaves them: on CPU in half the time of a Conv1d.
         h = h[:, :, None].contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            d = conv.dilation[0]
+        for conv, d in zip(self.convs, self.dilations, strict=True):
+            assert isinstance(conv, nn.Conv1d)
             h = h + F.relu(F.conv2d(h, conv.weight[:, :, None], conv.bias, padding=(0, d), dilation=(1, d)))
         h = h[:, :, 0]
         summary = torch.cat([h.mean(-1), h.amax(-1)], dim=1)

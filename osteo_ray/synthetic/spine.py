@@ -68,8 +68,8 @@ class Vertebra:
     ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray] | None:
         """A rectangle of a grid that holds all of a part of this size, and u, v and w in it; None where it is not."""
         u, v, w = self.axes(g)
-        rows = span(((v > v_range[0]) & (v < v_range[1]) & (w > w_range[0]) & (w < w_range[1])).any(1))
-        cols = span((np.abs(u) < u_max).any(0))
+        rows = span(((v > v_range[0]) & (v < v_range[1]) & (w > w_range[0]) & (w < w_range[1])).max(1))
+        cols = span((np.abs(u) < u_max).max(0))
         if rows is None or cols is None:
             return None
 

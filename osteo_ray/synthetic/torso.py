@@ -113,7 +113,7 @@ def _wall_and_cavity(img: np.ndarray, g: Grid, a: Anatomy, e: Enhancement, skin:
 def _grain(img: np.ndarray, g: Grid, a: Anatomy) -> None:
     """Unevenness of soft tissue."""
     solid = img > -300  # not in gas or lung
-    rows, cols = span(solid.any(1)), span(solid.any(0))
+    rows, cols = span(solid.max(1)), span(solid.max(0))
     if rows is None or cols is None:
         return
     w = rows, cols

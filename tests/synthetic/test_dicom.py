@@ -120,6 +120,16 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, person):
     assert Path(one[0].path).read_bytes() == Path(two[0].path).read_bytes()
 
 
+@pytest.mark.parametrize("transfer", SYNTAXES)
+def test_a_file_is_what_pydicom_writes(tmp_path, person, transfer):
+    a, scan = small(person, transfer=transfer)
+    path = Path(dicom.write_series(tmp_path, person, a, scan, dicom.study_of(person, 7), "primary")[0].path)
+    ds = pydicom.dcmread(path)
+    assert all(e.tag for e in ds.iterall()), "read, so that each element is encoded anew"
+    ds.save_as(tmp_path / "again.dcm", enforce_file_format=True)
+    assert (tmp_path / "again.dcm").read_bytes() == path.read_bytes()
+
+
 def test_a_patient_has_the_series_that_were_asked_for(tmp_path):
     cfg = CohortConfig.model_validate({
         "seed": 7, "scan": {"scout_share": 1, "reformat_share": 1, "extra_series_share": 1, "repeat_share": 1,
