@@ -73,6 +73,8 @@ def _grown(mask: np.ndarray, rows: Sequence[int]) -> np.ndarray:
     Args:
         rows: not growing.
     """
+    if not mask.size:  # of a picture smaller than one averaged pixel
+        return mask.copy()
     n, own = mask.shape
     rows = [min(r, n - 1) for r in rows[:own]]
     width = own + len(rows) - 1  # what is shifted past an edge falls between two rows

@@ -52,3 +52,14 @@ def test_within_is_scipys_distance_transform(blobs, pitch):
         away = ndimage.distance_transform_edt(~mask, sampling=pitch)
         for mm, near in zip((4.0, 8.0, 40.0), masks.within(mask, pitch, 4.0, 8.0, 40.0), strict=True):
             np.testing.assert_array_equal(near, away <= mm + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_a_mask_without_pixels_stays_one(shape):
+    mask = np.zeros(shape, bool)
+    found = [
+        masks.shrunk(mask, (2, 2)),
+        masks.opened(mask, (2, 2), beyond=False),
+        *masks.within(mask, (2.0, 2.0), 40.0),
+    ]
+    assert [f.shape for f in found] == [shape] * 3
