@@ -182,6 +182,7 @@ def _judge_arm(
         a, b = (_rows(s, p if whole else p.first(k), cfg, layout, arm.endswith("mean"))
                 for s, p in ((train, of_train), (test, of_test)))  # fmt: skip
         log_odds[str(k)] = np.stack([_judge(a, b, cfg, seed * 100 + r) for r in range(repeats)])
+    at.parent.mkdir(parents=True, exist_ok=True)
     unfinished = at.with_suffix(".tmp.npz")
     np.savez_compressed(unfinished, kept=of_test.kept, decoded_not_kept=of_test.decoded_not_kept, **log_odds)
     unfinished.replace(at)
