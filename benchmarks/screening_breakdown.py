@@ -3,8 +3,8 @@
     python benchmarks/screening.py prepare --work W
     python benchmarks/screening_breakdown.py --work W
 
-One process, one thread, compressed frames decoded in it (`scoring.guard: false`), so that a stage's CPU time is its
-own. A stage's time is without that of stages called inside it; `rest` is what no stage claims. What Ray adds is what
+One process, one thread, a scorer's settings of malloc, compressed frames decoded in it (`scoring.guard: false`), so that
+a stage's CPU time is its own. A stage's time is without that of stages called inside it; `rest` is what no stage claims. What Ray adds is what
 `benchmarks/screening.py run` finds beside the pool. Writes docs/results/screening-breakdown.json and .md.
 """
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from osteo_ray.model import levels, reference, selection
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening import predictor
 from osteo_ray.screening.config import ScoringConfig
+from osteo_ray.screening.isolated import MALLOC
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "screening-breakdown.json"
 CODECS = ("explicit-le", "jpeg-ls", "j2k")
@@ -145,6 +148,8 @@ def main() -> None:
     p.add_argument("--codecs", nargs="+", default=list(CODECS))
     p.add_argument("--out", type=Path, default=OUT)
     a = p.parse_args()
+    if not MALLOC.items() <= os.environ.items():  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
     found = {c: measure(a.work / f"{c}-index" / "catalogue.parquet", a.studies, shap=True) for c in a.codecs}
     rows = [
         {"table": "stages", "stage": s} | {c.replace("-", "_"): found[c].get(s, 0.0) for c in a.codecs} for s in STAGES
