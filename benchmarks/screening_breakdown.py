@@ -3,9 +3,10 @@
     python benchmarks/screening.py prepare --work W
     python benchmarks/screening_breakdown.py --work W
 
-One process, one thread, a scorer's settings of malloc, compressed frames decoded in it (`scoring.guard: false`), so that
-a stage's CPU time is its own. A stage's time is without that of stages called inside it; `rest` is what no stage claims. What Ray adds is what
-`benchmarks/screening.py run` finds beside the pool. Writes docs/results/screening-breakdown.json and .md.
+One process, one thread, a scorer's settings of malloc, compressed frames decoded in it (`scoring.guard: false`), so
+that a stage's CPU time is its own. A stage's time is without that of stages called inside it; `rest` is what no stage
+claims. What Ray adds is what `benchmarks/screening.py run` finds beside the pool. Writes
+docs/results/screening-breakdown.json and .md.
 """
 
 from __future__ import annotations
