@@ -189,7 +189,8 @@ def test_the_image_holds_what_the_jobs_need():
     copied = re.findall(r"^COPY (.+) \S+$", text, re.M)
     for source in " ".join(copied).split():
         assert (ROOT / source).exists(), source
-    extras = set(re.search(r"'\.\[([\w,]+)\]'", text)[1].split(","))  # type: ignore[index]
+    extras = set(re.search(r'^ARG EXTRAS="([\w,]+)"$', text, re.M)[1].split(","))  # type: ignore[index]
+    assert '".[$EXTRAS]"' in text
     import tomllib
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
