@@ -35,7 +35,7 @@ class DistillConfig(Section):
     ct_repeat: int = Field(5, ge=1, description="times a patient with CT is drawn in an epoch, for they are few")
     fused: float = Field(1.0, ge=0, description="weight of the fused head's loss on labels")
     teacher_folds: int = Field(
-        0,
+        3,
         ge=0,
         description="shares of the training patients, each with the outputs of teachers fitted without it; below 2: "
         "teachers also teach those they were fitted on",

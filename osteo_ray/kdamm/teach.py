@@ -131,6 +131,7 @@ def fit_student(
     on everybody who has its modality.
 
     Args:
+        train: where it has teachers' outputs already, they are what the student learns from, whatever `teachers` are.
         patient: int64 [n], a number for each patient, whose examples no teacher parts; None: one example each.
     """
     available = present(train.batch, groups)
@@ -144,9 +145,9 @@ def fit_student(
         alone = cfg.distill.model_copy(update={"on": "all", "start": "random", "unimodal": 3.0, "fused": 0.0})
         first = FitJob("student", train.take(everyone), judged, groups, cfg.model, cfg.student, seed, alone)
         start = run(first)
-    known = with_cross_fitted_outputs(train, val, teachers, groups, cfg, seed, patient).take(rows)
+    known = train if train.logits else with_cross_fitted_outputs(train, val, teachers, groups, cfg, seed, patient)
     return fitted(  # type: ignore[return-value]
-        FitJob("student", known, judged, groups, cfg.model, cfg.student, seed, cfg.distill, start), run
+        FitJob("student", known.take(rows), judged, groups, cfg.model, cfg.student, seed, cfg.distill, start), run
     )
 
 

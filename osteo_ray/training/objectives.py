@@ -45,11 +45,10 @@ VIEWS = ("ct", "demographics+labs", PATTERNS[-1])
 
 @dataclass
 class Split:
-    """Rows to train on and to judge on; `teachers` where the search leaves them as they are."""
+    """Rows to train on, with the teachers' outputs where the search leaves these as they are, and to judge on."""
 
     train: Rows
     val: Rows
-    teachers: Teachers | None = None
 
 
 @dataclass
@@ -157,7 +156,8 @@ def fit_model(params: Params, data: ModelData, report: Report) -> None:
             return fit(job, on_epoch=watch(job) if own else None)
 
         if data.what == "student":
-            teachers = split.teachers or fit_teachers(split.train, split.val, GROUPS, cfg, data.seed)
+            known = bool(split.train.logits)
+            teachers: Teachers = {} if known else fit_teachers(split.train, split.val, GROUPS, cfg, data.seed)
             model: Any = fit_student(split.train, split.val, teachers, GROUPS, cfg, data.seed, run)
         else:
             kinds = (data.what,)

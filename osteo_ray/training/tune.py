@@ -23,8 +23,7 @@ from osteo_ray.config import ConfigError, with_dotted
 from osteo_ray.drlis.reward import fit_scorers
 from osteo_ray.io.step_cache import StepCache, digest
 from osteo_ray.io.uris import join
-from osteo_ray.kdamm.objective import build
-from osteo_ray.kdamm.teach import fit_teachers
+from osteo_ray.kdamm.teach import fit_teachers, with_cross_fitted_outputs
 from osteo_ray.outcomes import InputError
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.objectives import (
@@ -187,38 +186,38 @@ def _model_data(
     found = picked(p, policy, scorers, key, train_cfg.selection.view, quiet)
     bags, masks = found.bags, found.masks
     splits = splits_of(p.people, bags, masks, train_cfg, seeds)
-    touched = any(not k.startswith(("kdamm.student.", "kdamm.distill.")) for k in getattr(cfg, name))
+    apart = ("kdamm.student.", "kdamm.distill.")
+    touched = any(not k.startswith(apart) or k == "kdamm.distill.teacher_folds" for k in getattr(cfg, name))
     if name == "student" and not touched:
         _add_teachers(folder, splits, seeds, train_cfg)
     return ModelData(name, splits, train_cfg, cfg.metric, cfg.report_every, train_cfg.seed)
 
 
 def _add_teachers(folder: Path, splits: list[Split], seeds: list[int | None], cfg: TrainConfig) -> None:
-    """Each split's teachers, fitted side by side, once: what a search that goes on needs again lies in files."""
+    """What each split's teachers say, found side by side, once: what a search that goes on needs again is in files."""
     import ray
 
-    files = [folder / f"teachers-{s}.safetensors" for s in seeds]
+    files = [folder / f"teacher-outputs-{s}.safetensors" for s in seeds]
     jobs = {}
     for split, file in zip(splits, files, strict=True):
         if not file.exists():
-            jobs[file] = ray.remote(_teacher_weights).remote(split, cfg)
+            jobs[file] = ray.remote(_teacher_outputs).remote(split, cfg)
     for file, job in jobs.items():
         save_file(ray.get(job), file)
     for split, file in zip(splits, files, strict=True):
-        weights = load_file(file)
-        split.teachers = {}
-        for kind in ("tabular", "image"):
-            net = build(kind, GROUPS, split.train.batch.bag.shape[-1], cfg.kdamm.model)
-            net.load_state_dict({k.removeprefix(f"{kind}."): v for k, v in weights.items() if k.startswith(f"{kind}.")})
-            split.teachers[kind] = net.eval()
+        found = load_file(file)
+        logits, features = ({k: found[f"{what}.{k}"] for k in SEARCHES["teachers"]} for what in ("logits", "features"))
+        split.train = replace(split.train, logits=logits, features=features)
 
 
-def _teacher_weights(split: Split, cfg: TrainConfig) -> dict[str, Any]:
+def _teacher_outputs(split: Split, cfg: TrainConfig) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
     teachers = fit_teachers(split.train, split.val, GROUPS, cfg.kdamm, cfg.seed)
-    return {f"{kind}.{k}": v.contiguous() for kind, net in teachers.items() for k, v in net.state_dict().items()}
+    known = with_cross_fitted_outputs(split.train, split.val, teachers, GROUPS, cfg.kdamm, cfg.seed)
+    outputs = {"logits": known.logits, "features": known.features}
+    return {f"{what}.{k}": values.contiguous() for what, each in outputs.items() for k, values in each.items()}
 
 
 def _confirm(

@@ -85,5 +85,6 @@ def test_no_teacher_speaks_of_a_patient_it_was_fitted_on():
     assert cross.logits["image"][50:].isnan().all()
     as_they_are = with_teacher_outputs(rows, teachers, GROUPS)
     assert not torch.equal(cross.logits["tabular"], as_they_are.logits["tabular"])
-    none = with_cross_fitted_outputs(rows, val, teachers, GROUPS, CFG, 0, number)
+    off = CFG.model_copy(update={"distill": CFG.distill.model_copy(update={"teacher_folds": 0})})
+    none = with_cross_fitted_outputs(rows, val, teachers, GROUPS, off, 0, number)
     assert torch.equal(none.logits["tabular"], as_they_are.logits["tabular"])
