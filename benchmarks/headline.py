@@ -286,8 +286,8 @@ def page(rows: list[dict[str, Any]], bars: list[dict[str, Any]], cfg: Ablation) 
     parts = [
         f"""# Headline figures
 
-Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohorts {seeds}, test
-cohort {cfg.test_seed} ({cfg.test_people:,} people), encoder and policy of the bundle that ships. A fifth of the
+Judged once, on cohorts and arms that were [named before](../decisions/headline.md): training cohorts {seeds},
+test cohort {cfg.test_seed} ({cfg.test_people:,} people), encoder and policy of the bundle that ships. A fifth of the
 scans are of neck, chest or pelvis; the plan had not said whether they count. Both are shown: "{LUMBAR}", people
 whose scan shows three of L1-L4 by the truth, whom the product scores; and "{EVERY}", with those whom it would
 refuse. All train. In brackets 95 %, over test people and runs together; differences are paired.
