@@ -109,7 +109,7 @@ def main() -> None:
                 assert all(r["torch"] == (name == "in torch") for r in each)
                 found = {k: float(np.median([r[k] for r in each])) for k in each[0] if k != "torch"}
                 rows.append({
-                    "table": "scorers", "networks": name, "SHAP": "yes" if shap else "no",
+                    "table": "scorers", "networks": name, "shap": "yes" if shap else "no",
                     "import_and_load_s": round(found["load_s"], 2), "first_study_s": round(found["first_s"], 2),
                     "later_study_ms": round(1e3 * found["later_s"]), "loaded_mb": round(found["loaded_mb"]),
                     "scoring_mb": round(found["scoring_mb"]),
@@ -118,7 +118,7 @@ def main() -> None:
         n, mb = installed_mb(extras)
         rows.append({"table": "installed", "installation": f"osteo-ray{extras}", "for": what, "packages": n,
                      "mib": round(mb)})  # fmt: skip
-    by = {(r["networks"], r["SHAP"]): r for r in rows if r["table"] == "scorers"}
+    by = {(r["networks"], r["shap"]): r for r in rows if r["table"] == "scorers"}
     before, after = by["in torch", "yes"], by["without torch", "yes"]
     sizes = [r["mib"] for r in rows if r["table"] == "installed"]
     bars = [

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -39,8 +41,7 @@ def explain(
         background_values, background_known: [B, F].
         has_ct: whether the patient has a CT; without one its share is 0.
     """
-    import shap
-
+    shap = _shap()
     n_features = len(values)
     # Unknown travels as NaN inside the player vector, so that value and mask move together.
     own = np.where(known, values, np.nan)
@@ -57,3 +58,17 @@ def explain(
     explainer = shap.PermutationExplainer(f, masker, seed=seed)
     out = explainer(np.r_[own, 0.0][None], max_evals=2 * (2 * (n_features + 1) + 1), silent=True)
     return Explanation(float(out.base_values[0]), np.asarray(out.values[0], float))
+
+
+@cache
+def _shap() -> Any:
+    """shap, its loops not compiled: they are short here, and to compile them takes longer than a hundred studies."""
+    import numba
+
+    settings: Any = numba.config
+    before, settings.DISABLE_JIT = settings.DISABLE_JIT, True  # read when a function is decorated
+    try:
+        import shap
+    finally:
+        settings.DISABLE_JIT = before
+    return shap
