@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -49,6 +49,16 @@ def wait_for_a_part(out: Path, alive=lambda: True) -> None:
         time.sleep(0.02)
 
 
+def actors() -> list[psutil.Process]:
+    """The scoring actors of this process's own Ray; another test may have some, too."""
+    found = []
+    for p in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if ACTOR in " ".join(p.cmdline()):
+                found.append(p)
+    return found
+
+
 def rows_there(out: Path) -> int:
     return sum(pq.read_metadata(p).num_rows for p in out.glob("parts/*.parquet"))
 
@@ -69,18 +79,24 @@ def test_a_killed_driver_loses_nothing_that_was_written(cohort_run, table, bundl
 
 
 def test_a_killed_actor_is_replaced_and_its_batch_done_again(cohort_run, table, bundle_dir, whole, tmp_path):
-    killed: list[Any] = []
+    before = {p.pid for p in actors()}  # of the run before, still ending
+    killed: list[int] = []
+    ended = threading.Event()
 
     def kill_one() -> None:
-        wait_for_a_part(tmp_path)
-        for p in psutil.process_iter(["cmdline"]):
-            if ACTOR in " ".join(p.info["cmdline"] or []) and not killed:
-                p.kill()
-                killed.append(p.pid)
+        wait_for_a_part(tmp_path, lambda: not ended.is_set())
+        while not killed and not ended.is_set():
+            for p in actors():
+                if p.pid not in before and not killed:
+                    p.kill()
+                    killed.append(p.pid)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    got = screen(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
-    killer.join()
-    assert killed
+    try:
+        got = screen(cohort_run.catalogue, table, bundle_dir, tmp_path, CFG, quiet=True)
+    finally:
+        ended.set()
+        killer.join()
+    assert killed, "the run ended before its actor was found"
     assert (got.digest, got.states) == (whole.digest, whole.states)
