@@ -7,7 +7,7 @@
 Renders three training cohorts and a test cohort, embeds them with the encoder that ships, fits every arm of the
 student on the slices that the shipped policy picks, draws the curve of students without distillation, and fits image
 teachers on what each selector keeps. Writes docs/results/headline.json and its page; `--policies` trains the plan's
-policies, one on each cohort, and on the first also from other seeds and with other rewards and budgets, and writes
+policies, one on each cohort, and on the first also with other rewards and budgets, and writes
 docs/results/policy-rewards.json and its page.
 """
 
@@ -49,8 +49,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "at most twelve slices": {"view": FEW},
 }
 """What differs from the settings that ship; all but the first are trained on the first cohort alone."""
-SPREAD = 2
-"""Further policies of the first arm from other seeds, on the first cohort."""
+POLICIES_COMMAND = "python benchmarks/headline.py --work W --policies --cohorts"
 SHIPPED, RULE, UNIFORM, ATTENTION = "DRLIS", "belief rule", "uniform", "all slices, attention"
 LUMBAR, EVERY = "lumbar scans", "every scan"
 AUC, ACCURACY, HEADROOM, EFFICIENCY = 0.9542, 88.65, 0.6, 2.5
@@ -115,7 +114,7 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
     b = cohorts.bundle
     view = b.config.view
     how = StudyConfig(
-        arms=dict(policies), only_first=tuple(policies)[1:], spread=SPREAD if policies else 0,
+        arms=dict(policies), only_first=tuple(policies)[1:],
         selection=SelectionConfig(view=view), acquisition=cfg.acquisition, curve=(), boots=1000,
     )  # fmt: skip
     few = view.model_copy(update=FEW)
@@ -324,19 +323,19 @@ An image teacher on what each keeps of 1,000 people; three fits.
 
 
 def of_policies(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
-    """Rows, bars and page of policies trained on the cohorts: other seeds, rewards and budgets on the first of them."""
+    """Rows, bars and page of policies trained on the cohorts: other rewards and budgets on the first of them."""
     rows = [
         {k.replace("drlis_ahead", "first_ahead"): v for k, v in r.items()} for r in selectors(cfg, POLICIES)
     ]  # fmt: skip
     bars, shown = [], ["arm", "cohorts", "decoded", "on_l1_l4_percent", "mid_third_percent", "auc", "first_ahead"]
     parts = [
-        f"""# Policies trained on the cohorts: other seeds, rewards and budgets
+        f"""# Policies trained on the cohorts, with other rewards and budgets
 
-`python benchmarks/headline.py --work W --policies`: the part of the [headline](headline.md)'s plan that was not run
-with it. Policies of {PolicyConfig().env_steps:,} steps, one trained on each of the cohorts
-{", ".join(map(str, cfg.seeds))}; further seeds, rewards and budgets on {cfg.seeds[0]} alone. Encoder of the bundle that
-ships; an image teacher, three fits, on what each keeps of a cohort's {cfg.people:,} people judges the
-{cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts; `first ahead`
+`{POLICIES_COMMAND} {len(cfg.seeds)}`: the part of the
+[headline](headline.md)'s plan that was not run with it. Policies of {PolicyConfig().env_steps:,} steps, one seed each,
+trained on cohorts {", ".join(map(str, cfg.seeds))}, those with other rewards and budgets on {cfg.seeds[0]} alone.
+Encoder of the bundle that ships; an image teacher, three fits, on what each keeps of a cohort's {cfg.people:,} people judges
+the {cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts; `first ahead`
 is the AUC of "{HERE}" less the row's on the same cohorts, paired.
 """
     ]
@@ -360,7 +359,7 @@ def main() -> None:
     args = p.parse_args()
     cfg = students(Path(args.work).absolute(), args.cohorts)
     if args.policies:
-        to, command = RESULTS / "policy-rewards.json", "python benchmarks/headline.py --work W --policies"
+        to, command = RESULTS / "policy-rewards.json", f"{POLICIES_COMMAND} {args.cohorts}"
         rows, bars, text = of_policies(cfg)
         write(to, command, cfg.test_seed, rows, bars, text)
         print(text)

@@ -74,8 +74,8 @@ REGISTRY: dict[str, str] = {
 """Name of a command -> what it does, in a line. Its `COMMAND` is in the module `osteo_ray.commands.<name>`."""
 
 
-TRAINING_PACKAGES = ("torch", "tabm", "rtdl_num_embeddings", "onnx", "optuna", "tensorboardX", "gymnasium", "tree")
-"""What the extra `train` brings and nothing else needs, by the names that are imported."""
+TRAINING_PACKAGES = ("torch", "tabm", "rtdl_num_embeddings", "onnx", "optuna", "tensorboardX")
+"""What the extra `train` brings beside more of Ray, by the names that are imported."""
 
 
 def load_command(name: str) -> Command:

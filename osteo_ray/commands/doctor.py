@@ -7,12 +7,10 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 
-from osteo_ray.commands import Command
+from osteo_ray.commands import TRAINING_PACKAGES, Command
 from osteo_ray.config import Section
 
 PACKAGES = ("ray", "numpy", "pandas", "pyarrow", "pydicom", "imagecodecs", "onnxruntime", "scikit-learn", "shap")
-TRAINING = ("torch", "tabm", "onnx", "optuna")
-"""Of the extra `train`."""
 
 
 class DoctorJob(Section):
@@ -30,7 +28,7 @@ def doctor(job: DoctorJob) -> list[str]:
         f"osteo-ray     {__version__}",
         f"python        {platform.python_version()} on {platform.system()} {platform.machine()}",
         *(f"{p:13s} {_version(p, 'osteo-ray')}" for p in PACKAGES),
-        *(f"{p:13s} {_version(p, 'osteo-ray[train]')}" for p in TRAINING),
+        *(f"{p:13s} {_version(p, 'osteo-ray[train]')}" for p in TRAINING_PACKAGES),
         f"cores         {len(os.sched_getaffinity(0))}",
         f"memory        {memory:.1f} GiB",
         f"/dev/shm      {shutil.disk_usage('/dev/shm').free / gib:.1f} GiB free",

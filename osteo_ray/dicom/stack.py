@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,6 +33,7 @@ from osteo_ray.dicom.geometry import to_axial
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.limits import Limits
 from osteo_ray.dicom.nifti import TRANSFER_SYNTAXES, VolumeReader
+from osteo_ray.dicom.read_ahead import ReadAhead
 from osteo_ray.dicom.sources import beyond_network, read_uri
 from osteo_ray.dicom.tags import DEFLATED_LE, EXPLICIT_BE, GE_PRIVATE, Header
 from osteo_ray.outcomes import Rejected
@@ -40,8 +41,6 @@ from osteo_ray.outcomes import Rejected
 __all__ = ["PADDING_HU", "SliceStack", "Stack", "codecs_present", "stored_to_hu"]
 
 PADDING_HU = -1024  # what a voxel outside the field of view is set to
-READ_AT_ONCE = 12
-"""Slices that a process reads side by side from stores and services."""
 
 
 @runtime_checkable
@@ -77,6 +76,7 @@ class SliceStack:
         orientation: np.ndarray,
         limits: Limits | None = None,
         guard: DecodeGuard | None = None,
+        reads: ReadAhead | None = None,
     ):
         self._items = instances
         self._limits = limits or Limits()
@@ -94,6 +94,7 @@ class SliceStack:
         self._coarse: dict[int, bytes] = {}  # codestreams of slices that were decoded coarsely
         self._frames: tuple[str, list[bytes]] | None = None  # of the multi-frame file read last
         self._volume: tuple[str, VolumeReader] | None = None  # the NIfTI file read last
+        self._reads = reads
         self._ahead: dict[tuple[str, int, int | None], Future[bytes]] = {}  # reads under way
 
     @classmethod
@@ -103,12 +104,14 @@ class SliceStack:
         limits: Limits | None = None,
         guard: DecodeGuard | None = None,
         geometry: bool = True,
+        reads: ReadAhead | None = None,
     ) -> SliceStack:
         """Open a catalogue row (a mapping as `Table.to_pylist()` gives it). No pixel is touched.
 
         With `guard`, compressed frames are decoded in its child process, bounded in memory and time.
 
         Args:
+            reads: what `read_ahead` reads with; None: nothing is read before it is asked for.
             geometry: False also opens a series whose headers give no positions or spacing; these are NaN then, and
                 `axial` is not known.
 
@@ -123,13 +126,13 @@ class SliceStack:
             spacings = [np.nan if row[k] is None else float(row[k]) for k in need[1:3]]
             turn = np.full(6, np.nan) if row["orientation"] is None else np.array(row["orientation"], float)
             shape = (int(row["rows"]), int(row["cols"]))
-            return cls(items, shape, (spacings[0], spacings[1]), turn, limits, guard)
+            return cls(items, shape, (spacings[0], spacings[1]), turn, limits, guard, reads)
         if absent or not items or any(i["z_mm"] is None for i in items):
             what = ", ".join(absent) or ("slice positions" if items else "instances")
             raise ValueError(f"series {row['series_uid']} can't be opened: no {what} (code {row.get('code')})")
         spacing = (float(row["pixel_spacing_row_mm"]), float(row["pixel_spacing_col_mm"]))
         orientation = np.array(row["orientation"], dtype=float)
-        return cls(items, (int(row["rows"]), int(row["cols"])), spacing, orientation, limits, guard)
+        return cls(items, (int(row["rows"]), int(row["cols"])), spacing, orientation, limits, guard, reads)
 
     @property
     def n(self) -> int:
@@ -146,6 +149,8 @@ class SliceStack:
 
         What is read, and what `bytes_read` counts, stays what it would be without.
         """
+        if self._reads is None:
+            return
         for i in slices:
             item = self._items[i]
             here = i in self._coarse or (self._frames is not None and self._frames[0] == item["uri"])
@@ -153,7 +158,7 @@ class SliceStack:
                 continue
             key = (item["uri"], *self._place(item))
             if key not in self._ahead:
-                self._ahead[key] = _readers().submit(read_uri, *key)
+                self._ahead[key] = self._reads.begin(*key)
 
     def axial(self, i: int) -> np.ndarray:
         """HU of slice i as [rows, cols] with rows growing to the patient's posterior and columns to the left.
@@ -234,7 +239,8 @@ class SliceStack:
 
     def _read(self, uri: str, offset: int = 0, length: int | None = None) -> bytes:
         begun = self._ahead.pop((uri, offset, length), None)
-        return read_uri(uri, offset, length) if begun is None else begun.result()
+        # One that still waits for its turn waits for reads that may hang, perhaps another study's.
+        return read_uri(uri, offset, length) if begun is None or begun.cancel() else begun.result()
 
     def _place(self, item: Mapping[str, Any]) -> tuple[int, int | None]:
         """Offset and length of what `_stored` reads of a slice's object first."""
@@ -303,11 +309,6 @@ class SliceStack:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-@cache
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(READ_AT_ONCE, "read-ahead")
 
 
 def _part(data: bytes, offset: int = 0, length: int | None = None) -> bytes:

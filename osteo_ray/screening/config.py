@@ -80,6 +80,13 @@ class ScoringConfig(Section):
         "slices that are kept: two thirds of the time, and picks that may differ from those of other transfer syntaxes",
     )
     threads: int = Field(1, ge=1, description="threads of one scorer, in ONNX Runtime or torch")
+    read_at_once: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="slices that one scorer reads side by side from a bucket or a DICOMweb service; 1: one after the "
+        "other, for a service that many requests at once would hold up. Files on disks are read one by one",
+    )
     internal_calibration: bool = Field(
         False,
         description="add trabecular HU by the scan's own air, fat and muscle, and density in mg/cm3; the risk is as "

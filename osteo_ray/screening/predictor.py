@@ -21,6 +21,7 @@ from osteo_ray.catalogue.checks import QualityCheck, q_age, q_air_calib, q_crop,
 from osteo_ray.catalogue.config import IndexConfig, QualityChecks
 from osteo_ray.catalogue.tissue import TissuePeaks, q_hu, q_orientation, tissue_peaks
 from osteo_ray.dicom.decode_guard import DecodeGuard
+from osteo_ray.dicom.read_ahead import ReadAhead
 from osteo_ray.dicom.stack import SliceStack, Stack
 from osteo_ray.model.abstention import ScanView, decide, model_checks
 from osteo_ray.model.acquisition import Acquisition, bone_factor, contrast_given, extend
@@ -118,6 +119,7 @@ class Predictor:
         self.cfg = cfg or ScoringConfig()
         self.index = index or IndexConfig()
         self.guard = DecodeGuard(self.index.limits) if self.cfg.guard else None
+        self.reads = ReadAhead(self.cfg.read_at_once) if self.cfg.read_at_once > 1 else None
         self.networks = networks_of(bundle, self.cfg.device, self.cfg.threads)
 
     @classmethod
@@ -219,7 +221,7 @@ class Predictor:
 
     def _open(self, row: Mapping[str, Any]) -> SliceStack:
         """The stack of a row, its first looks being read."""
-        stack = SliceStack.from_row(row, self.index.limits, self.guard)
+        stack = SliceStack.from_row(row, self.index.limits, self.guard, reads=self.reads)
         view = self.bundle.config.view
         if selector_of(view) is None:
             positions = grid_positions(stack.z_mm, view.positions)

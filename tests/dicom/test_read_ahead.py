@@ -1,13 +1,15 @@
 """Slices of stores and services are read side by side, once each, and come out as if they were not."""
 
 import threading
+import time
 
 import imagecodecs
 import numpy as np
 import pytest
 from ct_making import compressed, dataset, header_rows, pixels, to_bytes
 
-from osteo_ray.dicom import stack as module
+from osteo_ray.dicom import read_ahead, stack
+from osteo_ray.dicom.read_ahead import ReadAhead
 from osteo_ray.dicom.sources import beyond_network
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import Phase, Rejected, State
@@ -31,15 +33,17 @@ class Service:
         return self.objects[uri][offset : None if length is None else offset + length]
 
 
-def opened(monkeypatch, slices, uri="s3://bucket/{i}"):
+def opened(monkeypatch, slices, uri="s3://bucket/{i}", at_once=8):
     """A stack of slices that lie in a `Service`."""
     service = Service({uri.format(i=i): data for i, data in enumerate(slices)})
-    monkeypatch.setattr(module, "read_uri", service)
+    for module in (stack, read_ahead):
+        monkeypatch.setattr(module, "read_uri", service)
     rows = header_rows(slices)
     for i, r in enumerate(rows):
         r.update(uri=uri.format(i=i), z_mm=2.0 * i)
     shape = (rows[0]["rows"], rows[0]["cols"])
-    return SliceStack(rows, shape, (0.8, 0.7), np.array([1.0, 0, 0, 0, 1, 0])), service
+    axial = np.array([1.0, 0, 0, 0, 1, 0])
+    return SliceStack(rows, shape, (0.8, 0.7), axial, reads=ReadAhead(at_once)), service
 
 
 def in_syntax(syntax, n=4):
@@ -93,6 +97,48 @@ def test_what_fails_fails_when_the_slice_is_asked_for(monkeypatch):
     s.axial(0)
     with pytest.raises(Rejected, match="gone"):
         s.axial(1)
+
+
+def test_a_read_that_hangs_holds_up_no_other_study(monkeypatch):
+    """The next study's reads take all turns and never end; this one's bytes are there."""
+    s, service = opened(monkeypatch, in_syntax("1.2.840.10008.1.2.1"), at_once=1)
+    hangs, begun = threading.Event(), threading.Event()
+
+    def read(uri, offset=0, length=None):
+        if uri.endswith("/3"):
+            begun.set()
+            hangs.wait(20)
+        return service(uri, offset, length)
+
+    for module in (stack, read_ahead):
+        monkeypatch.setattr(module, "read_uri", read)
+    s.read_ahead([3])
+    assert begun.wait(10)
+    s.read_ahead([0, 1])
+    assert s.axial(0).shape == s.axial(1).shape
+    assert not hangs.is_set()
+    hangs.set()
+
+
+def test_no_more_reads_at_once_than_asked_for(monkeypatch):
+    s, service = opened(monkeypatch, in_syntax("1.2.840.10008.1.2.1"), at_once=2)
+    now, most, lock = 0, 0, threading.Lock()
+
+    def read(uri, offset=0, length=None):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+        return service(uri, offset, length)
+
+    monkeypatch.setattr(read_ahead, "read_uri", read)
+    s.read_ahead([0, 1, 2, 3])
+    time.sleep(0.3)
+    assert [s.axial(i).shape for i in range(4)] == [s.shape] * 4
+    assert most == 2
 
 
 def test_local_files_are_not_read_ahead(monkeypatch):
