@@ -190,33 +190,32 @@ def _measured(layout: Layout, scorer: Predictor) -> dict[str, Any]:
     }
 
 
-def waited(series: list[Path], scorer: Predictor) -> Iterator[dict[str, Any]]:
+def waited(server: S3Server, series: list[Path], scorer: Predictor) -> Iterator[dict[str, Any]]:
     """Seconds a study of a batch that lies in a bucket, by the server's latency."""
     none = np.full((BATCH, len(NAMES)), np.nan)
-    with S3Server() as server:
-        for s in series:
-            for f in files_of(s):
-                server.put(f"ct/far/{s.name}/{f.name}", f.read_bytes())
-        sources.shared.cache_clear()
-        rows = [r for s in series for r in index_archive(f"s3://{BUCKET}/ct/far/{s.name}").chosen]
-        batch = [rows[i % len(rows)] for i in range(BATCH)]
-        for latency in LATENCIES_S:
-            server.delay(latency)
-            took: dict[str, list[float]] = {"ahead": [], "one by one": []}
-            sent = server.sent()["far"]
-            for _ in range(ROUNDS):
-                for how, seconds in took.items():
-                    off = mock.patch.object(SliceStack, "read_ahead")
-                    with off if how == "one by one" else nullcontext():
-                        t = time.perf_counter()
-                        scorer.score_rows(batch, none)
-                        seconds.append((time.perf_counter() - t) / BATCH)
-            mb = (server.sent()["far"] - sent) / 1e6 / BATCH / ROUNDS / len(took)
-            ahead, alone = (float(np.median(s)) for s in took.values())
-            yield {
-                "table": "latency", "latency_ms": round(1e3 * latency), "read_ahead_s": round(ahead, 2),
-                "one_by_one_s": round(alone, 2), "times": round(alone / ahead, 2), "mb": round(mb, 2),
-            }  # fmt: skip
+    for s in series:
+        for f in files_of(s):
+            server.put(f"ct/far/{s.name}/{f.name}", f.read_bytes())
+    sources.shared.cache_clear()
+    rows = [r for s in series for r in index_archive(f"s3://{BUCKET}/ct/far/{s.name}").chosen]
+    batch = [rows[i % len(rows)] for i in range(BATCH)]
+    for latency in LATENCIES_S:
+        server.delay(latency)
+        took: dict[str, list[float]] = {"ahead": [], "one by one": []}
+        sent = server.sent()["far"]
+        for _ in range(ROUNDS):
+            for how, seconds in took.items():
+                off = mock.patch.object(SliceStack, "read_ahead")
+                with off if how == "one by one" else nullcontext():
+                    t = time.perf_counter()
+                    scorer.score_rows(batch, none)
+                    seconds.append((time.perf_counter() - t) / BATCH)
+        mb = (server.sent()["far"] - sent) / 1e6 / BATCH / ROUNDS / len(took)
+        ahead, alone = (float(np.median(s)) for s in took.values())
+        yield {
+            "table": "latency", "latency_ms": round(1e3 * latency), "read_ahead_s": round(ahead, 2),
+            "one_by_one_s": round(alone, 2), "times": round(alone / ahead, 2), "mb": round(mb, 2),
+        }  # fmt: skip
 
 
 def main() -> None:
@@ -235,10 +234,11 @@ def main() -> None:
             row = measure(layout, scorer)
             print(row, flush=True)
             rows += [row] if layout.name != WARM_UP else []
+        latencies = list(waited(server, series, scorer))
     with in_orthanc(series) as layout:
         rows.append(measure(layout, scorer))
         print(rows[-1], flush=True)
-    rows += waited(series, scorer)
+    rows += latencies
     for key in ("index_requests", "index_mb", "scorer_requests", "scorer_mb"):
         rows[0][key] = None  # nobody counts on a disk
     command = "python benchmarks/archive_requests.py --work W"

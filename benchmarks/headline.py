@@ -334,9 +334,9 @@ def of_policies(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any
 `{POLICIES_COMMAND} {len(cfg.seeds)}`: the part of the
 [headline](headline.md)'s plan that was not run with it. Policies of {PolicyConfig().env_steps:,} steps, one seed each,
 trained on cohorts {", ".join(map(str, cfg.seeds))}, those with other rewards and budgets on {cfg.seeds[0]} alone.
-Encoder of the bundle that ships; an image teacher, three fits, on what each keeps of a cohort's {cfg.people:,} people judges
-the {cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts; `first ahead`
-is the AUC of "{HERE}" less the row's on the same cohorts, paired.
+Encoder of the bundle that ships; an image teacher, three fits, on what each keeps of a cohort's {cfg.people:,} people
+judges the {cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 95 %, over test people and cohorts;
+`first ahead` is the AUC of "{HERE}" less the row's on the same cohorts, paired.
 """
     ]
     for scans in (LUMBAR, EVERY):
