@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -330,15 +331,21 @@ def shared(key: str) -> Source:
     return open_source(key)
 
 
+_OPENING = [threading.Lock() for _ in range(64)]
+
+
 def shared_of(uri: str) -> Source:
     """The shared source that reads `uri`."""
     if uri.startswith("file://"):
         return _LOCAL
     if uri.startswith(("zip://", "tar://")):
-        return shared(uri[:3] + "://::" + uri.split("::", 1)[1])
-    if uri.startswith("dicomweb+"):
-        return shared(uri.split("/studies/", 1)[0])
-    return shared(uri.split("://", 1)[0] + "://")
+        key = uri[:3] + "://::" + uri.split("::", 1)[1]
+    elif uri.startswith("dicomweb+"):
+        key = uri.split("/studies/", 1)[0]
+    else:
+        key = uri.split("://", 1)[0] + "://"
+    with _OPENING[hash(key) % len(_OPENING)]:  # threads that want the same archive open it once
+        return shared(key)
 
 
 def beyond_network(uri: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ct_making import compressed, dataset, header_rows, pixels, to_bytes
 
-from osteo_ray.dicom import read_ahead, stack
+from osteo_ray.dicom import read_ahead, sources, stack
 from osteo_ray.dicom.read_ahead import ReadAhead
 from osteo_ray.dicom.sources import beyond_network
 from osteo_ray.dicom.stack import SliceStack
@@ -139,6 +139,29 @@ def test_no_more_reads_at_once_than_asked_for(monkeypatch):
     time.sleep(0.3)
     assert [s.axial(i).shape for i in range(4)] == [s.shape] * 4
     assert most == 2
+
+
+def test_threads_that_want_one_archive_open_it_once(monkeypatch):
+    opened_keys, all_ask = [], threading.Barrier(6)
+
+    def open_slowly(key, follow_links=True):
+        opened_keys.append(key)
+        time.sleep(0.1)
+        return object()
+
+    def ask():
+        all_ask.wait(10)
+        sources.shared_of("zip://a.dcm::s3://bucket/a.zip")
+
+    sources.shared.cache_clear()
+    monkeypatch.setattr(sources, "open_source", open_slowly)
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    sources.shared.cache_clear()
+    assert opened_keys == ["zip://::s3://bucket/a.zip"]
 
 
 def test_local_files_are_not_read_ahead(monkeypatch):
