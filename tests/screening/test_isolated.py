@@ -87,7 +87,8 @@ def test_a_process_killed_while_it_starts_is_started_again(rows, bundle_dir, mon
 def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_dir, silent):
     pytest.importorskip("aiohttp")
     stuck = planted(rows[0], uri=silent[0])  # holds the child still, so that the kill falls on this series
-    with IsolatedPredictor(str(bundle_dir), CFG, IndexConfig(), SeriesLimits()) as scorer:
+    one_read = ScoringConfig(shap=False, read_at_once=1)  # one connection a child: none of a killed one waits to be accepted
+    with IsolatedPredictor(str(bundle_dir), one_read, IndexConfig(), SeriesLimits()) as scorer:
         scorer.score_rows([rows[1]], values(1))
         assert scorer.pid is not None
         os.kill(scorer.pid, signal.SIGKILL)
