@@ -171,7 +171,7 @@ def test_names_never_fail_a_file(charset):
 WHOLE = file_bytes(SeriesDescription="x" * 40)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(cut=st.integers(0, len(WHOLE)), at=st.integers(0, len(WHOLE) - 600), junk=st.binary(max_size=8))
 def test_a_damaged_header_is_read_or_refused_never_more(cut, at, junk):
     data = (WHOLE[:at] + junk + WHOLE[at + len(junk) :])[:cut]
@@ -195,7 +195,7 @@ DEFAULT = Limits()
 OTHERS = [file_bytes(i, ImageComments="x" * i, PatientWeight="70" * i) for i in range(1, 4)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     which=st.integers(0, 3),
     edits=st.lists(st.tuples(st.integers(132, len(WHOLE) - 520), st.binary(min_size=1, max_size=6)), max_size=3),

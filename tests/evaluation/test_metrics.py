@@ -201,7 +201,7 @@ def test_ece_by_hand():
 
 
 @given(labelled, st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_calibration_does_not_depend_on_the_order_of_patients(data, seed):
     y, s = data
     p = (s + 7) / 14

@@ -131,7 +131,7 @@ def test_a_system_against_itself_differs_in_nothing_and_strangers_are_refused():
 # ---- second implementations
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_a_weighted_auc_is_that_of_the_repeated_rows(seed):
     rng = np.random.default_rng(seed)

@@ -42,7 +42,7 @@ def test_a_risk_that_is_no_number_comes_last():
     assert [x["series_uid"] for _, x in head(table(rows), 3)] == [rows[i]["series_uid"] for i in (2, 1, 0)]
 
 
-@settings(deadline=None, max_examples=40)  # each example is a database
+@settings(max_examples=40)  # each example is a database
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.01, 0.99)), max_size=20), st.randoms())
 def test_the_order_does_not_depend_on_the_rows_order(pairs, random):
     rows = [scored_row(i, r) | dict(patient_key=k) for i, (k, r) in enumerate(pairs)]
@@ -71,7 +71,7 @@ def test_a_capacity_below_one_is_refused(tmp_path):
         write_worklist(tmp_path / "w.csv", table([]), top_n_per_week=0)
 
 
-@settings(deadline=None, max_examples=40)  # each example is a database
+@settings(max_examples=40)  # each example is a database
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.floats(0.01, 0.99)), max_size=15), st.integers(1, 9)
 )

@@ -87,7 +87,8 @@ def test_a_process_killed_while_it_starts_is_started_again(rows, bundle_dir, mon
 def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_dir, silent):
     pytest.importorskip("aiohttp")
     stuck = planted(rows[0], uri=silent[0])  # holds the child still, so that the kill falls on this series
-    one_read = ScoringConfig(shap=False, read_at_once=1)  # one connection a child: none of a killed one waits to be accepted
+    # One connection a child: none of a killed child's is taken for the next one's.
+    one_read = ScoringConfig(shap=False, read_at_once=1)
     with IsolatedPredictor(str(bundle_dir), one_read, IndexConfig(), SeriesLimits()) as scorer:
         scorer.score_rows([rows[1]], values(1))
         assert scorer.pid is not None

@@ -460,7 +460,7 @@ def test_schemathesis_finds_no_5xx_and_only_errors_that_are_declared(served):
     api = schemathesis.openapi.from_asgi("/v1/openapi.json", client.app, headers={"Host": "localhost"})
     calls = []
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck), derandomize=True)
     def one(case):
         answer = case.call(headers=bearer(served, Role.ADMIN) | {"Host": "localhost"})
         calls.append(answer.status_code)
