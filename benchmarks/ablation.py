@@ -61,7 +61,8 @@ from osteo_ray.training.config import PretrainConfig
 
 GROUPS = [str(f.group) for f in FEATURES]
 LABS = np.array([g == "labs" for g in GROUPS])
-Picks = Literal["belief", "policy", "rule", "uniform", "random", "confidence", "oracle"]
+Picks = Literal["belief", "policy", "looked", "rule", "uniform", "random", "confidence", "oracle"]
+BY_POLICY = ("policy", "looked")
 PUBLISHED = {"on": "complete", "modality_dropout": 0.0}
 """Distillation as published: labels of complete patients alone, nothing hidden."""
 QUIET = {"alpha_tabular": 0.0, "alpha_image": 0.0, "view": 0.0}
@@ -77,7 +78,11 @@ class Setting(Section):
     complete: int
     extra: int = Field(0, description="further people who never had a CT: records only")
     t_score: bool = Field(True, description="whether the T-scores behind the classes teach as well")
-    picks: Picks = Field("belief", description="which slices of a scan are read, as in `osteo-ray evaluate selection`")
+    picks: Picks = Field(
+        "belief",
+        description="which slices of a scan are read, as in `osteo-ray evaluate selection`; looked: all that the "
+        "policy decodes",
+    )
     reading: Literal["encoder", "perfect"] = Field(
         "encoder", description="perfect: in place of the encoder's reading of the slices, what can be read at best"
     )
@@ -222,7 +227,7 @@ def prepare(cfg: Ablation, run: StepCache) -> None:
             write_population(to, seed, n, embedded(seed), scorers, fitted_on, cohorts[seed], encoder, cfg)
 
         run.run(f"population-{seed}", digest(data_key(cfg), seed, n, cfg.keep, cfg.seeds[0]), work)
-    if any(s.picks == "policy" for s in cfg.settings):
+    if any(s.picks in BY_POLICY for s in cfg.settings):
         policy_picks(cfg, run, embedded, given)
 
 
@@ -245,17 +250,41 @@ def policy_picks(cfg: Ablation, run: StepCache, embedded: Callable[[int], StudyS
     for seed in sizes(cfg):
 
         def keep(to: Path, seed=seed) -> None:
-            s = embedded(seed)
-            of = {k: i for i, k in enumerate(s.scans.patient)}
-            c = whole_cohort(seed, sizes(cfg)[seed])
-            s = s.take(np.array([of[fast.key_of(p, c)] for p in fast.people(c)]))
+            s = of_people(embedded(seed), seed, sizes(cfg)[seed])
             picks = controls.by_policy(s.scans, policy, scorers, view)
             bag, mask = controls.bags(s.scans, picks)
             bag = extend(bag, cfg.encoder.layout, s.scanned, cfg.acquisition)
             hu = l1_l2_hu(s.scans, s.scanned, picks.kept, picks.looked, cfg.encoder.layout, cfg.acquisition)
             np.savez(to / "population.npz", bag_policy=bag, mask_policy=mask, hu=hu)
 
-        run.run(f"policy-{seed}", digest(key, seed, sizes(cfg)[seed]), keep)
+        def look(to: Path, seed=seed) -> None:
+            s = of_people(embedded(seed), seed, sizes(cfg)[seed])
+            bag, mask = controls.bags(s.scans, all_looked(controls.by_policy(s.scans, policy, scorers, view)))
+            bag = extend(bag, cfg.encoder.layout, s.scanned, cfg.acquisition)
+            np.savez(to / "population.npz", bag_looked=bag, mask_looked=mask)
+
+        which = digest(key, seed, sizes(cfg)[seed])
+        run.run(f"policy-{seed}", which, keep)
+        if any(x.picks == "looked" for x in cfg.settings):
+            run.run(f"looked-{seed}", which, look)
+
+
+def all_looked(picks: controls.Picks) -> controls.Picks:
+    """Picks that keep every slice that was decoded, those that were kept first."""
+    out = np.full(picks.looked.shape, -1)
+    for row, kept, looked in zip(out, picks.kept, picks.looked, strict=True):
+        first = kept[kept >= 0]
+        each = [*first, *np.setdiff1d(np.flatnonzero(looked), first)]
+        row[: len(each)] = each
+    used = int((out >= 0).any(0).sum())
+    return controls.Picks(out[:, :used], picks.decoded_not_kept)
+
+
+def of_people(s: StudySet, seed: int, people: int) -> StudySet:
+    """A cohort's scans in the order of its people."""
+    of = {k: i for i, k in enumerate(s.scans.patient)}
+    c = whole_cohort(seed, people)
+    return s.take(np.array([of[fast.key_of(p, c)] for p in fast.people(c)]))
 
 
 def sizes(cfg: Ablation) -> dict[int, int]:
@@ -278,8 +307,8 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
 def population(cfg: Ablation, seed: int, s: Setting) -> Population:
     """A cohort as a setting sees it."""
     a = _arrays(str(Path(cfg.out) / f"population-{seed}" / "population.npz"))
-    if s.picks == "policy":
-        a = a | _arrays(str(Path(cfg.out) / f"policy-{seed}" / "population.npz"))
+    if s.picks in BY_POLICY:
+        a = a | _arrays(str(Path(cfg.out) / f"{s.picks}-{seed}" / "population.npz"))
     bag, mask = a[f"bag_{s.picks}"], a[f"mask_{s.picks}"]
     if s.reading == "perfect":
         # Padded to the bag's shape, so that architecture and number of weights stay.
@@ -440,7 +469,8 @@ def fit_missing(cfg: Ablation) -> dict[tuple[int, int, int], Path]:
     began = time.perf_counter()
     prepare(cfg, StepCache(out))
     # A run is named by everything that it depends on, so a rerun does what is missing.
-    tag = digest(cfg.kdamm.model_dump(), cfg.arms.model_dump(), data_key(cfg), cfg.keep, cfg.val, cfg.folds)[:6]
+    how = (cfg.kdamm.model_dump(), cfg.arms.model_dump(), data_key(cfg), cfg.keep, cfg.val, cfg.folds)
+    tag = digest(*how, cfg.test_seed, cfg.test_people)[:6]
     (out / "runs").mkdir(exist_ok=True)
     todo = {
         (i, seed, r): out / "runs" / f"{digest(s.model_dump(exclude={'repeats', 'name'}))[:6]}-{tag}-{seed}-{r}.npz"

@@ -21,7 +21,7 @@ from typing import Any
 
 import ablation_tables as tables
 import numpy as np
-from ablation import Ablation, Setting, fit_missing, population, runs_of
+from ablation import Ablation, Setting, fit_missing, of_people, population, runs_of
 from results_page import RESULTS, bar, table, write
 from selection_study.job import slice_set, study_set, whole_cohort
 from selection_study.study import Found, StudyConfig, StudySet, compare
@@ -34,7 +34,6 @@ from osteo_ray.model import reference
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.model.encoder import SliceEncoder
 from osteo_ray.model.patterns import PATTERNS
-from osteo_ray.synthetic import fast
 
 SEEDS = (321, 322, 323)
 COMPLETE, EXTRA = 246, 1210
@@ -92,10 +91,7 @@ class Cohorts:
     def test(self) -> StudySet:
         """The test people's scans, in the order of the people."""
         cfg = self.cfg
-        s = self.embedded(cfg.test_seed, cfg.test_people)
-        of = {k: i for i, k in enumerate(s.scans.patient)}
-        c = whole_cohort(cfg.test_seed, cfg.test_people)
-        return s.take(np.array([of[fast.key_of(p, c)] for p in fast.people(c)]))
+        return of_people(self.embedded(cfg.test_seed, cfg.test_people), cfg.test_seed, cfg.test_people)
 
 
 def with_lumbar(s: StudySet) -> np.ndarray:
@@ -130,7 +126,7 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
         found[seed] = compare(train, test, how, cfg.encoder.layout, to, seed, first, False, *rest)
     rows = []
     for scans, at in ((LUMBAR, with_lumbar(test)), (EVERY, np.arange(len(test.scans)))):
-        part = {seed: {arm: _of(f, at) for arm, f in arms.items()} for seed, arms in found.items()}
+        part = {seed: {arm: of_scans(f, at) for arm, f in arms.items()} for seed, arms in found.items()}
         for _, r in judge(part, test.take(at), how)[0].iterrows():
             rows.append({
                 "table": named("selectors", scans), "arm": r["arm"], "cohorts": int(r["cohorts"]),
@@ -144,7 +140,7 @@ def selectors(cfg: Ablation, policies: Mapping[str, dict[str, Any]] = MappingPro
     return rows
 
 
-def _of(f: Found, at: np.ndarray) -> Found:
+def of_scans(f: Found, at: np.ndarray) -> Found:
     """What an arm came to on some of the test scans."""
     picks = controls.Picks(f.test.kept[at], f.test.decoded_not_kept[at])
     return Found({k: v[:, at] for k, v in f.log_odds.items()}, picks, f.curve)
@@ -182,14 +178,14 @@ def judged(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     bars: list[dict[str, Any]] = []
     for scans, at in ((LUMBAR, with_lumbar(Cohorts(cfg).test)), (EVERY, every)):
-        part = {n: {k: _at(run, at) for k, run in r.items()} for n, r in runs.items()}
+        part = {n: {k: at_people(run, at) for k, run in r.items()} for n, r in runs.items()}
         more, own = judged_on(cfg, part, test.label[at], test.bayes[at], scans)
         rows += more
         bars += [b | {"name": f"{b['name']}, {scans}"} for b in own]
     return rows, bars
 
 
-def _at(run: dict[str, np.ndarray], at: np.ndarray) -> dict[str, np.ndarray]:
+def at_people(run: dict[str, np.ndarray], at: np.ndarray) -> dict[str, np.ndarray]:
     """What a run says of some of the test people."""
     return {k: v[at] if v.ndim else v for k, v in run.items()}
 

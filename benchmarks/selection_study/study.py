@@ -174,8 +174,8 @@ def _judge_arm(
     at: Path,
 ) -> None:
     """Fit image teachers on an arm's picks and keep what they say of the test patients in the file `at`."""
-    keep, whole = cfg.selection.view.keep, arm.startswith("all slices")
-    of_train, of_test = pick(train), pick(test)
+    keep, of_train, of_test = cfg.selection.view.keep, pick(train), pick(test)
+    whole = of_train.kept.shape[1] > keep  # an arm that reads as many slices as it likes
     log_odds: dict[str, Any] = {}
     for k in (keep, *(() if whole else [k for k in cfg.curve if k < keep])):
         repeats = cfg.repeats if k == keep else 1
