@@ -39,6 +39,11 @@ class ViewConfig(Section):
         description="slices taken beyond `keep`; those that the encoder believes least to show the middle of one of "
         "L1-L4 fall out",
     )
+    read: Literal["kept", "looked"] = Field(
+        "kept",
+        description="what teachers and student read: kept: the kept slices; looked: also the others that were decoded "
+        "for the selection, where their pixels are sound",
+    )
     by_level: bool = Field(
         True,
         description="picks that the column of looked-at slices places outside the bodies of L1-L4 fall out "

@@ -68,6 +68,13 @@ def select(z_mm: np.ndarray, embed: Embed, step: Step, view: ViewConfig) -> Sele
     return _levelled(Selection(np.array(look.kept, int), look.looked.copy(), look.embedding), z_mm, embed, view)
 
 
+def read_positions(s: Selection, view: ViewConfig) -> np.ndarray:
+    """Grid positions int [K] of the slices that teachers and student read: the kept ones first."""
+    if view.read == "kept":
+        return s.kept
+    return np.concatenate([s.kept, np.setdiff1d(np.flatnonzero(s.looked), s.kept)]).astype(int)
+
+
 def selector_of(view: ViewConfig) -> Selector | None:
     """What selects in the place of the learned policy; None: the policy does."""
     return own_part("selector", view.selector) if view.selector is not None else METHODS.get(view.method)

@@ -36,7 +36,7 @@ from osteo_ray.model.levels import Levels
 from osteo_ray.model.look import first_positions
 from osteo_ray.model.patterns import modalities_of, pattern_of
 from osteo_ray.model.scoring_bundle import Prediction, ScoringBundle
-from osteo_ray.model.selection import Selection, select, selector_of
+from osteo_ray.model.selection import Selection, read_positions, select, selector_of
 from osteo_ray.model.tissue_scale import tissue_scale, vbmd
 from osteo_ray.outcomes import Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics
@@ -89,7 +89,9 @@ class PolicyTrace:
         seconds: float,
         tissue: TissuePeaks | None = None,
         circles: np.ndarray | None = None,
+        read: np.ndarray | None = None,
     ):
+        self.read = selection.kept if read is None else read  # int [K], grid positions that the student reads
         self.circles = circles  # [k, 3], where each pick was measured: row, column, radius in mm
         self.pixel_gates = pixel_gates
         self.tissue = tissue or TissuePeaks(None, None, None)
@@ -261,19 +263,23 @@ class Predictor:
 
         selection = select(np.asarray(stack.z_mm)[positions], embed, self.networks.step, b.config.view)
         # Bone is measured, and pixels are checked, at full resolution.
-        again = np.array([k for k in selection.kept.tolist() if slices[k].spacing != own], int)
+        read = read_positions(selection, b.config.view)
+        again = np.array([k for k in read.tolist() if slices[k].spacing != own], int)
         if again.size:
             selection.embedding[again] = embed(again, 0.0)
         # Of the kept slices the worst counts: what the score rests on must be sound.
         kept = [slices[k] for k in selection.kept.tolist()]
         cfg = self.index.gates
-        each = [(q_air_calib(s.hu, cfg), q_metal(s.hu, cfg)) for s in kept]
-        gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each, strict=True)]
+        each = [(q_air_calib(slices[k].hu, cfg), q_metal(slices[k].hu, cfg)) for k in read.tolist()]
+        gates = [max(g, key=lambda x: VERDICTS.index(x.verdict)) for g in zip(*each[: len(kept)], strict=True)]
+        # Any other is read where it is sound: a hip's metal is no reason to refuse a spine.
+        sound = [i < len(kept) or all(g.verdict == "pass" for g in checks) for i, checks in enumerate(each)]
         gates.append(q_crop(max((s.square.outside_share(s.hu, own) for s in kept), default=0.0), cfg))
         tissue = tissue_peaks((s.hu, own, s.crop, s.square.pixel_mm) for s in kept)
         gates.append(q_orientation(tissue, cfg))
         circles = np.array([s.circle for s in kept]).reshape(-1, 3)
-        return PolicyTrace(stack, positions, selection, gates, time.perf_counter() - t, tissue, circles)
+        seconds = time.perf_counter() - t
+        return PolicyTrace(stack, positions, selection, gates, seconds, tissue, circles, read[np.array(sound, bool)])
 
     def _score_trace(self, row: Mapping[str, Any], s: PolicyTrace, given: np.ndarray) -> dict[str, Any]:
         t = time.perf_counter()
@@ -302,7 +308,7 @@ class Predictor:
 
     def _patient(self, row: Mapping[str, Any], s: PolicyTrace, record: np.ndarray) -> Patient:
         values, known = self.bundle.standardiser(record[None])
-        cfg, bag = self.bundle.config, s.selection.embedding[s.selection.kept][None]
+        cfg, bag = self.bundle.config, s.selection.embedding[s.read][None]
         bag = extend(bag, cfg.encoder.layout, Acquisition.of_rows([row]), cfg.acquisition)
         return Patient(values, known, bag, np.ones(bag.shape[:2], bool))
 
@@ -370,7 +376,7 @@ class Predictor:
         levels = s.levels()
         index = s.positions[kept]
         out = []
-        for j, (i, k) in enumerate(zip(index, kept, strict=True)):
+        for j, (i, k) in enumerate(zip(index, kept, strict=True)):  # they stand first in what was read
             row, col, radius = (None,) * 3 if s.circles is None else s.circles[j].tolist()
             out.append(
                 {

@@ -27,7 +27,7 @@ class SelectedSlice:
     z_mm: float
     """Height in patient coordinates, mm."""
     weight: float
-    """Attention weight in the score; the weights of a study sum to 1."""
+    """Attention weight in the score, of 1 for all slices that were read: with `view.read: looked` others were, too."""
     p_lumbar: float
     """The encoder's belief that the slice shows L1-L5, 0..1."""
     level: str | None = None

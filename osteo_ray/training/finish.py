@@ -158,7 +158,7 @@ def _novelty(
     cfg: NoveltyConfig,
 ) -> dict[str, Novelty]:
     """What is unlike the training patients: by the picks' embeddings, and by the record."""
-    summary = picks_summary(picked.bags, picked.masks)
+    summary = picks_summary(*picked.of_kept())
     scanned = [summary[people.scan[r][people.scan[r] >= 0]] for r in (train, val)]
     records = [std.spreads(people.values[r]) for r in (train, val)]
     return {

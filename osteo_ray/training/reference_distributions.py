@@ -44,7 +44,8 @@ def reference_of(bundle: Bundle, known: People, picks: Picks, headers: pd.DataFr
     rows = np.flatnonzero((people.scan >= 0) & (people.part != "test") & people.judged)
     at = people.scan[rows]
     layout, cfg = bundle.config.encoder.layout, bundle.config
-    hu = np.array([trabecular_hu(picks.bags[i, picks.masks[i]], layout) for i in at])
+    bags, masks = picks.of_kept()
+    hu = np.array([trabecular_hu(bags[i, masks[i]], layout) for i in at])
     score, pattern, cause = _scores(bundle, known, picks, rows)
     values = pd.DataFrame(people.values[rows], columns=list(NAMES))
     columns: dict[str, object] = {

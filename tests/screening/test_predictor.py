@@ -8,6 +8,7 @@ from synthetic_bundle import synthetic_bundle
 
 from osteo_ray import load_bundle
 from osteo_ray import patients as records
+from osteo_ray.catalogue.checks import QualityCheck
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.config import validate
 from osteo_ray.dicom.stack import SliceStack
@@ -17,6 +18,7 @@ from osteo_ray.model.selection import Selection
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.schema import NAMES
+from osteo_ray.screening import predictor
 from osteo_ray.screening.predictor import Predictor
 
 pytestmark = pytest.mark.ray
@@ -258,3 +260,33 @@ def test_a_chest_inside_the_lumbar_spine_abstains(bundle_dir):
     assert (out.state, out.code) == ("ABSTAINED", "LEVELS_OUT_OF_ORDER")
     assert "100 mm" in out.message
     assert decide(bundle, seen("ppllllttttt"), record, "ct").code != "LEVELS_OUT_OF_ORDER"
+
+
+def test_what_was_looked_at_is_read_where_it_is_sound(study, bundle_dir, monkeypatch):
+    """Metal in a slice that was not kept takes that slice out, and is no reason to refuse the scan."""
+    _, row = study
+    bundle = synthetic_bundle()
+    view = bundle.config.view.model_copy(update={"read": "looked"})
+    bundle.config = bundle.config.model_copy(update={"view": view})
+    values = np.full((1, len(NAMES)), np.nan)
+    scorer, kept_alone = Predictor(bundle), Predictor.load(bundle_dir)
+    with SliceStack.from_row(row, IndexConfig().limits) as stack:
+        s = scorer.see(stack)
+    others = [k for k in s.read if k not in s.selection.kept]
+    assert s.read[: len(s.selection.kept)].tolist() == s.selection.kept.tolist()
+    assert len(s.read) == s.decoded > len(s.selection.kept)
+    result, alone = (p.score_rows([row], values)[0] for p in (scorer, kept_alone))
+    assert [x["index"] for x in result["selected"]] == [x["index"] for x in alone["selected"]]
+    assert sum(x["weight"] for x in alone["selected"]) == pytest.approx(1, abs=1e-5)
+    assert 0 < sum(x["weight"] for x in result["selected"]) < 0.999
+    assert result["risk_prob"] != alone["risk_prob"]
+
+    with SliceStack.from_row(row, IndexConfig().limits) as stack:
+        hu = stack.axial(int(s.positions[others[0]]))
+    metal = QualityCheck("Q_METAL", "fail", "1", "0")
+    real = predictor.q_metal
+    monkeypatch.setattr(predictor, "q_metal", lambda x, cfg: metal if np.array_equal(x, hu) else real(x, cfg))
+    with SliceStack.from_row(row, IndexConfig().limits) as stack:
+        without = scorer.see(stack)
+    assert without.read.tolist() == [k for k in s.read if k != others[0]]
+    assert [c.verdict for c in without.pixel_gates] == [c.verdict for c in s.pixel_gates]

@@ -80,3 +80,21 @@ def test_the_figures_are_those_of_the_scores(bundle, people, judged, pattern):
     assert row["sensitivity"][0] == pytest.approx(recall_score(case, high), abs=6e-5)
     assert row["specificity"][0] == pytest.approx(recall_score(~case, ~high), abs=6e-5)
     assert row["auc"][1] < row["auc"][0] < row["auc"][2]
+
+
+def test_models_read_what_was_looked_at_and_all_else_stays_with_the_kept(bundle, people):
+    view = bundle.config.view
+    kept, looked = (
+        pick_slices(people.scans, bundle.policy, bundle.reward_classifiers, view.model_copy(update={"read": r}), True)
+        for r in ("kept", "looked")
+    )
+    assert np.array_equal(kept.kept, looked.kept)
+    for a, b in zip(looked.of_kept(), (kept.bags, kept.masks), strict=True):
+        assert np.array_equal(a, b)
+    for i in range(N):
+        first, at = kept.kept[i][kept.kept[i] >= 0], np.flatnonzero(looked.looked[i])
+        others = [k for k in at if k not in first]
+        assert len(others) > 0
+        assert np.array_equal(looked.bags[i, looked.masks[i]], people.scans.embedding[i, [*first, *others]])
+    for a, b in zip(kept.views(people.scans, people.scanned), looked.views(people.scans, people.scanned), strict=True):
+        assert np.array_equal(a.selection.kept, b.selection.kept)
