@@ -18,5 +18,6 @@ TRAIN: dict[str, Any] = {
         "tabular": {"epochs": 4},
         "image": {"epochs": 6},
         "student": {"epochs": 6},
+        "distill": {"teacher_folds": 2},
     },
 }  # fmt: skip
