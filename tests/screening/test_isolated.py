@@ -51,7 +51,7 @@ def test_a_hang_and_a_memory_hog_cost_themselves_alone(rows, bundle_dir, silent,
         f.truncate(1 << 32)
     hog = planted(rows[1], uri=huge.as_uri(), transfer_syntax="1.2.840.10008.1.2.4.80", offset=0, length=-1)
     batch = [planted(rows[0], uri=silent[0]), rows[2], hog, rows[0]]
-    limits = validate(SeriesLimits, {"series_timeout_s": 8, "series_memory_mb": 1024})
+    limits = validate(SeriesLimits, {"series_timeout_s": 15, "series_memory_mb": 1024})
     with IsolatedPredictor(str(bundle_dir), CFG, IndexConfig(), limits) as scorer:
         got = scorer.score_rows(batch, values(4))
         assert scorer.ended == 1, "only the hang cost a process"

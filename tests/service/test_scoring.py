@@ -80,7 +80,7 @@ def host(cfg) -> ModelHost:
 
 
 def test_a_service_that_drips_bytes_keeps_nobody_else_waiting(study, dripping, bundle_dir, tmp_path):
-    of = host(study_config(tmp_path, bundle_dir, limits={"score_timeout_s": 6}))
+    of = host(study_config(tmp_path, bundle_dir, limits={"score_timeout_s": 20}))
 
     async def attack():
         slow = asyncio.create_task(of.score(dripping[0], NOTHING))
