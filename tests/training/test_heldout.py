@@ -96,5 +96,6 @@ def test_models_read_what_was_looked_at_and_all_else_stays_with_the_kept(bundle,
         others = [k for k in at if k not in first]
         assert len(others) > 0
         assert np.array_equal(looked.bags[i, looked.masks[i]], people.scans.embedding[i, [*first, *others]])
-    for a, b in zip(kept.views(people.scans, people.scanned), looked.views(people.scans, people.scanned), strict=True):
-        assert np.array_equal(a.selection.kept, b.selection.kept)
+    views = (p.views(people.scans, people.scanned) for p in (kept, looked))
+    for one, other in zip(*views, strict=True):
+        assert np.array_equal(one.selection.kept, other.selection.kept)
