@@ -90,9 +90,8 @@ def selectors(cfg: Ablation) -> list[dict[str, Any]]:
         TWELVE: lambda s: controls.uniform(s.scans, 12),
         "belief rule, all looked at": lambda s: all_looked(controls.by_rule(s.scans, view)),
     }
-    how = StudyConfig(
-        arms={}, selection=SelectionConfig(view=view), acquisition=cfg.acquisition, curve=(), boots=1000
-    )  # fmt: skip
+    selection = SelectionConfig(view=view)
+    how = StudyConfig(arms={}, selection=selection, acquisition=cfg.acquisition, curve=(), boots=1000)
     test = cohorts.test
     found = {
         seed: compare(
@@ -138,8 +137,8 @@ def judged_on(
     def measured(setting: str, arm: str, what: str = "auc") -> tuple[float, np.ndarray]:
         return boot.measures([r[arm] for r in runs[setting].values()])[what]
 
-    def told(x: tuple[float, np.ndarray], scale: float = 1, signed: bool = False) -> str:
-        return ci(scale * x[0], *tables.interval(scale * x[1]), signed, 4 if scale == 1 else 1)
+    def told(x: tuple[float, np.ndarray], signed: bool = False) -> str:
+        return ci(x[0], *tables.interval(x[1]), signed)
 
     def less(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
         return a[0] - b[0], a[1] - b[1]
@@ -191,7 +190,7 @@ def of_selectors(rows: list[dict[str, Any]], scans: str) -> list[dict[str, Any]]
         value, low, high = (round(by[arm][k], 4) for k in ("ahead", "ahead_low", "ahead_high"))
         aim = BEHIND_ATTENTION if arm == ATTENTION else None
         told = None if aim is None else f"at least -{aim}"
-        met = None if aim is None else value >= -aim
+        met = None if aim is None else bool(by[arm]["ahead"] >= -aim)  # not what rounding makes of it
         out.append(bar(f"AUC, ahead of {arm}, {scans}", value, low, high, told, met))
     return out
 
