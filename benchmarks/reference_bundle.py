@@ -5,8 +5,9 @@
     python benchmarks/reference_bundle.py --finish    # and what is fitted on picks: models, calibration, thresholds
 
 Writes docs/results/reference-bundle.json and .md from osteo_ray/model/reference/bundle/bundle.json. `--judge` judges
-the bundle anew on the held-out people of runs/reference, whose embeddings are there, and writes its card again;
-`--finish` first fits teachers, student, calibration and thresholds anew, with the bundle's own encoder and policy.
+the bundle anew on the held-out people of runs/reference and writes its card again; `--finish` first fits teachers,
+student, calibration and thresholds anew, with the bundle's own encoder and policy. Both need the slice sets of
+`make reference` alone: embeddings that are not there are made by the bundle's encoder.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from calibration import slopes
 from scipy.special import logit
+from torch import nn
 
+from osteo_ray import ray_setup
 from osteo_ray.commands.train import TrainJob
 from osteo_ray.config import load, narrow
 from osteo_ray.io.step_cache import StepCache
 from osteo_ray.model.bundle import Bundle
 from osteo_ray.patients.config import PatientKeys
 from osteo_ray.patients.record_set import open_records
+from osteo_ray.progress import progress_bar
 from osteo_ray.training.card import model_card
 from osteo_ray.training.config import TrainConfig
 from osteo_ray.training.finish import finish
@@ -35,7 +39,7 @@ from osteo_ray.training.heldout import judge, scored
 from osteo_ray.training.patients import acquisition_of, gather, scans_of
 from osteo_ray.training.picks import pick_slices
 from osteo_ray.training.prepare import People, Prepared
-from osteo_ray.training.slices import scans_in
+from osteo_ray.training.slices import count, embed_slice_sets, scans_in
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "osteo_ray" / "model" / "reference" / "bundle"
@@ -61,12 +65,20 @@ def settings() -> TrainConfig:
     return narrow(load(TrainJob, ROOT / "configs" / "reference.yaml"), TrainConfig)
 
 
-def people_of(cohort: str, embedded: str, cfg: TrainConfig) -> People:
-    """People of runs/reference with the embeddings that are there."""
+def people_of(cohort: str, embedded: str, cfg: TrainConfig, encoder: nn.Module) -> People:
+    """People of runs/reference with their embeddings: those that `make reference` left, or else the encoder's."""
     runs = ROOT / "runs" / "reference"
+    slices = runs / cohort / "slices"
     records = open_records(str(runs / cohort / "records.csv"), None, PatientKeys())
-    people = gather(records, scans_in([runs / cohort / "slices"]), (), cfg.seed, cfg.split, cfg.timeline)
-    table = pq.read_table(runs / "run" / embedded / "embedded.parquet")
+    people = gather(records, scans_in([slices]), (), cfg.seed, cfg.split, cfg.timeline)
+    at = runs / "run" / embedded / "embedded.parquet"
+    if not at.exists():
+        ray_setup.start()
+        with progress_bar("embed slices", count([slices]), "slice", False) as advance:
+            table = embed_slice_sets([slices], encoder, cfg.crop.size, 1, advance)
+        at.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, at)
+    table = pq.read_table(at)
     scans = scans_of(table, people.labels, cfg.selection.view.positions)
     return People(scans, acquisition_of(table, scans), people)
 
@@ -74,7 +86,7 @@ def people_of(cohort: str, embedded: str, cfg: TrainConfig) -> People:
 def judge_again() -> None:
     """Held-out figures of the bundle by today's rules, and its card."""
     cfg, bundle = settings(), Bundle.load(BUNDLE)
-    bundle.metrics |= judge(bundle, people_of("heldout", "heldout", cfg))
+    bundle.metrics |= judge(bundle, people_of("heldout", "heldout", cfg, bundle.encoder))
     bundle.card = model_card(bundle, cfg)
     bundle.save(BUNDLE)
 
@@ -82,7 +94,8 @@ def judge_again() -> None:
 def finish_again() -> None:
     """Teachers, student, calibration, thresholds and card anew, on the bundle's own encoder and policy."""
     cfg, bundle = settings(), Bundle.load(BUNDLE)
-    train, heldout = people_of("people", "embeddings", cfg), people_of("heldout", "heldout", cfg)
+    parts = (("people", "embeddings"), ("heldout", "heldout"))
+    train, heldout = (people_of(*part, cfg, bundle.encoder) for part in parts)
     run = StepCache(ROOT / "runs" / "reference" / "run")
     made = Prepared(run, "", train, bundle.encoder, heldout, {})
     scorers = bundle.reward_classifiers
@@ -96,7 +109,7 @@ def against_posterior(bundles: list[Bundle]) -> list[dict[str, Any]]:
     The slope is the posterior's on the calibrated log-odds; the squared error is times 1,000. Both have less noise than
     against drawn labels. Intervals: 300 draws of people.
     """
-    people = people_of("heldout", "heldout", settings())
+    people = people_of("heldout", "heldout", settings(), bundles[0].encoder)
     truth = pq.read_table(ROOT / "runs" / "reference" / "heldout" / "truth" / "patients.parquet").to_pandas()
     q = truth.set_index("patient_key")["p_bayes_rest"].loc[people.patients.key].to_numpy()
     rows = []

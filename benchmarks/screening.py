@@ -1,7 +1,7 @@
 """Studies a minute: this pipeline, a plain process pool over the same functions, and whole-series readers beside them.
 
     pip install -e '.[bench]'
-    python benchmarks/screening.py prepare --work W              # series of 300 slices of 512 x 512, three codecs
+    python benchmarks/screening.py prepare --work W              # series of 300 slices of 512 x 512, four codecs
     python benchmarks/screening.py run --work W --bundle run/bundle --rounds 3
     python benchmarks/screening.py memory --work W --bundle run/bundle --slices 824 --rows 5000    # ten times the store
     python benchmarks/screening.py peak --work W --bundle run/bundle --slices 824
@@ -39,7 +39,7 @@ from osteo_ray.config import validate
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening.config import ScreenConfig
 
-CODECS = ("explicit-le", "jpeg-ls", "j2k")
+CODECS = ("explicit-le", "jpeg-ls", "j2k", "htj2k")
 DICOMWEB = "dicomweb"
 
 

@@ -15,6 +15,7 @@ import argparse
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,7 +37,9 @@ from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.isolated import MALLOC
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "screening-breakdown.json"
-CODECS = ("explicit-le", "jpeg-ls", "j2k")
+CODECS = ("explicit-le", "jpeg-ls", "htj2k", "j2k")
+COARSE = {"htj2k": "htj2k coarse", "j2k": "j2k coarse"}
+"""Wavelet codes, and the column of the same series with `scoring.coarse_looks`."""
 WARM_UP = 3
 
 
@@ -70,13 +73,13 @@ class Stages:
             setattr(owner, name, self.timed(stage, getattr(owner, name)))
 
 
-def watched(shap: bool) -> tuple[predictor.Predictor, Stages]:
+def watched(coarse: bool) -> tuple[predictor.Predictor, Stages]:
     """A predictor of the shipped bundle whose stages are timed."""
-    cfg = validate(ScoringConfig, {"guard": False, "shap": shap, "threads": 1})
+    cfg = validate(ScoringConfig, {"guard": False, "threads": 1, "coarse_looks": coarse})
     scorer, stages = predictor.Predictor.load(reference.bundle(), cfg), Stages()
     scorer.networks = replace(scorer.networks, encode=stages.timed("encode", scorer.networks.encode))
     stages.watch("read", stack, "read_uri")
-    stages.watch("decode", stack.SliceStack, "axial")
+    stages.watch("decode", stack.SliceStack, "axial", "coarse")
     stages.watch("crop", predictor, "spine_crop")
     stages.watch("crop", predictor.CropSquare, "of")
     stages.watch("levels", selection, "levels_of")
@@ -91,9 +94,9 @@ def watched(shap: bool) -> tuple[predictor.Predictor, Stages]:
     return scorer, stages
 
 
-def measure(catalogue: Path, studies: int, shap: bool) -> dict[str, Any]:
+def measure(catalogue: Path, studies: int, coarse: bool) -> dict[str, Any]:
     """Milliseconds a study by stage, median over the studies, and what was read."""
-    scorer, stages = watched(shap)
+    scorer, stages = watched(coarse)
     rows = [r for r in pq.read_table(catalogue).to_pylist() if r["state"] is None]
     none = np.full((1, len(NAMES)), np.nan)
     per_study, found = [], []
@@ -131,7 +134,8 @@ def page(command: str, codecs: list[str], found: dict[str, dict[str, Any]]) -> s
 `{command}`.
 Milliseconds of one core a study, median; one process, one thread. Two synthetic series of 300 slices of 512 x 512 in
 turn, the bundle that ships. A stage is without the stages called inside it; `levels` is asked again after each round
-of further looks, which one of the two series needs.
+of further looks, which one of the two series needs. Coarse: with `scoring.coarse_looks`, off by default
+([why](../decisions/decoders.md)).
 
 <!-- rows: stages -->
 
@@ -151,20 +155,25 @@ def main() -> None:
     a = p.parse_args()
     if not MALLOC.items() <= os.environ.items():  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
-    found = {c: measure(a.work / f"{c}-index" / "catalogue.parquet", a.studies, shap=True) for c in a.codecs}
+    columns = {c: (c, False) for c in a.codecs} | {COARSE[c]: (c, True) for c in a.codecs if c in COARSE}
+    found = {
+        name: measure(a.work / f"{codec}-index" / "catalogue.parquet", a.studies, coarse)
+        for name, (codec, coarse) in columns.items()
+    }
     rows = [
-        {"table": "stages", "stage": s} | {c.replace("-", "_"): found[c].get(s, 0.0) for c in a.codecs} for s in STAGES
+        {"table": "stages", "stage": s} | {re.sub("[- ]", "_", c): found[c].get(s, 0.0) for c in columns}
+        for s in STAGES
     ]
-    rows += [{"table": "read", "codec": c} | {k: found[c][k] for k in ("decoded", "mb_read")} for c in a.codecs]
+    rows += [{"table": "read", "codec": c} | {k: found[c][k] for k in ("decoded", "mb_read")} for c in columns]
     for r in rows:
         print(r)
-    print({c: found[c]["states"] for c in a.codecs})
+    print({c: found[c]["states"] for c in columns})
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = f"python benchmarks/screening_breakdown.py --work W --studies {a.studies}"
     a.out.write_text(
         json.dumps({"command": command, "commit": commit, "seed": None, "rows": rows, "bars": []}, indent=1) + "\n"
     )
-    a.out.with_suffix(".md").write_text(page(command, a.codecs, found))
+    a.out.with_suffix(".md").write_text(page(command, list(columns), found))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class SliceEncoder(nn.Module):
         for conv, skip in zip(self.up, reversed(levels[:-1]), strict=True):
             y = F.relu(F.interpolate(conv(y), scale_factor=2.0, mode="nearest") + skip)
         roi = self.roi(y).flatten(2).softmax(dim=-1)  # [n, K, P]
-        local = torch.einsum("nkp,ncp->nkc", roi, y.flatten(2)).flatten(1)
+        local = (roi @ y.flatten(2).transpose(1, 2)).flatten(1)  # [n, K * w]; not einsum, which ONNX Runtime is slow in
         pooled = F.relu(self.trunk(torch.cat([levels[-1].mean(dim=(2, 3)), local], dim=1)))
         height, mid = self.vertebra(pooled)[:, 0], self.mid(pooled)[:, 0]
         return features_of(hu[:, 0], roi, self.learned(pooled), self.region(pooled), height, mid)

@@ -154,7 +154,7 @@ class CohortConfig(PseudonymConfig):
             "jpeg-ls",
             "j2k",
         ),
-        description="one is drawn for each scan; named twice it is drawn twice as often",
+        description="one is drawn for each scan; named twice it is drawn twice as often; htj2k is written too",
     )
     concurrency: int | None = Field(None, ge=1, description="Ray tasks at once; null: Ray decides")
     population: PopulationConfig = PopulationConfig()

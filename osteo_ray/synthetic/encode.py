@@ -10,6 +10,7 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -23,6 +24,7 @@ SYNTAXES: dict[str, UID] = {
     "rle": RLELossless,
     "jpeg-ls": JPEGLSLossless,
     "j2k": JPEG2000Lossless,
+    "htj2k": HTJ2KLossless,
 }
 
 
@@ -42,6 +44,8 @@ def encode(pixels: np.ndarray, transfer: str) -> bytes:
         frame = bytes(imagecodecs.jpegls_encode(pixels))
     elif transfer == "j2k":
         frame = bytes(imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k", bitspersample=12))
+    elif transfer == "htj2k":
+        frame = bytes(imagecodecs.htj2k_encode(pixels, reversible=True))
     else:
         frame = _rle(pixels)
     return encapsulate([frame])
