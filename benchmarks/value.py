@@ -93,7 +93,7 @@ def subgroup(g: Subgroup) -> dict[str, Any]:
 def main() -> None:
     """Score, evaluate, write."""
     cfg, bundle = settings(), Bundle.load(BUNDLE)
-    people = people_of("heldout", "heldout", cfg)
+    people = people_of("heldout", "heldout", cfg, bundle.encoder)
     picks = pick_slices(people.scans, bundle.policy, bundle.reward_classifiers, bundle.config.view)
     layout = bundle.config.encoder.layout
     hu = l1_l2_hu(people.scans, people.scanned, picks.kept, picks.looked, layout, bundle.config.acquisition)
