@@ -99,7 +99,8 @@ def _values(name: str, text: str, test: Test, part: Chunk, reading: Reading) -> 
     m = reading.mapping
     assert m.value is not None
     if name == "t_score":
-        return reading.t_scores(part.frame[m.value], part, m.value, text)
+        stated = part.frame[m.unit] if m.unit and test.unit is None else None
+        return reading.t_scores(part.frame[m.value], part, m.value, text, stated, test)
     units = part.frame[m.unit] if m.unit and test.unit is None and test.codes is None else None
     if units is None and test.unit is None and test.codes is None:
         units = pd.Series([""] * len(part.frame), dtype=object)  # no unit is no unit

@@ -10,10 +10,10 @@ import pandas as pd
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings
 from osteo_ray.patients.identity import normalised, patient_key
-from osteo_ray.patients.mapping import Mapping, Numbers, Quantity, folded
+from osteo_ray.patients.mapping import Mapping, Quantity, folded
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
-from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, units_that_fit
+from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, of_t_score, units_that_fit, written
 from osteo_ray.patients.values import (
     BAD,
     BOUND,
@@ -30,6 +30,8 @@ from osteo_ray.patients.values import (
 
 _ENOUGH = 10
 """Values from which the median of a column says something about its unit."""
+_ENOUGH_T, _ZEROS = 5, 0.15
+"""T-scores from which a warning is due, and the share of zeros among them that is more than chance (some 4 %)."""
 _CORRECT = "; correct it, or add it to `missing:` if it means missing"
 _CODES = {"sex_male": "{M: 1, F: 0}"}
 
@@ -209,13 +211,31 @@ class Reading:
         )
         return True
 
-    def t_scores(self, cells: pd.Series, chunk: Chunk, column: str, test: str | None = None) -> np.ndarray:
-        """T-scores, float64 [n]."""
-        rule: Numbers = self.mapping.numbers
-        parsed = numbers(cells, self.mapping.missing_texts, rule)
+    def t_scores(
+        self,
+        cells: pd.Series,
+        chunk: Chunk,
+        column: str,
+        test: str | None = None,
+        units: pd.Series | None = None,
+        q: Quantity | None = None,
+    ) -> np.ndarray:
+        """T-scores, float64 [n].
+
+        Args:
+            test: the test's name in a long table.
+            units: each row's unit as written. One that says more than "a T-score" measures something else: a density
+                of 0.7 g/cm2 would count as a normal T-score.
+            q: what the mapping says of the test.
+        """
+        m = self.mapping
+        rule = (q and q.numbers) or m.numbers
+        parsed = numbers(cells, m.missing_texts | folded(q.missing if q else ()), rule)
         values = parsed.values
         low, high = T_SCORE_RANGE
         values[parsed.state == BOUND] = np.nan  # half of a T-score's bound means nothing
+        other = self._not_t_scores(values, units, chunk, column)
+        values[other] = np.nan
         outside = (values < low) | (values > high)
         for row in np.flatnonzero(outside):
             self.found.problem(
@@ -225,13 +245,40 @@ class Reading:
             text = parsed.texts(row)
             self.found.problem(f"{chunk.at(row, column)}: {text!r} is not a number (T-score){number_hint(text, rule)}")
         values[outside] = np.nan
-        known = values[~np.isnan(values)]
-        if len(known) >= _ENOUGH and known.min() >= 0:
-            self.found.note(
-                f"{chunk.source}, column {column!r}: not one of {len(known)} T-scores is below 0; are they densities "
-                f"(g/cm2), or were signs lost?"
-            )
-        refused = int(outside.sum() + (parsed.state == BAD).sum())
+        self._odd_t_scores(values[~np.isnan(values)], chunk, column)
+        refused = int(outside.sum() + other.sum() + (parsed.state == BAD).sum())
         self.found.values("t_score", values, refused, int((parsed.state == BOUND).sum()))
         self.found.source("t_score", test or column)
         return values
+
+    def _not_t_scores(self, values: np.ndarray, units: pd.Series | None, chunk: Chunk, column: str) -> np.ndarray:
+        """Rows (bool [n]) with a value whose unit is not that of a T-score; each is a problem."""
+        if units is None:
+            return np.zeros(len(values), bool)
+        m = self.mapping
+        which, stated = texts_of(units, as_written)
+        own = {written(k): v for k, v in m.units.items()}
+        bad = [
+            k
+            for k, u in enumerate(stated)
+            if not (u.casefold() in m.missing_texts or of_t_score(own.get(written(u), u)))
+        ]
+        other = np.isin(which, bad) & ~np.isnan(values)
+        for row in np.flatnonzero(other):
+            unit = stated[which[row]]
+            self.found.problem(
+                f"{chunk.at(row, column)}: {values[row]:g} {unit}: a T-score has no such unit; take the row out, or "
+                f'say that the word means a T-score: `units: {{{unit!r}: "1"}}`'
+            )
+        return other
+
+    def _odd_t_scores(self, known: np.ndarray, chunk: Chunk, column: str) -> None:
+        """Warn of T-scores that may be something else."""
+        where, n = f"{chunk.source}, column {column!r}", len(known)
+        if n >= _ENOUGH_T and known.min() >= 0:
+            self.found.note(
+                f"{where}: not one of {n} T-scores is below 0; are they densities (g/cm2), or were signs lost?"
+            )
+        zeros = int((known == 0).sum())
+        if zeros >= _ENOUGH_T and zeros > _ZEROS * n:
+            self.found.note(f"{where}: {zeros} of {n} T-scores are 0; if that means not measured, take them out")

@@ -89,6 +89,13 @@ _NO_UNIT = "; give the row its unit, or the column or test a `unit:` that holds 
 _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
 
 
+_T_SCORE_UNITS = {
+    *("", "1", "#", "t", "tscore", "tscores", "score", "ratio", "unitless", "t值"),
+    *("sd", "sds", "sdscore", "std", "stddev", "ds", "et", "σ", "标准差"),
+}
+"""Without blanks and brackets; ds and et are the standard deviations of the Romance languages."""
+
+
 class UnitError(ValueError):
     """A unit that is not known, or that does not measure what the feature measures."""
 
@@ -199,6 +206,21 @@ def unit_like(text: str) -> bool:
     """Whether a text is a unit, and no value."""
     plain = written(text)
     return not plain.isdecimal() and (plain in _ALIASES or _ANNOTATION.sub("", plain) in _ALIASES)
+
+
+def of_t_score(unit: str) -> bool:
+    """Whether what stands as the unit of a value lets it be a T-score: nothing, a pure number, standard deviations."""
+    return re.sub(r"[{}()\[\].\s_-]", "", written(unit)) in _T_SCORE_UNITS
+
+
+def contradict(unit: str, other: str, f: Feature) -> bool:
+    """Whether two units of one value are both known and make two different values of it."""
+    if written(unit) == written(other):
+        return False
+    try:
+        return not np.isclose(feature_factor(unit, f), feature_factor(other, f), rtol=1e-3)
+    except UnitError:
+        return False
 
 
 def fitting_units(median: float, used: float, f: Feature) -> list[str]:

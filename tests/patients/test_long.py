@@ -160,3 +160,17 @@ def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_th
     f = gather(block, [])
     assert f["creatinine_umol_l"].tolist() == [70]
     assert f["t_score"].tolist() == [-2.6]
+
+
+@pytest.mark.parametrize("unit", ["g/cm2", "Z", "%", "mg/cm³"])
+def test_a_density_under_a_t_scores_name_is_no_t_score(tmp_path, unit):
+    rows = [f"A,2024-02-01,T hip,0.712,{unit}", "A,2024-02-03,T hip,-2.7,T-Score", "B,2024-02-03,T hip,-1.2,SD"]
+    with pytest.raises(RecordsError, match=rf"line 2, column 'result': 0.712 {unit}: a T-score has no such unit"):
+        read(tmp_path, rows)
+    assert len(read(tmp_path, rows, units={unit: "1"})) == 3
+
+
+def test_what_a_mapping_says_of_the_t_scores_tests_is_heeded(tmp_path):
+    tests = {"t_score": {"names": ["T hip"], "missing": ["0"], "numbers": {"decimal": ","}}}
+    f = read(tmp_path, ['A,2024-02-01,T hip,"-2,7",', "B,2024-02-01,T hip,0,"], tests=tests).frame
+    assert sorted(f["t_score"].dropna()) == [-2.7]
