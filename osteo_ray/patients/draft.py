@@ -20,7 +20,7 @@ from osteo_ray.patients.mapping import Mapping, Numbers
 from osteo_ray.patients.readers import FHIR, Chunk, chunks, first_rows, kind_of
 from osteo_ray.patients.schema import BY_LOINC, T_SCORE_LOINCS, feature
 from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, unit_like, units_that_fit
-from osteo_ray.patients.values import BAD, OK, as_written, date_forms, day, days, number, numbers, plain
+from osteo_ray.patients.values import BAD, OK, as_written, date_forms, day, days, number, numbers, plain, which_first
 
 ROWS = 2000
 """Rows that a proposal looks at."""
@@ -303,7 +303,7 @@ def _date_format(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -
         elif fits[0] not in out:
             out.append(fits[0])
             if len(fits) > 1:
-                notes.append(f"{roles[role]}: day or month first? {' or '.join(fits)}")
+                notes.append(f"{roles[role]}: {which_first(fits)} {' or '.join(fits)}")
     return {"date_format": out} if out else {}
 
 

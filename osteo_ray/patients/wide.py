@@ -22,6 +22,7 @@ from osteo_ray.patients.values import (
     century_before,
     coded,
     date_hint,
+    exchanged,
     moments,
     plain,
 )
@@ -175,6 +176,7 @@ def moments_of(chunk: Chunk, column: str, reading: Reading) -> tuple[Parsed, np.
     m = reading.mapping
     parsed, second = moments(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
     _refuse(parsed, chunk, column, reading)
+    parsed = _without_exchanged(parsed, chunk, column, reading)
     reading.found.days(parsed.values, f"{chunk.source}, column {column!r}")
     return parsed, second
 
@@ -186,11 +188,34 @@ def _refuse(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> None
         reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{hint}")
 
 
+def _without_exchanged(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> Parsed:
+    """The dates without those of which a spreadsheet exchanged day and month: a problem; a warning where it may be
+    chance."""
+    m = reading.mapping
+    found = exchanged(chunk.frame[column], m.missing_texts, m.date_format)
+    if found is None:
+        return parsed
+    rows, date, text, sure = found
+    what = (
+        f"{chunk.source}, column {column!r}: {int(rows.sum())} cells are dates ({date!r}), none of a day after the "
+        f"12th, and all texts beside them are of a later day ({text!r}): of dates that a spreadsheet of another locale "
+        f"made of texts, day and month are exchanged"
+    )
+    if not sure:
+        reading.found.note(f"{what}; look whether they are")
+        return parsed
+    reading.found.problem(f"{what}; export the column as text, or write each date as YYYY-MM-DD")
+    values, state = parsed.values.copy(), parsed.state.copy()
+    values[rows], state[rows] = np.datetime64("NaT"), BAD
+    return Parsed(values, state, parsed.texts)
+
+
 def birth_dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
     """A column of birth dates as datetime64[s]."""
     m = reading.mapping
     parsed = births(chunk.frame[column], m.missing_texts, m.date_format)
     _refuse(parsed, chunk, column, reading)
+    parsed = _without_exchanged(parsed, chunk, column, reading)
     return century_before(parsed.values.astype("datetime64[s]"), m.date_format)
 
 
