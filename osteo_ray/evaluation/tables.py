@@ -33,7 +33,7 @@ from osteo_ray.patients.identity import normalised, patient_key
 from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers import TABLES, chunks, kind_of
 from osteo_ray.patients.timeline import latest_per_patient
-from osteo_ray.patients.values import lost_digits
+from osteo_ray.patients.values import no_id
 
 HU_RULE = "l1_l2_hu"
 """Mean HU of L1 and L2 at 120 kVp; worked out where results hold `hu_by_level`."""
@@ -210,10 +210,8 @@ def keys_of(ids: pd.Series, named: str, keys: SitePatientKeys) -> pd.Series:
     for pid in ids[known].unique():
         if not isinstance(pid, str):
             raise InputError(f"{named}: patient_id must be text, or leading zeros are lost")
-        if lost_digits(pid):
-            raise InputError(
-                f"{named}: patient_id {pid!r} has lost its last digits in a spreadsheet; export the numbers as text"
-            )
+        if why := no_id(pid):
+            raise InputError(f"{named}: patient_id {why}")
         there = normalised(pid, keys.identity) != ""
         found[pid] = patient_key(pid, keys.pseudonym_key, keys.identity, keys.site) if there else None
     return pd.Series(

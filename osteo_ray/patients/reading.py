@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +21,7 @@ from osteo_ray.patients.values import (
     OK,
     as_written,
     coded,
-    is_error,
-    lost_digits,
+    no_id,
     number_hint,
     numbers,
     plain,
@@ -32,8 +32,19 @@ _ENOUGH = 10
 """Values from which the median of a column says something about its unit."""
 _ENOUGH_T, _ZEROS = 5, 0.15
 """T-scores from which a warning is due, and the share of zeros among them that is more than chance (some 4 %)."""
+_MOST = 4
+"""Patients with a digit in their number for each without, from which the latter are odd."""
 _CORRECT = "; correct it, or add it to `missing:` if it means missing"
 _CODES = {"sex_male": "{M: 1, F: 0}"}
+
+
+def _whole(ids: pd.Series) -> pd.Series:
+    """A column of numbers; those that a short float has rounded are texts that say so."""
+    kind = ids.dtype
+    if not isinstance(kind, np.dtype) or kind.kind != "f" or kind.itemsize >= 8:
+        return ids
+    rounded = ids.abs() >= 2.0 ** (np.finfo(kind).nmant + 1)
+    return ids.astype(object).mask(rounded, ids.map(lambda v: f"{v:.6E}")) if rounded.any() else ids
 
 
 def _outside_hint(stated: float, f: Feature) -> str:
@@ -53,7 +64,14 @@ class Reading:
 
     def keys(self, ids: pd.Series, sites: pd.Series | None, chunk: Chunk, column: str) -> np.ndarray:
         """Patient keys (object [n]), None where a row names nobody; each such row is a problem."""
-        codes, uniques = texts_of(ids)
+        no_ids: dict[str, str] = {}
+
+        def text_of(cell: object) -> str:
+            if why := no_id(cell):
+                no_ids[plain(cell)] = why
+            return plain(cell)
+
+        codes, uniques = texts_of(_whole(ids), text_of)
         if sites is not None:
             which, names = texts_of(sites)
             # Every pair of number and site that occurs.
@@ -68,15 +86,27 @@ class Reading:
             if pid.casefold() in self.mapping.missing_texts or not normalised(pid, self.identity):
                 stated = f"; {pid!r} is one of the mapping's `missing:`" if pid else ""
                 bad[k] = f"no patient id; such a record joins nothing{stated}"
-            elif is_error(pid):
-                bad[k] = f"{pid!r} is a spreadsheet's error, not a patient id"
-            elif lost_digits(pid):
-                bad[k] = f"{pid!r} has lost its last digits where it was kept as a number; export the numbers as text"
+            elif pid in no_ids:
+                bad[k] = no_ids[pid]
             keys.append(None if k in bad else self.key(pid, site or self.mapping.site))
         if bad:
             for row in np.flatnonzero(np.isin(codes, list(bad))):
                 self.found.problem(f"{chunk.at(row, column)}: {bad[codes[row]]}")
+        self._placeholders(uniques, codes, bad, chunk, column)
         return np.array(keys, object)[codes] if len(keys) else np.empty(0, object)
+
+    def _placeholders(
+        self, uniques: list[str], codes: np.ndarray, bad: dict[int, str], chunk: Chunk, column: str
+    ) -> None:
+        """Warn of the few numbers without a digit among many that have some."""
+        pids = {k: text.partition("\x1f")[0] for k, text in enumerate(uniques) if k not in bad}
+        words = [k for k, pid in pids.items() if not re.search(r"[1-9]", pid)]
+        if words and len(pids) - len(words) >= _MOST * len(words):
+            rows = np.flatnonzero(np.isin(codes, words))
+            self.found.note(
+                f"{chunk.at(rows[0], column)}: {len(words)} of {len(pids)} patients have a number without a digit but "
+                f"0, in {len(rows)} rows; a total, a footer, a word for nobody? Take such rows out"
+            )
 
     def key(self, pid: str, site: str | None) -> str:
         """A patient's key."""

@@ -30,6 +30,7 @@ _IS_YEARS = re.compile(_YEARS, re.I)
 _PER_YEAR = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}
 _FLAG = re.compile(r"(?<=[\d.,])(?:\s*(?:[HL]{1,2}|[(\[][HL]{1,2}[)\]]|[*↑↓!]+))+$|^[*↑↓!]+\s*(?=[\d.,])")
 _LOST_DIGITS = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+|\d[.,]\d+[eE]\d+")
+_MIDNIGHT = re.compile(r"\d{4}-\d\d-\d\d 00:00:00")
 _EXACT = 2**53  # above, a float is not one whole number
 _GUARDED = re.compile(r"=\"(.*)\"|'(.*?)'?")  # ="0012" and '0012 keep a spreadsheet from reading a number
 _ERROR = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|NV|BEZUG!|WERT!|ZAHL!|####*)", re.I)
@@ -95,7 +96,7 @@ def numbers(column: pd.Series, missing: frozenset[str], rule: Numbers) -> Parsed
     return _each(column, lambda cell: number(cell, missing, rule), np.float64)
 
 
-def _raised(cell: Any) -> bool:
+def raised(cell: Any) -> bool:
     """Whether a text holds digits that are no part of a number: raised ones (the mark of a footnote), circled ones,
     fractions. `plain` would make 801 of 80¹."""
     return isinstance(cell, str) and not cell.isascii() and any(c.isnumeric() and not c.isdecimal() for c in cell)
@@ -110,7 +111,7 @@ def number(cell: Any, missing: frozenset[str], rule: Numbers) -> tuple[float, in
     text = plain(cell).replace("\u2212", "-").replace("\u2019", "'")
     if text.casefold() in missing:
         return np.nan, MISSING
-    if isinstance(cell, bool | np.bool_) or _raised(cell):
+    if isinstance(cell, bool | np.bool_) or raised(cell):
         return np.nan, BAD
     if isinstance(cell, Number):
         stated = float(cell)  # type: ignore[arg-type]
@@ -150,7 +151,7 @@ def number_hint(text: str, rule: Numbers, codes: str | None = None, age: bool = 
     """What would mend a cell that is no number: the key of the mapping, where there is one."""
     if codes:
         return f"; say what each text means: `codes: {codes}`"
-    if _raised(text):
+    if raised(text):
         return "; a raised or circled digit (a footnote's mark?) is no part of the number: take it out"
     text = plain(text)
     if _ERROR.fullmatch(text):
@@ -401,6 +402,22 @@ def exchanged(
 def is_error(text: str) -> bool:
     """Whether a text is what a spreadsheet shows where a formula failed ('#REF!')."""
     return _ERROR.fullmatch(text) is not None
+
+
+def no_id(cell: Any) -> str | None:
+    """Why a cell is no patient's number: what a spreadsheet or a data frame made of one; None where it may be one."""
+    text = plain(cell)
+    if is_error(text):
+        return f"{text!r} is a spreadsheet's error, not a patient id"
+    if isinstance(cell, dt.date) or _MIDNIGHT.fullmatch(text):
+        return f"{text!r} is a date, as a spreadsheet makes of 3-12, not a patient id; export the numbers as text"
+    if isinstance(cell, float | np.floating) and not float(cell).is_integer():
+        return f"{text!r} has digits behind the point, as no patient id has; export the numbers as text"
+    if raised(cell):
+        return f"{as_written(cell)!r} has a raised or circled digit (a footnote's mark?); take it out"
+    if lost_digits(text):
+        return f"{text!r} has lost its last digits where it was kept as a number; export the numbers as text"
+    return None
 
 
 def lost_digits(text: str) -> bool:

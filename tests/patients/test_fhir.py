@@ -442,3 +442,8 @@ def test_versions_that_are_no_numbers_count_by_their_time(tmp_path, version):
     new, old = of(61, "2024-05-03T00:30:00+02:00"), of(99, "2024-05-02T22:29:00.123Z")
     for order in ((new, old), (old, new)):
         assert records.load(write(tmp_path, PATIENT, *order)).frame["creatinine_umol_l"].tolist() == [61]
+
+
+def test_a_number_that_a_spreadsheet_has_rounded_is_nobodys(tmp_path):
+    with pytest.raises(records.RecordsError, match=r"1 patients: '1.23457E\+11' has lost its last digits"):
+        load_lines(tmp_path, patient(mrn="1.23457E+11"), crea())

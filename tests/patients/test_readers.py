@@ -2,6 +2,7 @@
 
 import gzip
 
+import numpy as np
 import openpyxl
 import pandas as pd
 import pyarrow as pa
@@ -276,3 +277,67 @@ def test_a_header_that_was_not_cut_or_is_not_there_is_told(tmp_path):
         load(write(tmp_path, "id,day,crea\nA,," + "6" * (1 << 21) + "\n"), mapping())
     with pytest.raises(RecordsError, match="nothing stands in line 9"):
         load(write(tmp_path, "id,day,crea\nA,,61\n"), mapping(header_row=9))
+
+
+def test_a_record_is_never_passed_over_as_a_row_of_units(tmp_path):
+    text = "id,day,crea\nA1,2024-01-05,61\nA2,2024-01-06,62\n"
+    with pytest.raises(RecordsError, match=r"r.csv, line 2: `skip_rows` would pass over .* a value under 'crea'"):
+        load(write(tmp_path, text), mapping(skip_rows=1))
+    rows = [["id", "day", "crea"], [12345, None, 61], [12346, None, 62]]
+    with pytest.raises(RecordsError, match=r"sheet 'labs', row 2: `skip_rows` would pass over"):
+        load(workbook(tmp_path, {"labs": rows}), mapping(skip_rows=1))
+    for under in (",,umol/L", "1,2,3", "F001,D02,2160-0", "lower limit,,60"):
+        path = write(tmp_path, text.replace("crea\n", f"crea\n{under}\n"))
+        assert len(load(path, mapping(skip_rows=1))) == 2
+
+
+def test_a_sheet_that_begins_further_down_is_one_of_several(tmp_path):
+    rows = [["id", "day", "crea"], ["A", None, 61]]
+    path = workbook(tmp_path, {"2023": rows, "2024": [["Laboratory"], *[[]] * 7, *rows], "late": [*[[]] * 8, *rows]})
+    with pytest.raises(RecordsError, match=r"several sheets hold rows"):
+        load(path, mapping())
+    assert len(load(path, mapping(sheet="late"))) == 1
+
+
+def test_a_line_is_named_rightly_under_a_header_of_several_lines(tmp_path):
+    path = write(tmp_path, 'id,day,"crea\n(umol/L)"\nA,2024-01-05,x\n')
+    with pytest.raises(RecordsError, match=r"line 3, column 'crea \(umol/L\)': 'x' is not a number"):
+        load(path, mapping(features={"creatinine_umol_l": {"column": "crea (umol/L)"}}))
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (pd.Timestamp("2024-03-12"), "a date, as a spreadsheet makes of 3-12"),
+        ("2024-03-12 00:00:00", "a date, as a spreadsheet makes of 3-12"),
+        (12345.5, "'12345.5' has digits behind the point"),
+        ("12345¹", "'12345¹' has a raised or circled digit"),
+    ],
+)
+def test_what_a_spreadsheet_made_of_a_number_is_no_patient(tmp_path, number, why):
+    with pytest.raises(RecordsError, match=rf"row 2, column 'id': .*{why}"):
+        load(workbook(tmp_path, {"labs": [["id", "day", "crea"], [number, None, 61]]}), mapping())
+
+
+def test_a_short_float_is_no_long_number(tmp_path):
+    pq.write_table(
+        pa.table({"id": pa.array(np.array([1e7, 123456789], np.float32)), "crea": [61, 62]}), tmp_path / "r.parquet"
+    )
+    with pytest.raises(RecordsError, match=r"row 2, column 'id': '1.234568E\+08' has lost its last digits"):
+        load(tmp_path / "r.parquet", mapping(date=None))
+    t = load(tmp_path / "r.parquet", mapping(date=None), on_bad="missing")
+    assert t.frame["patient_key"][0] == patient_key("10000000", None)
+    assert t.frame["patient_key"].isna().tolist() == [False, True]
+
+
+def test_a_total_among_the_patients_is_told(tmp_path):
+    def notes(text):
+        report = load(write(tmp_path, text), mapping()).report
+        assert report is not None
+        return "; ".join(report.notes)
+
+    text = "id,day,crea\n" + "".join(f"P{k},2024-01-05,61\n" for k in range(1, 9))
+    told = "line 10, column 'id': 2 of 10 patients have a number without a digit but 0, in 2 rows"
+    assert told in notes(text + "Total,,70\n0,2024-01-05,61\n")
+    assert not notes(text)
+    assert not notes("id,day,crea\nA,2024-01-05,61\nB1,2024-01-05,61\n")

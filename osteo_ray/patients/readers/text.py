@@ -19,7 +19,15 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
+from osteo_ray.patients.readers.chunk import (
+    LOOKED_AT,
+    ROWS,
+    Chunk,
+    check_header,
+    check_skipped,
+    name_form,
+    repeated_names,
+)
 from osteo_ray.patients.readers.compressed import open_bytes
 
 _MARKS = (
@@ -121,6 +129,7 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
     skip = m.skip_rows
     try:
         header = [h.strip().lstrip("\ufeff").strip() for h in next(reader)]
+        at = above + reader.line_num  # a name may hold line ends
         while header and not header[-1]:
             header.pop()  # a comma behind the last name
         if m.patient_id and name_form(m.patient_id) not in map(name_form, header):
@@ -136,6 +145,7 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
             if not any(map(str.strip, row)) or row == [_END]:
                 continue
             if skip:
+                check_skipped(header, row, m, f"{name}, line {line}")
                 skip -= 1
                 continue
             if fields is None:

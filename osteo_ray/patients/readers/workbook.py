@@ -16,7 +16,15 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
+from osteo_ray.patients.readers.chunk import (
+    LOOKED_AT,
+    ROWS,
+    Chunk,
+    check_header,
+    check_skipped,
+    name_form,
+    repeated_names,
+)
 from osteo_ray.patients.values import plain
 
 _BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -82,12 +90,17 @@ def _sheet(book: Any, m: Mapping, name: str) -> Any:
         if m.sheet not in titles:
             raise RecordsError([f"{name}: no sheet {m.sheet!r}; there are: {there}"])
         return book[m.sheet]
-    filled = [s for s in book.worksheets if any(v is not None for row in s.iter_rows(max_row=5) for v in _values(row))]
+    filled = [s for s in book.worksheets if any(v is not None for row in _top(s) for v in _values(row))]
     if not filled:
         raise RecordsError([f"{name}: the workbook is empty; a header and rows are needed"])
     if len(filled) > 1:
         raise RecordsError([f"{name}: several sheets hold rows ({there}); name one: `sheet: {filled[0].title}`"])
     return filled[0]
+
+
+def _top(sheet: Any) -> Any:
+    """The rows among which a table begins."""
+    return sheet.iter_rows(max_row=LOOKED_AT)
 
 
 def _values(row: Any) -> list[Any]:
@@ -126,6 +139,7 @@ def _rows(sheet: Any, formulas: Any, m: Mapping, name: str) -> Iterator[Chunk]:
             repeated = repeated_names([h for h in header if h])
             continue
         if skip:
+            check_skipped(header, row, m, f"{where}, row {number}")
             skip -= 1
             continue
         if any(v is not None for v in row[len(header) :]):
