@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic_core import from_json
 
 from osteo_ray.patients.fhir_patients import Subjects, canonical
-from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
 from osteo_ray.patients.long import TestNames
 from osteo_ray.patients.mapping import Numbers, Test
 from osteo_ray.patients.observations import NO_DAY, PRESENT, T_SCORE, VERSIONED, Observations
@@ -356,7 +356,7 @@ class _Export:
             number = np.array([int(k, 16) for k in frame["patient_key"]], np.uint64)
             p = sorted_patient[np.searchsorted(sorted_keys, number)]
             found.rows += len(frame)
-            yield self._with_facts(frame, sex[p], born[p])
+            yield self._with_facts(frame, sex[p], born[p], p)
 
     def _current(self, block: np.ndarray) -> np.ndarray:
         """Without what was withdrawn, and of a resource that stands several times the last version alone. Who is left
@@ -374,20 +374,24 @@ class _Export:
         bare = np.setdiff1d(block["patient"][gone], rest["patient"]).tolist()
         return np.concatenate([rest, self._present([(k, NO_DAY, 0, 0) for k in bare])])
 
-    def _with_facts(self, frame: pd.DataFrame, sex: np.ndarray, born: np.ndarray) -> pd.DataFrame:
-        """Sex and age of a patient beside what was observed of them."""
+    def _with_facts(self, frame: pd.DataFrame, sex: np.ndarray, born: np.ndarray, patient: np.ndarray) -> pd.DataFrame:
+        """Sex and age of a patient (by number, as the facts [n]) beside what was observed of them."""
         found = self._reading.found
         f = feature("age_y")
         age = age_at(born, frame["record_date"].to_numpy("datetime64[D]"))
         outside = (age < f.low) | (age > f.high)
-        for k in np.flatnonzero(outside)[:100]:
+        for k in np.flatnonzero(outside):
+            who = self._subjects.reference(patient[k])
             found.problem(
-                f"Patient.birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a"
+                f"{who}: birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a; "
+                f"correct it, or leave the Patient and its Observations out"
             )
         age[outside] = np.nan
         for name, values, source in (("sex_male", sex, "Patient.gender"), ("age_y", age, "Patient.birthDate")):
             found.values(name, values, int(outside.sum()) if name == "age_y" else 0)
             found.source(name, source)
+            if name == "age_y" and name in frame:
+                found.other_ages += int((np.abs(frame[name] - values) > AGES_DIFFER).sum())
             frame[name] = values if name not in frame else np.where(np.isnan(frame[name]), values, frame[name])
         frame["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
         return frame

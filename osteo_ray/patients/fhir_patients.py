@@ -97,6 +97,10 @@ class Subjects:
         spoilt = None if pid is None else no_id(pid)
         return (pid, why) if spoilt is None else (None, spoilt)
 
+    def reference(self, patient: int) -> str:
+        """By what a patient is known in the files."""
+        return self._names[self._of_patient[patient]]
+
     def add_identified(self, identifier: dict[str, Any]) -> int | None:
         """A subject that is given by an identifier instead of a reference; None where it is not the one that counts."""
         pid, system = self._number_of([identifier])

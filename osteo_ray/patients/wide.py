@@ -7,7 +7,7 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
 from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
@@ -26,8 +26,6 @@ from osteo_ray.patients.values import (
     moments,
     plain,
 )
-
-_AGES_DIFFER = 2
 
 
 def columns_of(m: Mapping) -> dict[str, str]:
@@ -226,8 +224,8 @@ def ages(
     f = feature("age_y")
     age = age_at(born.astype("datetime64[D]"), at.astype("datetime64[D]"))
     computed = np.ones(len(age), bool) if stated is None else np.isnan(stated)
-    if stated is not None and (n := int((np.abs(stated - age) > _AGES_DIFFER).sum())):
-        reading.found.note(f"{chunk.source}: {n} ages are more than {_AGES_DIFFER} years off those by the birth date")
+    if stated is not None:
+        reading.found.other_ages += int((np.abs(stated - age) > AGES_DIFFER).sum())
     outside = computed & ((age < f.low) | (age > f.high))
     for row in np.flatnonzero(outside):
         reading.found.problem(

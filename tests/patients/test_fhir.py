@@ -447,3 +447,11 @@ def test_versions_that_are_no_numbers_count_by_their_time(tmp_path, version):
 def test_a_number_that_a_spreadsheet_has_rounded_is_nobodys(tmp_path):
     with pytest.raises(records.RecordsError, match=r"1 patients: '1.23457E\+11' has lost its last digits"):
         load_lines(tmp_path, patient(mrn="1.23457E+11"), crea())
+
+
+def test_ages_are_held_against_the_birth_date(tmp_path):
+    t = records.load(write(tmp_path, PATIENT, observation("30525-0", 30, "a")))
+    assert t.report is not None
+    assert any("1 ages are more than 2 years off" in n for n in t.report.notes)
+    with pytest.raises(records.RecordsError, match=r"Patient/p1: birthDate: an age of 9 .* leave the Patient"):
+        records.load(write(tmp_path, PATIENT | {"birthDate": "2015-05-01"}, observation("6768-6", 85, "U/L")))

@@ -174,3 +174,23 @@ def test_what_a_mapping_says_of_the_t_scores_tests_is_heeded(tmp_path):
     tests = {"t_score": {"names": ["T hip"], "missing": ["0"], "numbers": {"decimal": ","}}}
     f = read(tmp_path, ['A,2024-02-01,T hip,"-2,7",', "B,2024-02-01,T hip,0,"], tests=tests).frame
     assert sorted(f["t_score"].dropna()) == [-2.7]
+
+
+def test_an_age_that_is_stated_counts_and_one_that_contradicts_the_birth_date_is_told(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,result,unit,age,born\nA,2024-01-05,Crea,80,umol/L,70,1990-01-01\n"
+        "B,2024-01-05,Crea,80,umol/L,,1954-01-05\n"
+    )
+    more = {"features": {"age_y": {"column": "age"}}, "birth_date": "born"}
+    t = load(path, Mapping.model_validate(LONG | more))
+    f = t.frame.set_index("patient_key")["age_y"]
+    assert f[patient_key("A", None)] == 70
+    assert f[patient_key("B", None)] == pytest.approx(70, abs=0.1)
+    assert t.report is not None
+    assert any("1 ages are more than 2 years off" in n for n in t.report.notes)
+
+
+def test_undated_values_of_a_long_table_that_differ_are_told(tmp_path):
+    t = read(tmp_path, ["A,,Crea,80,umol/L", "A,,Crea,120,umol/L", "B,,Crea,80,umol/L"])
+    assert any("none is used: creatinine_umol_l of 1 patients" in n for n in t.report.notes)

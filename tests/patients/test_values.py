@@ -352,3 +352,22 @@ def test_a_year_of_two_digits_may_stand_first(tmp_path, text, remedy):
 def test_t_scores_of_zero_that_stand_for_none_are_told(tmp_path):
     rows = "".join(f"{k},61,{0 if k % 2 else -1.5}\n" for k in range(12))
     assert any("6 of 12 T-scores are 0" in n for n in crea(tmp_path, "id,crea,t\n" + rows, t_score="t").report.notes)
+
+
+def told(t):
+    assert t.report is not None
+    return "; ".join(t.report.notes)
+
+
+def test_undated_values_that_no_timeline_uses_are_told(tmp_path):
+    text = "id,crea,t\nA,61,-2.6\nA,90,-1.0\nB,61,-2.6\nB,61,-2.9\n"
+    t = crea(tmp_path, text, t_score="t")
+    assert "none is used: creatinine_umol_l of 1 patients, t_score of 1 patients; name the column" in told(t)
+    dated = crea(tmp_path, "id,day,crea\nA,2024-01-05,61\nA,2024-01-06,90\nB,,61\n", date="day")
+    assert not told(dated)
+
+
+def test_patients_of_both_sexes_are_told(tmp_path):
+    features = {"sex_male": {"column": "sex", "codes": {"M": 1, "F": 0}}}
+    t = crea(tmp_path, "id,day,sex\nA,2024-01-05,M\nA,2024-01-06,F\nB,2024-01-05,M\n", date="day", features=features)
+    assert "the records of 1 patients give both sexes" in told(t)
