@@ -32,6 +32,8 @@ _ENOUGH = 10
 """Values from which the median of a column says something about its unit."""
 _ENOUGH_T, _ZEROS = 5, 0.15
 """T-scores from which a warning is due, and the share of zeros among them that is more than chance (some 4 %)."""
+_OFTEN = 3
+"""Times that a 999 has to stand to be odd, where it is not far above the other values."""
 _MOST = 4
 """Patients with a digit in their number for each without, from which the latter are odd."""
 _CORRECT = "; correct it, or add it to `missing:` if it means missing"
@@ -100,7 +102,8 @@ class Reading:
     ) -> None:
         """Warn of the few numbers without a digit among many that have some."""
         pids = {k: text.partition("\x1f")[0] for k, text in enumerate(uniques) if k not in bad}
-        words = [k for k, pid in pids.items() if not re.search(r"[1-9]", pid)]
+        often = np.bincount(codes, minlength=len(uniques))
+        words = [k for k, pid in pids.items() if not re.search(r"[1-9]", pid) and ("0" not in pid or often[k] > 1)]
         if words and len(pids) - len(words) >= _MOST * len(words):
             rows = np.flatnonzero(np.isin(codes, words))
             self.found.note(
@@ -183,6 +186,7 @@ class Reading:
         refused = np.zeros(len(values), bool)
         known = ~np.isnan(values)
         molar_mass = molar_mass_of(f.name, q.analyte)
+        sites = self._sites(chunk) if f.typical is not None and known.any() else []
         if units is None:
             written: list[str] = [q.unit or f.unit]
             which = np.zeros(len(values), np.intp)
@@ -204,23 +208,43 @@ class Reading:
             values[rows] *= by
             if units is not None:
                 self.found.units(f.name, unit)
-            if q.check_median and self._other_unit(f, values[rows], by, unit, chunk, column):
-                values[rows], refused[rows] = np.nan, True
+            if not q.check_median:
+                continue
+            # A hospital may write in a unit of its own, which the median of all does not show.
+            for site, of_site in [("", rows), *((s, r[np.isin(r, rows)]) for s, r in sites)]:
+                if self._other_unit(f, values[of_site], by, unit, chunk, column, site):
+                    values[of_site], refused[of_site] = np.nan, True
+                    if not site:
+                        break
         return refused
 
+    def _sites(self, chunk: Chunk) -> list[tuple[str, np.ndarray]]:
+        """The rows of each site, where there are several."""
+        column = self.mapping.site_column
+        if column is None or column not in chunk.frame:
+            return []
+        which, names = texts_of(chunk.frame[column])
+        there = np.unique(which)
+        return [(names[k], np.flatnonzero(which == k)) for k in there] if len(there) > 1 else []
+
     def _stand_ins(self, name: str, stated: np.ndarray, used: np.ndarray, chunk: Chunk, column: str) -> None:
-        """Warn of 99, 999 and the like that stand far above all other values, as those do that mean missing."""
+        """Warn of 99, 999 and the like that stand far above all other values, or above them and more often than any, as
+        those do that mean missing."""
         values, counts = np.unique(stated[used], return_counts=True)
-        if len(values) < 2 or values[-1] < 2 * values[-2]:
+        if len(values) < 2:
             return
         top = f"{values[-1]:g}"
-        if len(top) > 1 and set(top.replace(".", "")) == {"9"}:
+        far = values[-1] >= 2 * values[-2]
+        often = len(top) > 2 and counts[-1] >= _OFTEN and counts[-1] > 2 * counts[:-1].max()
+        if (far or often) and len(top) > 1 and set(top.replace(".", "")) == {"9"}:
             self.found.note(
                 f"{chunk.source}, column {column!r}: {top} stands {counts[-1]} times for {name}, and no other value "
                 f"above {values[-2]:g}; if it means missing, add it to the feature's own `missing:`"
             )
 
-    def _other_unit(self, f: Feature, values: np.ndarray, by: float, unit: str, chunk: Chunk, column: str) -> bool:
+    def _other_unit(
+        self, f: Feature, values: np.ndarray, by: float, unit: str, chunk: Chunk, column: str, site: str = ""
+    ) -> bool:
         """Whether a column's median belongs to another unit: a problem; to no unit that is known: a warning."""
         if len(values) < _ENOUGH or f.typical is None:
             return False
@@ -228,7 +252,8 @@ class Reading:
         if f.typical[0] <= median <= f.typical[1]:
             return False
         text = (
-            f"{chunk.source}, column {column!r}: the median of {f.name}, {median / by:.4g} {unit}"
+            f"{chunk.source}, column {column!r}{f' at site {site!r}' if site else ''}: the median of {f.name}, "
+            f"{median / by:.4g} {unit}"
             f"{'' if by == 1 else f' ({median:.4g} {f.unit})'}, is not where patients' medians lie, "
             f"{f.typical[0]:g} to {f.typical[1]:g} {f.unit}"
         )

@@ -28,7 +28,7 @@ from osteo_ray.patients.findings import Findings, RecordsError
 from osteo_ray.patients.labels import label_of
 from osteo_ray.patients.mapping import Mapping, load_mapping
 from osteo_ray.patients.match import RecordPatients
-from osteo_ray.patients.readers import FHIR, TABLES, chunks, kind_of
+from osteo_ray.patients.readers import FHIR, TABLES, Chunk, chunks, kind_of
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
@@ -261,7 +261,7 @@ def _table(
     if m.format == "fhir":
         raise RecordsError([f"{name}: the mapping is of `format: fhir`, the file a table; give a wide or long mapping"])
     reading = Reading(m, pseudonym_key, identity, found)
-    pieces = (chunk.named(wide.columns_of(m)) for chunk in chunks(path, m, name))
+    pieces = (_noted(chunk, found).named(wide.columns_of(m)) for chunk in chunks(path, m, name))
     if m.format == "long":
         yield from _long(pieces, reading)
         return
@@ -269,6 +269,12 @@ def _table(
         if k == 0:
             wide.check_columns(chunk, reading)
         yield wide.map_chunk(wide.records_of(chunk, reading, k == 0), reading)
+
+
+def _noted(chunk: Chunk, found: Findings) -> Chunk:
+    for note in chunk.notes:
+        found.note(note)
+    return chunk
 
 
 def _long(table: Iterable, reading: Reading) -> Iterator[pd.DataFrame]:

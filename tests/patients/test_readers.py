@@ -330,14 +330,37 @@ def test_a_short_float_is_no_long_number(tmp_path):
     assert t.frame["patient_key"].isna().tolist() == [False, True]
 
 
+def report(table):
+    assert table.report is not None
+    return table.report
+
+
 def test_a_total_among_the_patients_is_told(tmp_path):
     def notes(text):
-        report = load(write(tmp_path, text), mapping()).report
-        assert report is not None
-        return "; ".join(report.notes)
+        return "; ".join(report(load(write(tmp_path, text), mapping())).notes)
 
     text = "id,day,crea\n" + "".join(f"P{k},2024-01-05,61\n" for k in range(1, 9))
-    told = "line 10, column 'id': 2 of 10 patients have a number without a digit but 0, in 2 rows"
-    assert told in notes(text + "Total,,70\n0,2024-01-05,61\n")
+    told = "line 10, column 'id': 2 of 10 patients have a number without a digit but 0, in 3 rows"
+    assert told in notes(text + "Total,,70\n0,2024-01-05,61\n0,2024-01-06,61\n")
     assert not notes(text)
     assert not notes("id,day,crea\nA,2024-01-05,61\nB1,2024-01-05,61\n")
+
+
+def test_hidden_rows_are_read_and_told(tmp_path):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61], ["B", None, 62]]})
+    assert not report(load(path, mapping())).notes
+    book = openpyxl.load_workbook(path)
+    book["labs"].row_dimensions[3].hidden = True
+    book.save(path)
+    t = load(path, mapping())
+    assert len(t) == 2
+    assert report(t).notes == (
+        "r.xlsx, sheet 'labs': 1 rows are hidden, and read like the others; take them out if they do not count",
+    )
+
+
+def test_a_column_without_a_name_is_listed_where_it_holds_values(tmp_path):
+    t = load(write(tmp_path, ",id,,day,crea\n0,A,,2024-01-05,61\n1,B,,2024-01-05,62\n"), mapping())
+    assert report(t).unused_columns == ("(column 1, without a name)",)
+    rows = [["id", "day", None, "crea"], ["A", None, 5, 61]]
+    assert report(load(workbook(tmp_path, {"labs": rows}), mapping())).unused_columns == ("(column 3, without a name)",)

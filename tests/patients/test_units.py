@@ -147,3 +147,14 @@ def test_a_row_without_its_unit_is_refused(tmp_path):
     m = {"patient_id": "id", "features": {"urea_mmol_l": {"column": "x", "unit_column": "u"}}}
     with pytest.raises(RecordsError, match="line 3, column 'x': 15: no unit"):
         load(path, Mapping.model_validate(m))
+
+
+def test_a_hospital_that_writes_in_another_unit_is_seen_among_others(tmp_path):
+    rows = [f"N{k},north,{5 + k / 10}" for k in range(20)] + [f"S{k},south,{30 + k}" for k in range(12)]
+    path = tmp_path / "r.csv"
+    path.write_text("id,s,urea\n" + "\n".join(rows) + "\n")
+    m = {"patient_id": "id", "site_column": "s", "features": {"urea_mmol_l": {"column": "urea", "unit": "mmol/L"}}}
+    with pytest.raises(RecordsError, match=r"column 'urea' at site 'south': the median of urea_mmol_l.* it fits mg/dL"):
+        load(path, Mapping.model_validate(m))
+    f = load(path, Mapping.model_validate(m), on_bad="missing").frame
+    assert f["urea_mmol_l"].notna().tolist() == [True] * 20 + [False] * 12

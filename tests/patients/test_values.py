@@ -67,6 +67,11 @@ def crea(tmp_path, text, on_bad="raise", **more):
     return load(path, Mapping.model_validate(base | more), on_bad=on_bad)
 
 
+def told(t):
+    assert t.report is not None
+    return "; ".join(t.report.notes)
+
+
 @pytest.mark.parametrize(
     ("value", "remedy"),
     [
@@ -225,6 +230,11 @@ def test_numbers_that_stand_for_missing_are_told(tmp_path):
     t = crea(tmp_path, "id,crea\n" + "".join(f"{k},{v}\n" for k, v in enumerate([61, 70, 999, 80, 999, 75])))
     assert any("999 stands 2 times for creatinine_umol_l" in n for n in t.report.notes)
     assert not crea(tmp_path, "id,crea\nA,61\nB,99\n").report.notes
+    many = [*range(60, 90), 999, 999, 999, 600]
+    t = crea(tmp_path, "id,crea\n" + "".join(f"P{k},{v}\n" for k, v in enumerate(many, 1)))
+    assert "999 stands 3 times for creatinine_umol_l, and no other value above 600" in told(t)
+    once = [v for v in many if v != 999] + [999]
+    assert not told(crea(tmp_path, "id,crea\n" + "".join(f"P{k},{v}\n" for k, v in enumerate(once, 1))))
 
 
 def test_t_scores_without_a_sign_are_told(tmp_path):
@@ -352,11 +362,6 @@ def test_a_year_of_two_digits_may_stand_first(tmp_path, text, remedy):
 def test_t_scores_of_zero_that_stand_for_none_are_told(tmp_path):
     rows = "".join(f"{k},61,{0 if k % 2 else -1.5}\n" for k in range(12))
     assert any("6 of 12 T-scores are 0" in n for n in crea(tmp_path, "id,crea,t\n" + rows, t_score="t").report.notes)
-
-
-def told(t):
-    assert t.report is not None
-    return "; ".join(t.report.notes)
 
 
 def test_undated_values_that_no_timeline_uses_are_told(tmp_path):

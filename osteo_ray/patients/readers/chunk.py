@@ -27,7 +27,8 @@ _NUMBER = re.compile(r"[<>]?\s*[+-]?\d+(?:[.,]\d+)*")
 class Chunk:
     """Rows of a table: `frame` with the columns as delivered, `numbers` [n] as a person would count them.
 
-    `repeated` are names that stand in the header more than once; the frame holds the first of each.
+    `repeated` are names that stand in the header more than once; the frame holds the first of each. `notes` are what a
+    person has to know of the rows.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Chunk:
     word: str
     repeated: tuple[str, ...] = ()
     cell: str = "column"
+    notes: tuple[str, ...] = ()
 
     def named(self, wanted: Iterable[str]) -> Chunk:
         """The chunk with the names that a mapping gives its columns, where those of the file are the same but for
@@ -64,6 +66,11 @@ class Chunk:
 def name_form(name: str) -> str:
     """The form in which names of columns are compared."""
     return " ".join(unicodedata.normalize("NFKC", name).split())
+
+
+def nameless(position: int) -> str:
+    """How a column with values, but without a name, is called: no mapping can name it, but the report lists it."""
+    return f"(column {position + 1}, without a name)"
 
 
 def check_header(later: Iterable[tuple[int, list[str]]], patient_id: str, source: str, word: str) -> None:

@@ -26,6 +26,7 @@ from osteo_ray.patients.readers.chunk import (
     check_header,
     check_skipped,
     name_form,
+    nameless,
     repeated_names,
 )
 from osteo_ray.patients.readers.compressed import open_bytes
@@ -168,7 +169,8 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
 
 def _chunk(name: str, header: list[str], rows: list, numbers: list[int], repeated: tuple[str, ...]) -> Chunk:
     columns: dict[str, pd.Series] = {}
-    for h, cells in zip(header, zip(*rows, strict=True), strict=True):
+    for k, (h, cells) in enumerate(zip(header, zip(*rows, strict=True), strict=True)):
+        h = h or (nameless(k) if any(map(str.strip, cells)) else "")
         if h and h not in columns:
             columns[h] = pd.Series(np.array(cells, dtype=object), dtype=object)
     return Chunk(name, pd.DataFrame(columns), np.array(numbers), "line", repeated)

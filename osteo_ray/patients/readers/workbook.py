@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -23,11 +24,13 @@ from osteo_ray.patients.readers.chunk import (
     check_header,
     check_skipped,
     name_form,
+    nameless,
     repeated_names,
 )
 from osteo_ray.patients.values import plain
 
 _BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
+_HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^>]*\bhidden=\"(?:1|true)\"")
 _SHOWN = re.compile(r'(?:"([^"]*)")?(0+)')
 _DIGITS = 1e15  # a spreadsheet keeps fifteen digits
 
@@ -41,7 +44,9 @@ def read_workbook(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
     """
     with _opened(path, name) as book, _opened(path, name, values=False) as formulas:
         sheet = _sheet(book, m, name)
-        yield from _rows(sheet, formulas[sheet.title], m, name)
+        notes = _hidden(path, sheet, name)
+        for chunk in _rows(sheet, formulas[sheet.title], m, name):
+            yield replace(chunk, notes=notes)
 
 
 def first_rows(path: Path, name: str) -> Iterator[tuple[dict[str, Any], list[tuple[int, list[str]]]]]:
@@ -101,6 +106,21 @@ def _sheet(book: Any, m: Mapping, name: str) -> Any:
 def _top(sheet: Any) -> Any:
     """The rows among which a table begins."""
     return sheet.iter_rows(max_row=LOOKED_AT)
+
+
+def _hidden(path: Path, sheet: Any, name: str) -> tuple[str, ...]:
+    """What has to be said where rows of a sheet are hidden: whoever filtered it may have meant to leave them out."""
+    hidden, rest = 0, b""
+    with zipfile.ZipFile(path) as z, z.open(sheet._worksheet_path) as f:
+        while block := f.read(1 << 20):
+            text = rest + block
+            end = text.rfind(b">") + 1
+            hidden += len(_HIDDEN_ROW.findall(text[:end]))
+            rest = text[end:]
+    where = f"{name}, sheet {sheet.title!r}"
+    return (f"{where}: {hidden} rows are hidden, and read like the others; take them out if they do not count",)[
+        : hidden > 0
+    ]
 
 
 def _values(row: Any) -> list[Any]:
@@ -179,6 +199,7 @@ def _later(sheet: Any, number: int) -> Iterator[tuple[int, list[str]]]:
 def _chunk(where: str, header: list[str], rows: list, numbers: list[int], repeated: tuple[str, ...]) -> Chunk:
     columns: dict[str, pd.Series] = {}
     for i, h in enumerate(header):
+        h = h or (nameless(i) if any(r[i] is not None for r in rows) else "")
         if h and h not in columns:
             columns[h] = pd.Series([r[i] for r in rows], dtype=object)
     return Chunk(where, pd.DataFrame(columns), np.array(numbers), "row", repeated)
