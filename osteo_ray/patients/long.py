@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,9 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
         how[use[0], text] = use[1]
     for (name, text), which in groups.items():
         rows = np.flatnonzero(np.isin(tests, which))
-        part = Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word)
+        part = _with_signs(
+            Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word), m
+        )
         values = _values(name, text, how[name, text], part, reading)
         block = base[rows]
         known = ~np.isnan(values)
@@ -94,6 +97,19 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
         stated["age_y"] = _ages(base["day"], stated.get("age_y"), chunk, reading)
     out += [_column_block(base, usable, name, values) for name, values in stated.items()]
     return np.concatenate(out) if out else base[:0]
+
+
+def _with_signs(part: Chunk, m: Mapping) -> Chunk:
+    """The chunk with the signs of bounds before their values, where they stand in a column of their own."""
+    if m.comparator is None or m.comparator not in part.frame or m.value not in part.frame:
+        return part
+    signs = part.frame[m.comparator].map(plain)
+    values = part.frame[m.value].astype(object)
+    apart = (~signs.str.casefold().isin(m.missing_texts | {"", "="}) & (values.map(plain) != "")).to_numpy(bool)
+    values[apart] = signs[apart] + values[apart].map(plain)
+    frame = part.frame.copy()
+    frame[m.value] = values
+    return replace(part, frame=frame)
 
 
 def _values(name: str, text: str, test: Test, part: Chunk, reading: Reading) -> np.ndarray:

@@ -25,7 +25,16 @@ from osteo_ray.patients.values import (
     exchanged,
     moments,
     plain,
+    texts_of,
 )
+
+_SIGNS = {"<", ">", "<=", ">=", "=<", "=>", "≤", "≥"}
+_WITHDRAWN = {
+    *("cancelled", "canceled", "entered in error", "entered-in-error", "deleted", "void", "voided", "invalid"),
+    *("rejected", "withdrawn", "storniert", "ungültig", "gelöscht", "annulé", "annullato", "anulado"),
+    *("作废", "取消", "已取消", "無効"),
+}
+_WITHDRAWN_CODES = {"x", "d", "w"}  # of HL7's table 0085, with which other columns than a status say other things
 
 
 def columns_of(m: Mapping) -> dict[str, str]:
@@ -33,6 +42,7 @@ def columns_of(m: Mapping) -> dict[str, str]:
     out: dict[str, str] = {}
     named = [("patient_id", m.patient_id), ("site", m.site_column), ("date", m.date), ("dxa_date", m.dxa_date)]
     named += [("birth_date", m.birth_date), ("test", m.test), ("value", m.value), ("unit", m.unit)]
+    named += [("comparator", m.comparator)]
     named += [("t_score", c) for c in m.t_score] + [("keep", c) for c in m.keep]
     named += [("treatment", m.treatment.column)] if m.treatment else []
     for name, c in m.features.items():
@@ -86,7 +96,31 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         same = [a for a in absent if a.casefold() == c.casefold()]
         near = same or get_close_matches(c.casefold(), absent, n=1)
         shown.append(f"{c} (did you mean {near[0]}?)" if near else c)
+    _look_at_unused(chunk, unused, reading)
     reading.found.columns([*shown, *(f"{c} (twice)" for c in chunk.repeated if c not in used)])
+
+
+def _look_at_unused(chunk: Chunk, unused: list[str], reading: Reading) -> None:
+    """Columns that nothing uses, and that say of the values beside them that they are not what they seem.
+
+    Raises:
+        RecordsError: of a long table, a column with the signs of bounds.
+    """
+    for c in unused:
+        texts = {t.casefold() for t in texts_of(chunk.frame[c])[1] if t}
+        where = f"{chunk.source}: column {c!r}"
+        signs = texts - {"="}
+        if signs and signs <= _SIGNS:
+            what = f"{where} holds the signs of bounds ({', '.join(sorted(signs))}) apart from their values"
+            if reading.mapping.format == "long":
+                raise RecordsError([f"{what}; name it: `comparator: {c}`"])
+            reading.found.note(f"{what}, which are read as if they were none; write '<5' in one cell")
+        withdrawn = texts & (_WITHDRAWN | (_WITHDRAWN_CODES if "status" in c.casefold() else set()))
+        if withdrawn:
+            reading.found.note(
+                f"{where} says {', '.join(sorted(withdrawn))} of some rows, which are read like the others; take out "
+                f"those that do not count"
+            )
 
 
 def records_of(chunk: Chunk, reading: Reading, first: bool) -> Chunk:

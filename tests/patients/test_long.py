@@ -194,3 +194,33 @@ def test_an_age_that_is_stated_counts_and_one_that_contradicts_the_birth_date_is
 def test_undated_values_of_a_long_table_that_differ_are_told(tmp_path):
     t = read(tmp_path, ["A,,Crea,80,umol/L", "A,,Crea,120,umol/L", "B,,Crea,80,umol/L"])
     assert any("none is used: creatinine_umol_l of 1 patients" in n for n in t.report.notes)
+
+
+def test_signs_of_bounds_in_a_column_of_their_own(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,op,result,unit\nA,2024-01-05,Crea,<,30,umol/L\nA,2024-01-05,Crea,=,31,umol/L\n"
+        "B,2024-01-05,Crea,,80,umol/L\nC,2024-01-05,Crea,<,,umol/L\n"
+    )
+    with pytest.raises(RecordsError, match=r"column 'op' holds the signs of bounds \(<\).*`comparator: op`"):
+        load(path, Mapping.model_validate(LONG))
+    t = load(path, Mapping.model_validate(LONG | {"comparator": "op"}))
+    assert sorted(t.frame["creatinine_umol_l"].dropna()) == [31, 80]
+    assert t.report is not None
+    assert next(f.bounds for f in t.report.features if f.name == "creatinine_umol_l") == 1
+    half = LONG | {"comparator": "op", "numbers": {"bounds": "half"}}
+    path.write_text("pid,at,test,op,result,unit\nA,2024-01-05,Crea,<,30,umol/L\n")
+    assert load(path, Mapping.model_validate(half)).frame["creatinine_umol_l"].tolist() == [15]
+
+
+def test_rows_that_are_said_to_be_withdrawn_are_told(tmp_path):
+    path = tmp_path / "r.csv"
+    for header, word in (("status", "X"), ("remark", "Storniert")):
+        path.write_text(f"pid,at,test,result,unit,{header}\nA,2024-01-05,Crea,80,umol/L,{word}\n")
+        t = load(path, Mapping.model_validate(LONG))
+        assert t.report is not None
+        assert any(f"column '{header}' says {word.casefold()} of some rows" in n for n in t.report.notes)
+    path.write_text("pid,at,test,result,unit,ward\nA,2024-01-05,Crea,80,umol/L,D\n")
+    report = load(path, Mapping.model_validate(LONG)).report
+    assert report is not None
+    assert not report.notes

@@ -376,3 +376,10 @@ def test_patients_of_both_sexes_are_told(tmp_path):
     features = {"sex_male": {"column": "sex", "codes": {"M": 1, "F": 0}}}
     t = crea(tmp_path, "id,day,sex\nA,2024-01-05,M\nA,2024-01-06,F\nB,2024-01-05,M\n", date="day", features=features)
     assert "the records of 1 patients give both sexes" in told(t)
+
+
+def test_signs_of_bounds_apart_from_their_values_are_told(tmp_path):
+    assert "column 'op' holds the signs of bounds (<, >=)" in told(
+        crea(tmp_path, "id,op,crea\nA,<,61\nB,>=,62\nC,,63\n")
+    )
+    assert not told(crea(tmp_path, "id,op,crea\nA,=,61\nB,,62\n"))
