@@ -304,9 +304,10 @@ class _Export:
             chunk = Chunk(self._source, frame, np.array(number), "line", cell="Observation")
             column = f"{code} ({name})"
             test: Test = tests[0]
-            units = frame["unit"] if test.unit is None else None
+            units = frame["unit"]
             if name == "t_score":
-                values = self._reading.t_scores(frame["value"], chunk, column, code, units, test)
+                of_t = units if test.unit is None else None
+                values = self._reading.t_scores(frame["value"], chunk, column, code, of_t, test)
             elif name == "smoker":
                 values = self._reading.quantity(name, Test(), frame["value"], None, chunk, column, code)
             else:

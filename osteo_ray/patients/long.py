@@ -118,7 +118,7 @@ def _values(name: str, text: str, test: Test, part: Chunk, reading: Reading) -> 
     if name == "t_score":
         stated = part.frame[m.unit] if m.unit and test.unit is None else None
         return reading.t_scores(part.frame[m.value], part, m.value, text, stated, test)
-    units = part.frame[m.unit] if m.unit and test.unit is None and test.codes is None else None
+    units = part.frame[m.unit] if m.unit and test.codes is None else None
     if units is None and test.unit is None and test.codes is None:
         units = pd.Series([""] * len(part.frame), dtype=object)  # no unit is no unit
     return reading.quantity(name, test, part.frame[m.value], units, part, m.value, text)

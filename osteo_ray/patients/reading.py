@@ -14,7 +14,16 @@ from osteo_ray.patients.identity import normalised, patient_key
 from osteo_ray.patients.mapping import Mapping, Quantity, folded
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
-from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, of_t_score, units_that_fit, written
+from osteo_ray.patients.units import (
+    UnitError,
+    contradict,
+    feature_factor,
+    fitting_units,
+    of_t_score,
+    unit_in_name,
+    units_that_fit,
+    written,
+)
 from osteo_ray.patients.values import (
     BAD,
     BOUND,
@@ -76,6 +85,7 @@ class Reading:
         codes, uniques = texts_of(_whole(ids), text_of)
         if sites is not None:
             which, names = texts_of(sites)
+            self._sites_alike([names[k] for k in np.unique(which)], chunk)
             # Every pair of number and site that occurs.
             pairs, codes = np.unique(codes.astype(np.int64) * len(names) + which, return_inverse=True)
             uniques = [f"{uniques[p // len(names)]}\x1f{names[p % len(names)]}" for p in pairs.tolist()]
@@ -96,6 +106,17 @@ class Reading:
                 self.found.problem(f"{chunk.at(row, column)}: {bad[codes[row]]}")
         self._placeholders(uniques, codes, bad, chunk, column)
         return np.array(keys, object)[codes] if len(keys) else np.empty(0, object)
+
+    def _sites_alike(self, names: list[str], chunk: Chunk) -> None:
+        """Warn of hospitals whose names differ in writing alone: one patient of both is two patients."""
+        if not self.identity.site_in_key:
+            return
+        forms: dict[str, list[str]] = {}
+        for name in names:
+            forms.setdefault("".join(name.casefold().split()), []).append(name)
+        for alike in (a for a in forms.values() if len(a) > 1):
+            shown = ", ".join(repr(a) for a in alike)
+            self.found.note(f"{chunk.source}: {shown} are different sites, so their equal numbers different patients")
 
     def _placeholders(
         self, uniques: list[str], codes: np.ndarray, bad: dict[int, str], chunk: Chunk, column: str
@@ -130,13 +151,15 @@ class Reading:
         """A feature's values in the schema's unit, float64 [n]; what can't be used is NaN, a problem, and counted.
 
         Args:
-            units: each row's unit as written; None: `q.unit`, or the schema's own.
+            units: each row's unit as written; None: `q.unit`, or the schema's own. Where `q.unit` holds for all, a
+                row that states another one is a problem.
             test: the test's name in a long table.
         """
         f, found, missing = feature(name), self.found, self.mapping.missing_texts | folded(q.missing)
         rule = q.numbers or self.mapping.numbers
         if name != "age_y":  # only ages are capped, or followed by a unit of time
             rule = rule.model_copy(update={"rules": tuple(r for r in rule.rules if r == "flags")})
+        stated_units, units = (units, None) if q.unit is not None else (None, units)
         parsed = numbers(cells, missing, rule) if q.codes is None else coded(cells, missing, q.codes)
         values = parsed.values
         stated = values.copy()
@@ -154,6 +177,8 @@ class Reading:
                 hint = number_hint(text, rule, codes, age=name == "age_y")
                 found.problem(f"{chunk.at(row, column)}: {text!r} is not a number ({name}, {q.unit or f.unit}){hint}")
         if q.codes is None and f.kind == "numeric":
+            if units is None:
+                refused |= self._contradicted(f, q, values, stated_units, chunk, column, test is None)
             refused |= self._convert(f, q, values, units, chunk, column)
         outside = (values < f.low) | (values > f.high)
         for row in np.flatnonzero(outside):
@@ -178,6 +203,46 @@ class Reading:
         if name == "sex_male" and {t.casefold() for t in texts} <= {"m", "f"}:
             return _CODES[name]
         return "{" + ", ".join(f"{t}: ..." for t in texts) + "}, each 1, 0 or null"
+
+    def _contradicted(
+        self,
+        f: Feature,
+        q: Quantity,
+        values: np.ndarray,
+        units: pd.Series | None,
+        chunk: Chunk,
+        column: str,
+        named: bool,
+    ) -> np.ndarray:
+        """Rows [n] whose own unit, or that in the column's name, is another than the mapping's; their values are NaN
+        now.
+
+        Args:
+            units: of the rows; None where there are none.
+            named: whether `column` is a column of the feature alone.
+        """
+        refused, known, used = np.zeros(len(values), bool), ~np.isnan(values), q.unit or f.unit
+        own = {written(k): v for k, v in self.mapping.units.items()}
+        in_name = unit_in_name(plain(column)) if named else None
+        if in_name and known.any() and contradict(own.get(written(in_name), in_name), used, f):
+            what = f"{chunk.source}, column {column!r}: its name says {in_name!r}"
+            if q.unit is not None:
+                self.found.note(f"{what}, the mapping {q.unit!r}, which counts; is it right?")
+            else:
+                self.found.problem(f"{what}, but the mapping gives no unit, which means {f.unit!r}; give the `unit:`")
+                refused |= known
+        if units is not None:
+            which, texts = texts_of(units, as_written)
+            other = [k for k, u in enumerate(texts) if u and contradict(own.get(written(u), u), used, f)]
+            by_row = np.isin(which, other) & known
+            for row in np.flatnonzero(by_row):
+                self.found.problem(
+                    f"{chunk.at(row, column)}: {values[row]:g} {texts[which[row]]}, but the mapping says that all of "
+                    f"{f.name} is in {used!r}; leave its `unit:` out, or correct the row"
+                )
+            refused |= by_row
+        values[refused] = np.nan
+        return refused
 
     def _convert(
         self, f: Feature, q: Quantity, values: np.ndarray, units: pd.Series | None, chunk: Chunk, column: str

@@ -84,6 +84,7 @@ for _table in (_CONCENTRATIONS, _COUNTS, _BODY):
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _RAISED = re.compile(r"(?<=10)([⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _ANNOTATION = re.compile(r"\{[^}]*\}")
+IN_NAME = re.compile(r"[(\[（]\s*([^)\]）]+?)\s*[)\]）]\s*$")
 _EQUIVALENTS = re.compile(r"^[munk]?eq/d?l$")
 _NO_UNIT = "; give the row its unit, or the column or test a `unit:` that holds for all of its rows"
 _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
@@ -200,6 +201,12 @@ _CANDIDATES = (
     *("mmol/L", "umol/L", "mg/dL", "g/dL", "g/L", "mg/L", "U/L", "ukat/L", "10*9/L", "10*4/uL", "/uL"),
     *("cm", "m", "[in_i]", "mm", "kg", "[lb_av]", "g", "a", "mo"),
 )
+
+
+def unit_in_name(column: str) -> str | None:
+    """The unit in brackets at the end of a column's name: 'mg/dL' of 'Urea (mg/dL)'."""
+    found = IN_NAME.search(column)
+    return found[1] if found else None
 
 
 def unit_like(text: str) -> bool:

@@ -115,6 +115,8 @@ def number(cell: Any, missing: frozenset[str], rule: Numbers) -> tuple[float, in
         return np.nan, BAD
     if isinstance(cell, Number):
         stated = float(cell)  # type: ignore[arg-type]
+        if f"{stated:g}" in missing:
+            return np.nan, MISSING
         return (stated, OK) if np.isfinite(stated) else (np.nan, BAD)
     if "top_coded" in rule.rules and (m := _TOP_CODED.fullmatch(text)):
         return float(m[1] or m[2]), OK

@@ -28,6 +28,7 @@ from osteo_ray.patients.values import (
     texts_of,
 )
 
+_ENOUGH, _SHARED = 5, 0.1  # patients of one birth date, and their share, that are no chance
 _SIGNS = {"<", ">", "<=", ">=", "=<", "=>", "≤", "≥"}
 _WITHDRAWN = {
     *("cancelled", "canceled", "entered in error", "entered-in-error", "deleted", "void", "voided", "invalid"),
@@ -71,6 +72,7 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         if isinstance(first, list | dict | np.ndarray):
             problems.append(f"{chunk.source}: column {c!r} ({used[c]}) holds lists, not values; unfold it")
     lenient = {c for c, what in used.items() if m.optional and what not in ("patient_id", "keep")}
+    lenient -= {c.unit_column for c in m.features.values() if c.unit_column and c.column in there}  # no unit is no unit
     listed = ", ".join(there)
     for c, what in used.items():
         if c not in there and c not in lenient:
@@ -242,12 +244,27 @@ def _without_exchanged(parsed: Parsed, chunk: Chunk, column: str, reading: Readi
     return Parsed(values, state, parsed.texts)
 
 
+def _stand_ins(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> None:
+    """Warn of one birth date that far too many patients share: what a form holds where none is known."""
+    assert reading.mapping.patient_id is not None
+    known = ~np.isnat(parsed.values)
+    people = pd.DataFrame({"who": chunk.frame[reading.mapping.patient_id].map(plain), "born": parsed.values})[known]
+    counts = people.drop_duplicates()["born"].value_counts()
+    if len(counts) and counts.iloc[0] >= _ENOUGH and counts.iloc[0] > _SHARED * counts.sum():
+        born = np.datetime64(counts.index[0], "D")
+        reading.found.note(
+            f"{chunk.source}, column {column!r}: {counts.iloc[0]} of {counts.sum()} patients are born on {born}; if it "
+            f"stands for a date that is not known, add it to `missing:`"
+        )
+
+
 def birth_dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
     """A column of birth dates as datetime64[s]."""
     m = reading.mapping
     parsed = births(chunk.frame[column], m.missing_texts, m.date_format)
     _refuse(parsed, chunk, column, reading)
     parsed = _without_exchanged(parsed, chunk, column, reading)
+    _stand_ins(parsed, chunk, column, reading)
     return century_before(parsed.values.astype("datetime64[s]"), m.date_format)
 
 

@@ -224,3 +224,11 @@ def test_rows_that_are_said_to_be_withdrawn_are_told(tmp_path):
     report = load(path, Mapping.model_validate(LONG)).report
     assert report is not None
     assert not report.notes
+
+
+def test_a_row_that_states_another_unit_than_its_tests_is_refused(tmp_path):
+    tests = {"urea_mmol_l": {"names": ["Urea"], "unit": "mmol/L"}}
+    rows = ["A,2024-01-05,Urea,30,mg/dL", "B,2024-01-05,Urea,5,MMOL/L", "C,2024-01-05,Urea,6,", "D,2024-01-05,Urea,7,?"]
+    with pytest.raises(RecordsError, match=r"line 2, column 'result': 30 mg/dL, but the mapping says that all of urea"):
+        read(tmp_path, rows, tests=tests)
+    assert sorted(read(tmp_path, rows[1:], tests=tests).frame["urea_mmol_l"]) == [5, 6, 7]

@@ -1,5 +1,6 @@
 """Files as hospitals export them: read, or refused by name, line and remedy; never shifted by a column."""
 
+import decimal
 import gzip
 
 import numpy as np
@@ -364,3 +365,11 @@ def test_a_column_without_a_name_is_listed_where_it_holds_values(tmp_path):
     assert report(t).unused_columns == ("(column 1, without a name)",)
     rows = [["id", "day", None, "crea"], ["A", None, 5, 61]]
     assert report(load(workbook(tmp_path, {"labs": rows}), mapping())).unused_columns == ("(column 3, without a name)",)
+
+
+def test_a_number_that_means_missing_does_so_as_a_decimal(tmp_path):
+    weights = pa.array([decimal.Decimal("99.00"), decimal.Decimal("70.50")], pa.decimal128(8, 2))
+    pq.write_table(pa.table({"id": ["A", "B"], "w": weights}), tmp_path / "r.parquet")
+    features = {"weight_kg": {"column": "w", "missing": [99]}}
+    f = load(tmp_path / "r.parquet", mapping(date=None, features=features)).frame
+    assert f["weight_kg"].tolist() == pytest.approx([np.nan, 70.5], nan_ok=True)

@@ -383,3 +383,17 @@ def test_signs_of_bounds_apart_from_their_values_are_told(tmp_path):
         crea(tmp_path, "id,op,crea\nA,<,61\nB,>=,62\nC,,63\n")
     )
     assert not told(crea(tmp_path, "id,op,crea\nA,=,61\nB,,62\n"))
+
+
+def test_a_birth_date_that_too_many_share_is_told(tmp_path):
+    rows = [f"P{k},2024-01-05,61,{1930 + k}-03-0{k % 9 + 1}" for k in range(1, 20)]
+    more = {"date": "day", "birth_date": "born"}
+    assert not told(crea(tmp_path, "id,day,crea,born\n" + "\n".join(rows), **more))
+    rows += [f"Q{k},2024-01-05,61,1950-01-01" for k in range(1, 6)]
+    text = "id,day,crea,born\n" + "\n".join(rows)
+    assert "5 of 24 patients are born on 1950-01-01" in told(crea(tmp_path, text, **more))
+
+
+def test_sites_that_differ_in_writing_alone_are_told(tmp_path):
+    text = "id,crea,s\nA1,61,North\nA1,62,NORTH \nB1,63,South\n"
+    assert "'North', 'NORTH' are different sites" in told(crea(tmp_path, text, site_column="s"))
