@@ -204,7 +204,9 @@ _CLOCK = (
     rf"(?:\s*{_HALF})?"
 )
 _OFFSET = r"(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)"
-_AFTER_DATE = re.compile(rf"[T ]\s*(?:{_CLOCK}|\d{{1,2}}(?:[.h]\d{{2}})?)\s*(?:Uhr|h)?(?:\s*{_OFFSET})?")
+_AFTER_DATE = re.compile(
+    rf"[T ]\s*(?:{_CLOCK}|\d{{1,2}}(?:[.h]\d{{2}})?)\s*(?:Uhr|h)?(?:\s*(?:{_OFFSET}|[A-Z]{{1,4}}T|MES?Z))?"
+)
 _DAY_AND_MONTH = re.compile(r"%[dm].*%[dm].*%[yY]")
 _BY_CHANCE = 0.05
 _ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}})(?:[T ]\s*{_CLOCK}(?:\s*{_OFFSET})?)?")
@@ -340,6 +342,8 @@ def date_hint(text: str, formats: tuple[str, ...] = ()) -> str:
     """What would mend a cell that is no date."""
     if len(_by_formats(text, formats)) > 1:
         return "; two of the forms that date_format names fit, with different days: name one"
+    if text.split() and _by_formats(text.split()[0], formats):
+        return f"; behind {text.split()[0]!r} only a time of day may stand"
     if _SERIAL.fullmatch(text):
         return "; a spreadsheet's number of a day: format the column as a date there, and save it again"
     forms = date_forms(text)

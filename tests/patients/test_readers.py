@@ -170,6 +170,26 @@ def test_a_number_that_a_sheet_shows_with_zeros_is_that_text(tmp_path):
     assert f["patient_key"].tolist() == [patient_key("P0012345", None)]
 
 
+@pytest.mark.parametrize(
+    ("form", "number", "shown"),
+    [
+        ("000\\-00\\-0000", 12345678, "012-34-5678"),
+        ("000-00-0000", 12345678, "012-34-5678"),
+        ('"P"00\\ 00', 12345, "P123 45"),
+        ("0", 12, "12"),
+        ("General", 12, "12"),
+        ("0.00", 12, "12"),
+        ("#,##0", 1234, "1234"),
+    ],
+)
+def test_a_number_is_the_one_that_a_sheet_shows(tmp_path, form, number, shown):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], [number, None, 61]]})
+    book = openpyxl.load_workbook(path)
+    book["labs"]["A2"].number_format = form
+    book.save(path)
+    assert load(path, mapping()).frame["patient_key"].tolist() == [patient_key(shown, None)]
+
+
 def test_a_damaged_workbook_is_refused(tmp_path):
     path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
     data = bytearray(path.read_bytes())

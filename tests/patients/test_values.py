@@ -331,6 +331,7 @@ def test_dates_in_two_forms_of_which_either_has_late_days_are_read(tmp_path):
     [
         ("05.03.2024 08:00 Uhr", "2024-03-05"),
         ("05.03.2024 08.30", "2024-03-05"),
+        ("05.03.2024 08:30 CEST", "2024-03-05"),
         ("05.03.2024T08:00:00.123+01:00", "2024-03-05"),
         ("05.03.2024 23:30:00Z", "2024-03-06"),
         ("05.03.2024 - 12.04.2024", None),
@@ -357,6 +358,11 @@ def test_behind_a_date_of_a_named_form_only_a_time_may_stand(text, day):
 def test_a_year_of_two_digits_may_stand_first(tmp_path, text, remedy):
     with pytest.raises(RecordsError, match=remedy):
         crea(tmp_path, f"id,day,crea\nA,{text},61\n", date="day")
+
+
+def test_what_stands_behind_a_date_is_named(tmp_path):
+    with pytest.raises(RecordsError, match=r"'05.03.2024 - 12.04.2024' is no date; behind '05.03.2024' only a time of"):
+        crea(tmp_path, "id,day,crea\nA,05.03.2024 - 12.04.2024,61\n", date="day", date_format="%d.%m.%Y")
 
 
 def test_t_scores_of_zero_that_stand_for_none_are_told(tmp_path):

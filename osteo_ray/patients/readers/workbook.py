@@ -31,7 +31,8 @@ from osteo_ray.patients.values import plain
 
 _BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 _HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^>]*\bhidden=\"(?:1|true)\"")
-_SHOWN = re.compile(r'(?:"([^"]*)")?(0+)')
+_PART = re.compile(r'"([^"]*)"|\\(.)|([- ])|(0)')
+_SHOWN = re.compile(rf"(?:{_PART.pattern})+")
 _DIGITS = 1e15  # a spreadsheet keeps fifteen digits
 
 
@@ -186,8 +187,25 @@ def _cell(c: Any) -> Any:
         return v
     if abs(v) >= _DIGITS:
         return f"{v:.14E}"
-    m = _SHOWN.fullmatch((getattr(c, "number_format", None) or "").split(";")[0])
-    return f"{m[1] or ''}{int(v):0{len(m[2])}d}" if m and (m[1] or len(m[2]) > 1) else v
+    form = (getattr(c, "number_format", None) or "").split(";")[0]
+    return _shown(int(v), form) if v >= 0 and _SHOWN.fullmatch(form) else v
+
+
+def _shown(number: int, form: str) -> str | int:
+    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero alone, the number."""
+    parts = _PART.findall(form)
+    zeros = sum(zero != "" for *_, zero in parts)
+    if not zeros or len(parts) == 1:
+        return number
+    digits = str(number).zfill(zeros)
+    first, text, k = len(digits) - zeros, "", 0  # what has no zero of its own stands before the first
+    for *plainly, zero in parts:
+        if not zero:
+            text += "".join(plainly)
+            continue
+        text += digits[: first + 1] if k == 0 else digits[first + k]
+        k += 1
+    return text
 
 
 def _later(sheet: Any, number: int) -> Iterator[tuple[int, list[str]]]:
