@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from osteo_ray.evaluation.tables import NO_SECRET, keys_of, numbers_of, read_cells
+from osteo_ray.evaluation.tables import NO_SECRET, dates_of, keys_of, numbers_of, read_cells
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import SitePatientKeys, TimelineConfig
 from osteo_ray.patients.events import days_of
@@ -89,7 +89,7 @@ def read_labels(labels: Any, keys: SitePatientKeys = NO_SECRET) -> pd.DataFrame:
             frame[c] = numbers_of(frame[c], "labels")
     for c in ("record_date", "dxa_date"):
         if c in frame:
-            frame[c] = days_of(frame[c]).astype("datetime64[s]")
+            frame[c] = dates_of(frame[c], "labels").astype("datetime64[s]")
     treated = frame["osteoporosis_treatment"].notna() if "osteoporosis_treatment" in frame else False
     frame = frame[(frame["label"].notna() | treated) & frame["patient_key"].notna()].astype({"patient_key": str})
     dates = [frame[c].notna() for c in ("record_date", "dxa_date") if c in frame]

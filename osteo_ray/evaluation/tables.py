@@ -29,11 +29,12 @@ import pyarrow.dataset as pads
 from osteo_ray.evaluation.hu_rule import l1_l2_hu
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.config import SitePatientKeys
+from osteo_ray.patients.events import days_of
 from osteo_ray.patients.identity import normalised, patient_key
-from osteo_ray.patients.mapping import Mapping
+from osteo_ray.patients.mapping import Mapping, folded
 from osteo_ray.patients.readers import TABLES, chunks, kind_of
 from osteo_ray.patients.timeline import latest_per_patient
-from osteo_ray.patients.values import lost_digits
+from osteo_ray.patients.values import BAD, OK, days, no_id
 
 HU_RULE = "l1_l2_hu"
 """Mean HU of L1 and L2 at 120 kVp; worked out where results hold `hu_by_level`."""
@@ -79,6 +80,8 @@ def read_results(results: pa.Table | pd.DataFrame | str | Path, keys: SitePatien
     for c in TEXTS:
         if c in frame:
             frame[c] = frame[c].astype(object).where(frame[c].notna(), None)
+    if "study_date" in frame:
+        frame["study_date"] = _study_dates(frame["study_date"], named)
     if "site" in frame and frame["site"].isna().all():  # results of one site: the labels may name it
         frame = frame.drop(columns="site")
     probabilities = "risk_prob" in frame
@@ -156,6 +159,37 @@ def numbers_of(column: pd.Series, named: str) -> pd.Series:
     return values
 
 
+def dates_of(column: pd.Series, named: str) -> np.ndarray:
+    """A column of dates as datetime64[D] (ISO, DICOM's YYYYMMDD), NaT where empty; InputError names one that is none.
+
+    A date that cannot be read is not undated: an undated label is that of every CT.
+    """
+    parsed = days(column, folded(Mapping(format="fhir").missing))
+    if (parsed.state == BAD).any():
+        row = int(np.flatnonzero(parsed.state == BAD)[0])
+        raise InputError(
+            f"{named}: row {row + 1}, column {column.name}: {parsed.texts(row)!r} is no date; write YYYY-MM-DD"
+        )
+    return parsed.values
+
+
+def _study_dates(column: pd.Series, named: str) -> pd.Series:
+    """Study dates as `days_of` reads them. A header may hold a date that is none; not all of them do.
+
+    Raises:
+        InputError: not one of them is a date.
+    """
+    unread = (column.notna() & np.isnat(days_of(column))).to_numpy(bool)
+    if not unread.any():
+        return column
+    if unread.sum() == column.notna().sum():
+        column = column.where(~unread, dates_of(column, named).astype(str))
+    else:
+        parsed = days(column, folded(Mapping(format="fhir").missing))
+        column = column.where(~unread | (parsed.state != OK), parsed.values.astype(str))
+    return column.where(column != "NaT", None)
+
+
 def _check_probabilities(risk: pd.Series, named: str) -> None:
     bad = (risk < 0) | (risk > 1)
     if bad.any():
@@ -210,10 +244,8 @@ def keys_of(ids: pd.Series, named: str, keys: SitePatientKeys) -> pd.Series:
     for pid in ids[known].unique():
         if not isinstance(pid, str):
             raise InputError(f"{named}: patient_id must be text, or leading zeros are lost")
-        if lost_digits(pid):
-            raise InputError(
-                f"{named}: patient_id {pid!r} has lost its last digits in a spreadsheet; export the numbers as text"
-            )
+        if why := no_id(pid):
+            raise InputError(f"{named}: patient_id {why}")
         there = normalised(pid, keys.identity) != ""
         found[pid] = patient_key(pid, keys.pseudonym_key, keys.identity, keys.site) if there else None
     return pd.Series(

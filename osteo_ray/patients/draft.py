@@ -19,13 +19,20 @@ from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping, Numbers
 from osteo_ray.patients.readers import FHIR, Chunk, chunks, first_rows, kind_of
 from osteo_ray.patients.schema import BY_LOINC, T_SCORE_LOINCS, feature
-from osteo_ray.patients.units import UnitError, feature_factor, fitting_units, unit_like, units_that_fit
-from osteo_ray.patients.values import BAD, OK, as_written, date_forms, day, days, number, numbers, plain
+from osteo_ray.patients.units import (
+    IN_NAME,
+    UnitError,
+    feature_factor,
+    fitting_units,
+    unit_in_name,
+    unit_like,
+    units_that_fit,
+)
+from osteo_ray.patients.values import BAD, OK, as_written, date_forms, day, days, number, numbers, plain, which_first
 
 ROWS = 2000
 """Rows that a proposal looks at."""
 _PLAIN = Mapping(format="fhir")  # nothing of a mapping but what it says where it says nothing
-_IN_HEADER = re.compile(r"[(\[（]\s*([^)\]）]+?)\s*[)\]）]\s*$")
 
 
 def draft(source: str | Path) -> list[str]:
@@ -99,9 +106,9 @@ def _first(path: Path, name: str) -> tuple[dict[str, object], Chunk, list[str]]:
 
 def _known_in(text: str) -> int:
     """How much of a column's name is known: the name itself, and the unit behind it."""
-    bare, unit = _bare(text), _IN_HEADER.search(text)
+    bare, unit = _bare(text), unit_in_name(text)
     named = bool(bare) and (_feature_named(text) is not None or any(re.fullmatch(p, bare) for p in _ROLES.values()))
-    return named + (named and unit is not None and unit_like(unit[1]))
+    return named + (named and unit is not None and unit_like(unit))
 
 
 def _units_row(table: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
@@ -115,7 +122,7 @@ def _units_row(table: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
 
 def _bare(column: str) -> str:
     """A column's name without the unit behind it."""
-    text = _IN_HEADER.sub("", plain(column)).strip().casefold()
+    text = IN_NAME.sub("", plain(column)).strip().casefold()
     return re.sub(r"[\s.\-/]+", "_", text).strip("_")
 
 
@@ -219,8 +226,7 @@ def _reading(
     if beside:
         return {"unit_column": beside[0]}
     analyte = {"analyte": "urea_nitrogen"} if name == "urea_mmol_l" and _is_nitrogen(bare) else {}
-    written = _IN_HEADER.search(plain(column))
-    unit = stated or (written[1] if written else _tail(_bare(column), name))
+    unit = stated or (unit_in_name(plain(column)) or _tail(_bare(column), name))
     values = _values(cells)
     if unit is not None:
         try:
@@ -303,7 +309,7 @@ def _date_format(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -
         elif fits[0] not in out:
             out.append(fits[0])
             if len(fits) > 1:
-                notes.append(f"{roles[role]}: day or month first? {' or '.join(fits)}")
+                notes.append(f"{roles[role]}: {which_first(fits)} {' or '.join(fits)}")
     return {"date_format": out} if out else {}
 
 

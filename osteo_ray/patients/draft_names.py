@@ -49,7 +49,7 @@ BIRTH = (
     r"(dob|birth_?(date|day)?|date_?of_?birth|geburtsdatum|geb_?dat(um)?|date_?(de_?)?naissance|fecha_?nacimiento"
     r"|出生日期|生年月日)"
 )
-T_SCORE = r".*t_?(score|wert).*|dxa_?t|.*t值"
+T_SCORE = r"(.*[_\d\W])?t_?(score|wert).*|.*(dxa|bmd|hip|spine|neck|femur|lws|hüfte)t_?(score|wert).*|dxa_?t|.*t值"
 DXA_DATE = r"(dxa|bmd|dexa)_?(on|date|datum|time)"
 TEST = r"test|test_?(name|code)|analyte|item|parameter|loinc|code|analyse|项目(名称)?|检验项目|検査項目"
 VALUE = r"value|result|result_?value|wert|ergebnis|结果|检验结果|結果"

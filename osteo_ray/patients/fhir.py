@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic_core import from_json
 
 from osteo_ray.patients.fhir_patients import Subjects, canonical
-from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
 from osteo_ray.patients.long import TestNames
 from osteo_ray.patients.mapping import Numbers, Test
 from osteo_ray.patients.observations import NO_DAY, PRESENT, T_SCORE, VERSIONED, Observations
@@ -26,12 +26,15 @@ from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.readers.compressed import open_bytes
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
+from osteo_ray.patients.units import contradict
 from osteo_ray.patients.values import age_at, moment
 
 _LOINC = ("http://loinc.org", "https://loinc.org", "http://www.loinc.org", "urn:oid:2.16.840.1.113883.6.1", "loinc")
 _UCUM = ("http://unitsofmeasure.org", "https://unitsofmeasure.org", "urn:oid:2.16.840.1.113883.6.8")
 _WITHDRAWN = ("entered-in-error", "cancelled")
-_AMENDED, _VERSION = 1 << 60, 40  # an observation's order: amended or not, then its version, then where it stands
+_AMENDED, _VERSION = 1 << 60, 33  # an observation's order: amended or not, then its version, then where it stands
+_LAST_VERSION = (1 << (60 - _VERSION)) - 1
+_FIRST_UPDATE, _UPDATE_S = datetime(2000, 1, 1), 10  # versions by their time count in steps of ten seconds
 _EPOCH = date(1970, 1, 1).toordinal()
 _NO_TEXT = frozenset({""})
 _ALL_BITS = (1 << 64) - 1
@@ -268,8 +271,15 @@ class _Export:
             value = q["value"] if not comparator else f"{'>' if comparator == 'ad' else comparator}{q['value']}"
             # A code of another system than UCUM is a word of the laboratory's; what it shows to people is the unit.
             system = str(q.get("system") or _UCUM[0]).rstrip("/")
-            code, shown = str(q.get("code") or ""), str(q.get("unit") or "")
-            return value, (code or shown) if system in _UCUM else (shown or code)
+            coded, shown = str(q.get("code") or ""), str(q.get("unit") or "")
+            if coded and shown and system in _UCUM and name in NAMES and contradict(coded, shown, feature(name)):
+                found.problem(
+                    f"{where}: Observation {code} ({name}): {value} has the code {coded!r} and shows {shown!r}, which "
+                    f"are two units; correct one"
+                )
+                found.values(name, np.array([np.nan]), 1)
+                return None, None
+            return value, (coded or shown) if system in _UCUM else (shown or coded)
         if isinstance(part.get("valueInteger"), int):
             return part["valueInteger"], ""
         if isinstance(part.get("valueString"), str):
@@ -293,13 +303,14 @@ class _Export:
             frame = pd.DataFrame({"value": pd.Series(value, dtype=object), "unit": pd.Series(unit, dtype=object)})
             chunk = Chunk(self._source, frame, np.array(number), "line", cell="Observation")
             column = f"{code} ({name})"
+            test: Test = tests[0]
+            units = frame["unit"]
             if name == "t_score":
-                values = self._reading.t_scores(frame["value"], chunk, column, code)
+                of_t = units if test.unit is None else None
+                values = self._reading.t_scores(frame["value"], chunk, column, code, of_t, test)
             elif name == "smoker":
                 values = self._reading.quantity(name, Test(), frame["value"], None, chunk, column, code)
             else:
-                test: Test = tests[0]
-                units = frame["unit"] if test.unit is None else None
                 values = self._reading.quantity(name, test, frame["value"], units, chunk, column, code)
             keep = ~np.isnan(values)
             self._reading.found.days(np.array(at, np.int64).astype("datetime64[D]"), self._source)
@@ -346,7 +357,7 @@ class _Export:
             number = np.array([int(k, 16) for k in frame["patient_key"]], np.uint64)
             p = sorted_patient[np.searchsorted(sorted_keys, number)]
             found.rows += len(frame)
-            yield self._with_facts(frame, sex[p], born[p])
+            yield self._with_facts(frame, sex[p], born[p], p)
 
     def _current(self, block: np.ndarray) -> np.ndarray:
         """Without what was withdrawn, and of a resource that stands several times the last version alone. Who is left
@@ -364,20 +375,24 @@ class _Export:
         bare = np.setdiff1d(block["patient"][gone], rest["patient"]).tolist()
         return np.concatenate([rest, self._present([(k, NO_DAY, 0, 0) for k in bare])])
 
-    def _with_facts(self, frame: pd.DataFrame, sex: np.ndarray, born: np.ndarray) -> pd.DataFrame:
-        """Sex and age of a patient beside what was observed of them."""
+    def _with_facts(self, frame: pd.DataFrame, sex: np.ndarray, born: np.ndarray, patient: np.ndarray) -> pd.DataFrame:
+        """Sex and age of a patient (by number, as the facts [n]) beside what was observed of them."""
         found = self._reading.found
         f = feature("age_y")
         age = age_at(born, frame["record_date"].to_numpy("datetime64[D]"))
         outside = (age < f.low) | (age > f.high)
-        for k in np.flatnonzero(outside)[:100]:
+        for k in np.flatnonzero(outside):
+            who = self._subjects.reference(patient[k])
             found.problem(
-                f"Patient.birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a"
+                f"{who}: birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a; "
+                f"correct it, or leave the Patient and its Observations out"
             )
         age[outside] = np.nan
         for name, values, source in (("sex_male", sex, "Patient.gender"), ("age_y", age, "Patient.birthDate")):
             found.values(name, values, int(outside.sum()) if name == "age_y" else 0)
             found.source(name, source)
+            if name == "age_y" and name in frame:
+                found.other_ages += int((np.abs(frame[name] - values) > AGES_DIFFER).sum())
             frame[name] = values if name not in frame else np.where(np.isnan(frame[name]), values, frame[name])
         frame["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
         return frame
@@ -395,9 +410,14 @@ def _source_of(r: dict[str, Any], full_url: str | None) -> int:
 
 
 def _version(r: dict[str, Any]) -> int:
-    """meta.versionId where it counts; else 0."""
-    text = str((r.get("meta") or {}).get("versionId") or "")
-    return min(int(text), (1 << 19) - 1) if text.isdecimal() else 0
+    """meta.versionId where it is a number, else the time of meta.lastUpdated; else 0."""
+    meta = r.get("meta") or {}
+    text = str(meta.get("versionId") or "")
+    if text.isdecimal():
+        return min(int(text), _LAST_VERSION)
+    at, _ = moment(str(meta.get("lastUpdated") or ""), _NO_TEXT, (), "UTC")
+    steps = 0 if at is None else int((at - _FIRST_UPDATE).total_seconds()) // _UPDATE_S
+    return min(max(steps, 0), _LAST_VERSION)
 
 
 def _effective(r: dict[str, Any]) -> str:

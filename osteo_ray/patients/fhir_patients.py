@@ -12,7 +12,7 @@ import pandas as pd
 
 from osteo_ray.patients.mapping import Fhir
 from osteo_ray.patients.reading import Reading
-from osteo_ray.patients.values import OK, birth
+from osteo_ray.patients.values import OK, birth, no_id
 
 _HISTORY = re.compile(r"/_history/[^/]+$")
 _TAIL = re.compile(r"(?:^|/)(Patient/[^/]+)$")
@@ -91,9 +91,19 @@ class Subjects:
             self.observed.append(0)
         return k
 
+    def _number_of(self, identifiers: Any) -> tuple[str | None, str]:
+        """As `identifier_of`; a number that a spreadsheet has spoilt is none."""
+        pid, why = identifier_of(identifiers, self._reading.mapping.fhir)
+        spoilt = None if pid is None else no_id(pid)
+        return (pid, why) if spoilt is None else (None, spoilt)
+
+    def reference(self, patient: int) -> str:
+        """By what a patient is known in the files."""
+        return self._names[self._of_patient[patient]]
+
     def add_identified(self, identifier: dict[str, Any]) -> int | None:
         """A subject that is given by an identifier instead of a reference; None where it is not the one that counts."""
-        pid, system = identifier_of([identifier], self._reading.mapping.fhir)
+        pid, system = self._number_of([identifier])
         if pid is None:
             return None
         reference = f"identifier {pid}"
@@ -103,7 +113,7 @@ class Subjects:
 
     def add(self, resource: dict[str, Any], full_url: str | None, where: str) -> None:
         """A Patient resource; `full_url` is its entry's in a Bundle."""
-        pid, why = identifier_of(resource.get("identifier"), self._reading.mapping.fhir)
+        pid, why = self._number_of(resource.get("identifier"))
         gender = str(resource.get("gender") or "unknown")
         sex = {"male": 1.0, "female": 0.0}.get(gender, np.nan)
         if np.isnan(sex) and gender not in ("other", "unknown"):

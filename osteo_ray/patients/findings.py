@@ -15,6 +15,8 @@ import numpy as np
 
 from osteo_ray.patients.schema import NAMES, feature
 
+AGES_DIFFER = 2
+"""Years by which an age may differ from that by the birth date."""
 _KEPT_PROBLEMS = 1000
 _FIRST_DAY = np.datetime64("1980-01-01")
 _SAMPLE_PER_CHUNK, _SAMPLE = 5_000, 200_000
@@ -107,6 +109,9 @@ class Findings:
         self._unused: dict[str, None] = {}
         self._notes: dict[str, None] = {}
         self._odd_days: dict[tuple[str, str], tuple[int, np.datetime64]] = {}
+        self.undated: Counter[str] = Counter()  # feature -> patients whose undated values of it differ
+        self.both_sexes = 0  # patients
+        self.other_ages = 0  # records
         self.unknown: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 
@@ -197,6 +202,16 @@ class Findings:
         for f in rows:
             if f.source and not f.known:
                 self.note(f"{f.name}: {f.source} holds not one value that counts")
+        if self.undated:
+            of = ", ".join(f"{name} of {n} patients" for name, n in self.undated.most_common())
+            self.note(
+                f"undated values that differ, of which none is used: {of}; name the column of dates, or keep one row a "
+                f"patient"
+            )
+        if self.both_sexes:
+            self.note(f"the records of {self.both_sexes} patients give both sexes: neither is used")
+        if self.other_ages:
+            self.note(f"{self.other_ages} ages are more than {AGES_DIFFER} years off those by the birth date")
         for (where, what), (n, first) in self._odd_days.items():
             self.note(f"{where}: {n} {'date is' if n == 1 else 'dates are'} {what}, the first {first}")
         return ReadReport(

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 
-_DECIMAL_TAIL = re.compile(r"(\d+)\.0+")
+_DECIMAL_TAIL = re.compile(r"(\d+)[.,]0+")
 _BLANKS = re.compile(r"\s+")
 
 

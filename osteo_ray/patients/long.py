@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,9 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
         how[use[0], text] = use[1]
     for (name, text), which in groups.items():
         rows = np.flatnonzero(np.isin(tests, which))
-        part = Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word)
+        part = _with_signs(
+            Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word), m
+        )
         values = _values(name, text, how[name, text], part, reading)
         block = base[rows]
         known = ~np.isnan(values)
@@ -89,45 +92,58 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
         block["what"] = np.where(known, T_SCORE if name == "t_score" else NAMES.index(name), PRESENT)
         block["value"] = np.where(known, values, 0)
         out.append(block[usable[rows]])
-    out += [_column_block(base, usable, name, c, chunk, reading) for name, c in m.features.items() if c.column in raw]
+    stated = {name: _column(name, c, chunk, reading) for name, c in m.features.items() if c.column in raw}
     if m.birth_date and m.birth_date in raw:
-        out.append(_ages(base, usable, chunk, reading))
+        stated["age_y"] = _ages(base["day"], stated.get("age_y"), chunk, reading)
+    out += [_column_block(base, usable, name, values) for name, values in stated.items()]
     return np.concatenate(out) if out else base[:0]
+
+
+def _with_signs(part: Chunk, m: Mapping) -> Chunk:
+    """The chunk with the signs of bounds before their values, where they stand in a column of their own."""
+    if m.comparator is None or m.comparator not in part.frame or m.value not in part.frame:
+        return part
+    signs = part.frame[m.comparator].map(plain)
+    values = part.frame[m.value].astype(object)
+    apart = (~signs.str.casefold().isin(m.missing_texts | {"", "="}) & (values.map(plain) != "")).to_numpy(bool)
+    values[apart] = signs[apart] + values[apart].map(plain)
+    frame = part.frame.copy()
+    frame[m.value] = values
+    return replace(part, frame=frame)
 
 
 def _values(name: str, text: str, test: Test, part: Chunk, reading: Reading) -> np.ndarray:
     m = reading.mapping
     assert m.value is not None
     if name == "t_score":
-        return reading.t_scores(part.frame[m.value], part, m.value, text)
-    units = part.frame[m.unit] if m.unit and test.unit is None and test.codes is None else None
+        stated = part.frame[m.unit] if m.unit and test.unit is None else None
+        return reading.t_scores(part.frame[m.value], part, m.value, text, stated, test)
+    units = part.frame[m.unit] if m.unit and test.codes is None else None
     if units is None and test.unit is None and test.codes is None:
         units = pd.Series([""] * len(part.frame), dtype=object)  # no unit is no unit
     return reading.quantity(name, test, part.frame[m.value], units, part, m.value, text)
 
 
-def _column_block(
-    base: np.ndarray, usable: np.ndarray, name: str, c: Column, chunk: Chunk, reading: Reading
-) -> np.ndarray:
-    """Observations of a feature that has a column of its own (sex, age), from every row."""
+def _column(name: str, c: Column, chunk: Chunk, reading: Reading) -> np.ndarray:
+    """Values [n] of a feature that has a column of its own (sex, age) in every row."""
     units = chunk.frame[c.unit_column] if c.unit_column else None
-    values = reading.quantity(name, c, chunk.frame[c.column], units, chunk, c.column)
+    return reading.quantity(name, c, chunk.frame[c.column], units, chunk, c.column)
+
+
+def _column_block(base: np.ndarray, usable: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
     keep = ~np.isnan(values) & usable
     block = base[keep]
     block["what"], block["value"] = NAMES.index(name), values[keep]
     return block
 
 
-def _ages(base: np.ndarray, usable: np.ndarray, chunk: Chunk, reading: Reading) -> np.ndarray:
+def _ages(days: np.ndarray, stated: np.ndarray | None, chunk: Chunk, reading: Reading) -> np.ndarray:
+    """Ages [n] at days since 1970 (NO_DAY: undated): those that the rows state, else by the birth date."""
     column = reading.mapping.birth_date
     assert column is not None
-    day = base["day"].astype("int64").astype("datetime64[D]")
-    day[base["day"] == NO_DAY] = np.datetime64("NaT")
-    age = ages(birth_dates(chunk, column, reading), day, None, chunk, column, reading)
-    keep = ~np.isnan(age) & usable
-    block = base[keep]
-    block["what"], block["value"] = NAMES.index("age_y"), age[keep]
-    return block
+    at = days.astype("int64").astype("datetime64[D]")
+    at[days == NO_DAY] = np.datetime64("NaT")
+    return ages(birth_dates(chunk, column, reading), at, stated, chunk, column, reading)
 
 
 def _site_numbers(raw: pd.DataFrame, texts: pd.Series | None, m: Mapping, sites: dict[str, int]) -> np.ndarray:

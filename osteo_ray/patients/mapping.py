@@ -31,12 +31,12 @@ from osteo_ray.patients.schema import ANALYTES, NAMES, molar_mass_of
 T_SCORE = "t_score"
 _A_DAY = datetime(2013, 11, 24, 13, 50, 40)
 _TABLE_KEYS = ("patient_id", "site_column", "date", "birth_date", "features")
-_LONG_KEYS = ("test", "value", "unit", "tests")
+_LONG_KEYS = ("test", "value", "comparator", "unit", "tests")
 _WIDE_KEYS = ("t_score", "dxa_date", "treatment", "keep", "derive")
 _NOT_IN = {
     "wide": _LONG_KEYS,
     "long": _WIDE_KEYS,
-    "fhir": (*_TABLE_KEYS, *_WIDE_KEYS, "test", "value", "unit", "date_format"),
+    "fhir": (*_TABLE_KEYS, *_WIDE_KEYS, "test", "value", "comparator", "unit", "date_format"),
 }
 """Keys of a mapping that its format would pass over in silence."""
 _YES_NO = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
@@ -198,6 +198,9 @@ class Mapping(Section):
     features: dict[str, Column] = Field({}, description="feature -> its column")
     test: str | None = Field(None, description="long: column with the test's name or code")
     value: str | None = Field(None, description="long: column with the result")
+    comparator: str | None = Field(
+        None, description="long: column with '<' or '>', where a bound's sign stands apart from its value"
+    )
     unit: str | None = Field(None, description="long: column with the unit")
     tests: dict[str, Test] = Field({}, description="long and fhir: feature (or t_score) -> names of its tests")
     keep: tuple[str, ...] = Field((), description="columns carried along as they are")

@@ -25,9 +25,10 @@ from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import wide
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings, RecordsError
+from osteo_ray.patients.labels import label_of
 from osteo_ray.patients.mapping import Mapping, load_mapping
 from osteo_ray.patients.match import RecordPatients
-from osteo_ray.patients.readers import FHIR, TABLES, chunks, kind_of
+from osteo_ray.patients.readers import FHIR, TABLES, Chunk, chunks, kind_of
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
@@ -97,12 +98,44 @@ def read(
     Raises:
         RecordsError: a file that can't be read, or that the mapping does not fit.
     """
+    for frame in _frames(source, mapping, pseudonym_key, identity, found, site):
+        _count_contradictions(frame, found)
+        yield frame
+
+
+def _frames(
+    source: str | Path | Sequence[str | Path],
+    mapping: str | Path | Mapping | None,
+    pseudonym_key: str | None,
+    identity: IdentityConfig,
+    found: Findings,
+    site: str | None,
+) -> Iterator[pd.DataFrame]:
     with ExitStack() as stack:
         files = [f for s in _listed(source) for f in _files(s, stack, found)]
         fhir = [f for f in files if kind_of(f[1]) in FHIR]
         yield from _fhir(fhir, mapping, pseudonym_key, identity, found, site) if fhir else ()
         for path, name in (f for f in files if kind_of(f[1]) not in FHIR):
             yield from _table(path, name, mapping, pseudonym_key, identity, found, site)
+
+
+def _count_contradictions(frame: pd.DataFrame, found: Findings) -> None:
+    """Count the patients of whom no timeline will use a fact, since a piece's rows contradict each other in it."""
+    nowhere = pd.Series(pd.NaT, index=frame.index)
+    undated = frame.get("record_date", nowhere).isna()
+    several = frame[frame["patient_key"].notna() & frame["patient_key"].duplicated(keep=False)]
+    if not len(several):
+        return
+    person, loose = several["patient_key"], undated.loc[several.index]
+    if "sex_male" in several:
+        found.both_sexes += int((several.groupby(person)["sex_male"].nunique() > 1).sum())
+    for name in (n for n in NAMES if n in several and n != "sex_male"):
+        values = several.loc[loose & several[name].notna(), name]
+        found.undated[name] += int((values.groupby(person).nunique() > 1).sum())
+    if "t_score" in several:  # T-scores agree where they mean the same class
+        t = several["t_score"][loose & several.get("dxa_date", nowhere).isna()].dropna()
+        found.undated["t_score"] += int((t.map(label_of).groupby(person).nunique() > 1).sum())
+    found.undated += Counter()  # without the zeros
 
 
 @dataclass(frozen=True)
@@ -228,7 +261,7 @@ def _table(
     if m.format == "fhir":
         raise RecordsError([f"{name}: the mapping is of `format: fhir`, the file a table; give a wide or long mapping"])
     reading = Reading(m, pseudonym_key, identity, found)
-    pieces = (chunk.named(wide.columns_of(m)) for chunk in chunks(path, m, name))
+    pieces = (_noted(chunk, found).named(wide.columns_of(m)) for chunk in chunks(path, m, name))
     if m.format == "long":
         yield from _long(pieces, reading)
         return
@@ -236,6 +269,12 @@ def _table(
         if k == 0:
             wide.check_columns(chunk, reading)
         yield wide.map_chunk(wide.records_of(chunk, reading, k == 0), reading)
+
+
+def _noted(chunk: Chunk, found: Findings) -> Chunk:
+    for note in chunk.notes:
+        found.note(note)
+    return chunk
 
 
 def _long(table: Iterable, reading: Reading) -> Iterator[pd.DataFrame]:

@@ -84,9 +84,17 @@ for _table in (_CONCENTRATIONS, _COUNTS, _BODY):
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _RAISED = re.compile(r"(?<=10)([⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _ANNOTATION = re.compile(r"\{[^}]*\}")
+IN_NAME = re.compile(r"[(\[（]\s*([^)\]）]+?)\s*[)\]）]\s*$")
 _EQUIVALENTS = re.compile(r"^[munk]?eq/d?l$")
 _NO_UNIT = "; give the row its unit, or the column or test a `unit:` that holds for all of its rows"
 _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
+
+
+_T_SCORE_UNITS = {
+    *("", "1", "#", "t", "tscore", "tscores", "score", "ratio", "unitless", "t值"),
+    *("sd", "sds", "sdscore", "std", "stddev", "ds", "et", "σ", "标准差"),
+}
+"""Without blanks and brackets; ds and et are the standard deviations of the Romance languages."""
 
 
 class UnitError(ValueError):
@@ -195,10 +203,31 @@ _CANDIDATES = (
 )
 
 
+def unit_in_name(column: str) -> str | None:
+    """The unit in brackets at the end of a column's name: 'mg/dL' of 'Urea (mg/dL)'."""
+    found = IN_NAME.search(column)
+    return found[1] if found else None
+
+
 def unit_like(text: str) -> bool:
     """Whether a text is a unit, and no value."""
     plain = written(text)
     return not plain.isdecimal() and (plain in _ALIASES or _ANNOTATION.sub("", plain) in _ALIASES)
+
+
+def of_t_score(unit: str) -> bool:
+    """Whether what stands as the unit of a value lets it be a T-score: nothing, a pure number, standard deviations."""
+    return re.sub(r"[{}()\[\].\s_-]", "", written(unit)) in _T_SCORE_UNITS
+
+
+def contradict(unit: str, other: str, f: Feature) -> bool:
+    """Whether two units of one value are both known and make two different values of it."""
+    if written(unit) == written(other):
+        return False
+    try:
+        return not np.isclose(feature_factor(unit, f), feature_factor(other, f), rtol=1e-3)
+    except UnitError:
+        return False
 
 
 def fitting_units(median: float, used: float, f: Feature) -> list[str]:

@@ -11,7 +11,6 @@ import datetime as dt
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -31,6 +30,7 @@ _IS_YEARS = re.compile(_YEARS, re.I)
 _PER_YEAR = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}
 _FLAG = re.compile(r"(?<=[\d.,])(?:\s*(?:[HL]{1,2}|[(\[][HL]{1,2}[)\]]|[*↑↓!]+))+$|^[*↑↓!]+\s*(?=[\d.,])")
 _LOST_DIGITS = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+|\d[.,]\d+[eE]\d+")
+_MIDNIGHT = re.compile(r"\d{4}-\d\d-\d\d 00:00:00")
 _EXACT = 2**53  # above, a float is not one whole number
 _GUARDED = re.compile(r"=\"(.*)\"|'(.*?)'?")  # ="0012" and '0012 keep a spreadsheet from reading a number
 _ERROR = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|NV|BEZUG!|WERT!|ZAHL!|####*)", re.I)
@@ -79,7 +79,7 @@ def _each(column: pd.Series, parse: Callable[[Any], tuple[Any, int]], dtype: Any
     parsed = [parse(c) for c in cells] + [parse(None)]
     values = np.array([p[0] for p in parsed], dtype)
     state = np.array([p[1] for p in parsed], np.int8)
-    return Parsed(values[codes], state[codes], lambda i: plain(cells[codes[i]]) if codes[i] >= 0 else "")
+    return Parsed(values[codes], state[codes], lambda i: as_written(cells[codes[i]]) if codes[i] >= 0 else "")
 
 
 def numbers(column: pd.Series, missing: frozenset[str], rule: Numbers) -> Parsed:
@@ -96,6 +96,12 @@ def numbers(column: pd.Series, missing: frozenset[str], rule: Numbers) -> Parsed
     return _each(column, lambda cell: number(cell, missing, rule), np.float64)
 
 
+def raised(cell: Any) -> bool:
+    """Whether a text holds digits that are no part of a number: raised ones (the mark of a footnote), circled ones,
+    fractions. `plain` would make 801 of 80¹."""
+    return isinstance(cell, str) and not cell.isascii() and any(c.isnumeric() and not c.isdecimal() for c in cell)
+
+
 def _is_plain_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?\d+(\.\d*)?", text) is not None
 
@@ -105,10 +111,12 @@ def number(cell: Any, missing: frozenset[str], rule: Numbers) -> tuple[float, in
     text = plain(cell).replace("\u2212", "-").replace("\u2019", "'")
     if text.casefold() in missing:
         return np.nan, MISSING
-    if isinstance(cell, bool | np.bool_):
+    if isinstance(cell, bool | np.bool_) or raised(cell):
         return np.nan, BAD
     if isinstance(cell, Number):
         stated = float(cell)  # type: ignore[arg-type]
+        if f"{stated:g}" in missing:
+            return np.nan, MISSING
         return (stated, OK) if np.isfinite(stated) else (np.nan, BAD)
     if "top_coded" in rule.rules and (m := _TOP_CODED.fullmatch(text)):
         return float(m[1] or m[2]), OK
@@ -145,6 +153,9 @@ def number_hint(text: str, rule: Numbers, codes: str | None = None, age: bool = 
     """What would mend a cell that is no number: the key of the mapping, where there is one."""
     if codes:
         return f"; say what each text means: `codes: {codes}`"
+    if raised(text):
+        return "; a raised or circled digit (a footnote's mark?) is no part of the number: take it out"
+    text = plain(text)
     if _ERROR.fullmatch(text):
         return "; a spreadsheet's error: if it means missing, add it, in quotes, to `missing:`"
     grouped = re.fullmatch(r"[+-]?\d{1,3}(?:([. ’'])\d{3})+(,\d+)?", text)
@@ -193,7 +204,11 @@ _CLOCK = (
     rf"(?:\s*{_HALF})?"
 )
 _OFFSET = r"(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)"
-_AFTER_DATE = re.compile(rf"[T ]\s*{_CLOCK}")
+_AFTER_DATE = re.compile(
+    rf"[T ]\s*(?:{_CLOCK}|\d{{1,2}}(?:[.h]\d{{2}})?)\s*(?:Uhr|h)?(?:\s*(?:{_OFFSET}|[A-Z]{{1,4}}T|MES?Z))?"
+)
+_DAY_AND_MONTH = re.compile(r"%[dm].*%[dm].*%[yY]")
+_BY_CHANCE = 0.05
 _ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}})(?:[T ]\s*{_CLOCK}(?:\s*{_OFFSET})?)?")
 _COMPACT = re.compile(
     rf"(\d{{4}})()(\d{{2}})(\d{{2}})(?:T?(?P<h>\d{{2}})(?P<min>\d{{2}})(?P<s>\d{{2}})?(?P<half>)(?:\.\d+)?{_OFFSET}?)?"
@@ -258,7 +273,7 @@ def moment(
     text = plain(cell)
     if text.casefold() in missing or not text:
         return None, MISSING
-    fits = _by_formats(text, formats)
+    fits = _by_formats(text, formats, zone)
     if fits:
         return _in_range(fits[0]) if len({f.date() for f in fits}) == 1 else (None, BAD)
     m = _ISO.fullmatch(text) or _COMPACT.fullmatch(text) or _CHINESE.fullmatch(text)
@@ -273,18 +288,20 @@ def moment(
     return _in_range(at)
 
 
-def _by_formats(text: str, formats: tuple[str, ...]) -> list[dt.datetime]:
-    """What each of the named forms makes of a text, or of its date alone."""
+def _by_formats(text: str, formats: tuple[str, ...], zone: str | None = None) -> list[dt.datetime]:
+    """What each of the named forms makes of a text, or of its date where nothing but a time of day follows it."""
     out = []
     for form in formats:
         for part in dict.fromkeys((text, text.split()[0], text.split("T")[0])):
+            m = _AFTER_DATE.fullmatch(text, len(part))
+            if part != text and m is None:  # words, or another date: of a range, no day is the day
+                continue
             try:
-                at = dt.datetime.strptime(part, form)
+                at = dt.datetime.strptime(part, form) + (_clock(m, text) if m else dt.timedelta())
             except ValueError:
                 continue
-            if part != text and (m := _AFTER_DATE.search(text, len(part))):
-                with suppress(ValueError):
-                    at += _clock(m, text)
+            if zone and m and m["zone"]:
+                at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
             out.append(at)
             break
     return out
@@ -325,6 +342,8 @@ def date_hint(text: str, formats: tuple[str, ...] = ()) -> str:
     """What would mend a cell that is no date."""
     if len(_by_formats(text, formats)) > 1:
         return "; two of the forms that date_format names fit, with different days: name one"
+    if text.split() and _by_formats(text.split()[0], formats):
+        return f"; behind {text.split()[0]!r} only a time of day may stand"
     if _SERIAL.fullmatch(text):
         return "; a spreadsheet's number of a day: format the column as a date there, and save it again"
     forms = date_forms(text)
@@ -333,23 +352,78 @@ def date_hint(text: str, formats: tuple[str, ...] = ()) -> str:
     months = " (English months)" if "%b" in forms[0] else ""
     if len(forms) == 1:
         return f"; name the form: `date_format: '{forms[0]}'`{months}"
-    return f"; day or month first? name the form: `date_format: '{forms[0]}'` or '{forms[1]}'"
+    others = " or ".join(f"'{f}'" for f in forms[1:])
+    return f"; {which_first(forms)} name the form: `date_format: '{forms[0]}'` or {others}"
+
+
+def which_first(forms: list[str]) -> str:
+    """What has to be asked of a date that may be of several forms."""
+    return "day, month or year first?" if any(f.startswith("%y") for f in forms) else "day or month first?"
 
 
 def date_forms(text: str) -> list[str]:
-    """Ways of writing dates (strptime) of which a text may be one; two where day and month are in doubt."""
+    """Ways of writing dates (strptime) of which a text may be one; several where it is in doubt what stands first."""
     m = _AMBIGUOUS.fullmatch(text)
     if m is None:
         m = _MONTH_NAME.fullmatch(text)
         return [f"%d{m[1]}%b{m[2]}{'%Y' if len(m[3]) == 4 else '%y'}"] if m else []
     sep, year = m[2], "%Y" if len(m[4]) == 4 else "%y"
-    day_first, month_first = f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"
-    return [day_first] if int(m[1]) > 12 else [month_first] if int(m[3]) > 12 else [day_first, month_first]
+    first, second, last = int(m[1]), int(m[3]), int(m[4])
+    forms = [(f"%d{sep}%m{sep}{year}", first, second), (f"%m{sep}%d{sep}{year}", second, first)]
+    if year == "%y" and len(m[1]) == 2:
+        forms.append((f"%y{sep}%m{sep}%d", last, second))
+    return [form for form, day_, month in forms if 1 <= day_ <= 31 and 1 <= month <= 12]
+
+
+def exchanged(
+    column: pd.Series, missing: frozenset[str], formats: tuple[str, ...]
+) -> tuple[np.ndarray, str, str, bool] | None:
+    """(rows [n], the first of them, a text beside them, whether it can hardly be chance) of dates of which a
+    spreadsheet may have exchanged day and month; None where nothing speaks for it.
+
+    A spreadsheet makes dates of those texts that it can read in its own locale, the month first, and leaves the others
+    texts. Then each date has a day up to 12, and each text, of a named form, a later one.
+    """
+    loose = tuple(f for f in formats if _DAY_AND_MONTH.search(f))
+    if not loose or pd.api.types.is_datetime64_any_dtype(column):
+        return None
+    codes, uniques = pd.factorize(column.astype(object), use_na_sentinel=True)
+    dates: list[int] = []
+    texts: list[int] = []
+    for k, cell in enumerate(uniques):
+        text = "" if isinstance(cell, dt.date) else plain(cell)
+        fits = _by_formats(text, loose) if text and text.casefold() not in missing else []
+        at, state = (fits[0], OK) if fits else moment(cell, missing, formats)
+        if at is None or state != OK:
+            continue
+        if (at.day <= 12) == bool(fits):
+            return None
+        (texts if fits else dates).append(k)
+    if not dates or not texts:
+        return None
+    sure = 0.4 ** len(dates) * 0.6 ** len(texts) < _BY_CHANCE  # 12 days of a month's 30 are days up to 12
+    return np.isin(codes, dates), plain(uniques[dates[0]]), plain(uniques[texts[0]]), sure
 
 
 def is_error(text: str) -> bool:
     """Whether a text is what a spreadsheet shows where a formula failed ('#REF!')."""
     return _ERROR.fullmatch(text) is not None
+
+
+def no_id(cell: Any) -> str | None:
+    """Why a cell is no patient's number: what a spreadsheet or a data frame made of one; None where it may be one."""
+    text = plain(cell)
+    if is_error(text):
+        return f"{text!r} is a spreadsheet's error, not a patient id"
+    if isinstance(cell, dt.date) or _MIDNIGHT.fullmatch(text):
+        return f"{text!r} is a date, as a spreadsheet makes of 3-12, not a patient id; export the numbers as text"
+    if isinstance(cell, float | np.floating) and not float(cell).is_integer():
+        return f"{text!r} has digits behind the point, as no patient id has; export the numbers as text"
+    if raised(cell):
+        return f"{as_written(cell)!r} has a raised or circled digit (a footnote's mark?); take it out"
+    if lost_digits(text):
+        return f"{text!r} has lost its last digits where it was kept as a number; export the numbers as text"
+    return None
 
 
 def lost_digits(text: str) -> bool:

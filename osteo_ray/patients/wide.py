@@ -7,7 +7,7 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
 from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
@@ -22,11 +22,20 @@ from osteo_ray.patients.values import (
     century_before,
     coded,
     date_hint,
+    exchanged,
     moments,
     plain,
+    texts_of,
 )
 
-_AGES_DIFFER = 2
+_ENOUGH, _SHARED = 5, 0.1  # patients of one birth date, and their share, that are no chance
+_SIGNS = {"<", ">", "<=", ">=", "=<", "=>", "≤", "≥"}
+_WITHDRAWN = {
+    *("cancelled", "canceled", "entered in error", "entered-in-error", "deleted", "void", "voided", "invalid"),
+    *("rejected", "withdrawn", "storniert", "ungültig", "gelöscht", "annulé", "annullato", "anulado"),
+    *("作废", "取消", "已取消", "無効"),
+}
+_WITHDRAWN_CODES = {"x", "d", "w"}  # of HL7's table 0085, with which other columns than a status say other things
 
 
 def columns_of(m: Mapping) -> dict[str, str]:
@@ -34,6 +43,7 @@ def columns_of(m: Mapping) -> dict[str, str]:
     out: dict[str, str] = {}
     named = [("patient_id", m.patient_id), ("site", m.site_column), ("date", m.date), ("dxa_date", m.dxa_date)]
     named += [("birth_date", m.birth_date), ("test", m.test), ("value", m.value), ("unit", m.unit)]
+    named += [("comparator", m.comparator)]
     named += [("t_score", c) for c in m.t_score] + [("keep", c) for c in m.keep]
     named += [("treatment", m.treatment.column)] if m.treatment else []
     for name, c in m.features.items():
@@ -62,6 +72,7 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         if isinstance(first, list | dict | np.ndarray):
             problems.append(f"{chunk.source}: column {c!r} ({used[c]}) holds lists, not values; unfold it")
     lenient = {c for c, what in used.items() if m.optional and what not in ("patient_id", "keep")}
+    lenient -= {c.unit_column for c in m.features.values() if c.unit_column and c.column in there}  # no unit is no unit
     listed = ", ".join(there)
     for c, what in used.items():
         if c not in there and c not in lenient:
@@ -87,7 +98,31 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         same = [a for a in absent if a.casefold() == c.casefold()]
         near = same or get_close_matches(c.casefold(), absent, n=1)
         shown.append(f"{c} (did you mean {near[0]}?)" if near else c)
+    _look_at_unused(chunk, unused, reading)
     reading.found.columns([*shown, *(f"{c} (twice)" for c in chunk.repeated if c not in used)])
+
+
+def _look_at_unused(chunk: Chunk, unused: list[str], reading: Reading) -> None:
+    """Columns that nothing uses, and that say of the values beside them that they are not what they seem.
+
+    Raises:
+        RecordsError: of a long table, a column with the signs of bounds.
+    """
+    for c in unused:
+        texts = {t.casefold() for t in texts_of(chunk.frame[c])[1] if t}
+        where = f"{chunk.source}: column {c!r}"
+        signs = texts - {"="}
+        if signs and signs <= _SIGNS:
+            what = f"{where} holds the signs of bounds ({', '.join(sorted(signs))}) apart from their values"
+            if reading.mapping.format == "long":
+                raise RecordsError([f"{what}; name it: `comparator: {c}`"])
+            reading.found.note(f"{what}, which are read as if they were none; write '<5' in one cell")
+        withdrawn = texts & (_WITHDRAWN | (_WITHDRAWN_CODES if "status" in c.casefold() else set()))
+        if withdrawn:
+            reading.found.note(
+                f"{where} says {', '.join(sorted(withdrawn))} of some rows, which are read like the others; take out "
+                f"those that do not count"
+            )
 
 
 def records_of(chunk: Chunk, reading: Reading, first: bool) -> Chunk:
@@ -175,6 +210,7 @@ def moments_of(chunk: Chunk, column: str, reading: Reading) -> tuple[Parsed, np.
     m = reading.mapping
     parsed, second = moments(chunk.frame[column], m.missing_texts, m.date_format, m.timezone)
     _refuse(parsed, chunk, column, reading)
+    parsed = _without_exchanged(parsed, chunk, column, reading)
     reading.found.days(parsed.values, f"{chunk.source}, column {column!r}")
     return parsed, second
 
@@ -186,11 +222,49 @@ def _refuse(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> None
         reading.found.problem(f"{chunk.at(row, column)}: {text!r} is no date{hint}")
 
 
+def _without_exchanged(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> Parsed:
+    """The dates without those of which a spreadsheet exchanged day and month: a problem; a warning where it may be
+    chance."""
+    m = reading.mapping
+    found = exchanged(chunk.frame[column], m.missing_texts, m.date_format)
+    if found is None:
+        return parsed
+    rows, date, text, sure = found
+    what = (
+        f"{chunk.source}, column {column!r}: {int(rows.sum())} cells are dates ({date!r}), none of a day after the "
+        f"12th, and all texts beside them are of a later day ({text!r}): of dates that a spreadsheet of another locale "
+        f"made of texts, day and month are exchanged"
+    )
+    if not sure:
+        reading.found.note(f"{what}; look whether they are")
+        return parsed
+    reading.found.problem(f"{what}; export the column as text, or write each date as YYYY-MM-DD")
+    values, state = parsed.values.copy(), parsed.state.copy()
+    values[rows], state[rows] = np.datetime64("NaT"), BAD
+    return Parsed(values, state, parsed.texts)
+
+
+def _stand_ins(parsed: Parsed, chunk: Chunk, column: str, reading: Reading) -> None:
+    """Warn of one birth date that far too many patients share: what a form holds where none is known."""
+    assert reading.mapping.patient_id is not None
+    known = ~np.isnat(parsed.values)
+    people = pd.DataFrame({"who": chunk.frame[reading.mapping.patient_id].map(plain), "born": parsed.values})[known]
+    counts = people.drop_duplicates()["born"].value_counts()
+    if len(counts) and counts.iloc[0] >= _ENOUGH and counts.iloc[0] > _SHARED * counts.sum():
+        born = np.datetime64(counts.index[0], "D")
+        reading.found.note(
+            f"{chunk.source}, column {column!r}: {counts.iloc[0]} of {counts.sum()} patients are born on {born}; if it "
+            f"stands for a date that is not known, add it to `missing:`"
+        )
+
+
 def birth_dates(chunk: Chunk, column: str, reading: Reading) -> np.ndarray:
     """A column of birth dates as datetime64[s]."""
     m = reading.mapping
     parsed = births(chunk.frame[column], m.missing_texts, m.date_format)
     _refuse(parsed, chunk, column, reading)
+    parsed = _without_exchanged(parsed, chunk, column, reading)
+    _stand_ins(parsed, chunk, column, reading)
     return century_before(parsed.values.astype("datetime64[s]"), m.date_format)
 
 
@@ -201,8 +275,8 @@ def ages(
     f = feature("age_y")
     age = age_at(born.astype("datetime64[D]"), at.astype("datetime64[D]"))
     computed = np.ones(len(age), bool) if stated is None else np.isnan(stated)
-    if stated is not None and (n := int((np.abs(stated - age) > _AGES_DIFFER).sum())):
-        reading.found.note(f"{chunk.source}: {n} ages are more than {_AGES_DIFFER} years off those by the birth date")
+    if stated is not None:
+        reading.found.other_ages += int((np.abs(stated - age) > AGES_DIFFER).sum())
     outside = computed & ((age < f.low) | (age > f.high))
     for row in np.flatnonzero(outside):
         reading.found.problem(

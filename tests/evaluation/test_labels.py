@@ -60,6 +60,12 @@ def test_none_is_a_contrast_phase_not_a_missing_cell(tmp_path):
         ("patient_id,label\n1.23457E+11,normal\n", InputError, "lost its last digits"),
         ("patient_key,label\na,normal,3\n", RecordsError, "line 2: 3 fields"),
         ("patient_key,label\na,perhaps\n", InputError, "unknown label 'perhaps'"),
+        ("patient_key,label,dxa_date\na,normal,05.01.2024\n", InputError, "row 1, column dxa_date: '05.01.2024' is no"),
+        (
+            "patient_key,label,record_date\na,normal,45296\n",
+            InputError,
+            "column record_date: '45296' is no date; write",
+        ),
     ],
 )
 def test_labels_that_cannot_be_used_are_named(tmp_path, text, error, words):
@@ -97,3 +103,13 @@ def test_a_record_set_gives_the_labels_of_its_table(tmp_path):
 def test_nothing_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such file"):
         open_labels(str(tmp_path / "nowhere"), None, KEYS)
+
+
+def test_study_dates_that_are_none_are_refused_and_one_among_others_is_not(tmp_path):
+    (tmp_path / "s.csv").write_text("patient_key,score,study_date\na,1,05.01.2024\nb,2,06.01.2024\n")
+    with pytest.raises(InputError, match=r"row 1, column study_date: '05.01.2024' is no date"):
+        read_results(tmp_path / "s.csv")
+    (tmp_path / "s.csv").write_text("patient_key,score,study_date\na,1,2024-1-5\nb,2,20240106\nc,3,x\n")
+    assert read_results(tmp_path / "s.csv")["study_date"].tolist() == ["2024-01-05", "20240106", "x"]
+    (tmp_path / "s.csv").write_text("patient_key,score,study_date\na,1,2024-1-5\nb,2,\n")
+    assert read_results(tmp_path / "s.csv")["study_date"].tolist() == ["2024-01-05", None]

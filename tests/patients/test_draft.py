@@ -118,3 +118,15 @@ def test_dates_that_no_name_tells_are_pointed_out(tmp_path):
 def test_a_folder_has_no_one_mapping(tmp_path):
     with pytest.raises(RecordsError, match="a folder; name one of its files"):
         draft(tmp_path)
+
+
+def test_a_year_of_two_digits_that_may_stand_first_has_to_be_checked(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("MRN,date,CREA\n1,24-01-25,80\n2,24-01-26,82\n")
+    assert any("date: day, month or year first? %d-%m-%y or %y-%m-%d" in line for line in draft(path))
+
+
+def test_a_score_of_another_kind_is_no_t_score(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("MRN,patient_score,T-Score L1-L4,hipTscore,z_score\n1,5,-2.1,-1.0,0.1\n")
+    assert proposal(path)[0]["t_score"] == ["T-Score L1-L4", "hipTscore"]

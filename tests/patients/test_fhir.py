@@ -415,3 +415,43 @@ def test_a_patient_without_a_number_refuses_nothing_where_nothing_is_observed(tm
     t = load_lines(tmp_path, patient("p0", identifier=[]), patient(), crea())
     assert keys(t) == [patient_key("7", None)]
     assert t.report.dropped[0][0].startswith("Patient without observations: no identifier of type MR")
+
+
+def test_a_code_and_a_shown_unit_that_contradict_each_other_are_refused(tmp_path):
+    def urea(**quantity):
+        q = {"value": 30, "system": "http://unitsofmeasure.org", "code": "mmol/L"} | quantity
+        return observation("22664-7", 30, "mmol/L") | {"valueQuantity": q}
+
+    with pytest.raises(records.RecordsError, match="30 has the code 'mmol/L' and shows 'mg/dL', which are two units"):
+        records.load(write(tmp_path, PATIENT, urea(unit="mg/dL")))
+    for same in ("mmol/l", "mM", "millimoles per litre"):
+        assert records.load(write(tmp_path, PATIENT, urea(unit=same))).frame["urea_mmol_l"].tolist() == [30]
+
+
+def test_a_density_is_no_t_score(tmp_path):
+    with pytest.raises(records.RecordsError, match=r"0.712 g/cm2: a T-score has no such unit"):
+        records.load(write(tmp_path, PATIENT, observation("38267-1", 0.712, "g/cm2")))
+
+
+@pytest.mark.parametrize("version", [None, "MTcxNDU1"])
+def test_versions_that_are_no_numbers_count_by_their_time(tmp_path, version):
+    def of(value, updated):
+        meta = {"lastUpdated": updated} | ({"versionId": version} if version else {})
+        return observation("14682-9", value, "umol/L") | {"id": "o", "meta": meta}
+
+    new, old = of(61, "2024-05-03T00:30:00+02:00"), of(99, "2024-05-02T22:29:00.123Z")
+    for order in ((new, old), (old, new)):
+        assert records.load(write(tmp_path, PATIENT, *order)).frame["creatinine_umol_l"].tolist() == [61]
+
+
+def test_a_number_that_a_spreadsheet_has_rounded_is_nobodys(tmp_path):
+    with pytest.raises(records.RecordsError, match=r"1 patients: '1.23457E\+11' has lost its last digits"):
+        load_lines(tmp_path, patient(mrn="1.23457E+11"), crea())
+
+
+def test_ages_are_held_against_the_birth_date(tmp_path):
+    t = records.load(write(tmp_path, PATIENT, observation("30525-0", 30, "a")))
+    assert t.report is not None
+    assert any("1 ages are more than 2 years off" in n for n in t.report.notes)
+    with pytest.raises(records.RecordsError, match=r"Patient/p1: birthDate: an age of 9 .* leave the Patient"):
+        records.load(write(tmp_path, PATIENT | {"birthDate": "2015-05-01"}, observation("6768-6", 85, "U/L")))

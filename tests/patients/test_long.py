@@ -160,3 +160,75 @@ def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_th
     f = gather(block, [])
     assert f["creatinine_umol_l"].tolist() == [70]
     assert f["t_score"].tolist() == [-2.6]
+
+
+@pytest.mark.parametrize("unit", ["g/cm2", "Z", "%", "mg/cm³"])
+def test_a_density_under_a_t_scores_name_is_no_t_score(tmp_path, unit):
+    rows = [f"A,2024-02-01,T hip,0.712,{unit}", "A,2024-02-03,T hip,-2.7,T-Score", "B,2024-02-03,T hip,-1.2,SD"]
+    with pytest.raises(RecordsError, match=rf"line 2, column 'result': 0.712 {unit}: a T-score has no such unit"):
+        read(tmp_path, rows)
+    assert len(read(tmp_path, rows, units={unit: "1"})) == 3
+
+
+def test_what_a_mapping_says_of_the_t_scores_tests_is_heeded(tmp_path):
+    tests = {"t_score": {"names": ["T hip"], "missing": ["0"], "numbers": {"decimal": ","}}}
+    f = read(tmp_path, ['A,2024-02-01,T hip,"-2,7",', "B,2024-02-01,T hip,0,"], tests=tests).frame
+    assert sorted(f["t_score"].dropna()) == [-2.7]
+
+
+def test_an_age_that_is_stated_counts_and_one_that_contradicts_the_birth_date_is_told(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,result,unit,age,born\nA,2024-01-05,Crea,80,umol/L,70,1990-01-01\n"
+        "B,2024-01-05,Crea,80,umol/L,,1954-01-05\n"
+    )
+    more = {"features": {"age_y": {"column": "age"}}, "birth_date": "born"}
+    t = load(path, Mapping.model_validate(LONG | more))
+    f = t.frame.set_index("patient_key")["age_y"]
+    assert f[patient_key("A", None)] == 70
+    assert f[patient_key("B", None)] == pytest.approx(70, abs=0.1)
+    assert t.report is not None
+    assert any("1 ages are more than 2 years off" in n for n in t.report.notes)
+
+
+def test_undated_values_of_a_long_table_that_differ_are_told(tmp_path):
+    t = read(tmp_path, ["A,,Crea,80,umol/L", "A,,Crea,120,umol/L", "B,,Crea,80,umol/L"])
+    assert any("none is used: creatinine_umol_l of 1 patients" in n for n in t.report.notes)
+
+
+def test_signs_of_bounds_in_a_column_of_their_own(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,op,result,unit\nA,2024-01-05,Crea,<,30,umol/L\nA,2024-01-05,Crea,=,31,umol/L\n"
+        "B,2024-01-05,Crea,,80,umol/L\nC,2024-01-05,Crea,<,,umol/L\n"
+    )
+    with pytest.raises(RecordsError, match=r"column 'op' holds the signs of bounds \(<\).*`comparator: op`"):
+        load(path, Mapping.model_validate(LONG))
+    t = load(path, Mapping.model_validate(LONG | {"comparator": "op"}))
+    assert sorted(t.frame["creatinine_umol_l"].dropna()) == [31, 80]
+    assert t.report is not None
+    assert next(f.bounds for f in t.report.features if f.name == "creatinine_umol_l") == 1
+    half = LONG | {"comparator": "op", "numbers": {"bounds": "half"}}
+    path.write_text("pid,at,test,op,result,unit\nA,2024-01-05,Crea,<,30,umol/L\n")
+    assert load(path, Mapping.model_validate(half)).frame["creatinine_umol_l"].tolist() == [15]
+
+
+def test_rows_that_are_said_to_be_withdrawn_are_told(tmp_path):
+    path = tmp_path / "r.csv"
+    for header, word in (("status", "X"), ("remark", "Storniert")):
+        path.write_text(f"pid,at,test,result,unit,{header}\nA,2024-01-05,Crea,80,umol/L,{word}\n")
+        t = load(path, Mapping.model_validate(LONG))
+        assert t.report is not None
+        assert any(f"column '{header}' says {word.casefold()} of some rows" in n for n in t.report.notes)
+    path.write_text("pid,at,test,result,unit,ward\nA,2024-01-05,Crea,80,umol/L,D\n")
+    report = load(path, Mapping.model_validate(LONG)).report
+    assert report is not None
+    assert not report.notes
+
+
+def test_a_row_that_states_another_unit_than_its_tests_is_refused(tmp_path):
+    tests = {"urea_mmol_l": {"names": ["Urea"], "unit": "mmol/L"}}
+    rows = ["A,2024-01-05,Urea,30,mg/dL", "B,2024-01-05,Urea,5,MMOL/L", "C,2024-01-05,Urea,6,", "D,2024-01-05,Urea,7,?"]
+    with pytest.raises(RecordsError, match=r"line 2, column 'result': 30 mg/dL, but the mapping says that all of urea"):
+        read(tmp_path, rows, tests=tests)
+    assert sorted(read(tmp_path, rows[1:], tests=tests).frame["urea_mmol_l"]) == [5, 6, 7]

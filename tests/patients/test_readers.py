@@ -1,7 +1,9 @@
 """Files as hospitals export them: read, or refused by name, line and remedy; never shifted by a column."""
 
+import decimal
 import gzip
 
+import numpy as np
 import openpyxl
 import pandas as pd
 import pyarrow as pa
@@ -168,6 +170,26 @@ def test_a_number_that_a_sheet_shows_with_zeros_is_that_text(tmp_path):
     assert f["patient_key"].tolist() == [patient_key("P0012345", None)]
 
 
+@pytest.mark.parametrize(
+    ("form", "number", "shown"),
+    [
+        ("000\\-00\\-0000", 12345678, "012-34-5678"),
+        ("000-00-0000", 12345678, "012-34-5678"),
+        ('"P"00\\ 00', 12345, "P123 45"),
+        ("0", 12, "12"),
+        ("General", 12, "12"),
+        ("0.00", 12, "12"),
+        ("#,##0", 1234, "1234"),
+    ],
+)
+def test_a_number_is_the_one_that_a_sheet_shows(tmp_path, form, number, shown):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], [number, None, 61]]})
+    book = openpyxl.load_workbook(path)
+    book["labs"]["A2"].number_format = form
+    book.save(path)
+    assert load(path, mapping()).frame["patient_key"].tolist() == [patient_key(shown, None)]
+
+
 def test_a_damaged_workbook_is_refused(tmp_path):
     path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
     data = bytearray(path.read_bytes())
@@ -276,3 +298,98 @@ def test_a_header_that_was_not_cut_or_is_not_there_is_told(tmp_path):
         load(write(tmp_path, "id,day,crea\nA,," + "6" * (1 << 21) + "\n"), mapping())
     with pytest.raises(RecordsError, match="nothing stands in line 9"):
         load(write(tmp_path, "id,day,crea\nA,,61\n"), mapping(header_row=9))
+
+
+def test_a_record_is_never_passed_over_as_a_row_of_units(tmp_path):
+    text = "id,day,crea\nA1,2024-01-05,61\nA2,2024-01-06,62\n"
+    with pytest.raises(RecordsError, match=r"r.csv, line 2: `skip_rows` would pass over .* a value under 'crea'"):
+        load(write(tmp_path, text), mapping(skip_rows=1))
+    rows = [["id", "day", "crea"], [12345, None, 61], [12346, None, 62]]
+    with pytest.raises(RecordsError, match=r"sheet 'labs', row 2: `skip_rows` would pass over"):
+        load(workbook(tmp_path, {"labs": rows}), mapping(skip_rows=1))
+    for under in (",,umol/L", "1,2,3", "F001,D02,2160-0", "lower limit,,60"):
+        path = write(tmp_path, text.replace("crea\n", f"crea\n{under}\n"))
+        assert len(load(path, mapping(skip_rows=1))) == 2
+
+
+def test_a_sheet_that_begins_further_down_is_one_of_several(tmp_path):
+    rows = [["id", "day", "crea"], ["A", None, 61]]
+    path = workbook(tmp_path, {"2023": rows, "2024": [["Laboratory"], *[[]] * 7, *rows], "late": [*[[]] * 8, *rows]})
+    with pytest.raises(RecordsError, match=r"several sheets hold rows"):
+        load(path, mapping())
+    assert len(load(path, mapping(sheet="late"))) == 1
+
+
+def test_a_line_is_named_rightly_under_a_header_of_several_lines(tmp_path):
+    path = write(tmp_path, 'id,day,"crea\n(umol/L)"\nA,2024-01-05,x\n')
+    with pytest.raises(RecordsError, match=r"line 3, column 'crea \(umol/L\)': 'x' is not a number"):
+        load(path, mapping(features={"creatinine_umol_l": {"column": "crea (umol/L)"}}))
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (pd.Timestamp("2024-03-12"), "a date, as a spreadsheet makes of 3-12"),
+        ("2024-03-12 00:00:00", "a date, as a spreadsheet makes of 3-12"),
+        (12345.5, "'12345.5' has digits behind the point"),
+        ("12345¹", "'12345¹' has a raised or circled digit"),
+    ],
+)
+def test_what_a_spreadsheet_made_of_a_number_is_no_patient(tmp_path, number, why):
+    with pytest.raises(RecordsError, match=rf"row 2, column 'id': .*{why}"):
+        load(workbook(tmp_path, {"labs": [["id", "day", "crea"], [number, None, 61]]}), mapping())
+
+
+def test_a_short_float_is_no_long_number(tmp_path):
+    pq.write_table(
+        pa.table({"id": pa.array(np.array([1e7, 123456789], np.float32)), "crea": [61, 62]}), tmp_path / "r.parquet"
+    )
+    with pytest.raises(RecordsError, match=r"row 2, column 'id': '1.234568E\+08' has lost its last digits"):
+        load(tmp_path / "r.parquet", mapping(date=None))
+    t = load(tmp_path / "r.parquet", mapping(date=None), on_bad="missing")
+    assert t.frame["patient_key"][0] == patient_key("10000000", None)
+    assert t.frame["patient_key"].isna().tolist() == [False, True]
+
+
+def report(table):
+    assert table.report is not None
+    return table.report
+
+
+def test_a_total_among_the_patients_is_told(tmp_path):
+    def notes(text):
+        return "; ".join(report(load(write(tmp_path, text), mapping())).notes)
+
+    text = "id,day,crea\n" + "".join(f"P{k},2024-01-05,61\n" for k in range(1, 9))
+    told = "line 10, column 'id': 2 of 10 patients have a number without a digit but 0, in 3 rows"
+    assert told in notes(text + "Total,,70\n0,2024-01-05,61\n0,2024-01-06,61\n")
+    assert not notes(text)
+    assert not notes("id,day,crea\nA,2024-01-05,61\nB1,2024-01-05,61\n")
+
+
+def test_hidden_rows_are_read_and_told(tmp_path):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61], ["B", None, 62]]})
+    assert not report(load(path, mapping())).notes
+    book = openpyxl.load_workbook(path)
+    book["labs"].row_dimensions[3].hidden = True
+    book.save(path)
+    t = load(path, mapping())
+    assert len(t) == 2
+    assert report(t).notes == (
+        "r.xlsx, sheet 'labs': 1 rows are hidden, and read like the others; take them out if they do not count",
+    )
+
+
+def test_a_column_without_a_name_is_listed_where_it_holds_values(tmp_path):
+    t = load(write(tmp_path, ",id,,day,crea\n0,A,,2024-01-05,61\n1,B,,2024-01-05,62\n"), mapping())
+    assert report(t).unused_columns == ("(column 1, without a name)",)
+    rows = [["id", "day", None, "crea"], ["A", None, 5, 61]]
+    assert report(load(workbook(tmp_path, {"labs": rows}), mapping())).unused_columns == ("(column 3, without a name)",)
+
+
+def test_a_number_that_means_missing_does_so_as_a_decimal(tmp_path):
+    weights = pa.array([decimal.Decimal("99.00"), decimal.Decimal("70.50")], pa.decimal128(8, 2))
+    pq.write_table(pa.table({"id": ["A", "B"], "w": weights}), tmp_path / "r.parquet")
+    features = {"weight_kg": {"column": "w", "missing": [99]}}
+    f = load(tmp_path / "r.parquet", mapping(date=None, features=features)).frame
+    assert f["weight_kg"].tolist() == pytest.approx([np.nan, 70.5], nan_ok=True)

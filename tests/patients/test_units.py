@@ -147,3 +147,41 @@ def test_a_row_without_its_unit_is_refused(tmp_path):
     m = {"patient_id": "id", "features": {"urea_mmol_l": {"column": "x", "unit_column": "u"}}}
     with pytest.raises(RecordsError, match="line 3, column 'x': 15: no unit"):
         load(path, Mapping.model_validate(m))
+
+
+def test_a_hospital_that_writes_in_another_unit_is_seen_among_others(tmp_path):
+    rows = [f"N{k},north,{5 + k / 10}" for k in range(20)] + [f"S{k},south,{30 + k}" for k in range(12)]
+    path = tmp_path / "r.csv"
+    path.write_text("id,s,urea\n" + "\n".join(rows) + "\n")
+    m = {"patient_id": "id", "site_column": "s", "features": {"urea_mmol_l": {"column": "urea", "unit": "mmol/L"}}}
+    with pytest.raises(RecordsError, match=r"column 'urea' at site 'south': the median of urea_mmol_l.* it fits mg/dL"):
+        load(path, Mapping.model_validate(m))
+    f = load(path, Mapping.model_validate(m), on_bad="missing").frame
+    assert f["urea_mmol_l"].notna().tolist() == [True] * 20 + [False] * 12
+
+
+def test_a_columns_name_that_states_another_unit_is_heeded(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("id,Urea (mg/dL)\nA,30\n")
+
+    def read(**more):
+        feature = {"column": "Urea (mg/dL)"} | more
+        return load(path, Mapping.model_validate({"patient_id": "id", "features": {"urea_mmol_l": feature}}))
+
+    with pytest.raises(RecordsError, match=r"its name says 'mg/dL', but the mapping gives no unit.*give the `unit:`"):
+        read()
+    report = read(unit="mmol/L").report
+    assert report is not None
+    assert any("its name says 'mg/dL', the mapping 'mmol/L', which counts" in n for n in report.notes)
+    t = read(unit="mg/dl")
+    assert t.frame["urea_mmol_l"].tolist() == pytest.approx([5.0], abs=0.01)
+    assert t.report is not None
+    assert not t.report.notes
+
+
+def test_a_unit_column_that_is_not_there_is_never_the_schemas_unit(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("id,crea\nA,80\n")
+    features = {"creatinine_umol_l": {"column": "crea", "unit_column": "u"}}
+    with pytest.raises(RecordsError, match=r"column 'u' .creatinine_umol_l's unit.: named by the mapping, not there"):
+        load(path, Mapping.model_validate({"patient_id": "id", "optional": True, "features": features}))

@@ -67,6 +67,11 @@ def crea(tmp_path, text, on_bad="raise", **more):
     return load(path, Mapping.model_validate(base | more), on_bad=on_bad)
 
 
+def told(t):
+    assert t.report is not None
+    return "; ".join(t.report.notes)
+
+
 @pytest.mark.parametrize(
     ("value", "remedy"),
     [
@@ -225,6 +230,11 @@ def test_numbers_that_stand_for_missing_are_told(tmp_path):
     t = crea(tmp_path, "id,crea\n" + "".join(f"{k},{v}\n" for k, v in enumerate([61, 70, 999, 80, 999, 75])))
     assert any("999 stands 2 times for creatinine_umol_l" in n for n in t.report.notes)
     assert not crea(tmp_path, "id,crea\nA,61\nB,99\n").report.notes
+    many = [*range(60, 90), 999, 999, 999, 600]
+    t = crea(tmp_path, "id,crea\n" + "".join(f"P{k},{v}\n" for k, v in enumerate(many, 1)))
+    assert "999 stands 3 times for creatinine_umol_l, and no other value above 600" in told(t)
+    once = [v for v in many if v != 999] + [999]
+    assert not told(crea(tmp_path, "id,crea\n" + "".join(f"P{k},{v}\n" for k, v in enumerate(once, 1))))
 
 
 def test_t_scores_without_a_sign_are_told(tmp_path):
@@ -283,3 +293,113 @@ def test_what_keeps_a_spreadsheet_from_numbers_is_no_part_of_an_id(tmp_path):
 def test_a_mapping_that_can_not_work_is_refused(bad, error):
     with pytest.raises(ConfigError, match=error):
         validate(Mapping, bad)
+
+
+@pytest.mark.parametrize("value", ["80¹", "8①", "90₂", "80½", "5⒈"])
+def test_a_raised_or_circled_digit_is_no_part_of_a_number(tmp_path, value):
+    with pytest.raises(RecordsError, match=rf"'{value}' is not a number.*a footnote's mark"):
+        crea(tmp_path, f"id,crea\nA,{value}\n")
+
+
+SWAPPED = "id,day,crea\n" + "".join(f"{k},2024-{k:02d}-01 00:00:00,61\n" for k in range(1, 6)) + "9,15/01/2024,61\n"
+
+
+def test_dates_whose_day_and_month_a_spreadsheet_exchanged_are_refused(tmp_path):
+    how = {"date": "day", "date_format": "%d/%m/%Y"}
+    with pytest.raises(RecordsError, match=r"5 cells are dates .*'15/01/2024'.*day and month are exchanged; export"):
+        crea(tmp_path, SWAPPED, **how)
+    f = crea(tmp_path, SWAPPED, on_bad="missing", **how).frame
+    assert f["record_date"].notna().tolist() == [False] * 5 + [True]
+    assert f["creatinine_umol_l"].tolist() == pytest.approx([np.nan] * 5 + [61], nan_ok=True)
+    born = SWAPPED.replace("day", "born").replace("2024", "1954")
+    with pytest.raises(RecordsError, match="column 'born': 5 cells are dates"):
+        crea(tmp_path, born, birth_date="born", date_format="%d/%m/%Y")
+
+
+def test_dates_in_two_forms_of_which_either_has_late_days_are_read(tmp_path):
+    text = "id,day,crea\nA,2024-01-15,61\nB,2024-02-01,61\nC,15/01/2024,61\nD,25/02/2024,61\n"
+    t = crea(tmp_path, text, date="day", date_format="%d/%m/%Y")
+    assert t.frame["record_date"].notna().all()
+    assert not t.report.notes
+    few = crea(tmp_path, "id,day,crea\nA,2024-01-05,61\nB,15/01/2024,61\n", date="day", date_format="%d/%m/%Y")
+    assert few.frame["record_date"].notna().all()
+    assert any("look whether they are" in n for n in few.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("05.03.2024 08:00 Uhr", "2024-03-05"),
+        ("05.03.2024 08.30", "2024-03-05"),
+        ("05.03.2024 08:30 CEST", "2024-03-05"),
+        ("05.03.2024T08:00:00.123+01:00", "2024-03-05"),
+        ("05.03.2024 23:30:00Z", "2024-03-06"),
+        ("05.03.2024 - 12.04.2024", None),
+        ("05.03.2024 12.04.2024", None),
+        ("05.03.2024 cancelled", None),
+        ("05.03.2024 25:00", None),
+    ],
+)
+def test_behind_a_date_of_a_named_form_only_a_time_may_stand(text, day):
+    parsed = days(pd.Series([text]), MISSES, ("%d.%m.%Y",), "Asia/Shanghai")
+    assert str(parsed.values[0]) == (day or "NaT")
+    assert parsed.state[0] == (OK if day else BAD)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("24-01-25", "day, month or year first.*'%d-%m-%y'. or '%y-%m-%d'"),
+        ("24-01-05", "day, month or year first.*'%d-%m-%y'. or '%y-%m-%d'"),
+        ("05.03.24", "'%d.%m.%y'. or '%m.%d.%y' or '%y.%m.%d'"),
+        ("98-13-14", "write YYYY-MM-DD"),
+    ],
+)
+def test_a_year_of_two_digits_may_stand_first(tmp_path, text, remedy):
+    with pytest.raises(RecordsError, match=remedy):
+        crea(tmp_path, f"id,day,crea\nA,{text},61\n", date="day")
+
+
+def test_what_stands_behind_a_date_is_named(tmp_path):
+    with pytest.raises(RecordsError, match=r"'05.03.2024 - 12.04.2024' is no date; behind '05.03.2024' only a time of"):
+        crea(tmp_path, "id,day,crea\nA,05.03.2024 - 12.04.2024,61\n", date="day", date_format="%d.%m.%Y")
+
+
+def test_t_scores_of_zero_that_stand_for_none_are_told(tmp_path):
+    rows = "".join(f"{k},61,{0 if k % 2 else -1.5}\n" for k in range(12))
+    assert any("6 of 12 T-scores are 0" in n for n in crea(tmp_path, "id,crea,t\n" + rows, t_score="t").report.notes)
+
+
+def test_undated_values_that_no_timeline_uses_are_told(tmp_path):
+    text = "id,crea,t\nA,61,-2.6\nA,90,-1.0\nB,61,-2.6\nB,61,-2.9\n"
+    t = crea(tmp_path, text, t_score="t")
+    assert "none is used: creatinine_umol_l of 1 patients, t_score of 1 patients; name the column" in told(t)
+    dated = crea(tmp_path, "id,day,crea\nA,2024-01-05,61\nA,2024-01-06,90\nB,,61\n", date="day")
+    assert not told(dated)
+
+
+def test_patients_of_both_sexes_are_told(tmp_path):
+    features = {"sex_male": {"column": "sex", "codes": {"M": 1, "F": 0}}}
+    t = crea(tmp_path, "id,day,sex\nA,2024-01-05,M\nA,2024-01-06,F\nB,2024-01-05,M\n", date="day", features=features)
+    assert "the records of 1 patients give both sexes" in told(t)
+
+
+def test_signs_of_bounds_apart_from_their_values_are_told(tmp_path):
+    assert "column 'op' holds the signs of bounds (<, >=)" in told(
+        crea(tmp_path, "id,op,crea\nA,<,61\nB,>=,62\nC,,63\n")
+    )
+    assert not told(crea(tmp_path, "id,op,crea\nA,=,61\nB,,62\n"))
+
+
+def test_a_birth_date_that_too_many_share_is_told(tmp_path):
+    rows = [f"P{k},2024-01-05,61,{1930 + k}-03-0{k % 9 + 1}" for k in range(1, 20)]
+    more = {"date": "day", "birth_date": "born"}
+    assert not told(crea(tmp_path, "id,day,crea,born\n" + "\n".join(rows), **more))
+    rows += [f"Q{k},2024-01-05,61,1950-01-01" for k in range(1, 6)]
+    text = "id,day,crea,born\n" + "\n".join(rows)
+    assert "5 of 24 patients are born on 1950-01-01" in told(crea(tmp_path, text, **more))
+
+
+def test_sites_that_differ_in_writing_alone_are_told(tmp_path):
+    text = "id,crea,s\nA1,61,North\nA1,62,NORTH \nB1,63,South\n"
+    assert "'North', 'NORTH' are different sites" in told(crea(tmp_path, text, site_column="s"))

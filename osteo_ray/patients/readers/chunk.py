@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
+from osteo_ray.patients.mapping import Mapping
+from osteo_ray.patients.schema import feature
+from osteo_ray.patients.values import plain
 
 ROWS = 100_000
 """Rows of a chunk."""
 LOOKED_AT = 50
 """Rows under a header in which the mapping's columns are looked for, where the header lacks them."""
+_NUMBER = re.compile(r"[<>]?\s*[+-]?\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Rows of a table: `frame` with the columns as delivered, `numbers` [n] as a person would count them.
 
-    `repeated` are names that stand in the header more than once; the frame holds the first of each.
+    `repeated` are names that stand in the header more than once; the frame holds the first of each. `notes` are what a
+    person has to know of the rows.
     """
 
     source: str
@@ -31,6 +37,7 @@ class Chunk:
     word: str
     repeated: tuple[str, ...] = ()
     cell: str = "column"
+    notes: tuple[str, ...] = ()
 
     def named(self, wanted: Iterable[str]) -> Chunk:
         """The chunk with the names that a mapping gives its columns, where those of the file are the same but for
@@ -61,6 +68,11 @@ def name_form(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).split())
 
 
+def nameless(position: int) -> str:
+    """How a column with values, but without a name, is called: no mapping can name it, but the report lists it."""
+    return f"(column {position + 1}, without a name)"
+
+
 def check_header(later: Iterable[tuple[int, list[str]]], patient_id: str, source: str, word: str) -> None:
     """Where the header lacks the patient's column: look whether a later row is the header.
 
@@ -75,6 +87,28 @@ def check_header(later: Iterable[tuple[int, list[str]]], patient_id: str, source
             raise RecordsError(
                 [f"{source}: the column {patient_id!r} stands in {word} {number}; give `header_row: {number}`"]
             )
+
+
+def check_skipped(header: list[str], row: Sequence[object], m: Mapping, where: str) -> None:
+    """Look whether a row that `skip_rows` passes over is a record: one with a patient's number and a measured value.
+
+    Raises:
+        RecordsError: naming the row that is.
+    """
+    cells = [plain(v) for v in row]
+    if m.patient_id is None or cells == [str(k) for k in range(1, len(cells) + 1)]:  # a row that numbers the columns
+        return
+    by_name = dict(zip(map(name_form, header), cells, strict=False))
+    measured = [c.column for n, c in m.features.items() if feature(n).kind == "numeric"]
+    measured += [*m.t_score, *([m.value] if m.value else [])]
+    values = [c for c in measured if _NUMBER.fullmatch(by_name.get(name_form(c), ""))]
+    if values and re.search(r"\d", by_name.get(name_form(m.patient_id), "")):
+        raise RecordsError(
+            [
+                f"{where}: `skip_rows` would pass over a row with a patient's number and a value under {values[0]!r}; "
+                f"if the rows under the header are records, leave it out"
+            ]
+        )
 
 
 def repeated_names(header: list[str]) -> tuple[str, ...]:

@@ -19,7 +19,16 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
+from osteo_ray.patients.readers.chunk import (
+    LOOKED_AT,
+    ROWS,
+    Chunk,
+    check_header,
+    check_skipped,
+    name_form,
+    nameless,
+    repeated_names,
+)
 from osteo_ray.patients.readers.compressed import open_bytes
 
 _MARKS = (
@@ -121,6 +130,7 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
     skip = m.skip_rows
     try:
         header = [h.strip().lstrip("\ufeff").strip() for h in next(reader)]
+        at = above + reader.line_num  # a name may hold line ends
         while header and not header[-1]:
             header.pop()  # a comma behind the last name
         if m.patient_id and name_form(m.patient_id) not in map(name_form, header):
@@ -136,6 +146,7 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
             if not any(map(str.strip, row)) or row == [_END]:
                 continue
             if skip:
+                check_skipped(header, row, m, f"{name}, line {line}")
                 skip -= 1
                 continue
             if fields is None:
@@ -158,7 +169,8 @@ def _chunks(reader, m: Mapping, name: str, above: int, lines: list[list[str]]) -
 
 def _chunk(name: str, header: list[str], rows: list, numbers: list[int], repeated: tuple[str, ...]) -> Chunk:
     columns: dict[str, pd.Series] = {}
-    for h, cells in zip(header, zip(*rows, strict=True), strict=True):
+    for k, (h, cells) in enumerate(zip(header, zip(*rows, strict=True), strict=True)):
+        h = h or (nameless(k) if any(map(str.strip, cells)) else "")
         if h and h not in columns:
             columns[h] = pd.Series(np.array(cells, dtype=object), dtype=object)
     return Chunk(name, pd.DataFrame(columns), np.array(numbers), "line", repeated)

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -16,11 +17,22 @@ import pandas as pd
 
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping
-from osteo_ray.patients.readers.chunk import LOOKED_AT, ROWS, Chunk, check_header, name_form, repeated_names
+from osteo_ray.patients.readers.chunk import (
+    LOOKED_AT,
+    ROWS,
+    Chunk,
+    check_header,
+    check_skipped,
+    name_form,
+    nameless,
+    repeated_names,
+)
 from osteo_ray.patients.values import plain
 
 _BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
-_SHOWN = re.compile(r'(?:"([^"]*)")?(0+)')
+_HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^>]*\bhidden=\"(?:1|true)\"")
+_PART = re.compile(r'"([^"]*)"|\\(.)|([- ])|(0)')
+_SHOWN = re.compile(rf"(?:{_PART.pattern})+")
 _DIGITS = 1e15  # a spreadsheet keeps fifteen digits
 
 
@@ -33,7 +45,9 @@ def read_workbook(path: Path, m: Mapping, name: str) -> Iterator[Chunk]:
     """
     with _opened(path, name) as book, _opened(path, name, values=False) as formulas:
         sheet = _sheet(book, m, name)
-        yield from _rows(sheet, formulas[sheet.title], m, name)
+        notes = _hidden(path, sheet, name)
+        for chunk in _rows(sheet, formulas[sheet.title], m, name):
+            yield replace(chunk, notes=notes)
 
 
 def first_rows(path: Path, name: str) -> Iterator[tuple[dict[str, Any], list[tuple[int, list[str]]]]]:
@@ -82,12 +96,32 @@ def _sheet(book: Any, m: Mapping, name: str) -> Any:
         if m.sheet not in titles:
             raise RecordsError([f"{name}: no sheet {m.sheet!r}; there are: {there}"])
         return book[m.sheet]
-    filled = [s for s in book.worksheets if any(v is not None for row in s.iter_rows(max_row=5) for v in _values(row))]
+    filled = [s for s in book.worksheets if any(v is not None for row in _top(s) for v in _values(row))]
     if not filled:
         raise RecordsError([f"{name}: the workbook is empty; a header and rows are needed"])
     if len(filled) > 1:
         raise RecordsError([f"{name}: several sheets hold rows ({there}); name one: `sheet: {filled[0].title}`"])
     return filled[0]
+
+
+def _top(sheet: Any) -> Any:
+    """The rows among which a table begins."""
+    return sheet.iter_rows(max_row=LOOKED_AT)
+
+
+def _hidden(path: Path, sheet: Any, name: str) -> tuple[str, ...]:
+    """What has to be said where rows of a sheet are hidden: whoever filtered it may have meant to leave them out."""
+    hidden, rest = 0, b""
+    with zipfile.ZipFile(path) as z, z.open(sheet._worksheet_path) as f:
+        while block := f.read(1 << 20):
+            text = rest + block
+            end = text.rfind(b">") + 1
+            hidden += len(_HIDDEN_ROW.findall(text[:end]))
+            rest = text[end:]
+    where = f"{name}, sheet {sheet.title!r}"
+    return (f"{where}: {hidden} rows are hidden, and read like the others; take them out if they do not count",)[
+        : hidden > 0
+    ]
 
 
 def _values(row: Any) -> list[Any]:
@@ -126,6 +160,7 @@ def _rows(sheet: Any, formulas: Any, m: Mapping, name: str) -> Iterator[Chunk]:
             repeated = repeated_names([h for h in header if h])
             continue
         if skip:
+            check_skipped(header, row, m, f"{where}, row {number}")
             skip -= 1
             continue
         if any(v is not None for v in row[len(header) :]):
@@ -152,8 +187,25 @@ def _cell(c: Any) -> Any:
         return v
     if abs(v) >= _DIGITS:
         return f"{v:.14E}"
-    m = _SHOWN.fullmatch((getattr(c, "number_format", None) or "").split(";")[0])
-    return f"{m[1] or ''}{int(v):0{len(m[2])}d}" if m and (m[1] or len(m[2]) > 1) else v
+    form = (getattr(c, "number_format", None) or "").split(";")[0]
+    return _shown(int(v), form) if v >= 0 and _SHOWN.fullmatch(form) else v
+
+
+def _shown(number: int, form: str) -> str | int:
+    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero alone, the number."""
+    parts = _PART.findall(form)
+    zeros = sum(zero != "" for *_, zero in parts)
+    if not zeros or len(parts) == 1:
+        return number
+    digits = str(number).zfill(zeros)
+    first, text, k = len(digits) - zeros, "", 0  # what has no zero of its own stands before the first
+    for *plainly, zero in parts:
+        if not zero:
+            text += "".join(plainly)
+            continue
+        text += digits[: first + 1] if k == 0 else digits[first + k]
+        k += 1
+    return text
 
 
 def _later(sheet: Any, number: int) -> Iterator[tuple[int, list[str]]]:
@@ -165,6 +217,7 @@ def _later(sheet: Any, number: int) -> Iterator[tuple[int, list[str]]]:
 def _chunk(where: str, header: list[str], rows: list, numbers: list[int], repeated: tuple[str, ...]) -> Chunk:
     columns: dict[str, pd.Series] = {}
     for i, h in enumerate(header):
+        h = h or (nameless(i) if any(r[i] is not None for r in rows) else "")
         if h and h not in columns:
             columns[h] = pd.Series([r[i] for r in rows], dtype=object)
     return Chunk(where, pd.DataFrame(columns), np.array(numbers), "row", repeated)
