@@ -23,7 +23,9 @@ class Geometry(Section):
     )
     same_position_mm: float = Field(1e-3, gt=0, description="two slices closer than this share a position")
     drift_mm: float = Field(0.5, gt=0, description="in-plane position off a straight line: not one volume")
-    axial_max_deg: float = Field(45.0, gt=0, lt=90, description="slice normal against the patient's long axis")
+    axial_max_deg: float = Field(
+        20.0, gt=0, lt=90, description="slice normal against the patient's long axis; beyond it, slices are oblique"
+    )
     min_slices: int = Field(3, ge=3, description="slice positions that a series needs to be a volume")
     variable_spacing: Literal["use", "reject"] = Field(
         "use",
@@ -93,6 +95,11 @@ class QualityChecks(Section):
     age: Action = Field(
         "fail",
         description="Q_AGE: the patient is younger than `age_min_y`; off, warn, or fail: the series is not screened",
+    )
+    lossy: Action = Field(
+        "warn",
+        description="Q_LOSSY: the images were compressed with loss, now or once before; off, warn, or fail: the series "
+        "is not screened",
     )
     identity: Action = Field(
         "fail",

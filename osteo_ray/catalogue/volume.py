@@ -149,6 +149,7 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
     gates.append(g.q_contrast_unknown(row["contrast"], cfg.gates))
     gates.append(g.q_fov(row["field_of_view_mm"], cfg.gates))
     gates.append(g.q_age(row["age_y"], cfg.gates))
+    gates.append(g.q_lossy(row["lossy"], cfg.gates))
     _close_row(row, cfg)
     return out
 
