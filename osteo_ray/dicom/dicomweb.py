@@ -201,5 +201,7 @@ def _bytes(element: dict[str, Any], name: str) -> bytes:
     if element.get("vr") in _US:
         size = 4 if element["vr"] == "UL" else 2
         return b"".join((int(v) & (256**size - 1)).to_bytes(size, "little") for v in values)
+    if element.get("vr") == "PN":
+        values = [v.get("Alphabetic", "") if isinstance(v, dict) else v for v in values]
     text = "\\".join("" if v is None else repr(v) if isinstance(v, float) else str(v) for v in values)
     return text.encode("utf-8" if name in FREE_TEXT else "latin-1", "replace")

@@ -40,11 +40,16 @@ TAGS: dict[int, str] = {
     _t(0x0008, 0x103E): "series_description",
     _t(0x0008, 0x1090): "model",
     _t(0x0008, 0x2111): "derivation",
+    _t(0x0010, 0x0010): "patient_name",
     _t(0x0010, 0x0020): "patient_id",
     _t(0x0010, 0x0021): "issuer_of_patient_id",
     _t(0x0010, 0x0030): "birth_date",
     _t(0x0010, 0x0040): "sex",
     _t(0x0010, 0x1010): "age",
+    _t(0x0010, 0x2201): "species",
+    _t(0x0010, 0x2202): "species_sequence",
+    _t(0x0010, 0x2203): "neutered",
+    _t(0x0010, 0x2292): "breed",
     _t(0x0018, 0x0010): "contrast_agent",
     _t(0x0018, 0x0012): "agent_sequence",
     _t(0x0018, 0x0014): "route_sequence",
@@ -63,6 +68,7 @@ TAGS: dict[int, str] = {
     _t(0x0020, 0x000E): "series_uid",
     _t(0x0020, 0x0011): "series_number",
     _t(0x0020, 0x0012): "acquisition_number",
+    _t(0x0020, 0x0013): "instance_number",
     _t(0x0020, 0x0032): "ipp",
     _t(0x0020, 0x0037): "iop",
     _t(0x0020, 0x0052): "for_uid",
@@ -78,6 +84,7 @@ TAGS: dict[int, str] = {
     _t(0x0028, 0x0103): "signed",
     _t(0x0028, 0x0120): "padding",
     _t(0x0028, 0x0121): "padding_limit",
+    _t(0x0028, 0x0300): "quality_control",
     _t(0x0028, 0x1052): "intercept",
     _t(0x0028, 0x1053): "slope",
     _t(0x0028, 0x1054): "rescale_type",
@@ -100,6 +107,8 @@ TAGS: dict[int, str] = {
     _t(0x0020, 0x9116): "plane_orientation",
     _t(0x0020, 0x9128): "temporal_index",
     _t(0x0020, 0x9156): "frame_acquisition",
+    _t(0x0020, 0x9170): "converted_shared",
+    _t(0x0020, 0x9171): "converted_frame",
     _t(0x0028, 0x9110): "pixel_measures",
     _t(0x0028, 0x9145): "value_transformation",
 }
@@ -117,11 +126,14 @@ _KEPT_SEQUENCES = FRAME_GROUPS | frozenset(
         "plane_orientation",
         "pixel_measures",
         "value_transformation",
+        "converted_shared",
+        "converted_frame",
+        "species_sequence",
     )
 )
 FREE_TEXT = frozenset(
-    ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route")
-) | {"code_meaning"}
+    ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route", "species")
+) | {"code_meaning", "patient_name"}
 SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 MODALITY = _t(0x0008, 0x0060)
