@@ -44,6 +44,11 @@ class HuLimits(Section):
     muscle_high: float = Field(105.0, description="HU; highest peak beside the spine (enhanced muscle reads higher)")
     air_tolerance: float = Field(60.0, gt=0, description="HU; how far below air_hu the air around the body may lie")
     shift: float = Field(14.0, gt=0, description="HU; common shift of fat and air from which Q_HU fires")
+    slice_shift: float = Field(
+        20.0,
+        gt=0,
+        description="HU; common shift of the tissues between two slices of a series from which Q_HU fires",
+    )
     shift_agreement: float = Field(12.0, gt=0, description="HU; within this, shifts of fat and air are one shift")
 
 
