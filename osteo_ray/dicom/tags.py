@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -204,8 +205,7 @@ def words_of(v: bytes, character_set: bytes | None) -> str | None:
         try:  # UTF-8 written without saying so; other text is hardly ever valid in it
             return v.decode("utf-8").strip(" \x00\t\r\n") or None
         except UnicodeDecodeError:
-            if not character_set:
-                return text_of(v)
+            return " ".join([text_of(v) or "", *_east_asian(v)]).strip() or None
     from pydicom.charset import convert_encodings, decode_bytes
 
     try:
@@ -215,6 +215,25 @@ def words_of(v: bytes, character_set: bytes | None) -> str | None:
             return decode_bytes(v, convert_encodings(named), set()).strip(" \x00\t\r\n") or None
     except (LookupError, ValueError):
         return text_of(v)
+
+
+_UNSTATED = ("gb18030", "shift_jis", "euc_kr", "big5")
+_IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")
+
+
+def _east_asian(v: bytes) -> list[str]:
+    """Chinese, Japanese or Korean words in text that does not state its character set, as many systems write it.
+
+    In which of the sets it was written is not known: the words of each in which it is valid. Western text has no two
+    accented letters of which two ideographs could be made.
+    """
+    found = []
+    for codec in _UNSTATED:
+        try:
+            found += _IDEOGRAPHS.findall(v.decode(codec))
+        except UnicodeDecodeError:
+            continue
+    return found
 
 
 @lru_cache(maxsize=8192)
