@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from osteo_ray.patients.identity import says_none
 from osteo_ray.patients.mapping import Fhir
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.values import OK, birth
@@ -93,7 +94,7 @@ class Subjects:
 
     def add_identified(self, identifier: dict[str, Any]) -> int | None:
         """A subject that is given by an identifier instead of a reference; None where it is not the one that counts."""
-        pid, system = identifier_of([identifier], self._reading.mapping.fhir)
+        pid, system = self._identifier([identifier])
         if pid is None:
             return None
         reference = f"identifier {pid}"
@@ -103,7 +104,7 @@ class Subjects:
 
     def add(self, resource: dict[str, Any], full_url: str | None, where: str) -> None:
         """A Patient resource; `full_url` is its entry's in a Bundle."""
-        pid, why = identifier_of(resource.get("identifier"), self._reading.mapping.fhir)
+        pid, why = self._identifier(resource.get("identifier"))
         gender = str(resource.get("gender") or "unknown")
         sex = {"male": 1.0, "female": 0.0}.get(gender, np.nan)
         if np.isnan(sex) and gender not in ("other", "unknown"):
@@ -136,6 +137,13 @@ class Subjects:
                 self._replaced[k] = canonical(str(target))
             elif isinstance(link, dict) and link.get("type") == "replaces" and target:
                 self._replaces.append((canonical(str(target)), reference))
+
+    def _identifier(self, identifiers: Any) -> tuple[str | None, str]:
+        """`identifier_of`; a value that is a word for no number is none."""
+        pid, why = identifier_of(identifiers, self._reading.mapping.fhir)
+        if pid is not None and says_none(pid, self._reading.identity):
+            return None, f"its identifier {pid!r} is no number"
+        return pid, why
 
     def _append(self, pid: str | None, sex: float, born: int, why: str, subject: int) -> int:
         k = len(self._keys)

@@ -621,8 +621,15 @@ CASES: tuple[Case, ...] = (
     Case(
         "patients",
         "two under one number and series UID",
-        lambda: _end_to_end({"PatientID": "ANON"}, {"PatientID": "ANON", **_OTHER}),
+        lambda: _end_to_end({}, _OTHER),
         ("QUARANTINED PATIENT_CLASH", "QUARANTINED PATIENT_CLASH"),
+    ),
+    Case(
+        "patients",
+        "two under one word for no number",
+        lambda: _end_to_end({"PatientID": "ANON"}, {"PatientID": "ANON", **_OTHER}),
+        ("OPEN", "OPEN"),
+        {"n_slices": 80, "patient_key": None},
     ),
     Case(
         "patients",
