@@ -31,7 +31,8 @@ LEAST_BEHIND = 0.05  # of a single slice; bowel full of agent may lie before the
 FEWEST_FAT = 800  # of fat: in the thin, a narrow rim is mostly edge, and reads too bright
 PROMINENT = 1.8  # a peak's height against the mean of its range
 SMOOTH_HU = 4.0
-_FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-180, -20), (-60, 140), (-1120, -850)
+# of fat wide, so that fat that was moved far is found and judged, and not taken for missing
+_FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-280, -20), (-60, 140), (-1120, -850)
 _CUT_SHARE = 0.005  # of pixels at the lowest value
 _CUT_ABOVE = -900.0  # a lowest value above this leaves out air
 _NO_AIR = -500.0  # a lowest value above this is no air at all: stored values that were not rescaled
@@ -129,7 +130,7 @@ def _regions(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, 
     body = masks.filled(piece)
     # the picture's edge is no skin: where the field of view cuts the body nothing is subcutaneous
     deep, skin = masks.within(~body, pitch, FAT_MM, SKIN_MM)
-    fatty = (small > -200) & (small < 0) & body & deep & ~skin
+    fatty = (small > BODY_HU) & (small < 0) & body & deep & ~skin
     inside = masks.shrunk(fatty, (1, 1))  # leaves out the edges, where fat is mixed
     (beside,) = masks.within(body, pitch, OUTSIDE_MM)
     around = small[~beside]

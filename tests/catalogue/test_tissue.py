@@ -48,11 +48,12 @@ def test_sound_bodies_pass(kw):
         lambda h: np.maximum(h - 24, -1024),
         lambda h: (h + 1024) * 1.08 - 1024,
         lambda h: h * 1.08,
+        lambda h: np.clip(h * 2, -1024, 3000),
         lambda h: np.where(h < -60, h - 20, h * 1.4),
         lambda h: np.round(np.clip(h, -160, 240)),
         lambda h: h + 1024,
     ],
-    ids=["+24", "-24", "-24 cut", "slope", "gain", "80 kVp", "8 bit", "not rescaled"],
+    ids=["+24", "-24", "-24 cut", "slope", "gain", "doubled, cut", "80 kVp", "8 bit", "not rescaled"],
 )
 def test_disturbed_hu_fail_with_their_values(of):
     check = q_hu(measured(of), 120.0, CFG)
