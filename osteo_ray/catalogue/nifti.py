@@ -18,7 +18,7 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.instances import digest, instance_rows
 from osteo_ray.dicom.nifti import NIFTI, NIFTI_GZIP, VolumeReader, derived_uid
 from osteo_ray.dicom.sources import Entry, Reader, sidecar_of
-from osteo_ray.dicom.tags import SEQUENCES, TAGS, Header
+from osteo_ray.dicom.tags import SEQUENCES, TAGS, Header, name_digest
 from osteo_ray.outcomes import Phase, Rejected, State
 
 _MOST = 1 << 20  # bytes of a sidecar
@@ -122,7 +122,7 @@ def _value(keyword: str, v: Any) -> bytes | None:
     text = str(v).strip()
     if keyword.endswith("Date"):
         text = text[:10].replace("-", "")
-    return text.encode()
+    return name_digest(text.encode()) if keyword == "PatientName" else text.encode()
 
 
 def _header(entry: Entry, reader: VolumeReader, stated: dict[str, bytes]) -> Header:

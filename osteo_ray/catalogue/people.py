@@ -10,7 +10,6 @@ holds 16 bits of a keyed digest: enough to see that two differ, too few to find 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 Row = dict[str, Any]
 
 _AGE_Y = 2.0  # ages of one person, as different writers state them, lie within this
-_NO_LETTER = re.compile(rb"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]+")
 
 
 class Person(NamedTuple):
@@ -33,11 +31,9 @@ class Person(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def name_mark(name: bytes | None, key: str | None) -> int | None:
-    """16 bits that stand for a PatientName; case, signs and its other spellings (ideographic, phonetic) count for
-    nothing. None: no name."""
-    plain = _NO_LETTER.sub(b"", (name or b"").split(b"=")[0].upper())
-    return _mark(b"name" + plain, key) if plain else None
+def name_mark(digest: bytes | None, key: str | None) -> int | None:
+    """16 bits that stand for a name, of which a header keeps a digest (`dicom.tags.name_digest`); None: no name."""
+    return _mark(b"name" + digest, key) if digest else None
 
 
 @lru_cache(maxsize=4096)

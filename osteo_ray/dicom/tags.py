@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -134,7 +135,7 @@ _KEPT_SEQUENCES = FRAME_GROUPS | frozenset(
 )
 FREE_TEXT = frozenset(
     ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route", "species")
-) | {"code_meaning", "patient_name"}
+) | {"code_meaning"}
 SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 MODALITY = _t(0x0008, 0x0060)
@@ -147,7 +148,7 @@ ITEM, ITEM_END, SEQ_END = _t(0xFFFE, 0xE000), _t(0xFFFE, 0xE00D), _t(0xFFFE, 0xE
 
 @dataclass
 class Header:
-    """Raw values by name (bytes, padding kept), and where PixelData lies in the file.
+    """Raw values by name (bytes, padding kept; of the patient's name a digest), and where PixelData lies in the file.
 
     `pixel_offset` is -1 where there is no PixelData, or where the data set is deflated (then `inflated_offset` says
     where it is in the inflated data set); `pixel_length` is -1 for encapsulated (undefined length) pixels.
@@ -234,6 +235,19 @@ def _east_asian(v: bytes) -> list[str]:
         except UnicodeDecodeError:
             continue
     return found
+
+
+_NO_LETTER = re.compile(rb"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]+")
+
+
+@lru_cache(maxsize=4096)
+def name_digest(name: bytes) -> bytes:
+    """What a header keeps of a person's name: enough to see whether two are one, and no name.
+
+    Case, signs and the name's other spellings (ideographic, phonetic) count for nothing; b"" where nothing is left.
+    """
+    plain = _NO_LETTER.sub(b"", name.split(b"=")[0].upper())
+    return hashlib.blake2b(plain, digest_size=8).hexdigest().encode() if plain else b""
 
 
 @lru_cache(maxsize=8192)
