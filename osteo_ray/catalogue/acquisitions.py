@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,56 @@ def _collide(g: np.ndarray, groups: list[np.ndarray], same_mm: float) -> bool:
     others = np.sort(others)
     at = np.searchsorted(others, g - same_mm)
     return bool(np.any((at < others.size) & (others[np.minimum(at, others.size - 1)] <= g + same_mm)))
+
+
+def interleaved(z: np.ndarray, least: int) -> list[list[int]]:
+    """The scans of one group whose slices lie between each other, by the order in which the images are numbered.
+
+    A scan is numbered from one end to the other; where the numbers come back and go through the same heights again,
+    another scan begins. Empty where there is one scan, or where the numbering follows no order in z.
+
+    Args:
+        z: [n] mm, in the order of the numbering.
+        least: fewest slices of a scan.
+    """
+    runs: list[list[int]] = [[]]
+    upward: bool | None = None
+    for i in range(len(z)):
+        run = runs[-1]
+        if run:
+            step = bool(z[i] > z[run[-1]])
+            if upward is not None and step != upward:
+                runs.append([run.pop()] if _odd_last(z[run]) else [])
+                upward = None if not runs[-1] else step
+            else:
+                upward = step
+        runs[-1].append(i)
+    if not 2 <= len(runs) <= _MOST_SCANS or not all(len(r) >= least and _even(z[r]) for r in runs):
+        return []
+    return runs if all(_between(z[a], z[b]) for a, b in pairwise(runs)) else []
+
+
+def _odd_last(z: np.ndarray) -> bool:
+    """Whether the last of a scan's heights is not a step away from the one before: it begins the scan back."""
+    d = np.abs(np.diff(z))
+    return len(d) > 2 and bool(abs(d[-1] - np.median(d[:-1])) > _ODD * np.median(d[:-1]))
+
+
+def _even(z: np.ndarray) -> bool:
+    """Whether the heights of a scan are evenly spaced, as those of half a scan that was numbered anew are not."""
+    d = np.abs(np.diff(z))
+    return bool(np.all(np.abs(d - np.median(d)) <= _ODD * np.median(d)))
+
+
+_ODD = 0.1  # of a step
+_MOST_SCANS = 10
+_BETWEEN = 0.5
+
+
+def _between(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether at least half of the slices of the smaller one lie within the other's heights, as a second pass does."""
+    few, many = sorted((a, b), key=len)
+    return bool(np.count_nonzero((few > many.min()) & (few < many.max())) >= _BETWEEN * len(few))
 
 
 def frames_of_reference_apart(rows: Sequence[Row], least: int) -> bool:

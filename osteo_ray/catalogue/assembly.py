@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from osteo_ray.catalogue import checks as g
-from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart
+from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart, interleaved
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.people import people, person_of
 from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, unusable, volume_rows
 from osteo_ray.outcomes import Phase, State
 
@@ -32,23 +33,32 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
     asked only for two images with one SOP instance UID, or at one position.
     """
     rows = sorted(rows, key=lambda r: (r["sop_uid"], r["frame"], r["uri"]))
-    patients: dict[str | None, list[Row]] = defaultdict(list)
+    numbers: dict[str | None, list[Row]] = defaultdict(list)
     for r in rows:
-        patients[r["patient_key"]].append(r)
-    held = Counter(uid for members in patients.values() for uid in {r["sop_uid"] for r in members})
+        numbers[r["patient_key"]].append(r)
+    patients: list[tuple[bool, list[Row]]] = []  # whether the number is another person's, too
+    for key in sorted(numbers, key=str):
+        found = people(numbers[key], person_of, by_name=key is None)
+        patients += [(key is not None and len(found) > 1, members) for members in found]
+    held = Counter(uid for _, members in patients for uid in {r["sop_uid"] for r in members})
     shared = sorted(uid for uid, n in held.items() if n > 1)
     out: list[Row] = []
     files: list[Row] = []
-    for i, key in enumerate(sorted(patients, key=str), 1):
+    for i, (contradicted, members) in enumerate(patients, 1):
         label = f"patient {i} of {len(patients)}" if len(patients) > 1 else ""
-        if shared:
-            row = row_of(patients[key], cfg)
+        if shared or contradicted:
+            row = row_of(members, cfg)
             row["split"] = label
-            message = f"the same image under several patients: SOP instance {shared[0]}"
+            message = (
+                f"the same image under several patients: SOP instance {shared[0]}"
+                if shared
+                else "one series and one patient number, but several people by birth date, sex or age: whose it is is "
+                "not known"
+            )
             end(row, State.QUARANTINED, "PATIENT_CLASH", Phase.ASSEMBLE, message)
             out.append(row)
             continue
-        got, left = _assemble_one(patients[key], cfg, same_pixels, label)
+        got, left = _assemble_one(members, cfg, same_pixels, label)
         out += got
         files += left
     return out, files
@@ -69,8 +79,11 @@ def _assemble_one(
     for name, members in groups:
         for sub, part in _volumes(members, cfg):
             part, copies = _without_copies(part, cfg, same_pixels)
-            split = ", ".join(x for x in (label, name if len(groups) > 1 else "", sub) if x)
-            out.extend(volume_rows(part, cfg, split or None, len(copies)))
+            # of images that were there twice those that are kept have the numbers of either
+            scans = [("", part)] if copies else _scans(part, cfg)
+            for scan, scanned in scans:
+                split = ", ".join(x for x in (label, name if len(groups) > 1 else "", sub, scan) if x)
+                out.extend(volume_rows(scanned, cfg, split or None, len(copies)))
             used = {r["uri"] for r in part}
             for r in copies:
                 if r["uri"] not in used:
@@ -204,3 +217,21 @@ def _volumes(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
         return [("", rows)]
     parts = by_acquisition(rows, got[1], cfg.geometry.same_position_mm)
     return [(name, [rows[i] for i in members]) for name, members in parts]
+
+
+def _scans(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
+    """Split scans whose slices interleave and that their numbering alone tells apart; else leave them whole."""
+    got = positions(rows) if rows[0]["modality"] == "CT" else None
+    # Where two images share a position, which of them is wanted is not for the numbering to say: Q_DUP_SLICES.
+    if got is None or unusable(rows, cfg) or collisions(got[1], cfg.geometry.same_position_mm):
+        return [("", rows)]
+    numbers = [r["instance_number"] for r in rows]
+    if None in numbers:
+        return [("", rows)]
+    order = sorted(range(len(rows)), key=lambda i: (numbers[i], rows[i]["frame"], rows[i]["sop_uid"]))
+    if len({(numbers[i], rows[i]["frame"]) for i in order}) < len(rows):
+        return [("", rows)]
+    parts = interleaved(got[1][order], cfg.geometry.min_slices)
+    if not parts:
+        return [("", rows)]
+    return [(f"scan {k} by numbering", [rows[order[i]] for i in part]) for k, part in enumerate(parts, 1)]

@@ -177,6 +177,11 @@ def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     return judged("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
 
 
+def q_lossy(lossy: bool, cfg: QualityChecks) -> QualityCheck:
+    """A compression that changes values, now or once before: noise and texture are no longer the scanner's."""
+    return judged("Q_LOSSY", lossy, cfg.lossy, "lossy" if lossy else "lossless", "lossless", cfg)
+
+
 OLDEST_STATED_Y = 89.0
 """De-identified headers state every age beyond this as 90 (HIPAA, 45 CFR 164.514): such ages can't be compared."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from osteo_ray.catalogue.assembly import image_kind
 from osteo_ray.catalogue.checks import KVP_RANGE, kernel_class
 from osteo_ray.catalogue.config import IndexConfig
+from osteo_ray.catalogue.people import people
 from osteo_ray.catalogue.pixel_meaning import explanation
 from osteo_ray.outcomes import Phase, State
 
@@ -20,8 +21,9 @@ def choose(rows: list[Row], cfg: IndexConfig) -> None:
     for r in rows:
         if r["state"] is None:
             by_study[r["patient_key"], r["study_uid"]].append(r)  # one study UID may hold several patients
-    for study in by_study.values():
-        _choose_one(study, cfg)
+    for (key, _), study in by_study.items():
+        for members in people(study, lambda r: r["person"], by_name=key is None):
+            _choose_one(members, cfg)
 
 
 def _choose_one(rows: list[Row], cfg: IndexConfig) -> None:

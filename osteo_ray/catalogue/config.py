@@ -23,7 +23,9 @@ class Geometry(Section):
     )
     same_position_mm: float = Field(1e-3, gt=0, description="two slices closer than this share a position")
     drift_mm: float = Field(0.5, gt=0, description="in-plane position off a straight line: not one volume")
-    axial_max_deg: float = Field(45.0, gt=0, lt=90, description="slice normal against the patient's long axis")
+    axial_max_deg: float = Field(
+        20.0, gt=0, lt=90, description="slice normal against the patient's long axis; beyond it, slices are oblique"
+    )
     min_slices: int = Field(3, ge=3, description="slice positions that a series needs to be a volume")
     variable_spacing: Literal["use", "reject"] = Field(
         "use",
@@ -42,6 +44,11 @@ class HuLimits(Section):
     muscle_high: float = Field(105.0, description="HU; highest peak beside the spine (enhanced muscle reads higher)")
     air_tolerance: float = Field(60.0, gt=0, description="HU; how far below air_hu the air around the body may lie")
     shift: float = Field(14.0, gt=0, description="HU; common shift of fat and air from which Q_HU fires")
+    slice_shift: float = Field(
+        20.0,
+        gt=0,
+        description="HU; common shift of the tissues between two slices of a series from which Q_HU fires",
+    )
     shift_agreement: float = Field(12.0, gt=0, description="HU; within this, shifts of fat and air are one shift")
 
 
@@ -93,6 +100,11 @@ class QualityChecks(Section):
     age: Action = Field(
         "fail",
         description="Q_AGE: the patient is younger than `age_min_y`; off, warn, or fail: the series is not screened",
+    )
+    lossy: Action = Field(
+        "warn",
+        description="Q_LOSSY: the images were compressed with loss, now or once before; off, warn, or fail: the series "
+        "is not screened",
     )
     identity: Action = Field(
         "fail",

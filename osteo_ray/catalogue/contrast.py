@@ -148,6 +148,7 @@ def _enteral_only(text: str) -> bool:
 
 _SIGNS = (
     (re.compile(r"(?<![^\W_])(C|CM|KM|IVC?|APC) ?\(?-\)?(?![^\s/,;_)])", re.IGNORECASE), r"\1 MINUS "),
+    (re.compile(r"(?<![^\W_])(CE)\(?-\)?(?![^\s/,;_)])", re.IGNORECASE), r"\1 MINUS "),  # "CE - 3 mm" is a dash
     (re.compile(r"(?<![^\W_])C ?\(\+\)", re.IGNORECASE), "C+ "),
     (re.compile(r"(?<![^\s/(])\+ ?C(?![^\W_])", re.IGNORECASE), " PLUS C "),
     (re.compile(r"(?<![^\s/(])-(C|CM|KM|IVC?)(?![^\s/,;_)])", re.IGNORECASE), r" MINUS \1 "),

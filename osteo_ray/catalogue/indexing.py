@@ -22,7 +22,16 @@ from osteo_ray.catalogue.instances import FILE, INSTANCE, digest, file_row, inst
 from osteo_ray.catalogue.nifti import volume_rows
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.nifti import is_nifti
-from osteo_ray.dicom.sources import Entry, Source, is_sidecar, open_source, shared_of, sniff_archive, unreadable
+from osteo_ray.dicom.sources import (
+    Entry,
+    Source,
+    is_sidecar,
+    open_source,
+    packed_kind,
+    shared_of,
+    sniff_archive,
+    unreadable,
+)
 from osteo_ray.io.parquet_set import key_hash
 from osteo_ray.io.store import Store
 from osteo_ray.io.tables import to_table
@@ -47,7 +56,7 @@ RUN_ROWS = 40_000
 ATTEMPTS = "attempts/"
 _FLUSH = 2000
 _BATCH = 128  # ranges fetched together from an object store
-INDEX_VERSION = 3  # raised when header rows change their meaning: older parts are read again
+INDEX_VERSION = 4  # raised when header rows change their meaning: older parts are read again
 
 
 def part_key(part: list[Entry], cfg: IndexConfig) -> str:
@@ -279,6 +288,9 @@ def _one(
         kind = sniff_archive(head)
         if is_nifti(head):
             rows = volume_rows(e, head, source, cfg)
+        elif kind is None and (packed := packed_kind(head)):
+            message = f"a {packed}: unpack it to index what it holds"
+            raise Rejected(State.EXCLUDED, "PACKED_FILE", Phase.LIST, message)
         elif kind is None:
             h = read_header(lambda n: source.header(e.uri, n), e.bytes, cfg.limits, head)
             rows = instance_rows(e, h, digest(head), cfg)

@@ -1,6 +1,7 @@
 """One header -> one row per frame: typed, pseudonymous, small. The rows of the header index.
 
-No name, birth date or patient ID leaves this module: age, sex and a keyed pseudonym are derived here.
+No name, birth date or patient ID leaves this module: age, sex, a keyed pseudonym and two marks (people.py) are derived
+here.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,7 +18,9 @@ import pyarrow as pa
 
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.contrast import ContrastTags, contrast_of
+from osteo_ray.catalogue.people import birth_mark, name_mark
 from osteo_ray.catalogue.pixel_meaning import Stated, line_of, meaning_of
+from osteo_ray.catalogue.subject import SubjectTags, not_a_patient
 from osteo_ray.dicom.sources import Entry
 from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of, words_of
 from osteo_ray.outcomes import Phase, Rejected, State
@@ -40,6 +44,9 @@ INSTANCE = pa.schema(
         ("site", pa.string()),
         ("age_y", pa.float64()),
         ("sex", pa.string()),
+        ("name_mark", pa.int32()),  # marks of name and birth date: catalogue/people.py
+        ("birth_mark", pa.int32()),
+        ("not_a_patient", pa.string()),  # animal, test object, ...: catalogue/subject.py
         ("study_date", pa.string()),
         ("modality", pa.string()),
         ("image_type", pa.string()),
@@ -50,6 +57,7 @@ INSTANCE = pa.schema(
         ("series_number", pa.int64()),
         ("acquisition_number", pa.int64()),
         ("acquisition_uid", pa.string()),
+        ("instance_number", pa.int64()),
         ("temporal_index", pa.string()),
         ("contrast", pa.string()),
         ("special", pa.string()),
@@ -136,7 +144,38 @@ def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[d
     shared = (h.groups.get("shared_groups") or [{}])[0]
     if per_frame and len(per_frame) != frames:
         raise _broken("BAD_FRAMES", f"{frames} frames, but {len(per_frame)} per-frame functional groups")
-    return [_frame(base, i, shared, per_frame[i] if per_frame else {}, h) for i in range(frames)]
+    rows = []
+    for i in range(frames):
+        own = per_frame[i] if per_frame else {}
+        whole = _with_converted(h, shared, own)
+        common = base if whole is h else _common(entry, whole, crc, cfg, uids)
+        rows.append(_frame(common, i, shared, own, whole))
+    return rows
+
+
+_CONVERTED = frozenset(
+    (
+        *("kvp", "kernel", "slice_thickness", "recon_diameter", "acquisition_number", "acquisition_uid", "body_part"),
+        *("contrast_agent", "contrast_route", "contrast_volume", "contrast_dose", "contrast_start"),
+        *("contrast_ingredient", "agent_sequence", "route_sequence", "series_description", "protocol", "derivation"),
+        *("rescale_type", "manufacturer", "model"),
+    )
+)
+
+
+def _with_converted(h: Header, shared: dict, own: dict) -> Header:
+    """The header as the frame's own slice had it, where the object was made of single slices (PS3.3 A.70).
+
+    A converter leaves what has no functional group of its own (tube voltage, kernel, contrast agent) in sequences of
+    "unassigned" attributes.
+    """
+    items = [*shared.get("converted_shared", ()), *own.get("converted_frame", ())]
+    found = {k: v for item in items for k, v in item.items() if k in _CONVERTED}
+    if not found:
+        return h
+    values = {k: v for k, v in found.items() if isinstance(v, bytes)}
+    groups = {k: v for k, v in found.items() if not isinstance(v, bytes)}
+    return replace(h, values=h.values | values, groups=h.groups | groups)
 
 
 def _broken(code: str, message: str, state: State = State.QUARANTINED) -> Rejected:
@@ -186,6 +225,9 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "site": site,
         "age_y": age_years(text("age"), text("birth_date"), text("study_date")),
         "sex": _SEXES.get((sex or "").upper()),
+        "name_mark": name_mark(h.values.get("patient_name"), cfg.pseudonym_key),
+        "birth_mark": birth_mark(text("birth_date"), cfg.pseudonym_key),
+        "not_a_patient": not_a_patient(SubjectTags.of(h)),
         "study_date": text("study_date"),
         "modality": text("modality"),
         "image_type": image_type,
@@ -196,6 +238,7 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "series_number": _whole(series_number),
         "acquisition_number": _whole(acquisition),
         "acquisition_uid": text("acquisition_uid"),
+        "instance_number": _whole(h.number("instance_number")),
         "temporal_index": None,
         "contrast": _contrast(h),
         "special": _special(*map(h.values.get, _STATED), kvp is not None) if text("modality") == "CT" else None,

@@ -2,7 +2,8 @@
 
 The sidecar is a file of the volume's name that ends in .json (BIDS, dcm2niix). Its keys are DICOM's keywords; the few
 names that dcm2niix has of its own are known. What neither it nor `nifti.tags` of the config states stays unknown: age
-and sex are never guessed. The patient's number is the PatientID there, or what `nifti.patient_id` finds in the path.
+and sex are never guessed. The patient's number is the PatientID there, or what `nifti.patient_id` finds in the path;
+where nothing describes the series, its file name does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.instances import digest, instance_rows
 from osteo_ray.dicom.nifti import NIFTI, NIFTI_GZIP, VolumeReader, derived_uid
 from osteo_ray.dicom.sources import Entry, Reader, sidecar_of
-from osteo_ray.dicom.tags import SEQUENCES, TAGS, Header
+from osteo_ray.dicom.tags import SEQUENCES, TAGS, Header, name_digest
 from osteo_ray.outcomes import Phase, Rejected, State
 
 _MOST = 1 << 20  # bytes of a sidecar
@@ -94,7 +95,17 @@ def _stated(entry: Entry, text: bytes, cfg: IndexConfig) -> dict[str, bytes]:
         path = unquote(entry.uri.partition("::")[0])
         if m := re.search(cfg.nifti.patient_id, path):
             out["patient_id"] = (m.group(1) if m.re.groups else m.group(0)).encode()
+    if not out.get("series_description"):  # what made it is often in its name alone: ..._vnc.nii, ..._portal.nii.gz
+        out["series_description"] = _name(entry).encode()
     return {k: v for k, v in out.items() if v is not None}
+
+
+def _name(entry: Entry) -> str:
+    """The volume's file name without its endings."""
+    path = unquote(entry.uri.partition("::")[0])
+    if entry.uri.startswith("tar://"):
+        path = path.rpartition("@")[0]
+    return re.sub(r"\.nii(\.gz)?$", "", path.rpartition("/")[2], flags=re.IGNORECASE)
 
 
 def _value(keyword: str, v: Any) -> bytes | None:
@@ -111,7 +122,7 @@ def _value(keyword: str, v: Any) -> bytes | None:
     text = str(v).strip()
     if keyword.endswith("Date"):
         text = text[:10].replace("-", "")
-    return text.encode()
+    return name_digest(text.encode()) if keyword == "PatientName" else text.encode()
 
 
 def _header(entry: Entry, reader: VolumeReader, stated: dict[str, bytes]) -> Header:

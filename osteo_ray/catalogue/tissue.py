@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -30,7 +31,8 @@ LEAST_BEHIND = 0.05  # of a single slice; bowel full of agent may lie before the
 FEWEST_FAT = 800  # of fat: in the thin, a narrow rim is mostly edge, and reads too bright
 PROMINENT = 1.8  # a peak's height against the mean of its range
 SMOOTH_HU = 4.0
-_FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-180, -20), (-60, 140), (-1120, -850)
+# of fat wide, so that fat that was moved far is found and judged, and not taken for missing
+_FAT_RANGE, _MUSCLE_RANGE, _AIR_RANGE = (-280, -20), (-60, 140), (-1120, -850)
 _CUT_SHARE = 0.005  # of pixels at the lowest value
 _CUT_ABOVE = -900.0  # a lowest value above this leaves out air
 _NO_AIR = -500.0  # a lowest value above this is no air at all: stored values that were not rescaled
@@ -49,6 +51,7 @@ class TissuePeaks:
     cut_high: float | None = None  # the same where bone should be
     bone_behind: float | None = None  # share of the midline's bone that lies in the back half of the body
     least_behind: float | None = None  # the same of the slice with the least
+    each: tuple[tuple[float | None, ...], ...] = ()  # (fat, muscle, air) of each slice alone
 
     def text(self) -> str:
         parts = [
@@ -105,6 +108,10 @@ def tissue_peaks(slices: Iterable[tuple[np.ndarray, tuple[float, float], np.ndar
         cut_high=float(np.median(high)) if len(high) >= most else None,
         bone_behind=float(bone[1] / bone.sum()) if bone.sum() >= FEWEST else None,
         least_behind=min(behind, default=None),
+        each=tuple(
+            (_peak([f], _FAT_RANGE), _peak([m], _MUSCLE_RANGE), _peak([a], _AIR_RANGE))
+            for f, m, a in zip(fat, muscle, air, strict=True)
+        ),
     )
 
 
@@ -123,7 +130,7 @@ def _regions(hu: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, 
     body = masks.filled(piece)
     # the picture's edge is no skin: where the field of view cuts the body nothing is subcutaneous
     deep, skin = masks.within(~body, pitch, FAT_MM, SKIN_MM)
-    fatty = (small > -200) & (small < 0) & body & deep & ~skin
+    fatty = (small > BODY_HU) & (small < 0) & body & deep & ~skin
     inside = masks.shrunk(fatty, (1, 1))  # leaves out the edges, where fat is mixed
     (beside,) = masks.within(body, pitch, OUTSIDE_MM)
     around = small[~beside]
@@ -170,6 +177,7 @@ def _peak(values: Sequence[np.ndarray], within: tuple[int, int], fewest: int = F
 def q_hu(peaks: TissuePeaks, kvp: float | None, cfg: QualityChecks) -> QualityCheck:
     """Tissues whose HU are not those of CT at the stated tube voltage; fires with every value that was measured."""
     h = cfg.hu
+    apart = slices_apart(peaks, h)
     low = h.fat_low_below_110_kvp if kvp is not None and kvp < 110 else h.fat_low
     fired = bool(
         peaks.cut_low is not None
@@ -179,12 +187,29 @@ def q_hu(peaks: TissuePeaks, kvp: float | None, cfg: QualityChecks) -> QualityCh
         # above it: what is taken for the air around a body may be lung, foam or cloth
         or (peaks.air is not None and peaks.air < cfg.air_hu - h.air_tolerance)
         or _shifted(peaks, h, cfg.air_hu)
+        or apart > h.slice_shift
     )
     threshold = (
         f"fat {low:g} to {h.fat_high:g}, muscle {h.muscle_low:g} to {h.muscle_high:g}, "
-        f"air from {cfg.air_hu - h.air_tolerance:g} HU, no common shift over {h.shift:g}"
+        f"air from {cfg.air_hu - h.air_tolerance:g} HU, no common shift over {h.shift:g}, "
+        f"slices within {h.slice_shift:g} of each other"
     )
-    return judged("Q_HU", fired, cfg.hu_action, peaks.text(), threshold, cfg)
+    value = peaks.text() + (f", slices {apart:.0f} apart" if apart > h.slice_shift else "")
+    return judged("Q_HU", fired, cfg.hu_action, value, threshold, cfg)
+
+
+def slices_apart(peaks: TissuePeaks, h: HuLimits) -> float:
+    """HU by which all tissues of one slice lie together above those of another, at most; 0 where none do.
+
+    Slices that were rescaled in different ways, or are of two scans, are each plausible, and so may their common peaks
+    be. Muscle differs along the spine, and air may be foam: one of them alone says nothing.
+    """
+    most = 0.0
+    for one, other in permutations(peaks.each, 2):
+        steps = [a - b for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+        if len(steps) > 1 and max(steps) - min(steps) <= h.shift_agreement:
+            most = max(most, sum(steps) / len(steps))
+    return most
 
 
 def _shifted(peaks: TissuePeaks, h: HuLimits, air_hu: float) -> bool:

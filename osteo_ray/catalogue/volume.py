@@ -16,6 +16,7 @@ import numpy as np
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.contrast import of_images
+from osteo_ray.catalogue.people import stated_person
 from osteo_ray.catalogue.pixel_meaning import OTHER_UNITS, PROJECTION, UNKNOWN_UNITS, explanation
 from osteo_ray.catalogue.schema import CATALOGUE, INSTANCE_OF_SERIES
 from osteo_ray.dicom.codecs import readable
@@ -63,6 +64,9 @@ def volume_rows(rows: list[Row], cfg: IndexConfig, split: str | None, copies: in
     gates = [g.q_modality(first["modality"], cfg.gates, first["sop_class"])]
     row["gates"] = gates
     if gates[0].verdict == "fail":
+        return [_close_row(row, cfg)]
+    if what := next((r["not_a_patient"] for r in rows if r["not_a_patient"]), None):
+        end(row, State.EXCLUDED, "NOT_A_PATIENT", Phase.GATE, f"by its header no living patient was scanned: {what}")
         return [_close_row(row, cfg)]
     gates.append(g.q_localizer(first["image_type"], first["sop_class"], cfg.gates))
     if gates[-1].verdict == "fail":
@@ -149,6 +153,7 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
     gates.append(g.q_contrast_unknown(row["contrast"], cfg.gates))
     gates.append(g.q_fov(row["field_of_view_mm"], cfg.gates))
     gates.append(g.q_age(row["age_y"], cfg.gates))
+    gates.append(g.q_lossy(row["lossy"], cfg.gates))
     _close_row(row, cfg)
     return out
 
@@ -242,6 +247,7 @@ def row_of(rows: list[Row], cfg: IndexConfig) -> Row:
         content_hash=_content_hash(rows),
     )
     _place(row, rows, None)
+    row["person"] = stated_person(rows)  # for the choice within a study; no column of the catalogue
     return row
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from osteo_ray.dicom.codecs import AS_RETRIEVED
 from osteo_ray.dicom.sources import Entry
-from osteo_ray.dicom.tags import FREE_TEXT, SEQUENCES, TAGS, Header
+from osteo_ray.dicom.tags import FREE_TEXT, SEQUENCES, TAGS, Header, name_digest
 from osteo_ray.io.uris import refuse_password
 
 _PAGE = 200
@@ -201,5 +201,8 @@ def _bytes(element: dict[str, Any], name: str) -> bytes:
     if element.get("vr") in _US:
         size = 4 if element["vr"] == "UL" else 2
         return b"".join((int(v) & (256**size - 1)).to_bytes(size, "little") for v in values)
+    if element.get("vr") == "PN":
+        names = [str(v.get("Alphabetic", "") if isinstance(v, dict) else v) for v in values]
+        return name_digest("".join(names).encode())
     text = "\\".join("" if v is None else repr(v) if isinstance(v, float) else str(v) for v in values)
     return text.encode("utf-8" if name in FREE_TEXT else "latin-1", "replace")

@@ -35,6 +35,7 @@ from osteo_ray.dicom.tags import (
     UNDEFINED,
     VR_HEAD,
     Header,
+    name_digest,
 )
 from osteo_ray.outcomes import Phase, Rejected, State
 
@@ -59,10 +60,10 @@ def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: 
     data = read(size) if head is None else head
     known = _LAYOUTS.read(data, total, limits)
     if known is not None:
-        return known
+        return _without_name(known)
     while True:
         try:
-            return _parse(data, total, limits)
+            return _without_name(_parse(data, total, limits))
         except _NeedMore as e:
             if len(data) >= total or len(data) < size:
                 raise _bad("TRUNCATED_HEADER", f"the file ends at byte {len(data)} inside its header") from None
@@ -73,6 +74,13 @@ def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: 
 
 
 _LAYOUTS = Layouts()
+
+
+def _without_name(h: Header) -> Header:
+    name = h.values.get("patient_name")
+    if name is not None:
+        h.values["patient_name"] = name_digest(name)
+    return h
 
 
 def _bad(code: str, message: str) -> Rejected:

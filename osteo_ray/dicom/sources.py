@@ -261,6 +261,24 @@ def sniff_archive(head: bytes) -> str | None:
     return None
 
 
+_PACKED = (
+    (b"7z\xbc\xaf\x27\x1c", "7z archive"),
+    (b"Rar!\x1a\x07", "RAR archive"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard file"),
+    (b"\x1f\x8b", "gzip file"),
+    (b"BZh", "bzip2 file"),
+    (b"\xfd7zXZ\x00", "xz file"),
+    (b"PK\x07\x08", "part of a split zip"),
+)
+
+
+def packed_kind(head: bytes) -> str | None:
+    """What kind of compressed file that is not looked into begins so, of those that `sniff_archive` does not know."""
+    if head[128:132] == b"DICM":
+        return None
+    return next((kind for mark, kind in _PACKED if head.startswith(mark)), None)
+
+
 def open_source(uri: str | os.PathLike[str], follow_links: bool = True) -> Source:
     """Open a folder, a file, a zip, a tar, an fsspec URI or a DICOMweb service.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,11 +42,16 @@ TAGS: dict[int, str] = {
     _t(0x0008, 0x103E): "series_description",
     _t(0x0008, 0x1090): "model",
     _t(0x0008, 0x2111): "derivation",
+    _t(0x0010, 0x0010): "patient_name",
     _t(0x0010, 0x0020): "patient_id",
     _t(0x0010, 0x0021): "issuer_of_patient_id",
     _t(0x0010, 0x0030): "birth_date",
     _t(0x0010, 0x0040): "sex",
     _t(0x0010, 0x1010): "age",
+    _t(0x0010, 0x2201): "species",
+    _t(0x0010, 0x2202): "species_sequence",
+    _t(0x0010, 0x2203): "neutered",
+    _t(0x0010, 0x2292): "breed",
     _t(0x0018, 0x0010): "contrast_agent",
     _t(0x0018, 0x0012): "agent_sequence",
     _t(0x0018, 0x0014): "route_sequence",
@@ -63,6 +70,7 @@ TAGS: dict[int, str] = {
     _t(0x0020, 0x000E): "series_uid",
     _t(0x0020, 0x0011): "series_number",
     _t(0x0020, 0x0012): "acquisition_number",
+    _t(0x0020, 0x0013): "instance_number",
     _t(0x0020, 0x0032): "ipp",
     _t(0x0020, 0x0037): "iop",
     _t(0x0020, 0x0052): "for_uid",
@@ -78,6 +86,7 @@ TAGS: dict[int, str] = {
     _t(0x0028, 0x0103): "signed",
     _t(0x0028, 0x0120): "padding",
     _t(0x0028, 0x0121): "padding_limit",
+    _t(0x0028, 0x0300): "quality_control",
     _t(0x0028, 0x1052): "intercept",
     _t(0x0028, 0x1053): "slope",
     _t(0x0028, 0x1054): "rescale_type",
@@ -100,6 +109,8 @@ TAGS: dict[int, str] = {
     _t(0x0020, 0x9116): "plane_orientation",
     _t(0x0020, 0x9128): "temporal_index",
     _t(0x0020, 0x9156): "frame_acquisition",
+    _t(0x0020, 0x9170): "converted_shared",
+    _t(0x0020, 0x9171): "converted_frame",
     _t(0x0028, 0x9110): "pixel_measures",
     _t(0x0028, 0x9145): "value_transformation",
 }
@@ -117,10 +128,13 @@ _KEPT_SEQUENCES = FRAME_GROUPS | frozenset(
         "plane_orientation",
         "pixel_measures",
         "value_transformation",
+        "converted_shared",
+        "converted_frame",
+        "species_sequence",
     )
 )
 FREE_TEXT = frozenset(
-    ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route")
+    ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route", "species")
 ) | {"code_meaning"}
 SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
@@ -134,7 +148,7 @@ ITEM, ITEM_END, SEQ_END = _t(0xFFFE, 0xE000), _t(0xFFFE, 0xE00D), _t(0xFFFE, 0xE
 
 @dataclass
 class Header:
-    """Raw values by name (bytes, padding kept), and where PixelData lies in the file.
+    """Raw values by name (bytes, padding kept; of the patient's name a digest), and where PixelData lies in the file.
 
     `pixel_offset` is -1 where there is no PixelData, or where the data set is deflated (then `inflated_offset` says
     where it is in the inflated data set); `pixel_length` is -1 for encapsulated (undefined length) pixels.
@@ -192,8 +206,7 @@ def words_of(v: bytes, character_set: bytes | None) -> str | None:
         try:  # UTF-8 written without saying so; other text is hardly ever valid in it
             return v.decode("utf-8").strip(" \x00\t\r\n") or None
         except UnicodeDecodeError:
-            if not character_set:
-                return text_of(v)
+            return " ".join([text_of(v) or "", *_east_asian(v)]).strip() or None
     from pydicom.charset import convert_encodings, decode_bytes
 
     try:
@@ -203,6 +216,38 @@ def words_of(v: bytes, character_set: bytes | None) -> str | None:
             return decode_bytes(v, convert_encodings(named), set()).strip(" \x00\t\r\n") or None
     except (LookupError, ValueError):
         return text_of(v)
+
+
+_UNSTATED = ("gb18030", "shift_jis", "euc_kr", "big5")
+_IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")
+
+
+def _east_asian(v: bytes) -> list[str]:
+    """Chinese, Japanese or Korean words in text that does not state its character set, as many systems write it.
+
+    In which of the sets it was written is not known: the words of each in which it is valid. Western text has no two
+    accented letters of which two ideographs could be made.
+    """
+    found = []
+    for codec in _UNSTATED:
+        try:
+            found += _IDEOGRAPHS.findall(v.decode(codec))
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+_NO_LETTER = re.compile(rb"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]+")
+
+
+@lru_cache(maxsize=4096)
+def name_digest(name: bytes) -> bytes:
+    """What a header keeps of a person's name: enough to see whether two are one, and no name.
+
+    Case, signs and the name's other spellings (ideographic, phonetic) count for nothing; b"" where nothing is left.
+    """
+    plain = _NO_LETTER.sub(b"", name.split(b"=")[0].upper())
+    return hashlib.blake2b(plain, digest_size=8).hexdigest().encode() if plain else b""
 
 
 @lru_cache(maxsize=8192)

@@ -22,6 +22,9 @@ class IdentityConfig(Section):
     leading_zeros: Literal["keep", "drop"] = Field("keep", description="drop: '00123' is '123'")
     case: Literal["keep", "upper"] = Field("keep", description="upper: 'p1' is 'P1'")
     blanks: Literal["trim", "remove"] = Field("trim", description="remove: blanks inside count for nothing, too")
+    placeholders: Literal["drop", "keep"] = Field(
+        "drop", description="drop: 'ANONYMOUS', 'UNKNOWN' and the like are no number, but the want of one"
+    )
     site_in_key: bool = Field(
         True, description="where a site is given, equal numbers of two sites are two patients; false: one patient"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from osteo_ray.patients.identity import says_none
 from osteo_ray.patients.mapping import Fhir
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.values import OK, birth, no_id
@@ -92,9 +93,13 @@ class Subjects:
         return k
 
     def _number_of(self, identifiers: Any) -> tuple[str | None, str]:
-        """As `identifier_of`; a number that a spreadsheet has spoilt is none."""
+        """As `identifier_of`; a number that a spreadsheet has spoilt, or a word for no number, is none."""
         pid, why = identifier_of(identifiers, self._reading.mapping.fhir)
-        spoilt = None if pid is None else no_id(pid)
+        if pid is None:
+            return None, why
+        if says_none(pid, self._reading.identity):
+            return None, f"its identifier {pid!r} is no number"
+        spoilt = no_id(pid)
         return (pid, why) if spoilt is None else (None, spoilt)
 
     def reference(self, patient: int) -> str:

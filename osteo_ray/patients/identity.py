@@ -18,13 +18,28 @@ _DECIMAL_TAIL = re.compile(r"(\d+)[.,]0+")
 _BLANKS = re.compile(r"\s+")
 
 
+# What systems and de-identifiers write where there is no number, so that many people share it; without case and signs.
+_NO_NUMBER = frozenset(
+    (
+        *("anon", "anonym", "anonymous", "anonymus", "anonymized", "anonymised", "anonymisiert", "anonyme", "anonimo"),
+        *("deidentified", "deidentifie", "removed", "redacted", "deleted", "masked", "hidden", "confidential"),
+        *("unknown", "unk", "unbekannt", "inconnu", "desconocido", "sconosciuto", "onbekend", "unidentified"),
+        *("none", "null", "nil", "nan", "na", "noid", "nopatientid", "missing", "undefined", "unspecified", "default"),
+        *("test", "testpatient", "patient", "patientid", "id", "pid", "temp", "匿名", "未知", "不明"),
+    )
+)
+_SIGNS = re.compile(r"[\W_]+")
+
+
 def normalised(patient_id: str, rule: IdentityConfig = DEFAULT_IDENTITY) -> str:
-    """A patient's number in the one form that its key is made of; '' where nothing is left."""
+    """A patient's number in the one form that its key is made of; '' where nothing is left, or a word for none."""
     text = patient_id if patient_id.isascii() else unicodedata.normalize("NFKC", patient_id)
     if not text.isprintable():
         # DICOM pads with NUL, exports carry byte order marks and zero-width characters; tabs and line ends are blanks.
         text = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
     text = text.strip()
+    if says_none(text, rule):
+        return ""
     if rule.blanks == "remove":
         text = _BLANKS.sub("", text)
     if rule.decimal_tail == "drop" and (m := _DECIMAL_TAIL.fullmatch(text)):
@@ -34,6 +49,11 @@ def normalised(patient_id: str, rule: IdentityConfig = DEFAULT_IDENTITY) -> str:
     if rule.leading_zeros == "drop":
         text = text.lstrip("0") or text[-1:]
     return text
+
+
+def says_none(patient_id: str, rule: IdentityConfig = DEFAULT_IDENTITY) -> bool:
+    """Whether a number is a word for there being none, which many people share."""
+    return rule.placeholders == "drop" and _SIGNS.sub("", patient_id).casefold().lstrip("0") in _NO_NUMBER
 
 
 @lru_cache(maxsize=4096)

@@ -73,7 +73,9 @@ def found(gate: Mapping[str, Any], words: Words) -> str:
         value = ", ".join(words.get(f"short.{m}", m) for m in value.split(","))
     elif code == "Q_CONTRAST":
         value = words.get(f"contrast.{value}", value)
-    elif code not in ("Q_MODALITY", "Q_LOCALIZER", "Q_KERNEL_SHARP", "Q_IDENTITY") and not _NUMBER.fullmatch(value):
+    elif code not in ("Q_MODALITY", "Q_LOCALIZER", "Q_KERNEL_SHARP", "Q_IDENTITY", "Q_LOSSY") and not _NUMBER.fullmatch(
+        value
+    ):
         own = f"found.{code}.{verdict}"
         return words(own) if own in words.texts and "{" not in words.texts[own] else value
     percent = f"{100 * float(value):.2g}" if _NUMBER.fullmatch(value) else value

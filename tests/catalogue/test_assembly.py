@@ -292,3 +292,13 @@ def test_enhanced_multi_frame_equals_single_files(tmp_path):
         for i in (0, 5, 89):
             assert s.hu(i).min() == s.hu(i).max() == 100 + i - (1000 if i == 5 else 1024)
     assert r["bytes"] == path.stat().st_size
+
+
+@pytest.mark.parametrize(("degrees", "code"), [(10.0, None), (30.0, "NOT_AXIAL")])
+def test_oblique_slices_are_not_axial(degrees, code):
+    c, s = float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
+    files = [
+        file_bytes(i, ImageOrientationPatient=[1, 0, 0, 0, c, -s], ImagePositionPatient=[0.0, 2 * i * s, 2 * i * c])
+        for i in range(90)
+    ]
+    assert one(files)["code"] == code

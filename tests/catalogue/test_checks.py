@@ -24,6 +24,7 @@ CFG = QualityChecks()
         ("Q_CONTRAST", "warn", {"ContrastBolusAgent": "OMNIPAQUE"}),
         ("Q_AGE", "fail", {"PatientAge": "039Y"}),
         ("Q_AGE", "warn", {"PatientAge": None}),
+        ("Q_LOSSY", "warn", {"LossyImageCompression": "01"}),
     ],
     ids=lambda v: str(v),
 )

@@ -19,7 +19,8 @@ O-MAR|SEMAR|MetalArtifactReduction|Metallartefaktreduktion|Reducción de artefac
 L-SPINE 1.25 MAR|Leberperfusion|Neuro VPCT|CT Perfusion|Blutvolumen|AX MIP|MinIP
 Maximum Intensity Projection|Knochenentfernung|減影|CBCT|O-arm 3D|faisceau conique|Kegelstrahl-CT
 Rotational Angio|Digitale Volumentomographie|MVCT|MRAC|MR-CAT|MR-based sCT|疑似CT|DE_Abd 1.5 D30f F_0.5
-Optimum contrast|DE Composition
+Optimum contrast|DE Composition|Met Art Red|MetalReduction|Smart Metal|SlabMIP|MiniIP|Virtual bone free|Bone-free
+XVI Pelvis|CT_sim_from_MR
 """
 PLAIN = """
 Iomeron 400|03-MAR-2020|12 MAR 2021|AX 5.0 B30f|Abdomen 1.0 I30f 3|monitoring|Monza|Marshall|Iohexol 350
@@ -27,7 +28,7 @@ IODINE 350 portal|Jodhaltiges KM|Water oral contrast|HAP|Bone marrow transplant|
 CONVENTIONAL[HU]|iDose (3)|AIDR 3D|ADMIRE 3|TRUEFIDELITY|perforation|ED Abdomen|SCT Abd|MSCT abdomen
 PCT abdomen|kidney stones|CA pancreas|Calcium score|bone density QCT|dynamic liver|Mar. 3, 2020|CTAC 3.75
 Sn100kV|Pseudocyst|Virtual colonoscopy|CT VUE Motion|Metallic stent|s/p metal hip|DVT protocol abd|T3D
-20MAR2020
+20MAR2020|Metal hip|CT from OSH|free bone fragment
 """
 
 
@@ -69,16 +70,17 @@ DESCRIPTIONS = {
         "|sem contraste|utan kontrast|ilman varjoainetta|natiivi|bez k.l.|нативная|kontrastsız|비조영"
         "|造影なし|No IVC|W/OUT CONTRAST|contrast: none|fără contrast|χωρίς σκιαγραφικό|không thuốc"
         "|tanpa kontras|Prekontrast|without oral or IV contrast"
-        "|s/contraste|S/MDC|Thx/Abd -KM|buk utan kontr|WOUT CON|NCP"
+        "|vor KM|Abd vor KM-Gabe|avant injection|prima del mdc|antes de contraste|voor contrast|CE-|ABD CE(-)"
+        "|kontrast öncesi|s/contraste|S/MDC|Thx/Abd -KM|buk utan kontr|WOUT CON|NCP"
     ),
     "contrast": (
         "post contrast|W/ CONTRAST|C+|CT C(+)|+C|增强扫描|con civ|KM i.v.|IV+|com contraste|varjoaine"
         "|z kontrastem|с контрастом|조영|CECT|cu contrast|W IV CONTRAST W/O ORAL CONTRAST|có thuốc"
-        "|THORAX W/C|IV+ ORAL-|IV CON|med iv kontr"
+        "|CE+|KM+|nach KM|après injection|ABD CE - 3mm|THORAX W/C|IV+ ORAL-|IV CON|med iv kontr"
     ),
     "unknown": (
         "SENZA/CON MDC|rektale KM-Füllung|W C-SPINE"
-        "|W/WO|with and without contrast|mit und ohne KM|sin y con contraste|平扫+增强|oral contrast only"
+        "|w+w/o|W/WO|with and without contrast|mit und ohne KM|sin y con contraste|平扫+增强|oral contrast only"
         "|without oral contrast|Prone|PRE OP|post-op|SC joint|C-spine|SIMPLE cyst|Basalganglien"
         "|portable CT|"
     ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from osteo_ray.catalogue.config import QualityChecks
-from osteo_ray.catalogue.tissue import TissuePeaks, q_hu, q_orientation, tissue_peaks
+from osteo_ray.catalogue.tissue import TissuePeaks, q_hu, q_orientation, slices_apart, tissue_peaks
 
 CFG = QualityChecks()
 
@@ -48,16 +48,31 @@ def test_sound_bodies_pass(kw):
         lambda h: np.maximum(h - 24, -1024),
         lambda h: (h + 1024) * 1.08 - 1024,
         lambda h: h * 1.08,
+        lambda h: np.clip(h * 2, -1024, 3000),
         lambda h: np.where(h < -60, h - 20, h * 1.4),
         lambda h: np.round(np.clip(h, -160, 240)),
         lambda h: h + 1024,
     ],
-    ids=["+24", "-24", "-24 cut", "slope", "gain", "80 kVp", "8 bit", "not rescaled"],
+    ids=["+24", "-24", "-24 cut", "slope", "gain", "doubled, cut", "80 kVp", "8 bit", "not rescaled"],
 )
 def test_disturbed_hu_fail_with_their_values(of):
     check = q_hu(measured(of), 120.0, CFG)
     assert check.verdict == "fail"
     assert "fat" in check.value or "nothing below" in check.value
+
+
+@pytest.mark.parametrize("by", [30, 100, -30])
+def test_slices_that_were_rescaled_in_different_ways_fail(by):
+    hu = [body(seed=s) + (by if s % 2 else 0) for s in range(5)]
+    check = q_hu(tissue_peaks((h, (1.5, 1.5), h[64:192, 64:192], 1.5) for h in hu), 120.0, CFG)
+    assert check.verdict == "fail"
+    assert "apart" in check.value
+
+
+def test_a_slice_with_other_muscle_or_other_air_alone_is_no_other_scale():
+    soft = [body(seed=0), body(seed=1, muscle=15.0), np.where(body(seed=2) < -500, -960.0, body(seed=2))]
+    peaks = tissue_peaks((h, (1.5, 1.5), h[64:192, 64:192], 1.5) for h in soft)
+    assert slices_apart(peaks, CFG.hu) == pytest.approx(0, abs=6)
 
 
 def test_darker_fat_is_right_at_a_low_voltage():

@@ -62,13 +62,14 @@ def _tags(**tags: Any) -> Callable[[], list[bytes]]:
     return lambda: _same_but_for_place(80, **tags)
 
 
-def _same_but_for_place(n: int, **tags: Any) -> list[bytes]:
-    """n slices of one file's bytes, each with a UID and a position of its own."""
+def _same_but_for_place(n: int, start: int = 0, **tags: Any) -> list[bytes]:
+    """n slices of one file's bytes from number `start` on, each with a UID and a position of its own."""
     first = file_bytes(1000, 1111.5, **tags)
     uid, z = f"{ROOT}.3.1001".encode(), b"1111.5"
     assert (first.count(uid), first.count(z)) == (2, 1)
     return [
-        first.replace(uid, f"{ROOT}.3.{1001 + i}".encode()).replace(z, f"{2.0 * i:6.1f}".encode()) for i in range(n)
+        first.replace(uid, f"{ROOT}.3.{1001 + i}".encode()).replace(z, f"{2.0 * i:6.1f}".encode())
+        for i in range(start, start + n)
     ]
 
 
@@ -113,14 +114,17 @@ def enhanced(
     acquisition: Callable[[int], int] | None = None,
     z: Callable[[int], float] = lambda i: 2.0 * i,
     usage: dict[str, Any] | None = None,
+    converted: dict[str, Any] | None = None,
     **tags: Any,
 ) -> list[bytes]:
-    """One Enhanced CT object of n frames."""
+    """One Enhanced CT object of n frames; with `converted`, one that was made of single slices with these tags."""
     ds = dataset(0)
     px = np.stack([np.full((16, 16), 100 + i, np.int16) for i in range(n)])
     for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
         del ds[tag]
     del ds.ContrastBolusAgent
+    for keyword in converted or ():
+        ds.pop(keyword, None)
     ds.SOPClassUID, ds.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.2.1", n
     ds.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     shared = _item(
@@ -141,6 +145,8 @@ def enhanced(
         )
         if acquisition is not None:
             f.FrameContentSequence = Sequence([_item(FrameAcquisitionNumber=acquisition(i))])
+        if converted:
+            f.UnassignedPerFrameConvertedAttributesSequence = Sequence([_item(**converted)])
         frames.append(f)
     ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
     ds.PixelData = px.tobytes()
@@ -159,6 +165,14 @@ def _two(first: dict[str, Any], second: dict[str, Any], offset: float = 1.3) -> 
         *(file_bytes(i, 2.0 * i, **first) for i in range(90)),
         *(file_bytes(200 + i, 2.0 * i + offset, **second) for i in range(90)),
     ]
+
+
+_OTHER = {"PatientName": "Roe^Ann", "PatientSex": "M", "PatientAge": "071Y"}
+
+
+def _end_to_end(first: dict[str, Any], second: dict[str, Any]) -> list[bytes]:
+    """Two stretches of 80 slices, one above the other, as the stations of one scan are."""
+    return [*_same_but_for_place(80, **first), *_same_but_for_place(80, 80, **second)]
 
 
 CHOSEN_OF_TWO = ("OPEN", "EXCLUDED NOT_CHOSEN")
@@ -409,6 +423,20 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "enhanced",
+        "made of single slices, which had 80 kVp, a kernel and agent",
+        lambda: enhanced(converted={"KVP": 80, "ConvolutionKernel": "B60s", "ContrastBolusAgent": "OMNIPAQUE"}),
+        ("OPEN",),
+        {"kvp": 80.0, "convolution_kernel": "B60s", "contrast": "contrast"},
+    ),
+    Case(
+        "enhanced",
+        "made of single slices, which were mono-energetic",
+        lambda: enhanced(converted={"SeriesDescription": "Mono+ 40 keV"}),
+        (SPECIAL,),
+        {"special": "virtual mono-energetic"},
+    ),
+    Case(
+        "enhanced",
         "the object is mono-energetic, its frames say nothing",
         lambda: enhanced(ImageType=["DERIVED", "PRIMARY", "VOLUME", "VMI"]),
         (SPECIAL,),
@@ -435,9 +463,25 @@ CASES: tuple[Case, ...] = (
     Case(
         "acquisitions",
         "two scans that no tag tells apart",
-        _two({}, {}),
+        _two({"InstanceNumber": 1}, {"InstanceNumber": 1}),
         ("EXCLUDED IRREGULAR_SPACING",),
         rests_on="geometry",
+    ),
+    Case(
+        "acquisitions",
+        "two scans that their numbering tells apart",
+        _two({}, {}),
+        CHOSEN_OF_TWO,
+        {"n_slices": 90},
+        "geometry",
+    ),
+    Case(
+        "acquisitions",
+        "two scans half a step apart",
+        _two({}, {}, 1.0),
+        CHOSEN_OF_TWO,
+        {"n_slices": 90, "spacing_z_median_mm": 2.0},
+        "geometry",
     ),
     Case(
         "acquisitions",
@@ -547,6 +591,90 @@ CASES: tuple[Case, ...] = (
         "the same images under two",
         lambda: stack(90) + stack(90, PatientID="P-2"),
         ("QUARANTINED PATIENT_CLASH", "QUARANTINED PATIENT_CLASH"),
+    ),
+    Case(
+        "patients",
+        "two without a number under one series UID",
+        lambda: _end_to_end({"PatientID": None}, {"PatientID": None, **_OTHER}),
+        ("OPEN", "OPEN"),
+        {"n_slices": 80, "patient_key": None},
+    ),
+    Case(
+        "patients",
+        "two without a number under one study UID",
+        lambda: _end_to_end({"PatientID": ""}, {"PatientID": "", **_OTHER, "SeriesInstanceUID": f"{ROOT}.7"}),
+        ("OPEN", "OPEN"),
+    ),
+    Case(
+        "patients",
+        "two without a number, told apart by name alone",
+        lambda: _end_to_end({"PatientID": ""}, {"PatientID": "", "PatientName": "Roe^Ann"}),
+        ("OPEN", "OPEN"),
+    ),
+    Case(
+        "patients",
+        "one without a number, whose name is written in two ways",
+        lambda: _end_to_end({"PatientID": ""}, {"PatientID": "", "PatientName": "DOE^JANE^^"}),
+        ("OPEN",),
+        {"n_slices": 160},
+    ),
+    Case(
+        "patients",
+        "two under one number and series UID",
+        lambda: _end_to_end({}, _OTHER),
+        ("QUARANTINED PATIENT_CLASH", "QUARANTINED PATIENT_CLASH"),
+    ),
+    Case(
+        "patients",
+        "two under one word for no number",
+        lambda: _end_to_end({"PatientID": "ANON"}, {"PatientID": "ANON", **_OTHER}),
+        ("OPEN", "OPEN"),
+        {"n_slices": 80, "patient_key": None},
+    ),
+    Case(
+        "patients",
+        "two under one number and study UID",
+        lambda: _end_to_end({}, {**_OTHER, "SeriesInstanceUID": f"{ROOT}.7"}),
+        ("OPEN", "OPEN"),
+    ),
+    Case(
+        "patients",
+        "one under two names",
+        lambda: _end_to_end({}, {"PatientName": "Roe^Jane"}),
+        ("OPEN",),
+        {"n_slices": 160},
+    ),
+    Case(
+        "patients",
+        "one whose birth date and sex some images leave out",
+        lambda: _end_to_end({"PatientBirthDate": "19550301"}, {"PatientSex": None, "PatientAge": None}),
+        ("OPEN",),
+        {"n_slices": 160},
+    ),
+    # ---- no patients
+    *(
+        Case("no patient", name, _tags(**tags), ("EXCLUDED NOT_A_PATIENT",), rests_on=rests_on)
+        for name, tags, rests_on in (
+            ("species", {"PatientSpeciesDescription": "Canis lupus familiaris"}, "tag"),
+            ("species, coded", {"PatientSpeciesCodeSequence": Sequence([_item(CodeValue="448771007")])}, "tag"),
+            ("neutered", {"PatientSexNeutered": "ALTERED"}, "tag"),
+            ("breed", {"PatientBreedDescription": "Beagle"}, "tag"),
+            ("quality control", {"QualityControlImage": "YES"}, "tag"),
+            ("body part phantom", {"BodyPartExamined": "PHANTOM"}, "tag"),
+            ("Catphan 604", {"SeriesDescription": "Catphan 604"}, "words"),
+            ("Daily QA", {"StudyDescription": "Daily QA"}, "words"),
+            ("post-mortem CT", {"StudyDescription": "Post-mortem CT"}, "words"),
+        )
+    ),
+    *(
+        Case("no patient", f"a patient: {name}", _tags(**tags), ("OPEN",))
+        for name, tags in (
+            ("species human", {"PatientSpeciesDescription": "Homo sapiens"}),
+            ("species human, coded", {"PatientSpeciesCodeSequence": Sequence([_item(CodeValue="337915000")])}),
+            ("an empty species", {"PatientSpeciesDescription": "", "PatientSexNeutered": ""}),
+            ("no quality control", {"QualityControlImage": "NO"}),
+            ("on a calibration phantom", {"SeriesDescription": "L-SPINE QCT PHANTOM"}),
+        )
     ),
     # ---- field of view
     Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pydicom
@@ -18,6 +19,7 @@ from osteo_ray.catalogue.instances import age_years
 from osteo_ray.dicom import header as headers
 from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.layouts import Layouts
+from osteo_ray.dicom.tags import words_of
 from osteo_ray.outcomes import Rejected
 from osteo_ray.patients.config import IdentityConfig
 from osteo_ray.patients.identity import patient_key
@@ -166,6 +168,26 @@ def test_names_never_fail_a_file(charset):
     data = to_bytes(dataset()).replace(b"Doe^Jane", b"\xff\xfe\x00\x1b$B\x80\x81")
     data = data.replace(b"\x08\x00\x16\x00UI", _element(0x0005, charset) + b"\x08\x00\x16\x00UI")
     assert header_rows([data])[0]["sop_uid"] == f"{ROOT}.3.1"
+
+
+@pytest.mark.parametrize("charset", [None, b"ISO_IR 100"])
+@pytest.mark.parametrize(
+    ("text", "codec"),
+    [
+        ("虚拟平扫 3mm", "gb18030"),
+        ("腹部增强", "gbk"),
+        ("腹部造影", "shift_jis"),
+        ("가상 비조영", "euc_kr"),
+        ("動脈期", "big5"),
+        ("venös", "utf-8"),
+        ("venös Spätphase", "latin-1"),
+    ],
+)
+def test_words_in_a_character_set_that_is_not_stated(text, codec, charset):
+    found = words_of(text.encode(codec), charset) or ""
+    assert all(word in found for word in re.findall(r"\w+", text))
+    if codec in ("utf-8", "latin-1"):
+        assert found == text
 
 
 WHOLE = file_bytes(SeriesDescription="x" * 40)

@@ -356,3 +356,19 @@ def test_a_sidecar_keeps_its_words_whatever_their_script(tmp_path):
     put(tmp_path, "a.nii.gz", image(body()), SIDECAR | {"SeriesDescription": "腹部平扫", "ContrastBolusAgent": None})
     (row,), _ = indexed(tmp_path)
     assert row["contrast"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar", "special", "contrast"),
+    [
+        ("p7_vnc.nii", None, "virtual non-contrast", "unknown"),
+        ("p7_40keV.nii.gz", {}, "virtual mono-energetic", "unknown"),
+        ("p7_portal.nii.gz", None, None, "portal"),
+        ("sub-01_ct.nii.gz", None, None, "unknown"),
+        ("p7_portal.nii", {"SeriesDescription": "Abdomen nativ"}, None, "none"),  # what is stated comes first
+    ],
+)
+def test_the_file_s_name_describes_a_volume_that_nothing_else_does(tmp_path, name, sidecar, special, contrast):
+    put(tmp_path / "vnc", name, image(body()), sidecar)  # the folder's name says nothing
+    (row,), _ = indexed(tmp_path)
+    assert (row["special"], row["contrast"]) == (special, contrast)

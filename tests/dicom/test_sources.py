@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import tarfile
 import zipfile
@@ -212,3 +215,23 @@ def test_a_zip_bomb_costs_one_header_read(tmp_path):
     assert rows == []
     assert len(files) == 4
     assert peak < 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (gzip.compress(file_bytes()), "gzip"),
+        (bz2.compress(file_bytes()), "bzip2"),
+        (lzma.compress(file_bytes()), "xz"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(400), "7z"),
+        (b"Rar!\x1a\x07\x01\x00" + bytes(400), "RAR"),
+        (b"\x28\xb5\x2f\xfd" + bytes(400), "Zstandard"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_is_packed_in_a_form_that_is_not_read_says_so(tmp_path, data, kind):
+    (tmp_path / "a").write_bytes(data)
+    zipped(tmp_path / "b.zip", {"in": data})
+    found = [(ok, r) for source in roots(tmp_path) for ok, r in index_entries(source.list(), IndexConfig())]
+    assert [(ok, r["code"]) for ok, r in found] == [(False, "PACKED_FILE")] * 2
+    assert all(kind in r["message"] and "unpack" in r["message"] for _, r in found)

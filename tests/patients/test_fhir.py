@@ -111,6 +111,7 @@ def test_the_identifier_is_that_of_its_type_or_system_never_the_first(tmp_path):
         ([SSN], "no identifier of type MR.*http://ssn"),
         ([OLD], "no identifier of type MR.*none at all"),
         ([MR, MR2], "several identifiers of type MR.*http://mrn, http://other"),
+        ([{"type": {"coding": [{"code": "MR"}]}, "value": "UNKNOWN"}], "'UNKNOWN' is no number"),
     ],
 )
 def test_a_patient_without_one_clear_number_is_refused(tmp_path, identifiers, error):

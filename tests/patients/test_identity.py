@@ -24,6 +24,13 @@ from osteo_ray.patients.identity import normalised, patient_key
         ("P 1", "P 1"),
         ("A.0", "A.0"),
         (" \x00", ""),
+        ("ANONYMOUS", ""),
+        ("Anonymous_0", "Anonymous_0"),  # a word with a number of its own is one
+        ("no id", ""),
+        ("N/A", ""),
+        ("un-known", ""),
+        ("匿名", ""),
+        ("0", "0"),
     ],
 )
 def test_the_default_joins_only_what_can_hardly_be_two_patients(written, plain):
@@ -54,3 +61,9 @@ def test_equal_numbers_of_two_sites_are_two_patients():
     assert len({a, b, patient_key("123", "k")}) == 3
     one = IdentityConfig(site_in_key=False)
     assert patient_key("123", "k", one, "north") == patient_key("123", "k", one, "south")
+
+
+def test_words_for_no_number_make_no_patient_unless_kept():
+    with pytest.raises(ValueError, match="empty"):
+        patient_key("UNKNOWN", "k")
+    assert normalised("UNKNOWN", IdentityConfig(placeholders="keep")) == "UNKNOWN"

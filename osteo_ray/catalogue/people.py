@@ -1,0 +1,93 @@
+"""Several people under one patient number, or under none: whom the images of a study belong to. Pure.
+
+    for members in people(rows, person_of, by_name=True): ...          # the rows of one person each
+
+Numbers are left out, reused and mistyped ("ANON", an emergency's number), so that equal ones do not make one person.
+What else a header states of a person (name, birth date, sex, age) tells two apart. Of name and birth date the index
+holds 16 bits of a keyed digest: enough to see that two differ, too few to find out whose they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+_AGE_Y = 2.0  # ages of one person, as different writers state them, lie within this
+
+
+class Person(NamedTuple):
+    """What an image states of a person beside the number; None where it is silent."""
+
+    name: int | None
+    birth: int | None
+    sex: str | None
+    age_y: float | None
+
+
+@lru_cache(maxsize=4096)
+def name_mark(digest: bytes | None, key: str | None) -> int | None:
+    """16 bits that stand for a name, of which a header keeps a digest (`dicom.tags.name_digest`); None: no name."""
+    return _mark(b"name" + digest, key) if digest else None
+
+
+@lru_cache(maxsize=4096)
+def birth_mark(birth_date: str | None, key: str | None) -> int | None:
+    """16 bits that stand for a birth date; None: no date."""
+    return _mark(b"birth" + birth_date.encode(), key) if birth_date else None
+
+
+def _mark(text: bytes, key: str | None) -> int:
+    secret = hashlib.blake2b((key or "").encode()).digest()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=2, key=secret).digest())
+
+
+def person_of(row: Mapping[str, Any]) -> Person:
+    """What a header row states of its person."""
+    return Person(row["name_mark"], row["birth_mark"], row["sex"], row["age_y"])
+
+
+def stated_person(rows: Sequence[Mapping[str, Any]]) -> Person:
+    """What the images of one person state together: of each fact the commonest that is stated."""
+    facts = zip(*map(person_of, rows), strict=True)
+    return Person(*(min(c, key=lambda v: (-c[v], str(v)), default=None) for c in (_counted(f) for f in facts)))
+
+
+def _counted(values: Iterable[Any]) -> Counter[Any]:
+    return Counter(v for v in values if v is not None)
+
+
+def differ(a: Person, b: Person, by_name: bool) -> bool:
+    """Whether two images can't be of one person.
+
+    Args:
+        by_name: whether names count. Under one number they don't: people marry, and names are written anew.
+    """
+    if a.birth is not None and b.birth is not None:
+        if a.birth != b.birth:
+            return True
+    elif a.age_y is not None and b.age_y is not None and abs(a.age_y - b.age_y) > _AGE_Y:
+        return True
+    if a.sex is not None and b.sex is not None and a.sex != b.sex:
+        return True
+    return by_name and a.name is not None and b.name is not None and a.name != b.name
+
+
+def people(rows: Sequence[Row], of: Callable[[Row], Person], by_name: bool) -> list[list[Row]]:
+    """`rows` by person, in an order that does not depend on theirs; one list where nothing says that they are several.
+
+    Args:
+        of: what a row states of its person.
+        by_name: as in `differ`.
+    """
+    found: dict[Person, list[Row]] = defaultdict(list)
+    for r in rows:
+        found[of(r) if by_name else of(r)._replace(name=None)].append(r)
+    if not any(differ(a, b, by_name) for a, b in combinations(found, 2)):
+        return [list(rows)]
+    return [found[p] for p in sorted(found, key=str)]

@@ -1,0 +1,77 @@
+"""Images of several people under one patient number, or none, are told apart by what else headers state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from osteo_ray.catalogue.acquisitions import interleaved
+from osteo_ray.catalogue.people import Person, birth_mark, differ, name_mark, people
+from osteo_ray.dicom.tags import name_digest
+
+A = Person(name=1, birth=2, sex="F", age_y=60.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "by_number", "without"),
+    [
+        (A, False, False),
+        (A._replace(name=9), False, True),  # who has a number may have two names
+        (A._replace(birth=9), True, True),
+        (A._replace(sex="M"), True, True),
+        (A._replace(age_y=30.0), False, False),  # the birth date is the same: one of the ages is mistyped
+        (A._replace(birth=None, age_y=30.0), True, True),
+        (A._replace(birth=None, age_y=61.0), False, False),
+        (Person(None, None, None, None), False, False),
+    ],
+)
+def test_who_can_be_one_person(other, by_number, without):
+    assert differ(A, other, by_name=False) == differ(other, A, by_name=False) == by_number
+    assert differ(A, other, by_name=True) == differ(other, A, by_name=True) == without
+
+
+def test_silent_images_stay_with_the_others_where_those_are_one_person():
+    rows = [{"of": A}, {"of": A._replace(birth=None, age_y=None)}, {"of": A._replace(sex=None)}]
+    assert people(rows, lambda r: r["of"], by_name=True) == [rows]
+
+
+def test_people_come_in_an_order_of_their_own():
+    rows = [{"of": A._replace(sex=s)} for s in "MFFM"]
+    found = people(rows, lambda r: r["of"], by_name=False)
+    assert [[r["of"].sex for r in members] for members in found] == [["F", "F"], ["M", "M"]]
+    assert [len(m) for m in people(rows[::-1], lambda r: r["of"], by_name=False)] == [2, 2]
+
+
+def test_marks_are_keyed_and_short():
+    names = (b"Doe^Jane", b"DOE^JANE ^^=\x1b$B", b"Roe^Jane")
+    one, same, other = (name_digest(n) for n in names)
+    assert one == same != other
+    assert b"DOE" not in one.upper()
+    assert name_mark(one, "k") == name_mark(same, "k") != name_mark(other, "k")
+    assert name_mark(one, "k") != name_mark(one, "other")
+    assert birth_mark("19550301", None) != birth_mark("19550302", None)
+    assert name_mark(name_digest(b" ^^"), None) is name_mark(None, None) is birth_mark(None, None) is None
+    assert 0 <= (birth_mark("19550301", None) or 0) < 1 << 16
+
+
+STEPS = 2.0 * np.arange(40)
+
+
+@pytest.mark.parametrize(
+    ("z", "sizes"),
+    [
+        (STEPS, []),
+        (STEPS[::-1], []),
+        (np.r_[STEPS, STEPS + 1], [40, 40]),
+        (np.r_[STEPS, (STEPS + 1)[::-1]], [40, 40]),
+        (np.r_[STEPS, (STEPS - 1)[::-1]], [40, 40]),
+        (np.r_[STEPS, STEPS + 0.6, STEPS + 1.2], [40, 40, 40]),
+        (np.r_[STEPS, STEPS + 80], []),  # stations end to end
+        (np.r_[STEPS + 80, STEPS], []),
+        (np.r_[STEPS, (STEPS + 80)[::-1]], []),
+        (np.random.default_rng(0).permutation(STEPS), []),
+        (np.r_[STEPS[:11], STEPS[20:], STEPS[11:20] + 1], []),  # numbered anew: no even steps
+    ],
+)
+def test_scans_that_interleave_are_told_apart_by_their_numbering(z, sizes):
+    assert [len(r) for r in interleaved(z, 3)] == sizes
