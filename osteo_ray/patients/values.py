@@ -98,8 +98,8 @@ def numbers(column: pd.Series, missing: frozenset[str], rule: Numbers) -> Parsed
 
 def raised(cell: Any) -> bool:
     """Whether a text holds digits that are no part of a number: raised ones (the mark of a footnote), circled ones,
-    fractions. `plain` would make 801 of 80¹."""
-    return isinstance(cell, str) and not cell.isascii() and any(c.isnumeric() and not c.isdecimal() for c in cell)
+    fractions. `plain` would make 801 of 80¹. Numerals that are letters (三, 千, Ⅳ) stand in names and ids, and stay."""
+    return isinstance(cell, str) and not cell.isascii() and any(unicodedata.category(c) == "No" for c in cell)
 
 
 def _is_plain_number(text: str) -> bool:

@@ -301,6 +301,11 @@ def test_a_raised_or_circled_digit_is_no_part_of_a_number(tmp_path, value):
         crea(tmp_path, f"id,crea\nA,{value}\n")
 
 
+@pytest.mark.parametrize("pid", ["三院00123", "千葉123", "一二三", "Ⅳ-12"])
+def test_a_numeral_that_is_a_letter_may_stand_in_an_id(tmp_path, pid):
+    assert crea(tmp_path, f"id,crea\n{pid},61\n").frame["patient_key"].tolist() == [patient_key(pid, None)]
+
+
 SWAPPED = "id,day,crea\n" + "".join(f"{k},2024-{k:02d}-01 00:00:00,61\n" for k in range(1, 6)) + "9,15/01/2024,61\n"
 
 
