@@ -190,6 +190,15 @@ def test_a_number_is_the_one_that_a_sheet_shows(tmp_path, form, number, shown):
     assert load(path, mapping()).frame["patient_key"].tolist() == [patient_key(shown, None)]
 
 
+@pytest.mark.parametrize("form", ['0" umol/L"', '0\\ "kg"', '0 "kg"', '0" Jahre"', '0"+"'])
+def test_a_number_that_a_sheet_shows_with_its_unit_is_a_number(tmp_path, form):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
+    book = openpyxl.load_workbook(path)
+    book["labs"]["C2"].number_format = form
+    book.save(path)
+    assert load(path, mapping()).frame["creatinine_umol_l"].tolist() == [61]
+
+
 def test_a_damaged_workbook_is_refused(tmp_path):
     path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
     data = bytearray(path.read_bytes())

@@ -192,13 +192,14 @@ def _cell(c: Any) -> Any:
 
 
 def _shown(number: int, form: str) -> str | int:
-    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero alone, the number."""
+    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero with nothing in front,
+    the number: what stands behind it is its unit (0" kg")."""
     parts = _PART.findall(form)
-    zeros = sum(zero != "" for *_, zero in parts)
-    if not zeros or len(parts) == 1:
+    zeros = [k for k, (*_, zero) in enumerate(parts) if zero]
+    if not zeros or (len(zeros) == 1 and not "".join(map("".join, parts[: zeros[0]])).strip()):
         return number
-    digits = str(number).zfill(zeros)
-    first, text, k = len(digits) - zeros, "", 0  # what has no zero of its own stands before the first
+    digits = str(number).zfill(len(zeros))
+    first, text, k = len(digits) - len(zeros), "", 0  # what has no zero of its own stands before the first
     for *plainly, zero in parts:
         if not zero:
             text += "".join(plainly)
