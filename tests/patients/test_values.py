@@ -352,6 +352,39 @@ def test_behind_a_date_of_a_named_form_only_a_time_may_stand(text, day):
 
 
 @pytest.mark.parametrize(
+    ("time", "second"),
+    [
+        ("01:50 p. m.", 49800),
+        ("01.50.40.000000 PM", 49840),
+        ("13.50.40", 49840),
+        ("13:50:40:123", 49840),
+        ("à 13:50", 49800),
+        ("오후 1:50", 49800),
+        ("午後 1:50", 49800),
+        ("上午 1:50", 6600),
+        ("13:50 hs", 49800),
+        ("13:50 hrs", 49800),
+        ("13:50 MSK", 49800),
+        ("13:50 UTC+1", 49800),
+        ("13:50 UTC+01:00", 49800),
+    ],
+)
+def test_a_time_of_day_is_one_in_any_writing(time, second):
+    texts = [f"{day} {time}" for day in ("24/11/2013", "24-NOV-13", "24.11.2013", "2013-11-24")]
+    parsed, seconds = moments(pd.Series(texts), MISSES, ("%d/%m/%Y", "%d-%b-%y", "%d.%m.%Y"))
+    assert [str(d) for d in parsed.values] == ["2013-11-24"] * 4
+    assert seconds.tolist() == [second] * 4
+
+
+def test_a_zone_is_heeded_and_a_second_date_with_dots_is_no_time():
+    texts = ["24/11/2013 23:50 UTC-1", "24/11/2013 23:50 GMT-0130", "24/11/2013 23:50 UTC+99"]
+    parsed, _ = moments(pd.Series(texts), MISSES, ("%d/%m/%Y",), "UTC")
+    assert [str(d) for d in parsed.values] == ["2013-11-25", "2013-11-25", "NaT"]
+    ranges = pd.Series(["05.03.24 12.04.24", "05.03.24 - 12.04.24", "05.03.24 13.50.40"])
+    assert days(ranges, MISSES, ("%d.%m.%y",)).state.tolist() == [BAD, BAD, OK]
+
+
+@pytest.mark.parametrize(
     ("text", "remedy"),
     [
         ("24-01-25", "day, month or year first.*'%d-%m-%y'. or '%y-%m-%d'"),
