@@ -213,6 +213,27 @@ def test_signs_of_bounds_in_a_column_of_their_own(tmp_path):
     assert load(path, Mapping.model_validate(half)).frame["creatinine_umol_l"].tolist() == [15]
 
 
+@pytest.mark.parametrize("column", ["flag", "Abnormal", "ref_op", "lower limit"])
+def test_signs_of_a_flag_or_a_reference_range_make_no_bounds(tmp_path, column):
+    path = tmp_path / "r.csv"
+    path.write_text(f"pid,at,test,result,unit,{column}\nA,2024-01-05,Crea,80,umol/L,<\nB,2024-01-05,Crea,81,umol/L,\n")
+    t = load(path, Mapping.model_validate(LONG))
+    assert sorted(t.frame["creatinine_umol_l"]) == [80, 81]
+    assert t.report is not None
+    assert any(f"'{column}' holds the signs of bounds (<)" in n for n in t.report.notes)
+
+
+def test_a_mapping_can_say_that_no_signs_are_those_of_values(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("pid,at,test,result,unit,prefix\nA,2024-01-05,Crea,80,umol/L,<\n")
+    with pytest.raises(RecordsError, match="name it: `comparator: prefix`, or say .* `comparator: null`"):
+        load(path, Mapping.model_validate(LONG))
+    t = load(path, Mapping.model_validate(LONG | {"comparator": None}))
+    assert t.frame["creatinine_umol_l"].tolist() == [80]
+    assert t.report is not None
+    assert not t.report.notes
+
+
 def test_rows_that_are_said_to_be_withdrawn_are_told(tmp_path):
     path = tmp_path / "r.csv"
     for header, word in (("status", "X"), ("remark", "Storniert")):
