@@ -378,12 +378,14 @@ class Reading:
         m = self.mapping
         which, stated = texts_of(units, as_written)
         own = {written(k): v for k, v in m.units.items()}
-        bad = [
-            k
-            for k, u in enumerate(stated)
-            if not (u.casefold() in m.missing_texts or of_t_score(own.get(written(u), u)))
-        ]
-        other = np.isin(which, bad) & ~np.isnan(values)
+        fits = [u.casefold() in m.missing_texts or of_t_score(own.get(written(u), u)) for u in stated]
+        known = ~np.isnan(values)
+        for k in (k for k, fit in enumerate(fits) if fit is None and known[which == k].any()):
+            self.found.note(
+                f"{chunk.source}, column {column!r}: T-scores have the unit {stated[k]!r}, which is not known, and are "
+                f'read as T-scores; if they are, `units: {{{stated[k]!r}: "1"}}` says so, else take the rows out'
+            )
+        other = np.isin(which, [k for k, fit in enumerate(fits) if fit is False]) & known
         for row in np.flatnonzero(other):
             unit = stated[which[row]]
             self.found.problem(

@@ -91,10 +91,18 @@ _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as man
 
 
 _T_SCORE_UNITS = {
-    *("", "1", "#", "t", "tscore", "tscores", "score", "ratio", "unitless", "t值"),
-    *("sd", "sds", "sdscore", "std", "stddev", "ds", "et", "σ", "标准差"),
+    *("", "1", "#", "t", "tscore", "tscores", "score", "scoret", "ratio", "twert", "twerte"),
+    *("t值", "t値", "tスコア", "t评分", "t評分", "t分数"),
+    *("unitless", "dimensionless", "none", "nounit", "nounits"),
+    *("sd", "sds", "sdscore", "sdunit", "sdunits", "std", "stddev", "stdev", "σ", "ds", "et", "de", "dp", "ss", "со"),
+    *("standarddeviation", "standarddeviations", "standardabweichung", "standardabweichungen"),
+    *("écarttype", "écartstypes", "ecarttype", "ecartstypes", "标准差", "標準差", "標準偏差"),
 }
-"""Without blanks and brackets; ds and et are the standard deviations of the Romance languages."""
+"""Without blanks, hyphens and brackets; ds, et, de, dp, ss and со are standard deviations of other languages."""
+_NO_T_SCORE = re.compile(
+    r"z(?![a-z])|z(?:score|wert|sd)|.*(?:%|percent|prozent|百分)|[mku]?g[mr]?(?:ha)?/|[毫微]?克/|bm[dc]$|hu$"
+)
+"""What begins like this is a Z-score, a share of a norm, a density or mass of bone, or a number of a CT."""
 
 
 class UnitError(ValueError):
@@ -215,9 +223,23 @@ def unit_like(text: str) -> bool:
     return not plain.isdecimal() and (plain in _ALIASES or _ANNOTATION.sub("", plain) in _ALIASES)
 
 
-def of_t_score(unit: str) -> bool:
-    """Whether what stands as the unit of a value lets it be a T-score: nothing, a pure number, standard deviations."""
-    return re.sub(r"[{}()\[\].\s_-]", "", written(unit)) in _T_SCORE_UNITS
+@cache
+def of_t_score(unit: str) -> bool | None:
+    """Whether what stands as the unit of a value lets it be a T-score: nothing, a pure number, standard deviations.
+
+    False: it is known to be another quantity's; None: a word that is not known.
+    """
+    plain = re.sub(r"[{}()\[\].\s_-]", "", written(unit))
+    if plain in _T_SCORE_UNITS:
+        return True
+    if _NO_T_SCORE.match(plain) or unit_like(unit) or _has_dimension(unit.strip()) or _has_dimension(written(unit)):
+        return False
+    return None
+
+
+def _has_dimension(code: str) -> bool:
+    """Whether a text is a UCUM unit of something that is measured, not a pure number."""
+    return _is_ucum(code) and not (1 * _registry().from_ucum(code)).dimensionless
 
 
 def contradict(unit: str, other: str, f: Feature) -> bool:

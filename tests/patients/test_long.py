@@ -1,5 +1,7 @@
 """Long tables, a row a test: by name or LOINC, converted, gathered by patient and day."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,10 +164,44 @@ def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_th
     assert f["t_score"].tolist() == [-2.6]
 
 
-@pytest.mark.parametrize("unit", ["g/cm2", "Z", "%", "mg/cm³"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(
+            "T-Wert",
+            "T-Werte",
+            "standard deviations",
+            "Standardabweichungen",
+            "stdev",
+            "{STDEV}",
+            "DE",
+            "DP",
+            "SS",
+            "СО",
+        ),
+        *("écart-type", "T値", "Tスコア", "T评分", "dimensionless", "none", "no unit", "SD units", "1", "{T-score}"),
+    ],
+)
+def test_a_t_score_may_have_any_word_for_a_standard_deviation(tmp_path, unit):
+    t = read(tmp_path, [f"A,2024-02-01,T hip,-2.7,{unit}"])
+    assert t.frame["t_score"].tolist() == [-2.7]
+    assert t.report is not None
+    assert not t.report.notes
+
+
+def test_a_t_score_with_an_unknown_word_is_read_and_told(tmp_path):
+    t = read(tmp_path, ["A,2024-02-01,T hip,-2.7,Punkte"])
+    assert t.frame["t_score"].tolist() == [-2.7]
+    assert t.report is not None
+    assert any("T-scores have the unit 'Punkte', which is not known" in n for n in t.report.notes)
+
+
+@pytest.mark.parametrize("unit", ["g/cm2", "g/cm²", "g/cm^2", "Z", "Z-score", "{Z-score}", "%", "mg/cm³", "kg", "HU"])
 def test_a_density_under_a_t_scores_name_is_no_t_score(tmp_path, unit):
     rows = [f"A,2024-02-01,T hip,0.712,{unit}", "A,2024-02-03,T hip,-2.7,T-Score", "B,2024-02-03,T hip,-1.2,SD"]
-    with pytest.raises(RecordsError, match=rf"line 2, column 'result': 0.712 {unit}: a T-score has no such unit"):
+    with pytest.raises(
+        RecordsError, match=rf"line 2, column 'result': 0.712 {re.escape(unit)}: a T-score has no such unit"
+    ):
         read(tmp_path, rows)
     assert len(read(tmp_path, rows, units={unit: "1"})) == 3
 
