@@ -87,6 +87,8 @@ _ANNOTATION = re.compile(r"\{[^}]*\}")
 IN_NAME = re.compile(r"[(\[（]\s*([^)\]）]+?)\s*[)\]）]\s*$")
 _EQUIVALENTS = re.compile(r"^[munk]?eq/d?l$")
 _NO_UNIT = "; give the row its unit, or the column or test a `unit:` that holds for all of its rows"
+_NEAR = 1.5
+"""Medians of two hospitals in one unit differ by hardly more; most units of one quantity by far more."""
 _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
 
 
@@ -262,8 +264,12 @@ def fitting_units(median: float, used: float, f: Feature) -> list[str]:
     return [] if f.typical is None or f.typical[0] <= median <= f.typical[1] else units_that_fit(median / used, f)
 
 
-def units_that_fit(raw: float, f: Feature) -> list[str]:
-    """Units in which a column whose written values have this median would lie where a hospital's medians do."""
+def units_that_fit(raw: float, f: Feature, beside: float | None = None) -> list[str]:
+    """Units in which a column whose written values have this median would lie where a hospital's medians do.
+
+    Args:
+        beside: where given, the median of others in the feature's unit, near which it would have to lie, too.
+    """
     if f.typical is None:
         return []
     out = []
@@ -272,6 +278,8 @@ def units_that_fit(raw: float, f: Feature) -> list[str]:
         for unit in _CANDIDATES:
             k = _ucum_factor(unit, f.unit, molar_mass)
             # A substance in moles is the same number for every analyte.
-            if k is not None and f.typical[0] <= raw * k <= f.typical[1] and not (suffix and k == 1):
+            if k is None or not f.typical[0] <= raw * k <= f.typical[1] or (suffix and k == 1):
+                continue
+            if beside is None or beside / _NEAR <= raw * k <= beside * _NEAR:
                 out.append(unit + suffix)
     return out

@@ -262,7 +262,7 @@ def test_signs_of_a_flag_or_a_reference_range_make_no_bounds(tmp_path, column):
 def test_a_mapping_can_say_that_no_signs_are_those_of_values(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("pid,at,test,result,unit,prefix\nA,2024-01-05,Crea,80,umol/L,<\n")
-    with pytest.raises(RecordsError, match="name it: `comparator: prefix`, or say .* `comparator: null`"):
+    with pytest.raises(RecordsError, match=r"name it: `comparator: prefix`, or say .* `comparator: null`"):
         load(path, Mapping.model_validate(LONG))
     t = load(path, Mapping.model_validate(LONG | {"comparator": None}))
     assert t.frame["creatinine_umol_l"].tolist() == [80]

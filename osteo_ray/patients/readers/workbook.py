@@ -192,8 +192,8 @@ def _cell(c: Any) -> Any:
 
 
 def _shown(number: int, form: str) -> str | int:
-    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero with nothing in front,
-    the number: what stands behind it is its unit (0" kg")."""
+    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero with nothing in
+    front, the number: what stands behind it is its unit (0" kg")."""
     parts = _PART.findall(form)
     zeros = [k for k, (*_, zero) in enumerate(parts) if zero]
     if not zeros or (len(zeros) == 1 and not "".join(map("".join, parts[: zeros[0]])).strip()):
