@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from osteo_ray.patients.schema import ANALYTES, Feature
+from osteo_ray.patients.schema import ANALYTES, Feature, feature
 
 # Written form, in lower case and without blanks -> the UCUM codes that may be meant; the first that converts counts.
 _COUNTS = {
@@ -244,14 +244,21 @@ def _has_dimension(code: str) -> bool:
     return _is_ucum(code) and not (1 * _registry().from_ucum(code)).dimensionless
 
 
+@cache
+def _factor_or_none(unit: str, name: str) -> float | None:
+    """`feature_factor`, None where there is none; kept, since UCUM's parser takes milliseconds for a unit."""
+    try:
+        return feature_factor(unit, feature(name))
+    except UnitError:
+        return None
+
+
 def contradict(unit: str, other: str, f: Feature) -> bool:
     """Whether two units of one value are both known and make two different values of it."""
     if written(unit) == written(other):
         return False
-    try:
-        return not np.isclose(feature_factor(unit, f), feature_factor(other, f), rtol=1e-3)
-    except UnitError:
-        return False
+    one, two = _factor_or_none(unit, f.name), _factor_or_none(other, f.name)
+    return one is not None and two is not None and not np.isclose(one, two, rtol=1e-3)
 
 
 def fitting_units(median: float, used: float, f: Feature) -> list[str]:
