@@ -249,6 +249,14 @@ def test_signs_of_bounds_in_a_column_of_their_own(tmp_path):
     assert load(path, Mapping.model_validate(half)).frame["creatinine_umol_l"].tolist() == [15]
 
 
+def test_a_number_beside_a_sign_has_no_decimal_sign(tmp_path):
+    cells = {"pid": ["A", "B"], "at": ["2024-01-05"] * 2, "test": ["Crea"] * 2, "op": ["<", ""], "result": [80.5, 61.5]}
+    pd.DataFrame(cells | {"unit": ["umol/L"] * 2}).to_parquet(tmp_path / "r.parquet")
+    m = LONG | {"comparator": "op", "numbers": {"decimal": ",", "bounds": "half"}}
+    f = load(tmp_path / "r.parquet", Mapping.model_validate(m)).frame
+    assert sorted(f["creatinine_umol_l"]) == [40.25, 61.5]
+
+
 @pytest.mark.parametrize("column", ["flag", "Abnormal", "ref_op", "lower limit"])
 def test_signs_of_a_flag_or_a_reference_range_make_no_bounds(tmp_path, column):
     path = tmp_path / "r.csv"
