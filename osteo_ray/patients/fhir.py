@@ -383,8 +383,9 @@ class _Export:
         age = age_at(born, frame["record_date"].to_numpy("datetime64[D]"))
         outside = (age < f.low) | (age > f.high)
         for k in np.flatnonzero(outside):
+            where = self._subjects.place(patient[k])
             found.problem(
-                f"{self._subjects.place(patient[k])}: birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a; "
+                f"{where}: birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a; "
                 f"correct it, or leave the Patient and its Observations out"
             )
         age[outside] = np.nan

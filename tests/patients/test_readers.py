@@ -2,6 +2,9 @@
 
 import decimal
 import gzip
+import time
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import openpyxl
@@ -12,6 +15,7 @@ import pytest
 
 from osteo_ray.patients import Mapping, RecordsError, load
 from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.readers.workbook import _hidden
 
 CREA = {"patient_id": "id", "date": "day", "features": {"creatinine_umol_l": {"column": "crea"}}}
 
@@ -387,6 +391,16 @@ def test_hidden_rows_are_read_and_told(tmp_path):
     assert report(t).notes == (
         "r.xlsx, sheet 'labs': 1 rows are hidden, and read like the others; take them out if they do not count",
     )
+
+
+def test_hidden_rows_of_a_hostile_sheet_are_counted_in_time(tmp_path):
+    row = b'<row r="1" hidden="1">'
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as z:
+        z.writestr("sheet", b"<row " * 1_000_000 + row + b" " * (3 << 20) + row)
+    sheet = SimpleNamespace(_worksheet_path="sheet", title="labs")
+    started = time.monotonic()
+    assert "2 rows are hidden" in _hidden(tmp_path / "r.zip", sheet, "r")[0]
+    assert time.monotonic() - started < 20
 
 
 def test_a_column_without_a_name_is_listed_where_it_holds_values(tmp_path):

@@ -30,7 +30,8 @@ from osteo_ray.patients.readers.chunk import (
 from osteo_ray.patients.values import plain
 
 _BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
-_HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^>]*\bhidden=\"(?:1|true)\"")
+_HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^<>]*\bhidden=\"(?:1|true)\"")
+_TAG = 1 << 16  # bytes of a tag that are carried from one block to the next; a row's has far fewer
 _PART = re.compile(r'"([^"]*)"|\\(.)|([- ])|(0)')
 _SHOWN = re.compile(rf"(?:{_PART.pattern})+")
 _DIGITS = 1e15  # a spreadsheet keeps fifteen digits
@@ -117,7 +118,7 @@ def _hidden(path: Path, sheet: Any, name: str) -> tuple[str, ...]:
             text = rest + block
             end = text.rfind(b">") + 1
             hidden += len(_HIDDEN_ROW.findall(text[:end]))
-            rest = text[end:]
+            rest = text[max(end, text.rfind(b"<")) :][:_TAG]
     where = f"{name}, sheet {sheet.title!r}"
     return (f"{where}: {hidden} rows are hidden, and read like the others; take them out if they do not count",)[
         : hidden > 0
