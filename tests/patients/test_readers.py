@@ -315,12 +315,22 @@ def test_a_header_that_was_not_cut_or_is_not_there_is_told(tmp_path):
 
 def test_a_record_is_never_passed_over_as_a_row_of_units(tmp_path):
     text = "id,day,crea\nA1,2024-01-05,61\nA2,2024-01-06,62\n"
-    with pytest.raises(RecordsError, match=r"r.csv, line 2: `skip_rows` would pass over .* a value under 'crea'"):
+    with pytest.raises(
+        RecordsError, match=r"r.csv, line 2: `skip_rows` would pass over .* a value under 'crea'.*leave `skip_rows` out"
+    ):
         load(write(tmp_path, text), mapping(skip_rows=1))
     rows = [["id", "day", "crea"], [12345, None, 61], [12346, None, 62]]
     with pytest.raises(RecordsError, match=r"sheet 'labs', row 2: `skip_rows` would pass over"):
         load(workbook(tmp_path, {"labs": rows}), mapping(skip_rows=1))
-    for under in (",,umol/L", "1,2,3", "F001,D02,2160-0", "lower limit,,60"):
+    for under in (
+        ",,umol/L",
+        "1,2,3",
+        "0,1,2",
+        "Example 1,2024-01-05,61",
+        "例1,2024-01-05,61",
+        "F001,D02,2160-0",
+        "lower limit,,60",
+    ):
         path = write(tmp_path, text.replace("crea\n", f"crea\n{under}\n"))
         assert len(load(path, mapping(skip_rows=1))) == 2
 
