@@ -211,7 +211,7 @@ _AT = r"(?i:(?:à|às|a las|at|um|kl\.?|alle|ore|om|в)\s+)?"
 _TIME_WORDS = rf"\s*(?i:Uhr|hrs?\.?|hs\.?|h|uur)?(?:\s*(?:{_OFFSET}|[A-Z]{{1,4}}T|MES?Z|MSK))?"
 _AFTER_DATE = re.compile(rf"[T ]\s*{_AT}(?:{_CLOCK}|\d{{1,2}}(?:[.h]\d{{2}})?){_TIME_WORDS}")
 _DAY_AND_MONTH = re.compile(r"%[dm].*%[dm].*%[yY]")
-_BY_CHANCE = 0.05
+_BY_CHANCE, _TEXTS = 0.01, 2
 _ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}})(?:[T ]\s*{_AT}{_CLOCK}{_TIME_WORDS})?")
 _COMPACT = re.compile(
     rf"(\d{{4}})()(\d{{2}})(\d{{2}})(?:T?(?P<h>\d{{2}})(?P<min>\d{{2}})(?P<s>\d{{2}})?(?P<before>)(?P<half>)(?:\.\d+)?{_OFFSET}?)?"
@@ -417,7 +417,11 @@ def exchanged(
         (texts if fits else dates).append(k)
     if not dates or not texts:
         return None
-    sure = 0.4 ** len(dates) * 0.6 ** len(texts) < _BY_CHANCE  # 12 days of a month's 30 are days up to 12
+    # 12 days of a month's 30 are days up to 12. Only a spreadsheet's own dates are sure to be of its making: ISO texts
+    # may have been written so.
+    made = [k for k in dates if isinstance(uniques[k], dt.date)]
+    sure = bool(made) and len(texts) >= _TEXTS and 0.4 ** len(made) * 0.6 ** len(texts) < _BY_CHANCE
+    dates = made if sure else dates
     return np.isin(codes, dates), plain(uniques[dates[0]]), plain(uniques[texts[0]]), sure
 
 
