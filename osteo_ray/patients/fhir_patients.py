@@ -135,6 +135,7 @@ class Subjects:
             self._reading.found.problem(f"{where}: a Patient without id; nothing can refer to it")
             return
         known = self._patient_of.get(reference)
+        self.subject(reference)  # who is observed by nobody is a record, too
         k = self._append(pid, sex, born, why, where)
         if known is not None and self._known[known] and self._known[k] and self._keys[known] != self._keys[k]:
             self._reading.found.problem(
