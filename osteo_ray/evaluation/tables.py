@@ -46,6 +46,7 @@ NUMBERS = ("risk_prob", "score", "log_odds", "threshold", "age_y", "kvp", "slice
            "bmi_kg_m2", HU_RULE)  # fmt: skip
 LISTS = ("modalities", "conformal_set")
 WANTED = (*TEXTS, *NUMBERS, *LISTS)
+_NO_DATE = r"(?:0000|1900)[-/.]?00[-/.]?00"
 BY_LEVEL = "hu_by_level"
 NO_SECRET = SitePatientKeys()
 
@@ -174,15 +175,17 @@ def dates_of(column: pd.Series, named: str) -> np.ndarray:
 
 
 def _study_dates(column: pd.Series, named: str) -> pd.Series:
-    """Study dates as `days_of` reads them. A header may hold a date that is none; not all of them do.
+    """Study dates as `days_of` reads them. A header may hold a date that is none; not all of them do. One of zeros
+    alone (00000000, 19000000) stands for no date.
 
     Raises:
-        InputError: not one of them is a date.
+        InputError: several are there, and not one is a date.
     """
+    column = column.where(~column.astype(str).str.strip().str.fullmatch(_NO_DATE), None)
     unread = (column.notna() & np.isnat(days_of(column))).to_numpy(bool)
     if not unread.any():
         return column
-    if unread.sum() == column.notna().sum():
+    if unread.sum() == column.notna().sum() > 1:
         column = column.where(~unread, dates_of(column, named).astype(str))
     else:
         parsed = days(column, folded(Mapping(format="fhir").missing))

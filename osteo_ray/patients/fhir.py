@@ -239,7 +239,8 @@ class _Export:
         reference = canonical(str(subject.get("reference") or ""))
         if not reference:
             identifier = subject.get("identifier")
-            return self._subjects.add_identified(identifier) if isinstance(identifier, dict) else None
+            where = f"{self._source}, {self._word(full_url)} {number}"
+            return self._subjects.add_identified(identifier, where) if isinstance(identifier, dict) else None
         if reference.startswith("#"):
             inside = next((c for c in r.get("contained") or () if f"#{c.get('id')}" == reference), None)
             if inside is None or inside.get("resourceType") != "Patient":
@@ -382,9 +383,9 @@ class _Export:
         age = age_at(born, frame["record_date"].to_numpy("datetime64[D]"))
         outside = (age < f.low) | (age > f.high)
         for k in np.flatnonzero(outside):
-            who = self._subjects.reference(patient[k])
+            where = self._subjects.place(patient[k])
             found.problem(
-                f"{who}: birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a; "
+                f"{where}: birthDate: an age of {age[k]:g} at an observation is outside {f.low:g} to {f.high:g} a; "
                 f"correct it, or leave the Patient and its Observations out"
             )
         age[outside] = np.nan

@@ -76,7 +76,8 @@ class Subjects:
         self._known = array("b")
         self._sex = array("d")
         self._born = array("i")
-        self._of_patient = array("q")  # the subject by which a patient is known
+        self._files: dict[str, int] = {}
+        self._file_of, self._line_of = array("l"), array("q")  # where each patient stands
         self._system = array("h")  # of the number, -1 not stated
         self._systems: dict[str, int] = {}
         self._why: dict[int, str] = {}
@@ -102,18 +103,18 @@ class Subjects:
         spoilt = no_id(pid)
         return (pid, why) if spoilt is None else (None, spoilt)
 
-    def reference(self, patient: int) -> str:
-        """By what a patient is known in the files."""
-        return self._names[self._of_patient[patient]]
+    def place(self, patient: int) -> str:
+        """Where a patient stands in the files ('export.ndjson, line 3'): an id or a number would name a person."""
+        return f"{list(self._files)[self._file_of[patient]]} {self._line_of[patient]}"
 
-    def add_identified(self, identifier: dict[str, Any]) -> int | None:
+    def add_identified(self, identifier: dict[str, Any], where: str) -> int | None:
         """A subject that is given by an identifier instead of a reference; None where it is not the one that counts."""
         pid, system = self._number_of([identifier])
         if pid is None:
             return None
         reference = f"identifier {pid}"
         if reference not in self._patient_of:
-            self._patient_of[reference] = self._append(pid, np.nan, _NO_BIRTH, system, self.subject(reference))
+            self._patient_of[reference] = self._append(pid, np.nan, _NO_BIRTH, system, where)
         return self.subject(reference)
 
     def add(self, resource: dict[str, Any], full_url: str | None, where: str) -> None:
@@ -134,7 +135,8 @@ class Subjects:
             self._reading.found.problem(f"{where}: a Patient without id; nothing can refer to it")
             return
         known = self._patient_of.get(reference)
-        k = self._append(pid, sex, born, why, self.subject(reference))
+        self.subject(reference)  # who is observed by nobody is a record, too
+        k = self._append(pid, sex, born, why, where)
         if known is not None and self._known[known] and self._known[k] and self._keys[known] != self._keys[k]:
             self._reading.found.problem(
                 f"{where}: {reference} stands twice with different numbers; read each site's export by itself"
@@ -152,14 +154,16 @@ class Subjects:
             elif isinstance(link, dict) and link.get("type") == "replaces" and target:
                 self._replaces.append((canonical(str(target)), reference))
 
-    def _append(self, pid: str | None, sex: float, born: int, why: str, subject: int) -> int:
+    def _append(self, pid: str | None, sex: float, born: int, why: str, where: str) -> int:
         k = len(self._keys)
         m = self._reading.mapping
         self._keys.append(0 if pid is None else int(self._reading.key(pid, m.site), 16))
         self._known.append(pid is not None)
         self._sex.append(sex)
         self._born.append(born)
-        self._of_patient.append(subject)
+        file, _, line = where.rpartition(" ")
+        self._file_of.append(self._files.setdefault(file, len(self._files)))
+        self._line_of.append(int(line))
         if pid is None:
             self._why[k] = why
         self._system.append(-1 if pid is None or not why else self._systems.setdefault(why, len(self._systems)))

@@ -14,7 +14,8 @@ from functools import lru_cache
 
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 
-_DECIMAL_TAIL = re.compile(r"(\d+)[.,]0+")
+# Three zeros behind up to three digits are a group of thousands (12,000 is another patient than 12), so they stay.
+_DECIMAL_TAIL = re.compile(r"(?!\d{1,3}[.,]000$)(\d+)[.,]0+")
 _BLANKS = re.compile(r"\s+")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from numbers import Number
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,9 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
     for (name, text), which in groups.items():
         rows = np.flatnonzero(np.isin(tests, which))
         part = _with_signs(
-            Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word), m
+            Chunk(chunk.source, raw.iloc[rows].reset_index(drop=True), chunk.numbers[rows], chunk.word),
+            m,
+            (how[name, text].numbers or m.numbers).decimal,
         )
         values = _values(name, text, how[name, text], part, reading)
         block = base[rows]
@@ -99,14 +102,19 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
     return np.concatenate(out) if out else base[:0]
 
 
-def _with_signs(part: Chunk, m: Mapping) -> Chunk:
-    """The chunk with the signs of bounds before their values, where they stand in a column of their own."""
+def _with_signs(part: Chunk, m: Mapping, decimal: str) -> Chunk:
+    """The chunk with the signs of bounds before their values, where they stand in a column of their own.
+
+    Args:
+        decimal: how the values' texts write it: a cell that is a number has none, and becomes such a text here.
+    """
     if m.comparator is None or m.comparator not in part.frame or m.value not in part.frame:
         return part
     signs = part.frame[m.comparator].map(plain)
     values = part.frame[m.value].astype(object)
     apart = (~signs.str.casefold().isin(m.missing_texts | {"", "="}) & (values.map(plain) != "")).to_numpy(bool)
-    values[apart] = signs[apart] + values[apart].map(plain)
+    texts = values[apart].map(lambda v: plain(v).replace(".", decimal) if isinstance(v, Number) else plain(v))
+    values[apart] = signs[apart] + texts
     frame = part.frame.copy()
     frame[m.value] = values
     return replace(part, frame=frame)

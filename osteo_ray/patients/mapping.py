@@ -199,7 +199,9 @@ class Mapping(Section):
     test: str | None = Field(None, description="long: column with the test's name or code")
     value: str | None = Field(None, description="long: column with the result")
     comparator: str | None = Field(
-        None, description="long: column with '<' or '>', where a bound's sign stands apart from its value"
+        None,
+        description="long: column with '<' or '>', where a bound's sign stands apart from its value; null, written "
+        "out: no column's signs are those of values",
     )
     unit: str | None = Field(None, description="long: column with the unit")
     tests: dict[str, Test] = Field({}, description="long and fhir: feature (or t_score) -> names of its tests")

@@ -276,8 +276,10 @@ class Reading:
             if not q.check_median:
                 continue
             # A hospital may write in a unit of its own, which the median of all does not show.
+            named = q.unit is not None or units is not None or unit_in_name(plain(column)) is not None
             for site, of_site in [("", rows), *((s, r[np.isin(r, rows)]) for s, r in sites)]:
-                if self._other_unit(f, values[of_site], by, unit, chunk, column, site):
+                others = values[np.setdiff1d(rows, of_site)] if site and not named else values[:0]
+                if self._other_unit(f, values[of_site], by, unit, chunk, column, site, others[~np.isnan(others)]):
                     values[of_site], refused[of_site] = np.nan, True
                     if not site:
                         break
@@ -308,9 +310,25 @@ class Reading:
             )
 
     def _other_unit(
-        self, f: Feature, values: np.ndarray, by: float, unit: str, chunk: Chunk, column: str, site: str = ""
+        self,
+        f: Feature,
+        values: np.ndarray,
+        by: float,
+        unit: str,
+        chunk: Chunk,
+        column: str,
+        site: str,
+        others: np.ndarray,
     ) -> bool:
-        """Whether a column's median belongs to another unit: a problem; to no unit that is known: a warning."""
+        """Whether a column's median belongs to another unit: a problem; to no unit that is known: a warning.
+
+        One site among several may be a clinic of sick patients: its median alone refuses nothing where a unit is
+        stated, or where in no other unit it would be near that of the other sites.
+
+        Args:
+            site: of which these values are; '': those of all.
+            others: values of the other sites; none where a unit is stated.
+        """
         if len(values) < _ENOUGH or f.typical is None:
             return False
         median = float(np.median(values))
@@ -326,6 +344,14 @@ class Reading:
         if not fits:
             self.found.note(f"{text}; no other unit fits either")
             return False
+        if site:
+            near = units_that_fit(median / by, f, float(np.median(others))) if len(others) >= _ENOUGH else []
+            if not near:
+                self.found.note(
+                    f"{text}; it would fit {' or '.join(fits)}: is that its unit, or are the patients such?"
+                )
+                return False
+            fits = near
         self.found.problem(
             f"{text}; it fits {' or '.join(fits)}: give the unit, or `check_median: false` if the patients are such"
         )
@@ -378,12 +404,14 @@ class Reading:
         m = self.mapping
         which, stated = texts_of(units, as_written)
         own = {written(k): v for k, v in m.units.items()}
-        bad = [
-            k
-            for k, u in enumerate(stated)
-            if not (u.casefold() in m.missing_texts or of_t_score(own.get(written(u), u)))
-        ]
-        other = np.isin(which, bad) & ~np.isnan(values)
+        fits = [u.casefold() in m.missing_texts or of_t_score(own.get(written(u), u)) for u in stated]
+        known = ~np.isnan(values)
+        for k in (k for k, fit in enumerate(fits) if fit is None and known[which == k].any()):
+            self.found.note(
+                f"{chunk.source}, column {column!r}: T-scores have the unit {stated[k]!r}, which is not known, and are "
+                f'read as T-scores; if they are, `units: {{{stated[k]!r}: "1"}}` says so, else take the rows out'
+            )
+        other = np.isin(which, [k for k, fit in enumerate(fits) if fit is False]) & known
         for row in np.flatnonzero(other):
             unit = stated[which[row]]
             self.found.problem(

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from osteo_ray.patients.schema import ANALYTES, Feature
+from osteo_ray.patients.schema import ANALYTES, Feature, feature
 
 # Written form, in lower case and without blanks -> the UCUM codes that may be meant; the first that converts counts.
 _COUNTS = {
@@ -87,14 +87,24 @@ _ANNOTATION = re.compile(r"\{[^}]*\}")
 IN_NAME = re.compile(r"[(\[（]\s*([^)\]）]+?)\s*[)\]）]\s*$")
 _EQUIVALENTS = re.compile(r"^[munk]?eq/d?l$")
 _NO_UNIT = "; give the row its unit, or the column or test a `unit:` that holds for all of its rows"
+_NEAR = 1.5
+"""Medians of two hospitals in one unit differ by hardly more; most units of one quantity by far more."""
 _VALENCE = {"calcium_mmol_l": 2}  # mEq/L of a doubly charged ion is half as many mmol/L
 
 
 _T_SCORE_UNITS = {
-    *("", "1", "#", "t", "tscore", "tscores", "score", "ratio", "unitless", "t值"),
-    *("sd", "sds", "sdscore", "std", "stddev", "ds", "et", "σ", "标准差"),
+    *("", "1", "#", "t", "tscore", "tscores", "score", "scoret", "ratio", "twert", "twerte"),
+    *("t值", "t値", "tスコア", "t评分", "t評分", "t分数"),
+    *("unitless", "dimensionless", "none", "nounit", "nounits"),
+    *("sd", "sds", "sdscore", "sdunit", "sdunits", "std", "stddev", "stdev", "σ", "ds", "et", "de", "dp", "ss", "со"),
+    *("standarddeviation", "standarddeviations", "standardabweichung", "standardabweichungen"),
+    *("écarttype", "écartstypes", "ecarttype", "ecartstypes", "标准差", "標準差", "標準偏差"),
 }
-"""Without blanks and brackets; ds and et are the standard deviations of the Romance languages."""
+"""Without blanks, hyphens and brackets; ds, et, de, dp, ss and со are standard deviations of other languages."""
+_NO_T_SCORE = re.compile(
+    r"z(?![a-z])|z(?:score|wert|sd)|.*(?:%|percent|prozent|百分)|[mku]?g[mr]?(?:ha)?/|[毫微]?克/|bm[dc]$|hu$"
+)
+"""What begins like this is a Z-score, a share of a norm, a density or mass of bone, or a number of a CT."""
 
 
 class UnitError(ValueError):
@@ -215,19 +225,40 @@ def unit_like(text: str) -> bool:
     return not plain.isdecimal() and (plain in _ALIASES or _ANNOTATION.sub("", plain) in _ALIASES)
 
 
-def of_t_score(unit: str) -> bool:
-    """Whether what stands as the unit of a value lets it be a T-score: nothing, a pure number, standard deviations."""
-    return re.sub(r"[{}()\[\].\s_-]", "", written(unit)) in _T_SCORE_UNITS
+@cache
+def of_t_score(unit: str) -> bool | None:
+    """Whether what stands as the unit of a value lets it be a T-score: nothing, a pure number, standard deviations.
+
+    False: it is known to be another quantity's; None: a word that is not known.
+    """
+    plain = re.sub(r"[{}()\[\].\s_-]", "", written(unit))
+    if plain in _T_SCORE_UNITS:
+        return True
+    if _NO_T_SCORE.match(plain) or unit_like(unit) or _has_dimension(unit.strip()) or _has_dimension(written(unit)):
+        return False
+    return None
+
+
+def _has_dimension(code: str) -> bool:
+    """Whether a text is a UCUM unit of something that is measured, not a pure number."""
+    return _is_ucum(code) and not (1 * _registry().from_ucum(code)).dimensionless
+
+
+@cache
+def _factor_or_none(unit: str, name: str) -> float | None:
+    """`feature_factor`, None where there is none; kept, since UCUM's parser takes milliseconds for a unit."""
+    try:
+        return feature_factor(unit, feature(name))
+    except UnitError:
+        return None
 
 
 def contradict(unit: str, other: str, f: Feature) -> bool:
     """Whether two units of one value are both known and make two different values of it."""
     if written(unit) == written(other):
         return False
-    try:
-        return not np.isclose(feature_factor(unit, f), feature_factor(other, f), rtol=1e-3)
-    except UnitError:
-        return False
+    one, two = _factor_or_none(unit, f.name), _factor_or_none(other, f.name)
+    return one is not None and two is not None and not np.isclose(one, two, rtol=1e-3)
 
 
 def fitting_units(median: float, used: float, f: Feature) -> list[str]:
@@ -240,8 +271,12 @@ def fitting_units(median: float, used: float, f: Feature) -> list[str]:
     return [] if f.typical is None or f.typical[0] <= median <= f.typical[1] else units_that_fit(median / used, f)
 
 
-def units_that_fit(raw: float, f: Feature) -> list[str]:
-    """Units in which a column whose written values have this median would lie where a hospital's medians do."""
+def units_that_fit(raw: float, f: Feature, beside: float | None = None) -> list[str]:
+    """Units in which a column whose written values have this median would lie where a hospital's medians do.
+
+    Args:
+        beside: where given, the median of others in the feature's unit, near which it would have to lie, too.
+    """
     if f.typical is None:
         return []
     out = []
@@ -250,6 +285,8 @@ def units_that_fit(raw: float, f: Feature) -> list[str]:
         for unit in _CANDIDATES:
             k = _ucum_factor(unit, f.unit, molar_mass)
             # A substance in moles is the same number for every analyte.
-            if k is not None and f.typical[0] <= raw * k <= f.typical[1] and not (suffix and k == 1):
+            if k is None or not f.typical[0] <= raw * k <= f.typical[1] or (suffix and k == 1):
+                continue
+            if beside is None or beside / _NEAR <= raw * k <= beside * _NEAR:
                 out.append(unit + suffix)
     return out

@@ -98,8 +98,8 @@ def numbers(column: pd.Series, missing: frozenset[str], rule: Numbers) -> Parsed
 
 def raised(cell: Any) -> bool:
     """Whether a text holds digits that are no part of a number: raised ones (the mark of a footnote), circled ones,
-    fractions. `plain` would make 801 of 80¹."""
-    return isinstance(cell, str) and not cell.isascii() and any(c.isnumeric() and not c.isdecimal() for c in cell)
+    fractions. `plain` would make 801 of 80¹. Numerals that are letters (三, 千, Ⅳ) stand in names and ids, and stay."""
+    return isinstance(cell, str) and not cell.isascii() and any(unicodedata.category(c) == "No" for c in cell)
 
 
 def _is_plain_number(text: str) -> bool:
@@ -198,20 +198,23 @@ def coded(column: pd.Series, missing: frozenset[str], codes: Mapping[str, float 
 
 
 _NAT = np.datetime64("NaT", "D")
-_HALF = r"(?P<half>[AaPp]\.?[Mm]\.?|上午|下午)"
+_HALVES = "上午|下午|午前|午後|오전|오후"
+_AFTERNOON = ("下午", "午後", "오후")
+_HALF = rf"(?P<half>[AaPp]\.?\s?[Mm]\.?|{_HALVES})"
 _CLOCK = (
-    r"(?:上午|下午)?\s*(?P<h>\d{1,2})[:时]?(?P<min>\d{2})(?:[:分]?(?P<s>\d{2})秒?(?:[.,]\d+)?)?分?"
-    rf"(?:\s*{_HALF})?"
+    rf"(?P<before>{_HALVES})?\s*(?P<h>\d{{1,2}})[:.时時]?(?P<min>\d{{2}})"
+    rf"(?:[:.分]?(?P<s>\d{{2}})秒?(?:[.,:]\d+)?)?分?(?:\s*{_HALF})?"
 )
-_OFFSET = r"(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)"
-_AFTER_DATE = re.compile(
-    rf"[T ]\s*(?:{_CLOCK}|\d{{1,2}}(?:[.h]\d{{2}})?)\s*(?:Uhr|h)?(?:\s*(?:{_OFFSET}|[A-Z]{{1,4}}T|MES?Z))?"
-)
+_OFFSET = r"(?P<zone>Z|(?:UTC|GMT)(?:[+-]\d{1,2}(?::?\d{2})?)?|[+-]\d{2}(?::?\d{2})?)"
+_OFFSET_BY = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2})?")
+_AT = r"(?i:(?:à|às|a las|at|um|kl\.?|alle|ore|om|в)\s+)?"
+_TIME_WORDS = rf"\s*(?i:Uhr|hrs?\.?|hs\.?|h|uur)?(?:\s*(?:{_OFFSET}|[A-Z]{{1,4}}T|MES?Z|MSK))?"
+_AFTER_DATE = re.compile(rf"[T ]\s*{_AT}(?:{_CLOCK}|\d{{1,2}}(?:[.h]\d{{2}})?){_TIME_WORDS}")
 _DAY_AND_MONTH = re.compile(r"%[dm].*%[dm].*%[yY]")
-_BY_CHANCE = 0.05
-_ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}})(?:[T ]\s*{_CLOCK}(?:\s*{_OFFSET})?)?")
+_BY_CHANCE, _TEXTS = 0.01, 2
+_ISO = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}})(?:[T ]\s*{_AT}{_CLOCK}{_TIME_WORDS})?")
 _COMPACT = re.compile(
-    rf"(\d{{4}})()(\d{{2}})(\d{{2}})(?:T?(?P<h>\d{{2}})(?P<min>\d{{2}})(?P<s>\d{{2}})?(?P<half>)(?:\.\d+)?{_OFFSET}?)?"
+    rf"(\d{{4}})()(\d{{2}})(\d{{2}})(?:T?(?P<h>\d{{2}})(?P<min>\d{{2}})(?P<s>\d{{2}})?(?P<before>)(?P<half>)(?:\.\d+)?{_OFFSET}?)?"
 )
 _CHINESE = re.compile(rf"(\d{{4}})()年(\d{{1,2}})月(\d{{1,2}})[日号](?:\s*{_CLOCK}(?P<zone>))?")
 _AMBIGUOUS = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{2}|\d{4})(?:[ T].*)?")
@@ -280,11 +283,11 @@ def moment(
     if m is None:
         return None, BAD
     try:
-        at = dt.datetime(int(m[1]), int(m[3]), int(m[4])) + _clock(m, text)
+        at = dt.datetime(int(m[1]), int(m[3]), int(m[4])) + _clock(m)
+        if zone and m["zone"]:
+            at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone))
     except (ValueError, OverflowError):
         return None, BAD
-    if zone and m["zone"]:
-        at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone))
     return _in_range(at)
 
 
@@ -296,18 +299,33 @@ def _by_formats(text: str, formats: tuple[str, ...], zone: str | None = None) ->
             m = _AFTER_DATE.fullmatch(text, len(part))
             if part != text and m is None:  # words, or another date: of a range, no day is the day
                 continue
-            try:
-                at = dt.datetime.strptime(part, form) + (_clock(m, text) if m else dt.timedelta())
-            except ValueError:
+            if m and _dotted_date(m[0].strip(), formats):
                 continue
-            if zone and m and m["zone"]:
-                at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+            try:
+                at = dt.datetime.strptime(part, form) + (_clock(m) if m else dt.timedelta())
+                if zone and m and m["zone"]:
+                    at = at.replace(tzinfo=_offset(m["zone"])).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+            except (ValueError, OverflowError):
+                continue
             out.append(at)
             break
     return out
 
 
-def _clock(m: re.Match[str], text: str) -> dt.timedelta:
+def _dotted_date(text: str, formats: tuple[str, ...]) -> bool:
+    """Whether a text that reads as a time with dots (12.04.24) is a date of a named form, too: the end of a range."""
+    if ":" in text:
+        return False
+    for form in (f for f in formats if "." in f):
+        try:
+            dt.datetime.strptime(text, form)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+def _clock(m: re.Match[str]) -> dt.timedelta:
     """The time of day that a date is written with.
 
     Raises:
@@ -316,10 +334,8 @@ def _clock(m: re.Match[str], text: str) -> dt.timedelta:
     if m["h"] is None:
         return dt.timedelta()
     hour, minute, second = int(m["h"]), int(m["min"]), int(m["s"] or 0)
-    half = (m["half"] or "")[:1].lower()
-    if half or not text.isascii():
-        after = half == "p" or "下午" in text
-        hour = hour % 12 + 12 * after if half in ("a", "p") or "午" in text else hour
+    if half := m["before"] or m["half"]:
+        hour = hour % 12 + 12 * (half in _AFTERNOON or half[0] in "pP")
     if hour * 3600 + minute * 60 + second > 86400 or minute > 59 or second > 60:
         raise ValueError("no time of day")
     # Midnight at a day's end is written as 24:00 of that day.
@@ -327,11 +343,11 @@ def _clock(m: re.Match[str], text: str) -> dt.timedelta:
 
 
 def _offset(text: str) -> dt.timezone:
-    if text[0] not in "+-":
+    m = _OFFSET_BY.fullmatch(text)
+    if m is None:
         return dt.UTC
-    digits = text[1:].replace(":", "").ljust(4, "0")
-    by = dt.timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-    return dt.timezone(by if text[0] == "+" else -by)
+    by = dt.timedelta(hours=int(m[2]), minutes=int(m[3] or 0))
+    return dt.timezone(by if m[1] == "+" else -by)
 
 
 def _in_range(at: dt.datetime) -> tuple[dt.datetime | None, int]:
@@ -401,7 +417,11 @@ def exchanged(
         (texts if fits else dates).append(k)
     if not dates or not texts:
         return None
-    sure = 0.4 ** len(dates) * 0.6 ** len(texts) < _BY_CHANCE  # 12 days of a month's 30 are days up to 12
+    # 12 days of a month's 30 are days up to 12. Only a spreadsheet's own dates are sure to be of its making: ISO texts
+    # may have been written so.
+    made = [k for k in dates if isinstance(uniques[k], dt.date)]
+    sure = bool(made) and len(texts) >= _TEXTS and 0.4 ** len(made) * 0.6 ** len(texts) < _BY_CHANCE
+    dates = made if sure else dates
     return np.isin(codes, dates), plain(uniques[dates[0]]), plain(uniques[texts[0]]), sure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 import numpy as np
@@ -30,6 +31,8 @@ from osteo_ray.patients.values import (
 
 _ENOUGH, _SHARED = 5, 0.1  # patients of one birth date, and their share, that are no chance
 _SIGNS = {"<", ">", "<=", ">=", "=<", "=>", "≤", "≥"}
+_OF_REFERENCE = re.compile(r"flag|abnorm|(?<![a-z])ref|range|limit|norm|grenz|异常|異常|参考|基準")
+"""Names of columns whose signs say where a value lies, or are those of a reference range: not the value's own."""
 _WITHDRAWN = {
     *("cancelled", "canceled", "entered in error", "entered-in-error", "deleted", "void", "voided", "invalid"),
     *("rejected", "withdrawn", "storniert", "ungültig", "gelöscht", "annulé", "annullato", "anulado"),
@@ -106,17 +109,25 @@ def _look_at_unused(chunk: Chunk, unused: list[str], reading: Reading) -> None:
     """Columns that nothing uses, and that say of the values beside them that they are not what they seem.
 
     Raises:
-        RecordsError: of a long table, a column with the signs of bounds.
+        RecordsError: of a long table, a column with the signs of bounds, where the mapping does not say that it has
+            none, and the column's name not that they are a flag's or a reference range's.
     """
+    m = reading.mapping
+    said_none = "comparator" in m.model_fields_set and m.comparator is None
     for c in unused:
         texts = {t.casefold() for t in texts_of(chunk.frame[c])[1] if t}
         where = f"{chunk.source}: column {c!r}"
         signs = texts - {"="}
         if signs and signs <= _SIGNS:
             what = f"{where} holds the signs of bounds ({', '.join(sorted(signs))}) apart from their values"
-            if reading.mapping.format == "long":
-                raise RecordsError([f"{what}; name it: `comparator: {c}`"])
-            reading.found.note(f"{what}, which are read as if they were none; write '<5' in one cell")
+            other = _OF_REFERENCE.search(c.casefold()) is not None
+            if m.format == "long" and not (said_none or other or m.comparator):
+                raise RecordsError(
+                    [f"{what}; name it: `comparator: {c}`, or say that no column holds any: `comparator: null`"]
+                )
+            if not said_none:
+                mend = f"name it: `comparator: {c}`" if m.format == "long" else "write '<5' in one cell"
+                reading.found.note(f"{what}, which are passed over; if they are those of the values, {mend}")
         withdrawn = texts & (_WITHDRAWN | (_WITHDRAWN_CODES if "status" in c.casefold() else set()))
         if withdrawn:
             reading.found.note(

@@ -113,3 +113,9 @@ def test_study_dates_that_are_none_are_refused_and_one_among_others_is_not(tmp_p
     assert read_results(tmp_path / "s.csv")["study_date"].tolist() == ["2024-01-05", "20240106", "x"]
     (tmp_path / "s.csv").write_text("patient_key,score,study_date\na,1,2024-1-5\nb,2,\n")
     assert read_results(tmp_path / "s.csv")["study_date"].tolist() == ["2024-01-05", None]
+
+
+@pytest.mark.parametrize("date", ["00000000", "19000000", "0000-00-00"])
+def test_a_study_date_of_zeros_is_none(tmp_path, date):
+    (tmp_path / "s.csv").write_text(f"patient_key,score,study_date\na,1,{date}\nb,2,{date}\n")
+    assert read_results(tmp_path / "s.csv")["study_date"].isna().all()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from osteo_ray import patients as records
+from osteo_ray.patients import units
 from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.schema import feature
 
 
 def observation(code, value, unit, day="2024-05-01", patient_id="p1", status="final"):
@@ -454,5 +456,20 @@ def test_ages_are_held_against_the_birth_date(tmp_path):
     t = records.load(write(tmp_path, PATIENT, observation("30525-0", 30, "a")))
     assert t.report is not None
     assert any("1 ages are more than 2 years off" in n for n in t.report.notes)
-    with pytest.raises(records.RecordsError, match=r"Patient/p1: birthDate: an age of 9 .* leave the Patient"):
+    with pytest.raises(records.RecordsError, match=r"r.ndjson, line 1: birthDate: an age of 9 .* leave the Patient"):
         records.load(write(tmp_path, PATIENT | {"birthDate": "2015-05-01"}, observation("6768-6", 85, "U/L")))
+
+
+def test_no_problem_names_a_patients_number(tmp_path):
+    by_number = observation("6768-6", 85, "U/L") | {"subject": {"identifier": PATIENT["identifier"][0]}}
+    with pytest.raises(records.RecordsError, match=r"r.ndjson, line \d: birthDate: an age of 9") as e:
+        records.load(write(tmp_path, by_number, PATIENT | {"birthDate": "2015-05-01"}))
+    assert "MRN7" not in str(e.value)
+
+
+def test_two_units_are_compared_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(units, "_is_ucum", lambda code: bool(asked.append(code)))
+    for _ in range(3):
+        assert not units.contradict("never heard of", "nor of this", feature("alt_u_l"))
+    assert len(asked) == 2

@@ -1,5 +1,7 @@
 """Long tables, a row a test: by name or LOINC, converted, gathered by patient and day."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,10 +164,44 @@ def test_of_a_day_the_final_value_comes_first_then_the_latest_and_of_t_scores_th
     assert f["t_score"].tolist() == [-2.6]
 
 
-@pytest.mark.parametrize("unit", ["g/cm2", "Z", "%", "mg/cm³"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(
+            "T-Wert",
+            "T-Werte",
+            "standard deviations",
+            "Standardabweichungen",
+            "stdev",
+            "{STDEV}",
+            "DE",
+            "DP",
+            "SS",
+            "СО",
+        ),
+        *("écart-type", "T値", "Tスコア", "T评分", "dimensionless", "none", "no unit", "SD units", "1", "{T-score}"),
+    ],
+)
+def test_a_t_score_may_have_any_word_for_a_standard_deviation(tmp_path, unit):
+    t = read(tmp_path, [f"A,2024-02-01,T hip,-2.7,{unit}"])
+    assert t.frame["t_score"].tolist() == [-2.7]
+    assert t.report is not None
+    assert not t.report.notes
+
+
+def test_a_t_score_with_an_unknown_word_is_read_and_told(tmp_path):
+    t = read(tmp_path, ["A,2024-02-01,T hip,-2.7,Punkte"])
+    assert t.frame["t_score"].tolist() == [-2.7]
+    assert t.report is not None
+    assert any("T-scores have the unit 'Punkte', which is not known" in n for n in t.report.notes)
+
+
+@pytest.mark.parametrize("unit", ["g/cm2", "g/cm²", "g/cm^2", "Z", "Z-score", "{Z-score}", "%", "mg/cm³", "kg", "HU"])
 def test_a_density_under_a_t_scores_name_is_no_t_score(tmp_path, unit):
     rows = [f"A,2024-02-01,T hip,0.712,{unit}", "A,2024-02-03,T hip,-2.7,T-Score", "B,2024-02-03,T hip,-1.2,SD"]
-    with pytest.raises(RecordsError, match=rf"line 2, column 'result': 0.712 {unit}: a T-score has no such unit"):
+    with pytest.raises(
+        RecordsError, match=rf"line 2, column 'result': 0.712 {re.escape(unit)}: a T-score has no such unit"
+    ):
         read(tmp_path, rows)
     assert len(read(tmp_path, rows, units={unit: "1"})) == 3
 
@@ -211,6 +247,35 @@ def test_signs_of_bounds_in_a_column_of_their_own(tmp_path):
     half = LONG | {"comparator": "op", "numbers": {"bounds": "half"}}
     path.write_text("pid,at,test,op,result,unit\nA,2024-01-05,Crea,<,30,umol/L\n")
     assert load(path, Mapping.model_validate(half)).frame["creatinine_umol_l"].tolist() == [15]
+
+
+def test_a_number_beside_a_sign_has_no_decimal_sign(tmp_path):
+    cells = {"pid": ["A", "B"], "at": ["2024-01-05"] * 2, "test": ["Crea"] * 2, "op": ["<", ""], "result": [80.5, 61.5]}
+    pd.DataFrame(cells | {"unit": ["umol/L"] * 2}).to_parquet(tmp_path / "r.parquet")
+    m = LONG | {"comparator": "op", "numbers": {"decimal": ",", "bounds": "half"}}
+    f = load(tmp_path / "r.parquet", Mapping.model_validate(m)).frame
+    assert sorted(f["creatinine_umol_l"]) == [40.25, 61.5]
+
+
+@pytest.mark.parametrize("column", ["flag", "Abnormal", "ref_op", "lower limit"])
+def test_signs_of_a_flag_or_a_reference_range_make_no_bounds(tmp_path, column):
+    path = tmp_path / "r.csv"
+    path.write_text(f"pid,at,test,result,unit,{column}\nA,2024-01-05,Crea,80,umol/L,<\nB,2024-01-05,Crea,81,umol/L,\n")
+    t = load(path, Mapping.model_validate(LONG))
+    assert sorted(t.frame["creatinine_umol_l"]) == [80, 81]
+    assert t.report is not None
+    assert any(f"'{column}' holds the signs of bounds (<)" in n for n in t.report.notes)
+
+
+def test_a_mapping_can_say_that_no_signs_are_those_of_values(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("pid,at,test,result,unit,prefix\nA,2024-01-05,Crea,80,umol/L,<\n")
+    with pytest.raises(RecordsError, match=r"name it: `comparator: prefix`, or say .* `comparator: null`"):
+        load(path, Mapping.model_validate(LONG))
+    t = load(path, Mapping.model_validate(LONG | {"comparator": None}))
+    assert t.frame["creatinine_umol_l"].tolist() == [80]
+    assert t.report is not None
+    assert not t.report.notes
 
 
 def test_rows_that_are_said_to_be_withdrawn_are_told(tmp_path):

@@ -2,6 +2,9 @@
 
 import decimal
 import gzip
+import time
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import openpyxl
@@ -12,6 +15,7 @@ import pytest
 
 from osteo_ray.patients import Mapping, RecordsError, load
 from osteo_ray.patients.identity import patient_key
+from osteo_ray.patients.readers.workbook import _hidden
 
 CREA = {"patient_id": "id", "date": "day", "features": {"creatinine_umol_l": {"column": "crea"}}}
 
@@ -190,6 +194,15 @@ def test_a_number_is_the_one_that_a_sheet_shows(tmp_path, form, number, shown):
     assert load(path, mapping()).frame["patient_key"].tolist() == [patient_key(shown, None)]
 
 
+@pytest.mark.parametrize("form", ['0" umol/L"', '0\\ "kg"', '0 "kg"', '0" Jahre"', '0"+"'])
+def test_a_number_that_a_sheet_shows_with_its_unit_is_a_number(tmp_path, form):
+    path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
+    book = openpyxl.load_workbook(path)
+    book["labs"]["C2"].number_format = form
+    book.save(path)
+    assert load(path, mapping()).frame["creatinine_umol_l"].tolist() == [61]
+
+
 def test_a_damaged_workbook_is_refused(tmp_path):
     path = workbook(tmp_path, {"labs": [["id", "day", "crea"], ["A", None, 61]]})
     data = bytearray(path.read_bytes())
@@ -302,12 +315,22 @@ def test_a_header_that_was_not_cut_or_is_not_there_is_told(tmp_path):
 
 def test_a_record_is_never_passed_over_as_a_row_of_units(tmp_path):
     text = "id,day,crea\nA1,2024-01-05,61\nA2,2024-01-06,62\n"
-    with pytest.raises(RecordsError, match=r"r.csv, line 2: `skip_rows` would pass over .* a value under 'crea'"):
+    with pytest.raises(
+        RecordsError, match=r"r.csv, line 2: `skip_rows` would pass over .* a value under 'crea'.*leave `skip_rows` out"
+    ):
         load(write(tmp_path, text), mapping(skip_rows=1))
     rows = [["id", "day", "crea"], [12345, None, 61], [12346, None, 62]]
     with pytest.raises(RecordsError, match=r"sheet 'labs', row 2: `skip_rows` would pass over"):
         load(workbook(tmp_path, {"labs": rows}), mapping(skip_rows=1))
-    for under in (",,umol/L", "1,2,3", "F001,D02,2160-0", "lower limit,,60"):
+    for under in (
+        ",,umol/L",
+        "1,2,3",
+        "0,1,2",
+        "Example 1,2024-01-05,61",
+        "例1,2024-01-05,61",
+        "F001,D02,2160-0",
+        "lower limit,,60",
+    ):
         path = write(tmp_path, text.replace("crea\n", f"crea\n{under}\n"))
         assert len(load(path, mapping(skip_rows=1))) == 2
 
@@ -378,6 +401,16 @@ def test_hidden_rows_are_read_and_told(tmp_path):
     assert report(t).notes == (
         "r.xlsx, sheet 'labs': 1 rows are hidden, and read like the others; take them out if they do not count",
     )
+
+
+def test_hidden_rows_of_a_hostile_sheet_are_counted_in_time(tmp_path):
+    row = b'<row r="1" hidden="1">'
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as z:
+        z.writestr("sheet", b"<row " * 1_000_000 + row + b" " * (3 << 20) + row)
+    sheet = SimpleNamespace(_worksheet_path="sheet", title="labs")
+    started = time.monotonic()
+    assert "2 rows are hidden" in _hidden(tmp_path / "r.zip", sheet, "r")[0]
+    assert time.monotonic() - started < 20
 
 
 def test_a_column_without_a_name_is_listed_where_it_holds_values(tmp_path):

@@ -149,15 +149,34 @@ def test_a_row_without_its_unit_is_refused(tmp_path):
         load(path, Mapping.model_validate(m))
 
 
-def test_a_hospital_that_writes_in_another_unit_is_seen_among_others(tmp_path):
-    rows = [f"N{k},north,{5 + k / 10}" for k in range(20)] + [f"S{k},south,{30 + k}" for k in range(12)]
+def of_two_sites(tmp_path, south, on_bad="raise", **more):
+    rows = [f"N{k},north,{5 + k / 10}" for k in range(20)] + [f"S{k},south,{v}" for k, v in enumerate(south)]
     path = tmp_path / "r.csv"
     path.write_text("id,s,urea\n" + "\n".join(rows) + "\n")
-    m = {"patient_id": "id", "site_column": "s", "features": {"urea_mmol_l": {"column": "urea", "unit": "mmol/L"}}}
+    m = {"patient_id": "id", "site_column": "s", "features": {"urea_mmol_l": {"column": "urea", **more}}}
+    return load(path, Mapping.model_validate(m), on_bad=on_bad)
+
+
+def test_a_hospital_that_writes_in_another_unit_is_seen_among_others(tmp_path):
+    south = range(30, 42)
     with pytest.raises(RecordsError, match=r"column 'urea' at site 'south': the median of urea_mmol_l.* it fits mg/dL"):
-        load(path, Mapping.model_validate(m))
-    f = load(path, Mapping.model_validate(m), on_bad="missing").frame
+        of_two_sites(tmp_path, south)
+    f = of_two_sites(tmp_path, south, "missing").frame
     assert f["urea_mmol_l"].notna().tolist() == [True] * 20 + [False] * 12
+
+
+@pytest.mark.parametrize(
+    ("south", "more"),
+    [
+        (np.linspace(20, 24, 12), {"unit": "mmol/L"}),  # a clinic of patients on dialysis
+        (np.linspace(60, 80, 12), {}),  # in no unit near the other hospital's
+    ],
+)
+def test_a_hospital_of_sick_patients_is_told_and_read(tmp_path, south, more):
+    t = of_two_sites(tmp_path, south, **more)
+    assert t.frame["urea_mmol_l"].notna().all()
+    assert t.report is not None
+    assert any("at site 'south': the median of urea_mmol_l" in n for n in t.report.notes)
 
 
 def test_a_columns_name_that_states_another_unit_is_heeded(tmp_path):

@@ -301,19 +301,38 @@ def test_a_raised_or_circled_digit_is_no_part_of_a_number(tmp_path, value):
         crea(tmp_path, f"id,crea\nA,{value}\n")
 
 
-SWAPPED = "id,day,crea\n" + "".join(f"{k},2024-{k:02d}-01 00:00:00,61\n" for k in range(1, 6)) + "9,15/01/2024,61\n"
+@pytest.mark.parametrize("pid", ["三院00123", "千葉123", "一二三", "Ⅳ-12"])
+def test_a_numeral_that_is_a_letter_may_stand_in_an_id(tmp_path, pid):
+    assert crea(tmp_path, f"id,crea\n{pid},61\n").frame["patient_key"].tolist() == [patient_key(pid, None)]
+
+
+def swapped(tmp_path, texts, name="day"):
+    rows = [[k, pd.Timestamp(2024, k, 1), 61] for k in range(1, 6)]
+    rows += [[k, text, 61] for k, text in enumerate(texts, 6)]
+    pd.DataFrame(rows, columns=["id", name, "crea"]).to_excel(tmp_path / "r.xlsx", index=False)
+    features = {"creatinine_umol_l": {"column": "crea"}}
+    m = {"patient_id": "id", "date_format": "%d/%m/%Y", "features": features}
+    m["date" if name == "day" else "birth_date"] = name
+    return lambda on_bad="raise": load(tmp_path / "r.xlsx", Mapping.model_validate(m), on_bad=on_bad)
 
 
 def test_dates_whose_day_and_month_a_spreadsheet_exchanged_are_refused(tmp_path):
-    how = {"date": "day", "date_format": "%d/%m/%Y"}
+    read = swapped(tmp_path, ["15/01/2024", "16/01/2024"])
     with pytest.raises(RecordsError, match=r"5 cells are dates .*'15/01/2024'.*day and month are exchanged; export"):
-        crea(tmp_path, SWAPPED, **how)
-    f = crea(tmp_path, SWAPPED, on_bad="missing", **how).frame
-    assert f["record_date"].notna().tolist() == [False] * 5 + [True]
-    assert f["creatinine_umol_l"].tolist() == pytest.approx([np.nan] * 5 + [61], nan_ok=True)
-    born = SWAPPED.replace("day", "born").replace("2024", "1954")
+        read()
+    f = read("missing").frame
+    assert f["record_date"].notna().tolist() == [False] * 5 + [True] * 2
+    assert f["creatinine_umol_l"].tolist() == pytest.approx([np.nan] * 5 + [61] * 2, nan_ok=True)
     with pytest.raises(RecordsError, match="column 'born': 5 cells are dates"):
-        crea(tmp_path, born, birth_date="born", date_format="%d/%m/%Y")
+        swapped(tmp_path, ["15/01/2024", "16/01/2024"], "born")()
+
+
+def test_dates_that_may_be_exchanged_by_chance_are_told(tmp_path):
+    assert "look whether they are" in told(swapped(tmp_path, ["15/01/2024"])())
+    rows = "".join(f"{k},2024-{k:02d}-01,61\n" for k in range(1, 10)) + "10,15/01/2024,61\n11,16/01/2024,61\n"
+    t = crea(tmp_path, "id,day,crea\n" + rows, date="day", date_format="%d/%m/%Y")
+    assert "look whether they are" in told(t)
+    assert t.frame["record_date"].notna().all()
 
 
 def test_dates_in_two_forms_of_which_either_has_late_days_are_read(tmp_path):
@@ -344,6 +363,39 @@ def test_behind_a_date_of_a_named_form_only_a_time_may_stand(text, day):
     parsed = days(pd.Series([text]), MISSES, ("%d.%m.%Y",), "Asia/Shanghai")
     assert str(parsed.values[0]) == (day or "NaT")
     assert parsed.state[0] == (OK if day else BAD)
+
+
+@pytest.mark.parametrize(
+    ("time", "second"),
+    [
+        ("01:50 p. m.", 49800),
+        ("01.50.40.000000 PM", 49840),
+        ("13.50.40", 49840),
+        ("13:50:40:123", 49840),
+        ("à 13:50", 49800),
+        ("오후 1:50", 49800),
+        ("午後 1:50", 49800),
+        ("上午 1:50", 6600),
+        ("13:50 hs", 49800),
+        ("13:50 hrs", 49800),
+        ("13:50 MSK", 49800),
+        ("13:50 UTC+1", 49800),
+        ("13:50 UTC+01:00", 49800),
+    ],
+)
+def test_a_time_of_day_is_one_in_any_writing(time, second):
+    texts = [f"{day} {time}" for day in ("24/11/2013", "24-NOV-13", "24.11.2013", "2013-11-24")]
+    parsed, seconds = moments(pd.Series(texts), MISSES, ("%d/%m/%Y", "%d-%b-%y", "%d.%m.%Y"))
+    assert [str(d) for d in parsed.values] == ["2013-11-24"] * 4
+    assert seconds.tolist() == [second] * 4
+
+
+def test_a_zone_is_heeded_and_a_second_date_with_dots_is_no_time():
+    texts = ["24/11/2013 23:50 UTC-1", "24/11/2013 23:50 GMT-0130", "24/11/2013 23:50 UTC+99"]
+    parsed, _ = moments(pd.Series(texts), MISSES, ("%d/%m/%Y",), "UTC")
+    assert [str(d) for d in parsed.values] == ["2013-11-25", "2013-11-25", "NaT"]
+    ranges = pd.Series(["05.03.24 12.04.24", "05.03.24 - 12.04.24", "05.03.24 13.50.40"])
+    assert days(ranges, MISSES, ("%d.%m.%y",)).state.tolist() == [BAD, BAD, OK]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ ROWS = 100_000
 """Rows of a chunk."""
 LOOKED_AT = 50
 """Rows under a header in which the mapping's columns are looked for, where the header lacks them."""
+_EXAMPLE = re.compile(r"example|exemple|beispiel|ejemplo|esempio|exemplo|voorbeeld|muster|sample|demo|例", re.I)
+"""What stands in the place of a patient's number in a row that shows how the table is filled in."""
 _NUMBER = re.compile(r"[<>]?\s*[+-]?\d+(?:[.,]\d+)*")
 
 
@@ -96,17 +98,19 @@ def check_skipped(header: list[str], row: Sequence[object], m: Mapping, where: s
         RecordsError: naming the row that is.
     """
     cells = [plain(v) for v in row]
-    if m.patient_id is None or cells == [str(k) for k in range(1, len(cells) + 1)]:  # a row that numbers the columns
+    numbered = ([str(k) for k in range(start, start + len(cells))] for start in (0, 1))
+    if m.patient_id is None or cells in numbered:  # a row that numbers the columns
         return
     by_name = dict(zip(map(name_form, header), cells, strict=False))
     measured = [c.column for n, c in m.features.items() if feature(n).kind == "numeric"]
     measured += [*m.t_score, *([m.value] if m.value else [])]
     values = [c for c in measured if _NUMBER.fullmatch(by_name.get(name_form(c), ""))]
-    if values and re.search(r"\d", by_name.get(name_form(m.patient_id), "")):
+    pid = by_name.get(name_form(m.patient_id), "")
+    if values and re.search(r"\d", pid) and not _EXAMPLE.search(pid):
         raise RecordsError(
             [
                 f"{where}: `skip_rows` would pass over a row with a patient's number and a value under {values[0]!r}; "
-                f"if the rows under the header are records, leave it out"
+                f"if the rows under the header are records, leave `skip_rows` out"
             ]
         )
 

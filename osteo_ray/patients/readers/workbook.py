@@ -30,7 +30,8 @@ from osteo_ray.patients.readers.chunk import (
 from osteo_ray.patients.values import plain
 
 _BROKEN = (KeyError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
-_HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^>]*\bhidden=\"(?:1|true)\"")
+_HIDDEN_ROW = re.compile(rb"<(?:\w+:)?row\b[^<>]*\bhidden=\"(?:1|true)\"")
+_TAG = 1 << 16  # bytes of a tag that are carried from one block to the next; a row's has far fewer
 _PART = re.compile(r'"([^"]*)"|\\(.)|([- ])|(0)')
 _SHOWN = re.compile(rf"(?:{_PART.pattern})+")
 _DIGITS = 1e15  # a spreadsheet keeps fifteen digits
@@ -117,7 +118,7 @@ def _hidden(path: Path, sheet: Any, name: str) -> tuple[str, ...]:
             text = rest + block
             end = text.rfind(b">") + 1
             hidden += len(_HIDDEN_ROW.findall(text[:end]))
-            rest = text[end:]
+            rest = text[max(end, text.rfind(b"<")) :][:_TAG]
     where = f"{name}, sheet {sheet.title!r}"
     return (f"{where}: {hidden} rows are hidden, and read like the others; take them out if they do not count",)[
         : hidden > 0
@@ -192,13 +193,14 @@ def _cell(c: Any) -> Any:
 
 
 def _shown(number: int, form: str) -> str | int:
-    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero alone, the number."""
+    """A whole number as a sheet shows it by zeros and plain characters (000-00-0000); by one zero with nothing in
+    front, the number: what stands behind it is its unit (0" kg")."""
     parts = _PART.findall(form)
-    zeros = sum(zero != "" for *_, zero in parts)
-    if not zeros or len(parts) == 1:
+    zeros = [k for k, (*_, zero) in enumerate(parts) if zero]
+    if not zeros or (len(zeros) == 1 and not "".join(map("".join, parts[: zeros[0]])).strip()):
         return number
-    digits = str(number).zfill(zeros)
-    first, text, k = len(digits) - zeros, "", 0  # what has no zero of its own stands before the first
+    digits = str(number).zfill(len(zeros))
+    first, text, k = len(digits) - len(zeros), "", 0  # what has no zero of its own stands before the first
     for *plainly, zero in parts:
         if not zero:
             text += "".join(plainly)
