@@ -468,8 +468,13 @@ def test_no_problem_names_a_patients_number(tmp_path):
 
 
 def test_two_units_are_compared_once(monkeypatch):
-    asked = []
-    monkeypatch.setattr(units, "_is_ucum", lambda code: bool(asked.append(code)))
+    asked: list[str] = []
+
+    def is_ucum(code: str) -> bool:
+        asked.append(code)
+        return False
+
+    monkeypatch.setattr(units, "_is_ucum", is_ucum)
     for _ in range(3):
         assert not units.contradict("never heard of", "nor of this", feature("alt_u_l"))
     assert len(asked) == 2
