@@ -137,6 +137,10 @@ FREE_TEXT = frozenset(
     ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route", "species")
 ) | {"code_meaning"}
 SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
+# Of every frame a converter leaves dozens of attributes here, and thousands of frames are sound: they don't count.
+UNCOUNTED = frozenset(t for t, name in TAGS.items() if name in ("converted_shared", "converted_frame"))
+# What is kept of a sequence's items: a person's name is read at the top level alone, as a digest.
+IN_ITEMS = {t: name for t, name in TAGS.items() if name != "patient_name"}
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 MODALITY = _t(0x0008, 0x0060)
 # one look-up a VR (where its value begins) and one a tag (what to do with it): the parser's inner loop
@@ -225,8 +229,9 @@ _IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")
 def _east_asian(v: bytes) -> list[str]:
     """Chinese, Japanese or Korean words in text that does not state its character set, as many systems write it.
 
-    In which of the sets it was written is not known: the words of each in which it is valid. Western text has no two
-    accented letters of which two ideographs could be made.
+    In which of the sets it was written is not known: the words of each in which it is valid. Of Western text, too,
+    ideographs may be made (an accented letter and the letter after it, as in "général"), but not those of a phrase that
+    is looked for; and what is looked for in the text as it stands is found there, whatever follows it.
     """
     found = []
     for codec in _UNSTATED:
@@ -244,9 +249,11 @@ _NO_LETTER = re.compile(rb"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]+")
 def name_digest(name: bytes) -> bytes:
     """What a header keeps of a person's name: enough to see whether two are one, and no name.
 
-    Case, signs and the name's other spellings (ideographic, phonetic) count for nothing; b"" where nothing is left.
+    Family and given name count; middle name, titles, case, signs and the name's other spellings (ideographic, phonetic)
+    don't, for not every system writes them. b"" where nothing is left.
     """
-    plain = _NO_LETTER.sub(b"", name.split(b"=")[0].upper())
+    family_and_given = b"".join(name.split(b"=")[0].split(b"^")[:2])
+    plain = _NO_LETTER.sub(b"", family_and_given.upper())
     return hashlib.blake2b(plain, digest_size=8).hexdigest().encode() if plain else b""
 
 

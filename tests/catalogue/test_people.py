@@ -46,6 +46,7 @@ def test_marks_are_keyed_and_short():
     names = (b"Doe^Jane", b"DOE^JANE ^^=\x1b$B", b"Roe^Jane")
     one, same, other = (name_digest(n) for n in names)
     assert one == same != other
+    assert name_digest(b"Doe^Jane^^Dr.") == name_digest(b"Doe^Jane^Ann") == one
     assert b"DOE" not in one.upper()
     assert name_mark(one, "k") == name_mark(same, "k") != name_mark(other, "k")
     assert name_mark(one, "k") != name_mark(one, "other")
