@@ -202,10 +202,13 @@ def slices_apart(peaks: TissuePeaks, h: HuLimits) -> float:
     """HU by which all tissues of one slice lie together above those of another, at most; 0 where none do.
 
     Slices that were rescaled in different ways, or are of two scans, are each plausible, and so may their common peaks
-    be. Muscle differs along the spine, and air may be foam: one of them alone says nothing.
+    be. Muscle differs along the spine, and air may be foam: without fat, both of them say nothing, so that slices in
+    which no fat is seen are not compared.
     """
     most = 0.0
     for one, other in permutations(peaks.each, 2):
+        if one[0] is None or other[0] is None:
+            continue
         steps = [a - b for a, b in zip(one, other, strict=True) if a is not None and b is not None]
         if len(steps) > 1 and max(steps) - min(steps) <= h.shift_agreement:
             most = max(most, sum(steps) / len(steps))
