@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -255,6 +256,22 @@ def name_digest(name: bytes) -> bytes:
     family_and_given = b"".join(name.split(b"=")[0].split(b"^")[:2])
     plain = _NO_LETTER.sub(b"", family_and_given.upper())
     return hashlib.blake2b(plain, digest_size=8).hexdigest().encode() if plain else b""
+
+
+_DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)")
+_FIRST_YEAR = 1850  # of a living person's birth; earlier dates (00010101) are placeholders
+
+
+@lru_cache(maxsize=4096)
+def date_of(text: str | None) -> date | None:
+    """A DA in its present form or in that of ACR-NEMA (1950.01.01); None for what is no date."""
+    m = _DATE.fullmatch(text.strip()) if text else None
+    if m is None or int(m[1]) < _FIRST_YEAR:
+        return None
+    try:
+        return date(int(m[1]), int(m[3]), int(m[4]))
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=8192)
