@@ -7,6 +7,7 @@ import pytest
 
 from osteo_ray.catalogue.acquisitions import interleaved
 from osteo_ray.catalogue.people import Person, birth_mark, differ, name_mark, people
+from osteo_ray.catalogue.subject import SubjectTags, not_a_patient
 from osteo_ray.dicom.tags import name_digest
 
 A = Person(name=1, birth=2, sex="F", age_y=60.0)
@@ -56,6 +57,50 @@ def test_marks_are_keyed_and_short():
     assert set(days) == set(range(32))  # beside an age of one year a dozen dates share a mark
     assert birth_mark("1950.01.01", "k") == birth_mark("19500101", "k") is not None
     assert all(birth_mark(d, "k") is None for d in ("00000000", "00010101", "1950.0101", "19501301", "REMOVED", ""))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        *(
+            SubjectTags(species=s)
+            for s in ("Homo sapiens (human)", "H. sapiens", "UNKNOWN", "N/A", "ANONYMIZED", "人类")
+        ),
+        SubjectTags(species_code="9606"),
+        SubjectTags(species_code="99-LOCAL"),
+        SubjectTags(species_code="99-LOCAL", species="Human"),
+        SubjectTags(neutered="REMOVED", breed="REMOVED"),
+        SubjectTags(study="CADAVERIC RENAL TRANSPLANT"),
+        SubjectTags(study="cadaver kidney tx"),
+        SubjectTags(protocol="QCT spine water phantom"),
+        SubjectTags(description="QA PHANTOM SPINE BMD"),
+        SubjectTags(study="Lung screening quality control"),
+        SubjectTags(study="胸部CT质控"),
+        SubjectTags(study="腰椎QCT水模"),
+    ],
+)
+def test_who_lives_is_a_patient(tags):
+    assert not_a_patient(tags) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "what"),
+    [
+        (SubjectTags(species="Non-human primate"), "animal"),
+        (SubjectTags(species="Vulpes vulpes"), "animal"),
+        (SubjectTags(species_code="99-LOCAL", species="Canine"), "animal"),
+        (SubjectTags(species_code="448169003"), "animal"),
+        (SubjectTags(species="UNKNOWN", neutered="UNALTERED"), "animal"),
+        (SubjectTags(breed="Beagle"), "animal"),
+        (SubjectTags(study="ACR phantom"), "test object"),
+        (SubjectTags(study="Weekly quality control"), "test object"),
+        (SubjectTags(study="水模"), "test object"),
+        (SubjectTags(study="Cadaver study, spine"), "post mortem"),
+        (SubjectTags(study="Cadaver", description="Transplant"), "post mortem"),
+    ],
+)
+def test_who_or_what_is_none(tags, what):
+    assert not_a_patient(tags) == what
 
 
 STEPS = 2.0 * np.arange(40)
