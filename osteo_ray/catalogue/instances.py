@@ -53,6 +53,8 @@ INSTANCE = pa.schema(
         ("kvp", pa.float64()),
         ("convolution_kernel", pa.string()),
         ("slice_thickness_mm", pa.float64()),
+        ("stated_spacing_mm", pa.float64()),  # SpacingBetweenSlices: nominal, and often absent or wrong
+        ("acquisition_time", pa.string()),
         ("series_number", pa.int64()),
         ("acquisition_number", pa.int64()),
         ("acquisition_uid", pa.string()),
@@ -158,6 +160,7 @@ def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[d
 
 _CONVERTED = frozenset(
     (
+        *("slice_spacing", "acquisition_time"),
         *("kvp", "kernel", "slice_thickness", "recon_diameter", "acquisition_number", "acquisition_uid", "body_part"),
         *("contrast_agent", "contrast_route", "contrast_volume", "contrast_dose", "contrast_start"),
         *("contrast_ingredient", "agent_sequence", "route_sequence", "series_description", "protocol", "derivation"),
@@ -240,6 +243,8 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "kvp": kvp,
         "convolution_kernel": kernel,
         "slice_thickness_mm": _finite(h.number("slice_thickness")),
+        "stated_spacing_mm": _finite(h.number("slice_spacing")),
+        "acquisition_time": text("acquisition_time"),
         "series_number": _whole(series_number),
         "acquisition_number": _whole(acquisition),
         "acquisition_uid": text("acquisition_uid"),
@@ -392,6 +397,7 @@ def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> 
         ("iop", numbers_of(group("plane_orientation").get("iop"), 6)),
         ("pixel_spacing", numbers_of(measures.get("pixel_spacing"), 2)),
         ("slice_thickness_mm", number_of(measures.get("slice_thickness"))),
+        ("stated_spacing_mm", _finite(number_of(measures.get("slice_spacing")))),
         ("slope", number_of(value.get("slope"))),
         ("intercept", number_of(value.get("intercept"))),
         ("convolution_kernel", text_of(group("reconstruction").get("kernel"))),

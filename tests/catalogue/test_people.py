@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ct_making import file_bytes, series_of
 
-from osteo_ray.catalogue.acquisitions import interleaved
+from osteo_ray.catalogue.acquisitions import interleaved, speaks_for_scans
 from osteo_ray.catalogue.people import Person, birth_mark, differ, name_mark, people
 from osteo_ray.catalogue.subject import SubjectTags, not_a_patient
 from osteo_ray.dicom.tags import name_digest
@@ -124,3 +125,50 @@ STEPS = 2.0 * np.arange(40)
 )
 def test_scans_that_interleave_are_told_apart_by_their_numbering(z, sizes):
     assert [len(r) for r in interleaved(z, 3)] == sizes
+
+
+def said(z, **stated) -> list[dict]:
+    """Header rows of slices, with what is stated of all, or (a function of the place in the numbering) of each."""
+    silent = {"acquisition_time": None, "stated_spacing_mm": None, "slice_thickness_mm": None}
+    return [{**silent, **{k: v(i) if callable(v) else v for k, v in stated.items()}} for i in range(len(z))]
+
+
+HALF_A_STEP = np.r_[STEPS, STEPS + 1]
+UP_AND_DOWN = np.r_[STEPS, (STEPS + 1)[::-1]]
+
+
+@pytest.mark.parametrize("z", [HALF_A_STEP, UP_AND_DOWN], ids=["odd, even", "up, down"])
+@pytest.mark.parametrize(
+    ("stated", "several"),
+    [
+        ({}, False),
+        ({"slice_thickness_mm": 1.0}, False),  # one thin volume
+        ({"slice_thickness_mm": 2.0}, True),  # each fills its steps
+        ({"slice_thickness_mm": 2.0, "stated_spacing_mm": 1.0}, False),  # one volume of slices that overlap
+        ({"slice_thickness_mm": 1.0, "stated_spacing_mm": 2.0}, True),
+        ({"slice_thickness_mm": 1.0, "acquisition_time": lambda i: f"1015{10 + i // 40 * 30}"}, True),
+        ({"slice_thickness_mm": 2.0, "acquisition_time": "101523.437"}, False),  # reconstructed at half a step
+        ({"slice_thickness_mm": 2.0, "acquisition_time": "000000"}, True),  # a de-identifier's
+        ({"slice_thickness_mm": 2.0, "acquisition_time": ""}, True),
+    ],
+    ids=str,
+)
+def test_numbering_alone_makes_no_two_scans(z, stated, several):
+    assert speaks_for_scans(said(z, **stated), z, interleaved(z, 3)) == several
+
+
+def test_times_that_follow_the_slices_are_of_one_scan():
+    z = HALF_A_STEP
+    rows = said(z, slice_thickness_mm=2.0, acquisition_time=lambda i: f"1015{z[i] / 2:09.6f}")
+    assert not speaks_for_scans(rows, z, interleaved(z, 3))
+
+
+def test_uneven_steps_of_all_slices_are_of_several_scans():
+    z = np.r_[STEPS, STEPS + 0.7]
+    assert speaks_for_scans(said(z), z, interleaved(z, 3))
+
+
+@pytest.mark.parametrize(("thickness", "slices"), [(1.0, [160]), (2.0, [80, 80])])
+def test_a_thin_volume_numbered_odd_then_even_stays_whole(thickness, slices):
+    files = [file_bytes(i, 2.0 * (i % 80) + i // 80, SliceThickness=thickness) for i in range(160)]
+    assert [r["n_slices"] for r in series_of(files)] == slices
