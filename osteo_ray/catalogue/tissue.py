@@ -203,8 +203,8 @@ def slices_apart(peaks: TissuePeaks, h: HuLimits) -> float:
     """HU by which all tissues of one slice lie together above those of another, at most; 0 where none do.
 
     Slices that were rescaled in different ways, or are of two scans, are each plausible, and so may their common peaks
-    be. Muscle differs along the spine, and air may be foam: without fat in both slices (it is narrow, or was moved out of
-    its range), the two count only where they lie further apart than either makes them.
+    be. Muscle differs along the spine, and air may be foam: without fat in both slices (it is narrow, or was moved out
+    of its range), the two count only where they lie further apart than either makes them.
     """
     most = 0.0
     for one, other in permutations(peaks.each, 2):
