@@ -6,6 +6,7 @@ each other end to end and stay together.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -98,7 +99,8 @@ def interleaved(z: np.ndarray, least: int) -> list[list[int]]:
     """The scans of one group whose slices lie between each other, by the order in which the images are numbered.
 
     A scan is numbered from one end to the other; where the numbers come back and go through the same heights again,
-    another scan begins. Empty where there is one scan, or where the numbering follows no order in z.
+    another scan begins. Empty where there is one scan, or where the numbering follows no order in z. One volume may be
+    numbered so, too (odd slices first, or up the odd and down the even): `speaks_for_scans` asks for more.
 
     Args:
         z: [n] mm, in the order of the numbering.
@@ -119,6 +121,51 @@ def interleaved(z: np.ndarray, least: int) -> list[list[int]]:
     if not 2 <= len(runs) <= _MOST_SCANS or not all(len(r) >= least and _even(z[r]) for r in runs):
         return []
     return runs if all(_between(z[a], z[b]) for a, b in pairwise(runs)) else []
+
+
+def speaks_for_scans(rows: Sequence[Row], z: np.ndarray, runs: Sequence[Sequence[int]]) -> bool:
+    """Whether something besides the order of the numbers says that the runs of `interleaved` are scans of their own.
+
+    In this order, the first that says anything: acquisition times (those of one scan follow its slices, or are one to a
+    fraction of a second); uneven steps of all slices together; SpacingBetweenSlices; slice thickness, which a scan of
+    its own covers without gaps. Where two volumes can't be told from one of half the spacing, it stays whole.
+
+    Args:
+        rows, z: the images and their heights, in the order of the numbering.
+    """
+    times = [[rows[i]["acquisition_time"] for i in run] for run in runs]
+    if (by_time := _one_after_another(times)) is not None:
+        return by_time
+    if not _even(np.sort(z)):
+        return True
+    step = float(np.median([np.median(np.abs(np.diff(z[run]))) for run in runs]))
+    for name in ("stated_spacing_mm", "slice_thickness_mm"):
+        known = [r[name] for r in rows if r[name]]
+        if known:
+            return bool(np.median(known) >= (1 - _ODD) * step)
+    return False
+
+
+def _one_after_another(times: Sequence[Sequence[str | None]]) -> bool | None:
+    """Whether each run was acquired before the next begins (or after: the newest may come first); None: not said."""
+    stated = [[_clock(t) for t in run] for run in times]
+    known = [[t for t in run if t is not None] for run in stated]
+    if any(len(k) < len(s) for k, s in zip(known, stated, strict=True)):
+        return None
+    spans = sorted((min(k), max(k)) for k in known)
+    if spans[0][0] == spans[-1][1]:
+        # a fraction is the scanner's own; whole seconds may be what a de-identifier wrote everywhere
+        return False if spans[0][0] % 1 else None
+    return all(a[1] < b[0] for a, b in pairwise(spans))
+
+
+_CLOCK = re.compile(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)")
+
+
+def _clock(time: str | None) -> float | None:
+    """Seconds of the day of a TM to the second; None for all else."""
+    m = _CLOCK.fullmatch(time or "")
+    return int(m[1]) * 3600 + int(m[2]) * 60 + float(m[3]) if m else None
 
 
 def _odd_last(z: np.ndarray) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from osteo_ray.catalogue import checks as g
-from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart, interleaved
+from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart, interleaved, speaks_for_scans
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.people import people, person_of
 from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, unusable, volume_rows
@@ -220,7 +220,7 @@ def _volumes(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
 
 
 def _scans(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
-    """Split scans whose slices interleave and that their numbering alone tells apart; else leave them whole."""
+    """Split scans whose slices interleave, where their numbering and one thing more tell them apart."""
     got = positions(rows) if rows[0]["modality"] == "CT" else None
     # Where two images share a position, which of them is wanted is not for the numbering to say: Q_DUP_SLICES.
     if got is None or unusable(rows, cfg) or collisions(got[1], cfg.geometry.same_position_mm):
@@ -231,7 +231,8 @@ def _scans(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
     order = sorted(range(len(rows)), key=lambda i: (numbers[i], rows[i]["frame"], rows[i]["sop_uid"]))
     if len({(numbers[i], rows[i]["frame"]) for i in order}) < len(rows):
         return [("", rows)]
-    parts = interleaved(got[1][order], cfg.geometry.min_slices)
-    if not parts:
+    z = got[1][order]
+    parts = interleaved(z, cfg.geometry.min_slices)
+    if not parts or not speaks_for_scans([rows[i] for i in order], z, parts):
         return [("", rows)]
     return [(f"scan {k} by numbering", [rows[order[i]] for i in part]) for k, part in enumerate(parts, 1)]

@@ -10,7 +10,6 @@ import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import date
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from osteo_ray.catalogue.people import birth_mark, name_mark
 from osteo_ray.catalogue.pixel_meaning import Stated, line_of, meaning_of
 from osteo_ray.catalogue.subject import SubjectTags, not_a_patient
 from osteo_ray.dicom.sources import Entry
-from osteo_ray.dicom.tags import Header, number_of, numbers_of, text_of, words_of
+from osteo_ray.dicom.tags import Header, date_of, number_of, numbers_of, text_of, words_of
 from osteo_ray.outcomes import Phase, Rejected, State
 from osteo_ray.patients.identity import normalised, patient_key
 
@@ -54,6 +53,8 @@ INSTANCE = pa.schema(
         ("kvp", pa.float64()),
         ("convolution_kernel", pa.string()),
         ("slice_thickness_mm", pa.float64()),
+        ("stated_spacing_mm", pa.float64()),  # SpacingBetweenSlices: nominal, and often absent or wrong
+        ("acquisition_time", pa.string()),
         ("series_number", pa.int64()),
         ("acquisition_number", pa.int64()),
         ("acquisition_uid", pa.string()),
@@ -145,16 +146,21 @@ def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[d
     if per_frame and len(per_frame) != frames:
         raise _broken("BAD_FRAMES", f"{frames} frames, but {len(per_frame)} per-frame functional groups")
     rows = []
+    last: dict[str, Any] = {}
+    whole, common = h, base
     for i in range(frames):
         own = per_frame[i] if per_frame else {}
-        whole = _with_converted(h, shared, own)
-        common = base if whole is h else _common(entry, whole, crc, cfg, uids)
+        found = _converted(shared, own)
+        if found != last:  # most frames say what the one before says
+            last, whole = found, _with_converted(h, found)
+            common = _common(entry, whole, crc, cfg, uids) if found else base
         rows.append(_frame(common, i, shared, own, whole))
     return rows
 
 
 _CONVERTED = frozenset(
     (
+        *("slice_spacing", "acquisition_time"),
         *("kvp", "kernel", "slice_thickness", "recon_diameter", "acquisition_number", "acquisition_uid", "body_part"),
         *("contrast_agent", "contrast_route", "contrast_volume", "contrast_dose", "contrast_start"),
         *("contrast_ingredient", "agent_sequence", "route_sequence", "series_description", "protocol", "derivation"),
@@ -163,16 +169,18 @@ _CONVERTED = frozenset(
 )
 
 
-def _with_converted(h: Header, shared: dict, own: dict) -> Header:
-    """The header as the frame's own slice had it, where the object was made of single slices (PS3.3 A.70).
+def _converted(shared: dict, own: dict) -> dict[str, Any]:
+    """What the frame's own slice said, where the object was made of single slices (PS3.3 A.70).
 
     A converter leaves what has no functional group of its own (tube voltage, kernel, contrast agent) in sequences of
     "unassigned" attributes.
     """
     items = [*shared.get("converted_shared", ()), *own.get("converted_frame", ())]
-    found = {k: v for item in items for k, v in item.items() if k in _CONVERTED}
-    if not found:
-        return h
+    return {k: v for item in items for k, v in item.items() if k in _CONVERTED}
+
+
+def _with_converted(h: Header, found: dict[str, Any]) -> Header:
+    """The header as the frame's own slice had it."""
     values = {k: v for k, v in found.items() if isinstance(v, bytes)}
     groups = {k: v for k, v in found.items() if not isinstance(v, bytes)}
     return replace(h, values=h.values | values, groups=h.groups | groups)
@@ -235,6 +243,8 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "kvp": kvp,
         "convolution_kernel": kernel,
         "slice_thickness_mm": _finite(h.number("slice_thickness")),
+        "stated_spacing_mm": _finite(h.number("slice_spacing")),
+        "acquisition_time": text("acquisition_time"),
         "series_number": _whole(series_number),
         "acquisition_number": _whole(acquisition),
         "acquisition_uid": text("acquisition_uid"),
@@ -387,6 +397,7 @@ def _frame(base: dict[str, Any], i: int, shared: dict, own: dict, h: Header) -> 
         ("iop", numbers_of(group("plane_orientation").get("iop"), 6)),
         ("pixel_spacing", numbers_of(measures.get("pixel_spacing"), 2)),
         ("slice_thickness_mm", number_of(measures.get("slice_thickness"))),
+        ("stated_spacing_mm", _finite(number_of(measures.get("slice_spacing")))),
         ("slope", number_of(value.get("slope"))),
         ("intercept", number_of(value.get("intercept"))),
         ("convolution_kernel", text_of(group("reconstruction").get("kernel"))),
@@ -457,15 +468,6 @@ def age_years(age: str | None, birth: str | None, study: str | None) -> float | 
         stated = round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)
         if stated <= _OLDEST_Y:
             return stated
-    b, s = _date(birth), _date(study)
+    b, s = date_of(birth), date_of(study)
     years = (s - b).days / 365.25 if b and s else -1.0
     return round(years, 4) if 0 <= years <= _OLDEST_Y else None  # a placeholder date is no age
-
-
-def _date(v: str | None) -> date | None:
-    if not v or not re.fullmatch(r"\d{8}", v):
-        return None
-    try:
-        return date(int(v[:4]), int(v[4:6]), int(v[6:]))
-    except ValueError:
-        return None

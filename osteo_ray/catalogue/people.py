@@ -3,8 +3,9 @@
     for members in people(rows, person_of, by_name=True): ...          # the rows of one person each
 
 Numbers are left out, reused and mistyped ("ANON", an emergency's number), so that equal ones do not make one person.
-What else a header states of a person (name, birth date, sex, age) tells two apart. Of name and birth date the index
-holds 16 bits of a keyed digest: enough to see that two differ, too few to find out whose they are.
+What else a header states of a person (name, birth date, sex, age) tells two apart. Of the name the index holds 16 bits
+of a keyed digest, of the birth date 5: the age stands beside it, and with more bits most dates could be computed from
+the two. What whoever has the key can compute all the same: docs/decisions/privacy.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
+
+from osteo_ray.dicom.tags import date_of
 
 Row = dict[str, Any]
 
@@ -38,8 +41,9 @@ def name_mark(digest: bytes | None, key: str | None) -> int | None:
 
 @lru_cache(maxsize=4096)
 def birth_mark(birth_date: str | None, key: str | None) -> int | None:
-    """16 bits that stand for a birth date; None: no date."""
-    return _mark(b"birth" + birth_date.encode(), key) if birth_date else None
+    """5 bits that stand for a birth date, in either form in which DICOM writes it; None: no date, or a placeholder."""
+    born = date_of(birth_date)
+    return _mark(b"birth" + born.isoformat().encode(), key) & 0b11111 if born else None
 
 
 def _mark(text: bytes, key: str | None) -> int:
@@ -68,10 +72,10 @@ def differ(a: Person, b: Person, by_name: bool) -> bool:
     Args:
         by_name: whether names count. Under one number they don't: people marry, and names are written anew.
     """
-    if a.birth is not None and b.birth is not None:
-        if a.birth != b.birth:
-            return True
-    elif a.age_y is not None and b.age_y is not None and abs(a.age_y - b.age_y) > _AGE_Y:
+    if a.birth is not None and b.birth is not None and a.birth != b.birth:
+        return True
+    # also where the marks of the birth dates are equal: one in 32 pairs of dates share theirs
+    if a.age_y is not None and b.age_y is not None and abs(a.age_y - b.age_y) > _AGE_Y:
         return True
     if a.sex is not None and b.sex is not None and a.sex != b.sex:
         return True

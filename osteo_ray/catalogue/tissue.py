@@ -29,6 +29,7 @@ FEWEST = 150  # averaged pixels that make a peak
 FEWEST_BONE = 60  # of bone in one slice: a part of a vertebra
 LEAST_BEHIND = 0.05  # of a single slice; bowel full of agent may lie before the spine, but hardly this much
 FEWEST_FAT = 800  # of fat: in the thin, a narrow rim is mostly edge, and reads too bright
+WITHOUT_FAT_HU = 60.0  # muscle with fat in it above foam came to 38 HU, which looks like another scale
 PROMINENT = 1.8  # a peak's height against the mean of its range
 SMOOTH_HU = 4.0
 # of fat wide, so that fat that was moved far is found and judged, and not taken for missing
@@ -202,13 +203,17 @@ def slices_apart(peaks: TissuePeaks, h: HuLimits) -> float:
     """HU by which all tissues of one slice lie together above those of another, at most; 0 where none do.
 
     Slices that were rescaled in different ways, or are of two scans, are each plausible, and so may their common peaks
-    be. Muscle differs along the spine, and air may be foam: one of them alone says nothing.
+    be. Muscle differs along the spine, and air may be foam: without fat in both slices (it is narrow, or was moved out
+    of its range), the two count only where they lie further apart than either makes them.
     """
     most = 0.0
     for one, other in permutations(peaks.each, 2):
         steps = [a - b for a, b in zip(one, other, strict=True) if a is not None and b is not None]
         if len(steps) > 1 and max(steps) - min(steps) <= h.shift_agreement:
-            most = max(most, sum(steps) / len(steps))
+            apart = sum(steps) / len(steps)
+            fat_seen = one[0] is not None and other[0] is not None
+            if fat_seen or apart > WITHOUT_FAT_HU:
+                most = max(most, apart)
     return most
 
 

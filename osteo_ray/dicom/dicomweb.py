@@ -19,7 +19,7 @@ from typing import Any
 
 from osteo_ray.dicom.codecs import AS_RETRIEVED
 from osteo_ray.dicom.sources import Entry
-from osteo_ray.dicom.tags import FREE_TEXT, SEQUENCES, TAGS, Header, name_digest
+from osteo_ray.dicom.tags import FREE_TEXT, IN_ITEMS, SEQUENCES, TAGS, Header, name_digest
 from osteo_ray.io.uris import refuse_password
 
 _PAGE = 200
@@ -189,7 +189,7 @@ def _item(item: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, element in item.items():
         tag = _little(key)
-        name = TAGS.get(tag)
+        name = IN_ITEMS.get(tag)
         if name is not None:
             out[name] = [_item(x) for x in element.get("Value", [])] if tag in SEQUENCES else _bytes(element, name)
     return out

@@ -22,6 +22,7 @@ from osteo_ray.dicom.tags import (
     EXPLICIT_LE,
     FRAME_GROUPS,
     IMPLICIT_LE,
+    IN_ITEMS,
     ITEM,
     ITEM_END,
     LONG_VR,
@@ -32,6 +33,7 @@ from osteo_ray.dicom.tags import (
     SEQUENCES,
     SHORT_VR,
     TAGS,
+    UNCOUNTED,
     UNDEFINED,
     VR_HEAD,
     Header,
@@ -163,8 +165,15 @@ def _inflate(raw: bytes, cap: int) -> tuple[bytes, bool]:
     return out, d.eof
 
 
+def _nothing(_: object) -> None:
+    """In place of what notes an element's head, where none is needed."""
+
+
 class _Walk:
-    """One pass over one header; counts elements over all levels."""
+    """One pass over one header; counts elements over all levels.
+
+    Inside a frame's unassigned attributes only kept sequences count: the length of a header bounds the others.
+    """
 
     def __init__(self, limits: Limits, complete: bool):
         self.left = limits.max_elements
@@ -280,9 +289,22 @@ class _Walk:
         h.truncated = ln != UNDEFINED and val + ln > total
 
     def items(
-        self, buf: bytes, pos: int, length: int, explicit: bool, big: bool, depth: int, keep: bool, total: int
+        self,
+        buf: bytes,
+        pos: int,
+        length: int,
+        explicit: bool,
+        big: bool,
+        depth: int,
+        keep: bool,
+        total: int,
+        counted: bool = True,
     ) -> tuple[list[dict], int]:
-        """Items of one sequence, kept as nested dicts or only passed over; returns them and the position after."""
+        """Items of one sequence, kept as nested dicts or only passed over; returns them and the position after.
+
+        Args:
+            counted: whether the elements of the items count. An item that is kept always does: it costs memory.
+        """
         if depth > self.max_depth:
             raise _bad("TOO_DEEP", f"sequences nested deeper than {self.max_depth}")
         if length != UNDEFINED and (not keep or pos + length > total):
@@ -297,11 +319,12 @@ class _Walk:
         out: list[dict] = []
         head = struct.Struct(">HHI" if big else "<HHI").unpack_from
         while pos < end:
-            self._count()
+            if counted or keep:
+                self._count()
+                self.spans += (pos, pos + 8)
             self._need(buf, pos + 8)
             group, element, ln = head(buf, pos)
             tag = element << 16 | group
-            self.spans += (pos, pos + 8)
             pos += 8
             if tag == SEQ_END:
                 break
@@ -312,27 +335,39 @@ class _Walk:
                 if pos > total:
                     raise _bad("TRUNCATED_HEADER", f"an item before byte {pos} runs past the end of the file")
                 continue
-            item, pos = self.item(buf, pos, ln, explicit, big, depth, keep, total)
+            item, pos = self.item(buf, pos, ln, explicit, big, depth, keep, total, counted)
             if keep:
                 out.append(item)
         return out, pos
 
     def item(
-        self, buf: bytes, pos: int, length: int, explicit: bool, big: bool, depth: int, keep: bool, total: int
+        self,
+        buf: bytes,
+        pos: int,
+        length: int,
+        explicit: bool,
+        big: bool,
+        depth: int,
+        keep: bool,
+        total: int,
+        counted: bool,
     ) -> tuple[dict, int]:
+        """One item, as its kept elements by name, and the position after it."""
         end = 1 << 62 if length == UNDEFINED else pos + length
         if length != UNDEFINED and end > total:
             raise _bad("TRUNCATED_HEADER", f"an item at byte {pos} claims {length} bytes, past the end of the file")
         order = ">" if big else "<"
         out: dict = {}
+        span = self.spans.extend if counted else _nothing  # a layout is never learned of an object with frames
         while pos < end:
-            self._count()
+            if counted:
+                self._count()
             self._need(buf, pos + 8)
             group, element = struct.unpack_from(order + "HH", buf, pos)
             tag = element << 16 | group
             vr = buf[pos + 4 : pos + 6]
             if tag == ITEM_END:
-                self.spans += (pos, pos + 8)
+                span((pos, pos + 8))
                 return out, pos + 8
             if explicit and vr in LONG_VR:
                 self._need(buf, pos + 12)
@@ -341,18 +376,19 @@ class _Walk:
                 ln, val = struct.unpack_from(order + "H", buf, pos + 6)[0], pos + 8
             else:
                 ln, val = struct.unpack_from(order + "I", buf, pos + 4)[0], pos + 8
-            self.spans += (pos, val)
+            span((pos, val))
             if ln == UNDEFINED or (keep and tag in SEQUENCES):
                 wanted = keep and tag in SEQUENCES
-                items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, depth + 1, wanted, total)
+                count = counted and tag not in UNCOUNTED
+                items, pos = self.items(buf, val, ln, explicit and vr != b"UN", big, depth + 1, wanted, total, count)
                 if wanted:
                     out[TAGS[tag]] = items
                 continue
             if val + ln > total:
                 raise _bad("TRUNCATED_HEADER", f"element ({group:04X},{element:04X}) claims {ln} bytes, past the end")
-            if keep and tag in TAGS:
+            if keep and tag in IN_ITEMS:
                 self._need(buf, val + ln)
-                out[TAGS[tag]] = buf[val : val + ln]
+                out[IN_ITEMS[tag]] = buf[val : val + ln]
             pos = val + ln
         return out, pos
 

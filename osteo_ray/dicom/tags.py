@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -36,6 +37,7 @@ TAGS: dict[int, str] = {
     _t(0x0008, 0x0018): "sop_uid",
     _t(0x0008, 0x0017): "acquisition_uid",
     _t(0x0008, 0x0020): "study_date",
+    _t(0x0008, 0x0032): "acquisition_time",
     _t(0x0008, 0x0060): "modality",
     _t(0x0008, 0x0070): "manufacturer",
     _t(0x0008, 0x1030): "study_description",
@@ -58,6 +60,7 @@ TAGS: dict[int, str] = {
     _t(0x0018, 0x0015): "body_part",
     _t(0x0018, 0x0050): "slice_thickness",
     _t(0x0018, 0x0060): "kvp",
+    _t(0x0018, 0x0088): "slice_spacing",
     _t(0x0018, 0x1030): "protocol",
     _t(0x0018, 0x1040): "contrast_route",
     _t(0x0018, 0x1041): "contrast_volume",
@@ -137,6 +140,10 @@ FREE_TEXT = frozenset(
     ("series_description", "study_description", "protocol", "derivation", "contrast_agent", "contrast_route", "species")
 ) | {"code_meaning"}
 SEQUENCES = frozenset(t for t, name in TAGS.items() if name in _KEPT_SEQUENCES)
+# Of every frame a converter leaves dozens of attributes here, and thousands of frames are sound: they don't count.
+UNCOUNTED = frozenset(t for t, name in TAGS.items() if name in ("converted_shared", "converted_frame"))
+# What is kept of a sequence's items: a person's name is read at the top level alone, as a digest.
+IN_ITEMS = {t: name for t, name in TAGS.items() if name != "patient_name"}
 PIXELS = frozenset((_t(0x7FE0, 0x0010), _t(0x7FE0, 0x0008), _t(0x7FE0, 0x0009)))
 MODALITY = _t(0x0008, 0x0060)
 # one look-up a VR (where its value begins) and one a tag (what to do with it): the parser's inner loop
@@ -225,8 +232,9 @@ _IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")
 def _east_asian(v: bytes) -> list[str]:
     """Chinese, Japanese or Korean words in text that does not state its character set, as many systems write it.
 
-    In which of the sets it was written is not known: the words of each in which it is valid. Western text has no two
-    accented letters of which two ideographs could be made.
+    In which of the sets it was written is not known: the words of each in which it is valid. Of Western text, too,
+    ideographs may be made (an accented letter and the letter after it, as in "général"), but not those of a phrase that
+    is looked for; and what is looked for in the text as it stands is found there, whatever follows it.
     """
     found = []
     for codec in _UNSTATED:
@@ -244,10 +252,28 @@ _NO_LETTER = re.compile(rb"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]+")
 def name_digest(name: bytes) -> bytes:
     """What a header keeps of a person's name: enough to see whether two are one, and no name.
 
-    Case, signs and the name's other spellings (ideographic, phonetic) count for nothing; b"" where nothing is left.
+    Family and given name count; middle name, titles, case, signs and the name's other spellings (ideographic, phonetic)
+    don't, for not every system writes them. b"" where nothing is left.
     """
-    plain = _NO_LETTER.sub(b"", name.split(b"=")[0].upper())
+    family_and_given = b"".join(name.split(b"=")[0].split(b"^")[:2])
+    plain = _NO_LETTER.sub(b"", family_and_given.upper())
     return hashlib.blake2b(plain, digest_size=8).hexdigest().encode() if plain else b""
+
+
+_DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)")
+_FIRST_YEAR = 1850  # of a living person's birth; earlier dates (00010101) are placeholders
+
+
+@lru_cache(maxsize=4096)
+def date_of(text: str | None) -> date | None:
+    """A DA in its present form or in that of ACR-NEMA (1950.01.01); None for what is no date."""
+    m = _DATE.fullmatch(text.strip()) if text else None
+    if m is None or int(m[1]) < _FIRST_YEAR:
+        return None
+    try:
+        return date(int(m[1]), int(m[3]), int(m[4]))
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=8192)

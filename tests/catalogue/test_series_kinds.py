@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from ct_making import gate, series_of, stack
-from series_kinds_making import CASES, Case, end_of, rows_of
+from unittest.mock import Mock
 
+import pytest
+from ct_making import gate, header_rows, series_of, stack
+from series_kinds_making import CASES, Case, end_of, enhanced, rows_of
+
+from osteo_ray.catalogue import instances
 from osteo_ray.catalogue.contrast import stated
 from osteo_ray.catalogue.phrases import compiled, tokens
 from osteo_ray.catalogue.pixel_meaning import Stated, explanation, line_of, meaning_of, table
@@ -39,6 +42,14 @@ def test_values_near_hu_say_that_they_are_not_comparable():
     assert explanation("effective atomic number", "Z_EFF").endswith("not HU")
     assert "rescale type HU*" in explanation("calcium-suppressed", "HU*")
     assert "rescale type" not in explanation("calcium-suppressed", "HU")
+
+
+def test_what_converted_frames_repeat_is_read_once(monkeypatch):
+    common = Mock(wraps=instances._common)
+    monkeypatch.setattr(instances, "_common", common)
+    rows = header_rows(enhanced(20, converted={"KVP": 80, "ContrastBolusAgent": "OMNIPAQUE"}))
+    assert [(r["frame"], r["kvp"], r["contrast"]) for r in rows] == [(i, 80.0, "contrast") for i in range(20)]
+    assert common.call_count == 2  # of the object, and of its frames
 
 
 def test_unknown_contrast_is_a_warning_of_its_own():

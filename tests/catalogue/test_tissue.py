@@ -75,6 +75,14 @@ def test_a_slice_with_other_muscle_or_other_air_alone_is_no_other_scale():
     assert slices_apart(peaks, CFG.hu) == pytest.approx(0, abs=6)
 
 
+def test_without_fat_muscle_and_air_are_no_other_scale():
+    """Muscle with fat in it above a foam mattress: one study, in whose slices no fat was seen."""
+    thin = ((None, 2.0, -998.0), (None, 20.0, -980.0), (None, 40.0, -962.0))
+    assert slices_apart(TissuePeaks(None, 20.0, -980.0, each=thin), CFG.hu) == 0
+    fat = tuple((-102.0 + i, *rest) for (_, *rest), i in zip(thin, (0, 18, 36), strict=True))
+    assert slices_apart(TissuePeaks(None, 20.0, -980.0, each=fat), CFG.hu) > CFG.hu.slice_shift
+
+
 def test_darker_fat_is_right_at_a_low_voltage():
     p = TissuePeaks(fat=-122.0, muscle=55.0, air=-1000.0)
     assert (q_hu(p, 80.0, CFG).verdict, q_hu(p, 120.0, CFG).verdict, q_hu(p, None, CFG).verdict) == (

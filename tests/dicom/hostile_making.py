@@ -47,6 +47,16 @@ def nested(depth: int) -> bytes:
     return open_ + close
 
 
+def unassigned(items: int, elements: int, frames: int, known: bytes = b"") -> bytes:
+    """Groups of some frames, each with items of unassigned attributes (0020,9171): so many unknown, and the known."""
+
+    def item(inside: bytes) -> bytes:
+        return b"\xfe\xff\x00\xe0" + struct.pack("<I", len(inside)) + inside
+
+    attributes = known + element(0x20, 0x4000, b"LT", b"x ") * elements
+    return element(0x5200, 0x9230, b"SQ", item(element(0x20, 0x9171, b"SQ", item(attributes) * items)) * frames)
+
+
 def deflate_bomb(zeros: int) -> bytes:
     """A deflated data set whose private element inflates to `zeros` bytes before the pixels come."""
     whole = file_bytes(syntax="1.2.840.10008.1.2.1.99")

@@ -15,6 +15,7 @@ from ct_making import ROOT, dataset, file_bytes, header_rows, pixels, series_of,
 from osteo_ray.catalogue.build import build
 from osteo_ray.catalogue.config import IndexConfig, Limits
 from osteo_ray.dicom.decode_guard import DecodeGuard
+from osteo_ray.dicom.header import read_header
 from osteo_ray.dicom.sources import file_uri
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.outcomes import Rejected
@@ -204,10 +205,25 @@ def test_a_series_survives_one_broken_slice():
     assert rows[0]["state"] is None
 
 
+def test_what_a_converter_leaves_of_a_thousand_frames_is_no_flood():
+    """52 unassigned attributes a frame, two of them known here, and a name, which is never kept of an item."""
+    name = hostile.element(0x10, 0x10, b"PN", b"Roe^Jane")
+    kvp = hostile.element(0x18, 0x60, b"DS", b"80")
+    many = hostile.before(file_bytes(), b"\xe0\x7f\x10\x00", hostile.unassigned(1, 50, 1000, name + kvp))
+    groups = read_header(lambda n: many[:n], len(many), Limits()).groups["frame_groups"]
+    assert groups == [{"converted_frame": [{"kvp": b"80"}]}] * 1000
+
+
 def test_tiny_limits_are_honoured():
     with pytest.raises(Rejected, match="VOXEL_CAP"):
         header_rows([file_bytes()], IndexConfig(limits=Limits(max_side=8)))
+    pixels_begin = b"\xe0\x7f\x10\x00"
+    few = Limits(max_elements=100)
+    for items, code in ((1, "BAD_FRAMES"), (90, "TOO_MANY_ELEMENTS")):  # one frame with groups of two, or a flood
+        flood = hostile.before(file_bytes(), pixels_begin, hostile.unassigned(items, 150, 2))
+        with pytest.raises(Rejected, match=code):
+            header_rows([flood], IndexConfig(limits=few))
     private = b"".join(hostile.element(9, 0x10 + k, b"SH", b"") for k in range(150))
     many = hostile.before(file_bytes(), b"\x20\x00\x0d\x00", private)
     with pytest.raises(Rejected, match="TOO_MANY_ELEMENTS"):
-        header_rows([many], IndexConfig(limits=Limits(max_elements=100)))
+        header_rows([many], IndexConfig(limits=few))
