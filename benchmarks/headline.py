@@ -331,7 +331,8 @@ def of_policies(cfg: Ablation) -> tuple[list[dict[str, Any]], list[dict[str, Any
     rows = [
         {k.replace("drlis_ahead", "first_ahead"): v for k, v in r.items()} for r in selectors(cfg, POLICIES)
     ]  # fmt: skip
-    bars, shown = [], ["arm", "cohorts", "decoded", "on_l1_l4_percent", "mid_third_percent", "auc", "first_ahead"]
+    bars: list[dict[str, Any]] = []
+    picked, read = ["arm", "cohorts", "decoded", "on_l1_l4_percent", "mid_third_percent"], ["arm", "auc", "first_ahead"]
     parts = [
         f"""# Policies trained on the cohorts: other seeds, rewards and budgets
 
@@ -350,7 +351,8 @@ judges the {cfg.test_people:,} test people of seed {cfg.test_seed}. In brackets 
             if r["arm"] != HERE:
                 bars.append(bar(f"{HERE} less {r['arm']}, AUC, {scans}", round(r["ahead"], 4), round(r["ahead_low"], 4),
                                 round(r["ahead_high"], 4)))  # fmt: skip
-        parts.append(f"## {scans.capitalize()}\n\n{table(rows, named('selectors', scans), shown)}")
+        tables_of = [table(rows, named("selectors", scans), columns) for columns in (picked, read)]
+        parts.append("\n".join([f"## {scans.capitalize()}\n", *tables_of]))
     return rows, bars, "\n".join(parts)
 
 

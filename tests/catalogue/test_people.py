@@ -133,6 +133,11 @@ def said(z, **stated) -> list[dict]:
     return [{**silent, **{k: v(i) if callable(v) else v for k, v in stated.items()}} for i in range(len(z))]
 
 
+def half_a_minute_later(i: int) -> str:
+    """Acquisition time of the i-th image: the second forty were scanned apart."""
+    return f"1015{10 + i // 40 * 30}"
+
+
 HALF_A_STEP = np.r_[STEPS, STEPS + 1]
 UP_AND_DOWN = np.r_[STEPS, (STEPS + 1)[::-1]]
 
@@ -146,12 +151,12 @@ UP_AND_DOWN = np.r_[STEPS, (STEPS + 1)[::-1]]
         ({"slice_thickness_mm": 2.0}, True),  # each fills its steps
         ({"slice_thickness_mm": 2.0, "stated_spacing_mm": 1.0}, False),  # one volume of slices that overlap
         ({"slice_thickness_mm": 1.0, "stated_spacing_mm": 2.0}, True),
-        ({"slice_thickness_mm": 1.0, "acquisition_time": lambda i: f"1015{10 + i // 40 * 30}"}, True),
+        ({"slice_thickness_mm": 1.0, "acquisition_time": half_a_minute_later}, True),
         ({"slice_thickness_mm": 2.0, "acquisition_time": "101523.437"}, False),  # reconstructed at half a step
         ({"slice_thickness_mm": 2.0, "acquisition_time": "000000"}, True),  # a de-identifier's
         ({"slice_thickness_mm": 2.0, "acquisition_time": ""}, True),
     ],
-    ids=str,
+    ids=lambda v: str({k: getattr(x, "__name__", x) for k, x in v.items()}) if isinstance(v, dict) else str(v),
 )
 def test_numbering_alone_makes_no_two_scans(z, stated, several):
     assert speaks_for_scans(said(z, **stated), z, interleaved(z, 3)) == several
