@@ -72,7 +72,7 @@ PIECES = (
 
 def study_of(layout: str, codec: str) -> Study:
     """From the recorded measurements."""
-    layouts = {r["layout"]: r for r in recorded("archive-requests")}
+    layouts = {r["layout"]: r for r in recorded("archive-requests") if r["table"] == "layouts"}
     breakdown = recorded("screening-breakdown")
     total_ms = next(r for r in breakdown if r["table"] == "stages" and r["stage"] == "total")[CODECS[codec]]
     read = {r["codec"].replace("-", "_"): r["mb_read"] for r in breakdown if r["table"] == "read"}
