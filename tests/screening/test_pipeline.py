@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,8 @@ def hostile():
                 return
             for c in psutil.net_connections("tcp"):
                 if c.laddr and c.laddr.port == peer[1] and c.pid:
-                    os.kill(c.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # reads run side by side: another one has killed it already
+                        os.kill(c.pid, signal.SIGKILL)
             conn.close()
 
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as deadly:
