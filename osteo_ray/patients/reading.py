@@ -16,13 +16,13 @@ from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
 from osteo_ray.patients.units import (
     UnitError,
+    as_meant,
     contradict,
     feature_factor,
     fitting_units,
     of_t_score,
     unit_in_name,
     units_that_fit,
-    written,
 )
 from osteo_ray.patients.values import (
     BAD,
@@ -222,9 +222,9 @@ class Reading:
             named: whether `column` is a column of the feature alone.
         """
         refused, known, used = np.zeros(len(values), bool), ~np.isnan(values), q.unit or f.unit
-        own = {written(k): v for k, v in self.mapping.units.items()}
+        own = self.mapping.units
         in_name = unit_in_name(plain(column)) if named else None
-        if in_name and known.any() and contradict(own.get(written(in_name), in_name), used, f):
+        if in_name and known.any() and contradict(as_meant(in_name, own), used, f):
             what = f"{chunk.source}, column {column!r}: its name says {in_name!r}"
             if q.unit is not None:
                 self.found.note(f"{what}, the mapping {q.unit!r}, which counts; is it right?")
@@ -233,7 +233,7 @@ class Reading:
                 refused |= known
         if units is not None:
             which, texts = texts_of(units, as_written)
-            other = [k for k, u in enumerate(texts) if u and contradict(own.get(written(u), u), used, f)]
+            other = [k for k, u in enumerate(texts) if u and contradict(as_meant(u, own), used, f)]
             by_row = np.isin(which, other) & known
             for row in np.flatnonzero(by_row):
                 self.found.problem(
@@ -403,8 +403,7 @@ class Reading:
             return np.zeros(len(values), bool)
         m = self.mapping
         which, stated = texts_of(units, as_written)
-        own = {written(k): v for k, v in m.units.items()}
-        fits = [u.casefold() in m.missing_texts or of_t_score(own.get(written(u), u)) for u in stated]
+        fits = [u.casefold() in m.missing_texts or of_t_score(as_meant(u, m.units)) for u in stated]
         known = ~np.isnan(values)
         for k in (k for k, fit in enumerate(fits) if fit is None and known[which == k].any()):
             self.found.note(

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -98,25 +99,15 @@ def read(
     Raises:
         RecordsError: a file that can't be read, or that the mapping does not fit.
     """
-    for frame in _frames(source, mapping, pseudonym_key, identity, found, site):
-        _count_contradictions(frame, found)
-        yield frame
-
-
-def _frames(
-    source: str | Path | Sequence[str | Path],
-    mapping: str | Path | Mapping | None,
-    pseudonym_key: str | None,
-    identity: IdentityConfig,
-    found: Findings,
-    site: str | None,
-) -> Iterator[pd.DataFrame]:
     with ExitStack() as stack:
         files = [f for s in _listed(source) for f in _files(s, stack, found)]
         fhir = [f for f in files if kind_of(f[1]) in FHIR]
-        yield from _fhir(fhir, mapping, pseudonym_key, identity, found, site) if fhir else ()
-        for path, name in (f for f in files if kind_of(f[1]) not in FHIR):
-            yield from _table(path, name, mapping, pseudonym_key, identity, found, site)
+        pieces = [_fhir(fhir, mapping, pseudonym_key, identity, found, site)] if fhir else []
+        tables = (f for f in files if kind_of(f[1]) not in FHIR)
+        pieces += [_table(path, name, mapping, pseudonym_key, identity, found, site) for path, name in tables]
+        for frame in chain.from_iterable(pieces):
+            _count_contradictions(frame, found)
+            yield frame
 
 
 def _count_contradictions(frame: pd.DataFrame, found: Findings) -> None:

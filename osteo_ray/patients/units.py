@@ -182,18 +182,23 @@ def _ucum_factor(code: str, to: str, molar_mass: float | None) -> float | None:
     return None
 
 
+def as_meant(unit: str, own: Mapping[str, str] | None) -> str:
+    """A unit as a mapping's `units:` means it (any case, any blanks); as written where that says nothing of it."""
+    known = {written(k): v for k, v in own.items()} if own else {}
+    return known.get(written(unit), unit)
+
+
 def feature_factor(
     unit: str, f: Feature, molar_mass: float | None = None, own: Mapping[str, str] | None = None
 ) -> float:
-    """Factor from `unit` to a feature's own unit. `own` is a mapping's `units:`, asked first (any case, any blanks).
+    """Factor from `unit` to a feature's own unit. `own` is a mapping's `units:`, asked first (`as_meant`).
 
     Raises:
         UnitError: no unit, one that is not known, or one that measures something else.
     """
     if not unit.strip() and f.unit != "1":
         raise UnitError(f"no unit; {f.name} is measured in {f.unit}{_NO_UNIT}")
-    known = {written(k): v for k, v in own.items()} if own else {}
-    unit = known.get(written(unit), unit)
+    unit = as_meant(unit, own)
     if f.name in _VALENCE and written(unit) == "meq/l":
         return 1 / _VALENCE[f.name]
     return factor(unit, f.unit, f.molar_mass if molar_mass is None else molar_mass)
