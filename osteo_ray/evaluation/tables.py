@@ -29,12 +29,13 @@ import pyarrow.dataset as pads
 from osteo_ray.evaluation.hu_rule import l1_l2_hu
 from osteo_ray.outcomes import InputError, State
 from osteo_ray.patients.config import SitePatientKeys
+from osteo_ray.patients.dates import days
 from osteo_ray.patients.events import days_of
 from osteo_ray.patients.identity import normalised, patient_key
 from osteo_ray.patients.mapping import Mapping, folded
 from osteo_ray.patients.readers import TABLES, chunks, kind_of
 from osteo_ray.patients.timeline import latest_per_patient
-from osteo_ray.patients.values import BAD, OK, days, no_id
+from osteo_ray.patients.values import BAD, OK, no_id
 
 HU_RULE = "l1_l2_hu"
 """Mean HU of L1 and L2 at 120 kVp; worked out where results hold `hu_by_level`."""

@@ -15,6 +15,7 @@ import yaml
 from osteo_ray.io.store import local_file
 from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import draft_names as names
+from osteo_ray.patients.dates import date_forms, day, days, which_first
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.mapping import Mapping, Numbers
 from osteo_ray.patients.readers import FHIR, Chunk, chunks, first_rows, kind_of
@@ -28,7 +29,7 @@ from osteo_ray.patients.units import (
     unit_like,
     units_that_fit,
 )
-from osteo_ray.patients.values import BAD, OK, as_written, date_forms, day, days, number, numbers, plain, which_first
+from osteo_ray.patients.values import BAD, OK, as_written, number, numbers, plain
 
 ROWS = 2000
 """Rows that a proposal looks at."""

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic_core import from_json
 
+from osteo_ray.patients.dates import age_at, moment
 from osteo_ray.patients.fhir_patients import Subjects, canonical
 from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
 from osteo_ray.patients.long import TestNames
@@ -27,7 +28,6 @@ from osteo_ray.patients.readers.compressed import open_bytes
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.units import contradict
-from osteo_ray.patients.values import age_at, moment
 
 _LOINC = ("http://loinc.org", "https://loinc.org", "http://www.loinc.org", "urn:oid:2.16.840.1.113883.6.1", "loinc")
 _UCUM = ("http://unitsofmeasure.org", "https://unitsofmeasure.org", "urn:oid:2.16.840.1.113883.6.8")

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from osteo_ray.patients.dates import birth
 from osteo_ray.patients.identity import says_none
 from osteo_ray.patients.mapping import Fhir
 from osteo_ray.patients.reading import Reading
-from osteo_ray.patients.values import OK, birth, no_id
+from osteo_ray.patients.values import OK, no_id
 
 _HISTORY = re.compile(r"/_history/[^/]+$")
 _TAIL = re.compile(r"(?:^|/)(Patient/[^/]+)$")

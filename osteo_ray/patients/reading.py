@@ -24,18 +24,7 @@ from osteo_ray.patients.units import (
     unit_in_name,
     units_that_fit,
 )
-from osteo_ray.patients.values import (
-    BAD,
-    BOUND,
-    OK,
-    as_written,
-    coded,
-    no_id,
-    number_hint,
-    numbers,
-    plain,
-    texts_of,
-)
+from osteo_ray.patients.values import BAD, BOUND, OK, as_written, coded, no_id, number_hint, numbers, plain, texts_of
 
 _ENOUGH = 10
 """Values from which the median of a column says something about its unit."""

@@ -8,26 +8,14 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
+from osteo_ray.patients.dates import age_at, births, century_before, date_hint, exchanged, moments
 from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
 from osteo_ray.patients.mapping import Mapping
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
 from osteo_ray.patients.units import unit_like
-from osteo_ray.patients.values import (
-    BAD,
-    Parsed,
-    age_at,
-    as_written,
-    births,
-    century_before,
-    coded,
-    date_hint,
-    exchanged,
-    moments,
-    plain,
-    texts_of,
-)
+from osteo_ray.patients.values import BAD, Parsed, as_written, coded, plain, texts_of
 
 _ENOUGH, _SHARED = 5, 0.1  # patients of one birth date, and their share, that are no chance
 _SIGNS = {"<", ">", "<=", ">=", "=<", "=>", "≤", "≥"}

@@ -6,9 +6,10 @@ import pytest
 
 from osteo_ray.config import ConfigError, validate
 from osteo_ray.patients import Mapping, RecordsError, load
+from osteo_ray.patients.dates import days, moments
 from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.mapping import Numbers
-from osteo_ray.patients.values import BAD, BOUND, MISSING, OK, days, moments, number
+from osteo_ray.patients.values import BAD, BOUND, MISSING, OK, number
 
 MISSES = frozenset({"", "na"})
 
