@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.options import Key, keys, plain, section_of
 from osteo_ray.outcomes import EXIT_CODES
-from osteo_ray.patients.mapping import Column, Fhir, Mapping, Numbers, Test
+from osteo_ray.patients.mapping import Column, Fhir, Mapping, Numbers, Test, Withdrawn
 
 HEAD = """\
 # Configuration
@@ -70,14 +70,18 @@ def page() -> str:
             out += [f"| `{path}` | [{cls.__name__}](#{_anchor(cls)}) |" for path, cls, _ in below] + [""]
         sections |= dict.fromkeys(cls for _, cls, _ in below)
     out.append("## Sections\n")
-    shown: list[type[BaseModel]] = [*sections, Mapping, Column, Test, Numbers, Fhir]
+    shown: list[type[BaseModel]] = [*sections, Mapping, Column, Test, Numbers, Withdrawn, Fhir]
     for cls in dict.fromkeys(shown):
         own = [k for k in keys(cls) if "." not in k.path]
         module = cls.__module__.removeprefix("osteo_ray.")
         text = " ".join((cls.__doc__ or "").split()).replace("<", "&lt;")
         # Two sections of different packages may share a name: the anchor names the package too.
         out += [f"### {cls.__name__} ({module}) {{#{_anchor(cls)}}}\n", f"{_wrapped(text)}\n"]
-        out += [*_list(own), ""] if own else []
+        lines = _list(own)
+        if cls is Mapping:  # of no command, whose own table would show what lies below
+            below = [(path, c, cls.model_fields[path].description) for path, c, _ in _sections(cls) if "." not in path]
+            lines += [_wrapped(f"- `{path}` ([{c.__name__}](#{_anchor(c)})): {text}", "  ") for path, c, text in below]
+        out += [*lines, ""] if lines else []
         out += [f"{_wrapped(line)}\n" for line in _other_defaults(cls)]
     return "\n".join(out).rstrip() + "\n"
 

@@ -17,7 +17,7 @@ from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import draft_names as names
 from osteo_ray.patients.dates import date_forms, day, days, which_first
 from osteo_ray.patients.findings import RecordsError
-from osteo_ray.patients.mapping import Mapping, Numbers
+from osteo_ray.patients.mapping import WITHDRAWN, WITHDRAWN_CODES, Mapping, Numbers, folded
 from osteo_ray.patients.readers import FHIR, Chunk, chunks, first_rows, kind_of
 from osteo_ray.patients.schema import BY_LOINC, T_SCORE_LOINCS, feature
 from osteo_ray.patients.units import (
@@ -30,6 +30,7 @@ from osteo_ray.patients.units import (
     units_that_fit,
 )
 from osteo_ray.patients.values import BAD, OK, as_written, number, numbers, plain
+from osteo_ray.patients.wide import OF_REFERENCE, bound_signs
 
 ROWS = 2000
 """Rows that a proposal looks at."""
@@ -71,6 +72,7 @@ def draft(source: str | Path) -> list[str]:
     body |= _date_format(table, roles, notes)
     if "site" in roles:
         body["site_column"] = roles["site"]
+    body |= _withdrawn(table, roles, notes)
     taken = {*roles.values(), *t_scores}
     if t_scores and not long:
         body["t_score"] = t_scores
@@ -138,6 +140,7 @@ _ROLES = {
     "value": names.VALUE,
     "unit": names.UNIT,
     "site": names.SITE,
+    "withdrawn": names.WITHDRAWN,
 }
 
 
@@ -269,6 +272,9 @@ def _values(cells: pd.Series) -> np.ndarray:
 
 def _long(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> dict[str, object]:
     out: dict[str, object] = {k: roles[k] for k in ("test", "value", "unit") if k in roles}
+    for c in (c for c in table.columns if c not in roles.values() and not OF_REFERENCE.search(_bare(c))):
+        if bound_signs({plain(v) for v in table[c]}):
+            out["comparator"] = c
     tests: dict[str, dict[str, object]] = {}
     others: list[str] = []
     for text in dict.fromkeys(table[roles["test"]].map(plain)):
@@ -290,6 +296,20 @@ def _long(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> dict[
     out["tests"] = tests
     features = _wide(table, set(roles.values()), []).get("features")
     return out | ({"features": features} if features else {})
+
+
+def _withdrawn(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> dict[str, object]:
+    """The column that says which rows were taken back, with the texts that seem to say it."""
+    column = roles.get("withdrawn")
+    if column is None:
+        return {}
+    texts = [t for t in dict.fromkeys(table[column].map(plain)) if t]
+    gone = [t for t in texts if folded((t,)) & folded((*WITHDRAWN, *WITHDRAWN_CODES))]
+    notes.append(f"{column}: do rows with {', '.join(map(repr, gone)) or 'none of its texts'} not count?")
+    others = [t for t in texts if t not in gone][:10]
+    if others:
+        notes.append(f"{column}: and those with {', '.join(map(repr, others))} do?")
+    return {"withdrawn": {"column": column}}
 
 
 def _date_format(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> dict[str, object]:

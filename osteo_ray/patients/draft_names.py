@@ -54,6 +54,7 @@ DXA_DATE = r"(dxa|bmd|dexa)_?(on|date|datum|time)"
 TEST = r"test|test_?(name|code)|analyte|item|parameter|loinc|code|analyse|项目(名称)?|检验项目|検査項目"
 VALUE = r"value|result|result_?value|wert|ergebnis|结果|检验结果|結果"
 UNIT = r"units?|uom|einheit|unité|unidad|单位|単位"
+WITHDRAWN = r"((result|record|order|test|row)_?)?status|state|befundstatus|status_?code|estado|statut|状态|状態"
 SITE = r"site|hospital|facility|centre|center|klinik|医院|院区|施設"
 TREATMENT = r"(osteoporosis_?)?treat(ed|ment)|bisphosphonates?|anti_?(resorptives?|osteoporo\w*)"
 # H and M are hombre and mujer, or homme and masculin: H is left to a person.

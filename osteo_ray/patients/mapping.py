@@ -30,7 +30,7 @@ from osteo_ray.patients.schema import ANALYTES, NAMES, molar_mass_of
 
 T_SCORE = "t_score"
 _A_DAY = datetime(2013, 11, 24, 13, 50, 40)
-_TABLE_KEYS = ("patient_id", "site_column", "date", "birth_date", "features")
+_TABLE_KEYS = ("patient_id", "site_column", "date", "birth_date", "features", "withdrawn")
 _LONG_KEYS = ("test", "value", "comparator", "unit", "tests")
 _WIDE_KEYS = ("t_score", "dxa_date", "treatment", "keep", "derive")
 _NOT_IN = {
@@ -39,6 +39,14 @@ _NOT_IN = {
     "fhir": (*_TABLE_KEYS, *_WIDE_KEYS, "test", "value", "comparator", "unit", "date_format"),
 }
 """Keys of a mapping that its format would pass over in silence."""
+WITHDRAWN = (
+    *("cancelled", "canceled", "entered in error", "entered-in-error", "deleted", "void", "voided", "invalid"),
+    *("rejected", "withdrawn", "storniert", "ungültig", "gelöscht", "annulé", "annullato", "anulado"),
+    *("作废", "取消", "已取消", "無効"),
+)
+"""What tables say of rows that do not count."""
+WITHDRAWN_CODES = ("X", "D", "W")
+"""The same as codes of HL7's table 0085; in a column that is no status they say other things."""
 _YES_NO = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
 
 
@@ -169,6 +177,15 @@ class Test(Quantity):
         return [str(x) for x in v] if isinstance(v, list | tuple) else v
 
 
+class Withdrawn(Section):
+    """Which rows of a table were taken back."""
+
+    column: str = Field(description="column that says it")
+    texts: tuple[str, ...] = Field(
+        (*WITHDRAWN, *WITHDRAWN_CODES), description="what it says of a row that does not count, in any case"
+    )
+
+
 class Fhir(Section):
     """Which of a FHIR Patient's identifiers is the number that the CTs carry."""
 
@@ -205,6 +222,9 @@ class Mapping(Section):
     )
     unit: str | None = Field(None, description="long: column with the unit")
     tests: dict[str, Test] = Field({}, description="long and fhir: feature (or t_score) -> names of its tests")
+    withdrawn: Withdrawn | None = Field(
+        None, description="wide and long: column that says which rows were taken back; they are passed over and counted"
+    )
     keep: tuple[str, ...] = Field((), description="columns carried along as they are")
     missing: tuple[str, ...] = Field(
         ("", "NA", "N/A", "nan", "null", "None", "NaT"), description="texts that mean missing, in any case"

@@ -259,6 +259,7 @@ def _table(
     for k, chunk in enumerate(pieces):
         if k == 0:
             wide.check_columns(chunk, reading)
+        wide.look_at_unused(chunk, reading)
         yield wide.map_chunk(wide.records_of(chunk, reading, k == 0), reading)
 
 
@@ -278,6 +279,7 @@ def _long(table: Iterable, reading: Reading) -> Iterator[pd.DataFrame]:
         for k, chunk in enumerate(table):
             if k == 0:
                 wide.check_columns(chunk, reading)
+            wide.look_at_unused(chunk, reading)
             rows = wide.records_of(chunk, reading, k == 0)
             store.add(long.map_chunk(rows, reading, names, sites, start))
             start += len(rows.frame)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from osteo_ray.patients.dates import age_at, births, century_before, date_hint, exchanged, moments
 from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
-from osteo_ray.patients.mapping import Mapping
+from osteo_ray.patients.mapping import WITHDRAWN, WITHDRAWN_CODES, Mapping, folded
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
@@ -18,15 +18,10 @@ from osteo_ray.patients.units import unit_like
 from osteo_ray.patients.values import BAD, Parsed, as_written, coded, plain, texts_of
 
 _ENOUGH, _SHARED = 5, 0.1  # patients of one birth date, and their share, that are no chance
+_FEW = 1000  # different texts of a column that says something of each row
 _SIGNS = {"<", ">", "<=", ">=", "=<", "=>", "≤", "≥"}
-_OF_REFERENCE = re.compile(r"flag|abnorm|(?<![a-z])ref|range|limit|norm|grenz|异常|異常|参考|基準")
+OF_REFERENCE = re.compile(r"flag|abnorm|(?<![a-z])ref|range|limit|norm|grenz|异常|異常|参考|基準")
 """Names of columns whose signs say where a value lies, or are those of a reference range: not the value's own."""
-_WITHDRAWN = {
-    *("cancelled", "canceled", "entered in error", "entered-in-error", "deleted", "void", "voided", "invalid"),
-    *("rejected", "withdrawn", "storniert", "ungültig", "gelöscht", "annulé", "annullato", "anulado"),
-    *("作废", "取消", "已取消", "無効"),
-}
-_WITHDRAWN_CODES = {"x", "d", "w"}  # of HL7's table 0085, with which other columns than a status say other things
 
 
 def columns_of(m: Mapping) -> dict[str, str]:
@@ -37,6 +32,7 @@ def columns_of(m: Mapping) -> dict[str, str]:
     named += [("comparator", m.comparator)]
     named += [("t_score", c) for c in m.t_score] + [("keep", c) for c in m.keep]
     named += [("treatment", m.treatment.column)] if m.treatment else []
+    named += [("withdrawn", m.withdrawn.column)] if m.withdrawn else []
     for name, c in m.features.items():
         named += [(name, c.column), (f"{name}'s unit", c.unit_column)]
     for what, column in named:
@@ -59,8 +55,7 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         if c in used
     ]
     for c in (c for c in used if c in there and c not in m.keep):
-        first = next((v for v in chunk.frame[c] if v is not None), None)
-        if isinstance(first, list | dict | np.ndarray):
+        if _holds_lists(chunk.frame[c]):
             problems.append(f"{chunk.source}: column {c!r} ({used[c]}) holds lists, not values; unfold it")
     lenient = {c for c, what in used.items() if m.optional and what not in ("patient_id", "keep")}
     lenient -= {c.unit_column for c in m.features.values() if c.unit_column and c.column in there}  # no unit is no unit
@@ -89,12 +84,23 @@ def check_columns(chunk: Chunk, reading: Reading) -> None:
         same = [a for a in absent if a.casefold() == c.casefold()]
         near = same or get_close_matches(c.casefold(), absent, n=1)
         shown.append(f"{c} (did you mean {near[0]}?)" if near else c)
-    _look_at_unused(chunk, unused, reading)
     reading.found.columns([*shown, *(f"{c} (twice)" for c in chunk.repeated if c not in used)])
 
 
-def _look_at_unused(chunk: Chunk, unused: list[str], reading: Reading) -> None:
+def bound_signs(texts: set[str]) -> set[str]:
+    """The signs of bounds among a column's texts; none where it holds anything else but '='."""
+    signs = texts - {"", "="}
+    return signs if signs <= _SIGNS else set()
+
+
+def _holds_lists(column: pd.Series) -> bool:
+    return isinstance(next((v for v in column if v is not None), None), list | dict | np.ndarray)
+
+
+def look_at_unused(chunk: Chunk, reading: Reading) -> None:
     """Columns that nothing uses, and that say of the values beside them that they are not what they seem.
+
+    What says it holds few different texts, so that columns with many are passed over.
 
     Raises:
         RecordsError: of a long table, a column with the signs of bounds, where the mapping does not say that it has
@@ -102,13 +108,14 @@ def _look_at_unused(chunk: Chunk, unused: list[str], reading: Reading) -> None:
     """
     m = reading.mapping
     said_none = "comparator" in m.model_fields_set and m.comparator is None
-    for c in unused:
-        texts = {t.casefold() for t in texts_of(chunk.frame[c])[1] if t}
+    used = columns_of(m)
+    for c in (c for c in chunk.frame if c not in used and not _holds_lists(chunk.frame[c])):
+        _, cells = pd.factorize(chunk.frame[c].astype(object))
+        texts = {plain(t).casefold() for t in cells} - {""} if len(cells) <= _FEW else set()
         where = f"{chunk.source}: column {c!r}"
-        signs = texts - {"="}
-        if signs and signs <= _SIGNS:
+        if signs := bound_signs(texts):
             what = f"{where} holds the signs of bounds ({', '.join(sorted(signs))}) apart from their values"
-            other = _OF_REFERENCE.search(c.casefold()) is not None
+            other = OF_REFERENCE.search(c.casefold()) is not None
             if m.format == "long" and not (said_none or other or m.comparator):
                 raise RecordsError(
                     [f"{what}; name it: `comparator: {c}`, or say that no column holds any: `comparator: null`"]
@@ -116,16 +123,17 @@ def _look_at_unused(chunk: Chunk, unused: list[str], reading: Reading) -> None:
             if not said_none:
                 mend = f"name it: `comparator: {c}`" if m.format == "long" else "write '<5' in one cell"
                 reading.found.note(f"{what}, which are passed over; if they are those of the values, {mend}")
-        withdrawn = texts & (_WITHDRAWN | (_WITHDRAWN_CODES if "status" in c.casefold() else set()))
-        if withdrawn:
+        withdrawn = texts & folded((*WITHDRAWN, *(WITHDRAWN_CODES if "status" in c.casefold() else ())))
+        if withdrawn and m.withdrawn is None:
             reading.found.note(
-                f"{where} says {', '.join(sorted(withdrawn))} of some rows, which are read like the others; take out "
-                f"those that do not count"
+                f"{where} says {', '.join(sorted(withdrawn))} of some rows, which are read like the others; if they do "
+                f"not count: `withdrawn: {{column: {c}}}`"
             )
 
 
 def records_of(chunk: Chunk, reading: Reading, first: bool) -> Chunk:
-    """The chunk without rows that are no records: the header once more, or units under it; each is a problem.
+    """The chunk without rows that are no records: the header once more, or units under it, which are problems; and
+    those that the mapping says were withdrawn, which are counted.
 
     Args:
         first: whether these are the first rows of the source.
@@ -143,6 +151,14 @@ def records_of(chunk: Chunk, reading: Reading, first: bool) -> Chunk:
     if any(texts) and all(unit_like(t) for t in texts if t):
         reading.found.problem(f"{chunk.at(0)}: units, not a record; `skip_rows: 1` passes over the row")
         again[0] = True
+    if m.withdrawn and m.withdrawn.column in raw:
+        which, texts = texts_of(raw[m.withdrawn.column])
+        gone = folded(m.withdrawn.texts)
+        for k, text in enumerate(texts):
+            rows = which == k
+            if text.strip().casefold() in gone and rows.any():
+                reading.found.dropped[f"rows with {text!r} in {m.withdrawn.column!r}"] += int(rows.sum())
+                again |= rows
     return chunk.without(again) if again.any() else chunk
 
 

@@ -130,3 +130,18 @@ def test_a_score_of_another_kind_is_no_t_score(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("MRN,patient_score,T-Score L1-L4,hipTscore,z_score\n1,5,-2.1,-1.0,0.1\n")
     assert proposal(path)[0]["t_score"] == ["T-Score L1-L4", "hipTscore"]
+
+
+def test_signs_and_a_status_in_columns_of_their_own(tmp_path):
+    path = tmp_path / "labs.csv"
+    path.write_text(
+        "pid,date,test,result,unit,op,flag,status\nA,2024-01-05,Creatinine,30,umol/L,<,<,final\n"
+        "B,2024-01-05,Creatinine,80,umol/L,,,cancelled\n"
+    )
+    text = "\n".join(draft(path))
+    assert "comparator: op" in text
+    assert "withdrawn:\n  column: status" in text
+    assert "# CHECK  status: do rows with 'cancelled' not count?" in text
+    t = load(path, Mapping.model_validate(yaml.safe_load(text)))
+    assert t.report is not None
+    assert t.report.dropped == (("rows with 'cancelled' in 'status'", 1),)

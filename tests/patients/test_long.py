@@ -291,6 +291,31 @@ def test_rows_that_are_said_to_be_withdrawn_are_told(tmp_path):
     assert not report.notes
 
 
+def test_rows_that_a_mapping_says_are_withdrawn_are_passed_over_and_counted(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,result,unit,status\nA,2024-01-05 08:00,Crea,80,umol/L,final\n"
+        "A,2024-01-05 09:00,Crea,800,umol/L,Cancelled\nB,2024-01-05,Crea,81,umol/L,\nC,2024-01-05,Crea,82,umol/L,X\n"
+    )
+    t = load(path, Mapping.model_validate(LONG | {"withdrawn": {"column": "status"}}))
+    assert sorted(t.frame["creatinine_umol_l"]) == [80, 81]
+    assert t.report is not None
+    assert t.report.dropped == (("rows with 'Cancelled' in 'status'", 1), ("rows with 'X' in 'status'", 1))
+    assert not t.report.notes
+    own = LONG | {"withdrawn": {"column": "status", "texts": ["final"]}}
+    assert sorted(load(path, Mapping.model_validate(own)).frame["creatinine_umol_l"]) == [81, 82, 800]
+    with pytest.raises(RecordsError, match="column 'state'"):
+        load(path, Mapping.model_validate(LONG | {"withdrawn": {"column": "state"}}))
+
+
+def test_what_only_later_rows_say_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("osteo_ray.patients.readers.text.ROWS", 1)
+    path = tmp_path / "r.csv"
+    path.write_text("pid,at,test,result,unit,op\nA,2024-01-05,Crea,80,umol/L,\nB,2024-01-05,Crea,30,umol/L,<\n")
+    with pytest.raises(RecordsError, match="holds the signs of bounds"):
+        load(path, Mapping.model_validate(LONG))
+
+
 def test_a_row_that_states_another_unit_than_its_tests_is_refused(tmp_path):
     tests = {"urea_mmol_l": {"names": ["Urea"], "unit": "mmol/L"}}
     rows = ["A,2024-01-05,Urea,30,mg/dL", "B,2024-01-05,Urea,5,MMOL/L", "C,2024-01-05,Urea,6,", "D,2024-01-05,Urea,7,?"]

@@ -270,6 +270,8 @@ def test_bytes_lists_and_equal_names_of_parquet(tmp_path):
     pq.write_table(pa.table({"id": ["A"], "day": [None], "crea": [[61.0]]}), path)
     with pytest.raises(RecordsError, match=r"column 'crea' .creatinine_umol_l. holds lists, not values"):
         load(path, mapping())
+    pq.write_table(pa.table({"id": ["A"], "day": [None], "crea": [61.0], "drugs": [["x", "y"]]}), path)
+    assert load(path, mapping()).frame["creatinine_umol_l"].tolist() == [61]
     pq.write_table(pa.table([["A"], [None], [61.0], [62.0]], names=["id", "day", "crea", "crea"]), path)
     with pytest.raises(RecordsError, match="'crea' stands more than once"):
         load(path, mapping())
