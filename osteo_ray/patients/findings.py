@@ -17,6 +17,8 @@ from osteo_ray.patients.schema import NAMES, feature
 
 AGES_DIFFER = 2
 """Years by which an age may differ from that by the birth date."""
+BMIS_DIFFER = 2.0
+"""kg/m2 by which a body mass index may differ from that by height and weight, which are rounded."""
 _KEPT_PROBLEMS = 1000
 _FIRST_DAY = np.datetime64("1980-01-01")
 _SAMPLE_PER_CHUNK, _SAMPLE = 5_000, 200_000
@@ -112,6 +114,7 @@ class Findings:
         self.undated: Counter[str] = Counter()  # feature -> patients whose undated values of it differ
         self.both_sexes = 0  # patients
         self.other_ages = 0  # records
+        self.other_bmis = 0  # records
         self.unknown: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 
@@ -212,6 +215,11 @@ class Findings:
             self.note(f"the records of {self.both_sexes} patients give both sexes: neither is used")
         if self.other_ages:
             self.note(f"{self.other_ages} ages are more than {AGES_DIFFER} years off those by the birth date")
+        if self.other_bmis:
+            self.note(
+                f"{self.other_bmis} records state a BMI more than {BMIS_DIFFER:g} kg/m2 off that by their height and "
+                f"weight: one of the three is wrong, or of another day"
+            )
         for (where, what), (n, first) in self._odd_days.items():
             self.note(f"{where}: {n} {'date is' if n == 1 else 'dates are'} {what}, the first {first}")
         return ReadReport(

@@ -25,7 +25,7 @@ from osteo_ray.io.store import local_file
 from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import wide
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
-from osteo_ray.patients.findings import Findings, RecordsError
+from osteo_ray.patients.findings import BMIS_DIFFER, Findings, RecordsError
 from osteo_ray.patients.labels import label_of
 from osteo_ray.patients.mapping import Mapping, load_mapping
 from osteo_ray.patients.match import RecordPatients
@@ -111,7 +111,11 @@ def read(
 
 
 def _count_contradictions(frame: pd.DataFrame, found: Findings) -> None:
-    """Count the patients of whom no timeline will use a fact, since a piece's rows contradict each other in it."""
+    """Count the patients of whom no timeline will use a fact, since a piece's rows contradict each other in it, and the
+    records that contradict themselves."""
+    if {"bmi", "height_cm", "weight_kg"} <= set(frame):
+        by_both = frame["weight_kg"] / (frame["height_cm"] / 100) ** 2
+        found.other_bmis += int(((frame["bmi"] - by_both).abs() > BMIS_DIFFER).sum())
     nowhere = pd.Series(pd.NaT, index=frame.index)
     undated = frame.get("record_date", nowhere).isna()
     several = frame[frame["patient_key"].notna() & frame["patient_key"].duplicated(keep=False)]

@@ -21,6 +21,20 @@ def write(tmp_path, text):
     return path
 
 
+def test_a_bmi_that_height_and_weight_contradict_is_told(tmp_path):
+    m = mapping(
+        height_cm={"column": "h", "unit": "cm"},
+        weight_kg={"column": "w", "unit": "kg"},
+        bmi={"column": "bmi", "unit": "kg/m2"},
+    )
+    t = records.load(write(tmp_path, "id,h,w,bmi\nA,170,70,24\nB,160,60,32\nC,160,,32\n"), m)
+    assert t.report is not None
+    assert [n for n in t.report.notes if "BMI" in n] == [
+        "1 records state a BMI more than 2 kg/m2 off that by their height and weight: one of the three is wrong, or of "
+        "another day"
+    ]
+
+
 def test_units_are_converted_to_the_schema(tmp_path):
     path = write(tmp_path, "id,crea,alp,hb,u\nA,1.0,70,13.5,g/dL\nB,,80,8.5,mmol/L\n")
     m = mapping(
