@@ -88,7 +88,8 @@ class IsolatedPredictor:
             # After a death the suspect goes alone and last: a series that can't be borne takes no neighbour along.
             if deaths and len(todo) > 1:
                 todo = [i for i in todo if not deaths[i]] or todo[:1]
-            got, at, code, message = self._try([rows[i] for i in todo], records[todo])
+            batch = rows if len(todo) == len(rows) else [rows[i] for i in todo]
+            got, at, code, message = self._try(batch, records[todo])
             if got is not None:
                 results.update(zip(todo, got, strict=True))
                 continue
@@ -108,7 +109,7 @@ class IsolatedPredictor:
         assert conn is not None
         limit = self._limits.series_timeout_s
         try:
-            conn.send(("rows", list(rows), records))
+            conn.send(("rows", rows, records))
             deadline = time.monotonic() + limit
             while True:
                 if not conn.poll(max(0.0, deadline - time.monotonic())):

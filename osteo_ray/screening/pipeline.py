@@ -43,7 +43,7 @@ from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedPredictor
 from osteo_ray.screening.ledger import Plan
 from osteo_ray.screening.pool import Pool, pool_of, this_machine
-from osteo_ray.screening.score_batch import MARK, RUN_ERRORS, ScoreBatch, ScorerOf
+from osteo_ray.screening.score_batch import CALLS, MARK, RUN_ERRORS, ScoreBatch, ScorerOf
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
@@ -256,7 +256,13 @@ def _score(
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
             memory=pool.memory,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.most, initial_size=max(1, pool.start)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=pool.most,
+                initial_size=max(1, pool.start),
+                max_concurrent_calls_per_actor=CALLS,
+                enable_true_multi_threading=True,
+            ),
             # No series can end this actor: what does is a kill or a lost node, and its batch is done again. Not for
             # ever: where each try is killed, the run ends and says so.
             max_restarts=-1,

@@ -5,6 +5,7 @@ It loads no model: the scorer is in a process of its own, which this one watches
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from osteo_ray.model.bundle_files import BundleError
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.screening import ledger
+from osteo_ray.screening.catalogue_rows import CatalogueRows
 from osteo_ray.screening.config import ScoringConfig, ScreenConfig, SeriesLimits
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.schema import RESULTS
@@ -30,6 +32,8 @@ RUN_ERRORS: dict[str, type[Exception]] = {
 """Errors of which no series is guilty: they go back in a receipt, and end the run."""
 ADDED = ("row_key", "attempt", "record")
 """Columns of a batch that its catalogue rows do not have."""
+CALLS = 2
+"""Tasks that an actor has at a time."""
 MARK = ".scoring-"
 """Begin of the name of a file that lies in a run's folder while it scores: a scorer on another node looks for it."""
 
@@ -46,7 +50,11 @@ ScorerOf = Callable[[str, ScoringConfig, IndexConfig, SeriesLimits], Scorer]
 
 
 class ScoreBatch:
-    """Ray Data actor: holds a scorer, scores batches of catalogue rows, writes a part file of each."""
+    """Ray Data actor: holds a scorer, scores batches of catalogue rows, writes a part file of each.
+
+    It takes `CALLS` tasks at a time: the scorer has one batch while the next is unpacked and the last one's part is
+    written.
+    """
 
     def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str, scorer_of: ScorerOf = IsolatedPredictor):
         # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
@@ -55,6 +63,7 @@ class ScoreBatch:
         self.patience_s = cfg.pipeline.store_patience_s
         self.run_id = run_id
         self.same_folder = False
+        self.one_at_a_time = threading.Lock()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         receipts = []
@@ -92,8 +101,9 @@ class ScoreBatch:
 
     def _score_batch(self, shard: str, batch: pa.Table) -> None:
         records = _record_column(batch)
-        rows = batch.select([c for c in batch.column_names if c not in ADDED]).to_pylist()
-        results = self.scorer.score_rows(rows, records)
+        rows = CatalogueRows(batch.select([c for c in batch.column_names if c not in ADDED]))
+        with self.one_at_a_time:
+            results = self.scorer.score_rows(rows, records)
         keys, attempts = batch["row_key"].to_pylist(), batch["attempt"].to_pylist()
         for k, a, r in zip(keys, attempts, results, strict=True):
             r.update(row_key=k, attempt=a, run_id=self.run_id)
