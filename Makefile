@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python jobs/demo.py
+	$(BIN)/python configs/demo/run.py
 
 # The bundle that ships with the package, from synthetic patients. Run again, it does what is missing.
 REFERENCE := --config configs/reference_cohort.yaml --set

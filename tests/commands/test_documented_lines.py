@@ -11,12 +11,7 @@ from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.options import command_parser, given, keys
 
 ROOT = Path(__file__).parents[2]
-PAGES = [
-    *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "Makefile",
-    ROOT / "jobs" / "demo.py",
-]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "Makefile"]
 PAGES += sorted((ROOT / "configs").rglob("*.yaml"))
 LINE = re.compile(r"(?:osteo-ray|python jobs/|osteo_ray\.cli) ?(" + "|".join(REGISTRY) + r")(?:\.py)? ([^\n`]*)")
 ELIDED = re.compile(r"\.\.\.|[<>{}\[\]$|]|COMMAND")
@@ -55,4 +50,4 @@ def test_a_documented_line_parses(name, rest):
 def test_the_demo_runs_the_commands_that_its_page_lists():
     page = (ROOT / "docs" / "getting-started.md").read_text()
     listed = re.findall(r"^\d\. `osteo-ray ([^`]*)`", page, re.MULTILINE)
-    assert tuple(listed) == runpy.run_path(str(ROOT / "jobs" / "demo.py"))["DEMO"]
+    assert tuple(listed) == runpy.run_path(str(ROOT / "configs" / "demo" / "run.py"))["DEMO"]

@@ -1,4 +1,4 @@
-"""python jobs/demo.py
+"""python configs/demo/run.py
 
 The commands of `make demo`, one after another. They share a process, so Ray, its workers and the libraries start once;
 each line that is printed does the same by itself.
