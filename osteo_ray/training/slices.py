@@ -237,13 +237,13 @@ def embed_slice_sets(
     blocks = max(1, min(len(files), 256))
     fit = sum(ray_setup.fitting(n, cpus=1.0, gpus=gpus) for n in ray_setup.nodes())
     most = min(blocks, actors or (blocks if ray_setup.joined() else max(1, fit)))  # a cluster may grow
-    weights: dict[str, torch.Tensor] = encoder.state_dict()
-    in_torch = gpus or encoder.cfg.network is not None
+    arch: Any = encoder.cfg
+    in_torch = gpus or arch.network is not None
     model = None if in_torch else encoder_model(encoder, size)
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, fit)))
     ds = read_files(files, columns, blocks).map_batches(
         EmbedSlices,
-        fn_constructor_args=(weights, encoder.cfg, size, "cuda" if gpus else "cpu", model),
+        fn_constructor_args=(encoder.state_dict(), arch, size, "cuda" if gpus else "cpu", model),
         batch_format="pyarrow",
         batch_size=TORCH_BATCH,
         num_cpus=1.0,
