@@ -23,12 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/osteo-ray cohort --config configs/demo/cohort.yaml
-	$(BIN)/osteo-ray cohort slices --config configs/demo/slices.yaml
-	$(BIN)/osteo-ray index --config configs/demo/index.yaml
-	$(BIN)/osteo-ray train --config configs/demo/train.yaml
-	$(BIN)/osteo-ray screen --config configs/demo/screen.yaml
-	$(BIN)/osteo-ray evaluate --config configs/demo/evaluate.yaml
+	$(BIN)/python configs/demo/run.py
 
 # The bundle that ships with the package, from synthetic patients. Run again, it does what is missing.
 REFERENCE := --config configs/reference_cohort.yaml --set

@@ -54,7 +54,7 @@ def steps(log: str) -> list[dict[str, Any]]:
         (f"screen {scored} series", float(screen)),
     ]
     rest = seconds(log) - sum(s for _, s in rows)
-    rows.append(("the rest: starting Ray and Python six times, scans for the encoder, report, evaluation", rest))
+    rows.append(("the rest: starting Python and Ray, scans for the encoder, report, evaluation", rest))
     return [{"table": "time", "step": name, "seconds": round(s)} for name, s in rows]
 
 

@@ -115,10 +115,7 @@ def exported(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     cfg, n_features = bundle.config, len(bundle.standardiser.features)
     models: dict[str, bytes] = {}
     if cfg.encoder.network is None:
-        models[ENCODER] = _model(
-            _Slice(bundle.encoder), {"hu": probe_crops(cfg.crop.size)}, ("embedding", "circle"),
-            {k: {0: "n"} for k in ("hu", "embedding", "circle")},
-        )  # fmt: skip
+        models[ENCODER] = encoder_model(bundle.encoder, cfg.crop.size)
     look = probe_looks(cfg.view, cfg.encoder.dim)[1]
     models[POLICY] = _model(_Step(bundle.policy, bundle.reward_classifiers), policy_inputs(look), ("logits",), {})
     if cfg.model.tabular_network is None:
@@ -143,6 +140,14 @@ def exported(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
         compare(stated, outputs_of(part, network, cfg, n_features))
         outputs |= stated
     return models, outputs
+
+
+def encoder_model(encoder: nn.Module, size: int) -> bytes:
+    """The project's encoder as an ONNX model of crops [n, size, size]; `exported` compares it."""
+    return _model(
+        _Slice(encoder), {"hu": probe_crops(size)}, ("embedding", "circle"),
+        {k: {0: "n"} for k in ("hu", "embedding", "circle")},
+    )  # fmt: skip
 
 
 def _model(net: nn.Module, inputs: dict[str, np.ndarray], outputs: Sequence[str], axes: dict[str, dict]) -> bytes:

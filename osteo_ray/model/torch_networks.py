@@ -26,12 +26,14 @@ def torch_networks(bundle: Bundle, device: str = "cpu") -> Networks:
         raise InputError(
             "scoring.device: cuda, but torch sees no GPU here; give scorers one (pipeline.actor_gpus), or use cpu"
         )
-    bundle.encoder.to(device)
     step = torch_step(bundle.policy, bundle.reward_classifiers)
-    return Networks(_encode(bundle.encoder, device), step, TorchPatient(bundle))
+    return Networks(torch_encode(bundle.encoder, device), step, TorchPatient(bundle))
 
 
-def _encode(encoder: torch.nn.Module, device: str) -> Encode:
+def torch_encode(encoder: torch.nn.Module, device: str) -> Encode:
+    """The encoder in torch; it is moved to `device`."""
+    encoder.to(device)
+
     @torch.no_grad()
     def encode(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         seen: Any = encoder(torch.from_numpy(crops).to(device))

@@ -7,14 +7,15 @@
 
 from __future__ import annotations
 
-import copy
 import datetime as dt
 import hashlib
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element, write_file_meta_info
@@ -28,6 +29,9 @@ from osteo_ray.synthetic.tables import PROTOCOLS
 
 INTERCEPT = -1024
 _IMPLEMENTATION = "2.25.198467204215087541263950412765231940771"
+_ROWS, _COLUMNS, _PIXEL_DATA = 0x00280010, 0x00280011, 0x7FE00010
+_GROUP_LENGTH = struct.Struct("<HH2sHI")
+"""The element that begins file meta information: its bytes after this element."""
 
 
 def uid(*parts: object) -> str:
@@ -128,37 +132,51 @@ class SeriesWriter:
     def __init__(self, base: Dataset, transfer: str):
         self.transfer, self.syntax = transfer, SYNTAXES[transfer]
         self.charset = base.SpecificCharacterSet
-        self.shared = self._elements(base)
+        self.shared = {int(e.tag): self._encoded(e) for e in base}
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, UID("0.0")
+        meta.TransferSyntaxUID, meta.ImplementationClassUID = self.syntax, UID(_IMPLEMENTATION)
+        head = DicomBytesIO()
+        write_file_meta_info(head, meta)
+        before, _, self.meta_after = head.getvalue().partition(_instance_uid("0.0"))
+        self.meta_before = before[_GROUP_LENGTH.size :]
 
-    def _elements(self, ds: Dataset) -> dict[int, bytes]:
-        """Each element as it is written, by tag."""
-        out = {}
-        for element in ds:
-            fp = DicomBytesIO()
-            fp.is_little_endian, fp.is_implicit_VR = True, self.syntax.is_implicit_VR
-            write_data_element(fp, element, self.charset)
-            out[int(element.tag)] = fp.getvalue()
-        return out
+    def _encoded(self, element: DataElement) -> bytes:
+        """An element as it is written."""
+        fp = DicomBytesIO()
+        fp.is_little_endian, fp.is_implicit_VR = True, self.syntax.is_implicit_VR
+        write_data_element(fp, element, self.charset)
+        return fp.getvalue()
+
+    def _head(self, sop_uid: str) -> bytes:
+        """All of a file that comes before the data set."""
+        meta = self.meta_before + _instance_uid(sop_uid) + self.meta_after
+        return b"\0" * 128 + b"DICM" + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(meta)) + meta
 
     def save(self, path: Path, instance: Dataset, hu: np.ndarray) -> int:
         """Write one instance; HU int16 [rows, cols] within -1024..3071. Returns the file's bytes."""
-        ds = copy.copy(instance)
-        ds.Rows, ds.Columns = hu.shape
-        ds.PixelData = encode((hu - np.int16(INTERCEPT)).astype(np.uint16), self.transfer)
-        ds["PixelData"].VR = "OW" if not self.syntax.is_encapsulated else "OB"
-        ds["PixelData"].is_undefined_length = self.syntax.is_encapsulated
-        elements = self.shared | self._elements(ds)
+        packed = self.syntax.is_encapsulated
+        pixels = encode((hu - np.int16(INTERCEPT)).view(np.uint16), self.transfer)
+        own = [
+            *instance,
+            *(DataElement(tag, "US", n) for tag, n in zip((_ROWS, _COLUMNS), hu.shape, strict=True)),
+            DataElement(_PIXEL_DATA, "OB" if packed else "OW", pixels, is_undefined_length=packed),
+        ]
+        elements = self.shared | {int(e.tag): self._encoded(e) for e in own}
         body = b"".join(elements[tag] for tag in sorted(elements))
         if self.syntax.is_deflated:
             deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
             body = deflate.compress(body) + deflate.flush()
             body += b"\0" * (len(body) % 2)
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instance.SOPInstanceUID
-        meta.TransferSyntaxUID, meta.ImplementationClassUID = self.syntax, UID(_IMPLEMENTATION)
-        head = DicomBytesIO()
-        write_file_meta_info(head, meta)
-        return path.write_bytes(b"\0" * 128 + b"DICM" + head.getvalue() + body)
+        return path.write_bytes(self._head(instance.SOPInstanceUID) + body)
+
+
+def _instance_uid(uid: str) -> bytes:
+    """MediaStorageSOPInstanceUID as file meta information has it (explicit VR, little endian)."""
+    fp = DicomBytesIO()
+    fp.is_little_endian, fp.is_implicit_VR = True, False
+    write_data_element(fp, DataElement(0x00020003, "UI", uid))
+    return fp.getvalue()
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _rle(pixels: np.ndarray) -> bytes:
     planes = [(pixels >> 8).astype(np.uint8), (pixels & 255).astype(np.uint8)]
     segments = []
     for plane in planes:
-        s = b"".join(imagecodecs.packbits_encode(row.tobytes()) for row in plane)
+        s = bytes(imagecodecs.packbits_encode(plane, axis=-1))
         segments.append(s + b"\x00" * (len(s) % 2))
     offsets, at = [], 64
     for s in segments:

@@ -6,6 +6,7 @@ rectangle of any slice can be made alone. Edges are as wide as the kernel blurs 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,14 +34,17 @@ class Grid:
 
     def window(self, x0: float, x1: float, y0: float, y1: float) -> tuple[slice, slice] | None:
         """Rows and columns whose pixel centres lie in [x0, x1] x [y0, y1] mm; None where there are none."""
-        x, y = self.x[0], self.y[:, 0]
-        if not (x.size and y.size and x1 > x[0] and x0 <= x[-1] and y1 > y[0] and y0 <= y[-1]):
-            return None
-        c0, c1 = x.searchsorted((x0, x1)).tolist()
-        r0, r1 = y.searchsorted((y0, y1)).tolist()
+        x, y = self._axes
+        c0, r0 = bisect_left(x, float(x0)), bisect_left(y, float(y0))
+        c1, r1 = bisect_left(x, float(x1), c0), bisect_left(y, float(y1), r0)
         if c0 >= c1 or r0 >= r1:
             return None
         return slice(r0, r1), slice(c0, c1)
+
+    @cached_property
+    def _axes(self) -> tuple[list[float], list[float]]:
+        """x and y as lists: in them one value is found in a tenth of the time that it takes in an array."""
+        return self.x[0].tolist(), self.y[:, 0].tolist()
 
     def sub(self, rows: slice, cols: slice) -> Grid:
         """The grid of a rectangle."""
@@ -92,8 +96,13 @@ def ramp(d: np.ndarray, edge: float) -> np.ndarray:
     """Coverage 0..1 at signed distance `d` (mm, positive inside) from an edge `edge` mm wide."""
     out = d * F(1.0 / edge)
     out += F(0.5)
-    np.maximum(out, F(0), out=out)  # np.clip costs three times as much on arrays as small as these
+    np.maximum(out, F(0), out=out)
     return np.minimum(out, F(1), out=out)
+
+
+def clamp(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """np.clip, which takes three times as long on arrays as small as these."""
+    return np.minimum(np.maximum(x, F(low)), F(high))
 
 
 def span(mask: np.ndarray) -> slice | None:
@@ -143,7 +152,7 @@ def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
     # The part of the axis that this slice can meet bounds the window.
     if abs(along[2]) > 1e-6:
         t = sorted(((g.z_mid - reach - b.p[2]) / along[2], (g.z_mid + reach - b.p[2]) / along[2]))
-        t = [float(np.clip(v, 0, 1)) for v in t]
+        t = [min(max(v, 0.0), 1.0) for v in t]
     else:
         t = [0.0, 1.0]
     ends = [np.add(b.p, v * along) for v in t]
@@ -154,7 +163,7 @@ def rod(img: np.ndarray, g: Grid, b: Rod, hu: float | None = None) -> None:
         return
     dx, dy, dz = g.x[:, w[1]] - F(b.p[0]), g.y[w[0]] - F(b.p[1]), g.z[w[0]] - F(b.p[2])
     ax, ay, az = (F(v) for v in along)
-    at = np.clip((dx * ax + (dy * ay + dz * az)) * F(1 / length2), 0, 1)
+    at = clamp((dx * ax + (dy * ay + dz * az)) * F(1 / length2), 0, 1)
     d = F(b.r) - np.sqrt((dx - at * ax) ** 2 + (dy - at * ay) ** 2 + (dz - at * az) ** 2)
     value: np.ndarray | float = b.hu if hu is None else hu
     if b.cortex:

@@ -9,10 +9,11 @@ they are drawn: osteophytes, sclerosis, wedge fracture, cement, screws.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 
-from osteo_ray.synthetic.shapes import F, Grid, ramp, smooth, span
+from osteo_ray.synthetic.shapes import F, Grid, clamp, ramp, smooth, span
 from osteo_ray.synthetic.texture import sample
 
 Section = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
@@ -53,12 +54,12 @@ class Vertebra:
     disc_hu: float
     vacuum: bool  # gas in the disc below
 
-    @property
+    @cached_property
     def reach(self) -> float:
         """Largest |z - centre| at which anything of it or of the disc below can be met, mm."""
         return 0.5 * self.height + self.disc + 20 + self.lean
 
-    @property
+    @cached_property
     def lean(self) -> float:
         """How far beyond half its height a tilted body reaches along z, mm."""
         return float(abs(np.sin(self.tilt)) * (self.depth + 4) + abs(np.sin(self.roll)) * (self.width + 4) + 2)
@@ -94,13 +95,13 @@ class Vertebra:
 def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np.ndarray) -> np.ndarray:
     """Trabecular HU [R, C] at body coordinates; r2 is 1 on the body's side wall."""
     half = 0.5 * v.height
-    t = np.clip(w / F(half), -1, 1)
+    t = clamp(w / F(half), -1, 1)
     upper = 1 + F(0.68 * v.gradient) * np.tanh(t * F(2.2))
-    grade = upper * (1 + F(0.21) * np.clip(vv / F(v.depth), -1, 1))  # the back is denser
+    grade = upper * (1 + F(0.21) * clamp(vv / F(v.depth), -1, 1))  # the back is denser
     field = 1 + (F(1.2) * np.abs(t) ** 3) * r2 + F(0.04) * t**4
     field *= grade
     # Basivertebral vein: from the middle of the body to the back, at mid-height.
-    vein = smooth(w, 2.2) * np.clip(vv / F(0.7 * v.depth) + F(0.15), 0, 1)
+    vein = smooth(w, 2.2) * clamp(vv / F(0.7 * v.depth) + F(0.15), 0, 1)
     field -= (F(0.42) * vein) * smooth(u, 2.6)
     field *= F(v.hu / _READ)
     field += F(v.texture) * sample(u, vv, w, 1.2, v.grain)
@@ -108,7 +109,7 @@ def core_field(v: Vertebra, u: np.ndarray, vv: np.ndarray, w: np.ndarray, r2: np
         hu_, hv, hw, r = v.haemangioma
         away = np.sqrt((u - F(hu_)) ** 2 + (vv - F(hv)) ** 2 + ((w - F(hw)) * F(0.7)) ** 2)
         # Fatty, with a few coarse columns that run along the spine.
-        column = np.clip(sample(u, vv, w * F(0.1), 0.9, v.grain) - F(0.8), 0, 1)
+        column = clamp(sample(u, vv, w * F(0.1), 0.9, v.grain) - F(0.8), 0, 1)
         field += ramp(F(r) - away, 2.5) * (F(0.25 * v.hu - 10) + F(190) * column - field)
     if v.subchondral > 0:
         field += F(v.subchondral) * t**6
@@ -126,19 +127,19 @@ def body(v: Vertebra, g: Grid, factor: float) -> Section | None:
         return None
     box, u, vv, w = near
     half = F(0.5 * v.height)
-    lip = np.clip(1 - (half - np.abs(w)) / F(5.0), 0, 1)  # only near the endplates
-    waist = 1 + F(0.10) * (np.clip(np.abs(w) / half, 0, 1) ** 2 - F(0.5))
+    lip = clamp(1 - (half - np.abs(w)) / F(5.0), 0, 1)  # only near the endplates
+    waist = 1 + F(0.10) * (clamp(np.abs(w) / half, 0, 1) ** 2 - F(0.5))
     a, b = v.width * waist, v.depth * waist
     us, vs = u * u, (vv / b) ** 2
     # Kidney shape: the middle of the back wall is pressed in.
-    dent = np.clip(vv / F(v.depth), 0, 1) ** 2 * F(0.28)
+    dent = clamp(vv / F(v.depth), 0, 1) ** 2 * F(0.28)
     r2 = us / (a * a) + vs + dent * smooth(u, 0.42 * v.width)
     r = np.sqrt(r2)
     side = (1 - r) * F(0.5 * (v.width + v.depth))
     outer = side + F(v.osteophyte) * lip if v.osteophyte > 0 else side
-    loss = F(v.wedge) * np.clip(F(0.5) - vv / F(2 * v.depth), 0, 1)  # in front
+    loss = F(v.wedge) * clamp(F(0.5) - vv / F(2 * v.depth), 0, 1)  # in front
     top = half * (1 - 2 * loss) - w
-    ends = np.minimum(top, half + w) - F(v.biconcave) * np.clip(1 - r2, 0, 1)
+    ends = np.minimum(top, half + w) - F(v.biconcave) * clamp(1 - r2, 0, 1)
     cover = ramp(np.minimum(outer, ends), g.edge)
     if not cover.any():
         return None
@@ -167,24 +168,28 @@ def posterior(v: Vertebra, g: Grid, factor: float) -> Section | None:
     box, u, vv, w = near
     au = np.abs(u)
     up = F(0.22 * v.height)
-    pedicle = np.minimum(
-        F(4.2) - np.abs(au - F(0.62 * a)), np.minimum(F(6.5) - np.abs(w - up), F(9) - np.abs(vv - F(b + 4)))
-    )
     lam_v = F(b + 21)
-    lamina = np.minimum(
-        np.minimum(F(3.2) - np.abs(vv - lam_v + F(0.62) * au), F(17) - au),
-        F(0.42 * v.height) - np.abs(w + F(0.15 * v.height)),
-    )
-    spin = np.minimum(
-        F(3.0) - au,
-        np.minimum(F(13) - np.abs(vv - lam_v - 13), F(8.5) - np.abs(w + F(0.35 * v.height) + (vv - lam_v) * F(0.2))),
-    )
-    trans = np.minimum(
-        F(3.4) - np.abs(vv - F(b + 8) - F(0.12) * au),
-        np.minimum(F(0.78 * a) - np.abs(au - F(1.25 * a)), F(5) - np.abs(w - up * F(0.6))),
-    )
-    facet = F(7.5) - np.sqrt((au - F(15.5)) ** 2 + ((vv - F(b + 15)) ** 2 + (w + F(half)) ** 2 * F(0.35)))
-    d = np.maximum(np.maximum(pedicle, lamina), np.maximum(np.maximum(spin, trans), facet))
+    parts = []
+
+    def met(by_height: np.ndarray) -> bool:
+        """Whether a voxel can lie in a part, or in its soft edge, that is nowhere deeper than this."""
+        return float(by_height.max()) > -0.5 * g.edge - 0.5
+
+    if met(high := F(6.5) - np.abs(w - up)):  # pedicles
+        parts.append(np.minimum(F(4.2) - np.abs(au - F(0.62 * a)), np.minimum(high, F(9) - np.abs(vv - F(b + 4)))))
+    if met(high := F(0.42 * v.height) - np.abs(w + F(0.15 * v.height))):  # laminae
+        parts.append(np.minimum(np.minimum(F(3.2) - np.abs(vv - lam_v + F(0.62) * au), F(17) - au), high))
+    if met(high := F(8.5) - np.abs(w + F(0.35 * v.height) + (vv - lam_v) * F(0.2))):  # spinous process
+        parts.append(np.minimum(F(3.0) - au, np.minimum(F(13) - np.abs(vv - lam_v - 13), high)))
+    if met(high := F(5) - np.abs(w - up * F(0.6))):  # transverse processes
+        along = F(0.78 * a) - np.abs(au - F(1.25 * a))
+        parts.append(np.minimum(F(3.4) - np.abs(vv - F(b + 8) - F(0.12) * au), np.minimum(along, high)))
+    off = (w + F(half)) ** 2 * F(0.35)
+    if met(F(7.5) - np.sqrt(off)):  # facets
+        parts.append(F(7.5) - np.sqrt((au - F(15.5)) ** 2 + ((vv - F(b + 15)) ** 2 + off)))
+    if not (parts or v.screws):
+        return None
+    d = reduce(np.maximum, parts) if parts else np.full((vv.shape[0], u.shape[1]), -g.edge - 1, F)
     cover = ramp(d, g.edge)
     if not (v.screws or cover.any()):
         return None
@@ -236,7 +241,7 @@ def core_mean(v: Vertebra, z: np.ndarray, thickness: float) -> np.ndarray:
     u, vv, w = v.axes(Grid(k[None] * F(v.width) + F(v.x), k[:, None] * F(v.depth) + F(v.y), at, 0, 1, 1))
     r2 = (u / F(v.width)) ** 2 + (vv / F(v.depth)) ** 2
     half = F(0.5 * v.height)
-    loss = F(v.wedge) * np.clip(F(0.5) - vv / F(2 * v.depth), 0, 1)
+    loss = F(v.wedge) * clamp(F(0.5) - vv / F(2 * v.depth), 0, 1)
     inside = (r2 < 0.36) & (w > -half + 1.5) & (w < half * (1 - 2 * loss) - 1.5)
     f = core_field(v, u, vv, w, r2) * (1 + 1.2 * v.wedge if v.wedge > 0.15 else 1.0)
     total = (f * inside).reshape(*at.shape[:2], -1).sum(-1).astype(float).sum(1)

@@ -96,6 +96,8 @@ def pretrain(
         raise InputError("pretrain.device: cuda, but torch sees no GPU here; use cpu")
     head = LatentHead(arch.dim)
     enc, head = enc.to(device), head.to(device)
+    if arch.network is None:  # with the channels last its steps take three quarters of the CPU
+        enc.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     params = [*enc.parameters(), *head.parameters()]
     lr = cfg.lr * (WARM_LR if start is not None else 1.0)
     opt = torch.optim.AdamW(params, lr=lr, weight_decay=1e-4)
@@ -137,7 +139,8 @@ def pretrain(
             advance(1)
     tail = log[-max(1, cfg.steps // 10) :]
     names = sorted({k for r in tail for k in r})
-    return enc.cpu().eval(), {k: float(np.mean([r[k] for r in tail if k in r])) for k in names}
+    enc = enc.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return enc.eval(), {k: float(np.mean([r[k] for r in tail if k in r])) for k in names}
 
 
 def _slice_sampler(data: SliceData, cfg: PretrainConfig, rng: np.random.Generator) -> Callable[[], np.ndarray] | None:

@@ -1,6 +1,7 @@
 """Every `osteo-ray ...` that the documentation shows is a command line that the program takes."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -44,3 +45,9 @@ def test_a_documented_line_parses(name, rest):
     for item in values.overrides:
         key = item.partition("=")[0]
         assert any(k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.") for k in known), key
+
+
+def test_the_demo_runs_the_commands_that_its_page_lists():
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    listed = re.findall(r"^\d\. `osteo-ray ([^`]*)`", page, re.MULTILINE)
+    assert tuple(listed) == runpy.run_path(str(ROOT / "configs" / "demo" / "run.py"))["DEMO"]

@@ -11,12 +11,15 @@ import torch
 from synthetic_bundle import synthetic_bundle
 
 from osteo_ray.model.config import EncoderConfig
+from osteo_ray.model.encoder import build_encoder
+from osteo_ray.model.inference import ENCODER, onnx_parts
+from osteo_ray.model.onnx_export import encoder_model
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.training.config import PretrainConfig, TrainConfig
 from osteo_ray.training.prepare import Sources, prepare, start_weights
 from osteo_ray.training.pretrain import pretrain
-from osteo_ray.training.slices import SLICES, most_slices, slice_data
+from osteo_ray.training.slices import EMBEDDED, SLICES, EmbedSlices, most_slices, slice_data
 
 
 def write_set(folder, patients, slices, region):
@@ -95,3 +98,20 @@ def test_a_start_must_have_the_same_encoder(tmp_path):
     with pytest.raises(InputError, match=r"start: the encoder of .* set encoder to the bundle's"):
         start_weights(tmp_path / "bundle", TrainConfig())
     assert start_weights("reference", TrainConfig())
+
+
+def test_slices_are_embedded_as_screening_embeds_them():
+    torch.manual_seed(0)
+    arch = EncoderConfig(width=8)
+    encoder = build_encoder(arch).eval()
+    model = encoder_model(encoder, 96)
+    crops = np.random.default_rng(0).normal(40, 60, (20, 96, 96)).astype("<i2")
+    rows = {n: [0] * len(crops) for n in EMBEDDED} | {"crop": [c.tobytes() for c in crops]}
+
+    def embedded(**how) -> np.ndarray:
+        table = EmbedSlices(encoder.state_dict(), arch, 96, **how)(pa.table(rows))
+        return np.stack(table["embedding"].to_numpy())
+
+    one_by_one = np.concatenate([onnx_parts({ENCODER: model}, 1)["encode"](c[None])[0] for c in crops])
+    assert np.array_equal(embedded(model=model), one_by_one)
+    assert np.allclose(embedded(), one_by_one, atol=1e-4)
