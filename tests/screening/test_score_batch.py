@@ -19,7 +19,7 @@ RUN = "0" * 12
 class OneAtATime:
     """A scorer that fails where it is asked while it works."""
 
-    def __init__(self, *_):
+    def __init__(self):
         self.free, self.scored = threading.Lock(), threading.Semaphore(0)
 
     def score_rows(self, rows, records):
@@ -40,12 +40,13 @@ def task(key):
 
 def test_the_scorer_works_while_a_part_is_written(tmp_path, monkeypatch):
     Store(str(tmp_path)).put(MARK + RUN, b"")
-    actor = ScoreBatch("bundle", ScreenConfig(), str(tmp_path), RUN, OneAtATime)
+    scorer = OneAtATime()
+    actor = ScoreBatch("bundle", ScreenConfig(), str(tmp_path), RUN, lambda *_: scorer)
     write, tasks = ledger.write_part, 2 * CALLS
 
     def slow_write(out, shard, table):
         # No part is written before the other task's batch, too, has been scored.
-        assert actor.scorer.scored.acquire(timeout=60)
+        assert scorer.scored.acquire(timeout=60)
         both.wait(timeout=60)
         write(out, shard, table)
 
