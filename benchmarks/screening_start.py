@@ -223,10 +223,10 @@ def publish(runs: list[dict[str, Any]], a: argparse.Namespace) -> None:
     for kind, said in (("scorer", "off"), ("scorer --shap", "on")):
         cpu = {v: np.array([r["cpu"] for r in found]) for v, found in of(kind).items()}
         ratio = cpu[AFTER] / cpu[BEFORE]
-        row: dict[str, Any] = {"table": "scorer", "SHAP": said, "rounds": len(ratio)}
+        row: dict[str, Any] = {"table": "scorer", "shap": said, "rounds": len(ratio)}
         row |= {v: median(list(x)) for v, x in cpu.items()}
         middle, low, high = (round(float(f(ratio)), 2) for f in (np.median, np.min, np.max))
-        rows.append(row | {"after over before": f"{middle} ({low}-{high})"})
+        rows.append(row | {"after_over_before": f"{middle} ({low}-{high})"})
         bars.append(bar(f"CPU of a scorer's start and first eight studies, after over before, SHAP {said}",
                         middle, low, high))  # fmt: skip
     whole = of("one")
