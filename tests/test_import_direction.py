@@ -89,6 +89,7 @@ def test_no_modules_import_each_other_in_a_circle():
         ("osteo_ray.model.abstention", ("ray", "gymnasium")),
         ("osteo_ray.catalogue.study", ("ray", "torch", "gymnasium")),
         ("osteo_ray.screening.predictor", ("ray", "gymnasium", "fastapi")),
+        ("osteo_ray.screening.scorer_process", ("ray", "torch", "pandas", "sklearn", "scipy.stats", "pyarrow.dataset")),
     ],
 )
 def test_an_import_costs_what_it_needs(module, absent):

@@ -20,16 +20,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from osteo_ray.io.files import replaced
 from osteo_ray.io.trouble import NOT_THE_STORE, StoreError, reason
 from osteo_ray.io.uris import absolute, is_remote, join, refuse_password
 from osteo_ray.progress import notice
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 _DELETED_AT_ONCE = 1000  # by one request to S3
 
@@ -353,6 +355,8 @@ def read_table(uri: str | os.PathLike[str], **kw: Any) -> pa.Table:
 
 def dataset(uri: str | os.PathLike[str], schema: pa.Schema) -> pads.Dataset:
     """A Parquet file by path or URI, of which columns and rows are read; columns of `schema` that it lacks are null."""
+    import pyarrow.dataset as pads  # brings pandas: a scorer's start does without
+
     if not is_remote(uri):
         return pads.dataset(absolute(uri), schema=schema)
     import fsspec

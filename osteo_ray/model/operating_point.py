@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from osteo_ray.outcomes import InputError
 from osteo_ray.patients.labels import OSTEOPOROSIS
@@ -81,7 +81,7 @@ def operating_point(
 
 def wilson_lower(share: np.ndarray, n: float, confidence: float) -> np.ndarray:
     """One-sided lower bound of shares of n patients (Wilson 1927)."""
-    z = float(norm.ppf(confidence))
+    z = float(ndtri(confidence))
     half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return (share + z**2 / (2 * n) - half) / (1 + z**2 / n)
 

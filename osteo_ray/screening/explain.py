@@ -41,7 +41,7 @@ def explain(
         background_values, background_known: [B, F].
         has_ct: whether the patient has a CT; without one its share is 0.
     """
-    shap = _shap()
+    shap = import_shap()
     n_features = len(values)
     # Unknown travels as NaN inside the player vector, so that value and mask move together.
     own = np.where(known, values, np.nan)
@@ -61,7 +61,7 @@ def explain(
 
 
 @cache
-def _shap() -> Any:
+def import_shap() -> Any:
     """shap, its loops not compiled: they are short here, and to compile them takes longer than a hundred studies."""
     import numba
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -68,6 +69,7 @@ class IsolatedPredictor:
         self._bundle, self._cfg, self._index, self._limits = bundle, cfg, index, limits
         self._child: ChildProcess | None = None
         self._conn: Connection | None = None
+        self._ready = False  # the child has said that it is
         self._model: dict[str, str] = {}
         self.ended = 0  # children that died or were ended at a series
 
@@ -179,8 +181,19 @@ class IsolatedPredictor:
         """The result columns that name the model; empty before the first start."""
         return self._model
 
+    def launch(self) -> None:
+        """Start the child's process, where there is none, and don't wait: it loads while its owner does other things.
+
+        Whether it can start is for `start` to say, or for the first series.
+        """
+        if self._child is None:
+            self._child = ChildProcess("osteo_ray.screening.scorer_process", "serve", env=MALLOC)
+            self._conn = Connection(self._child.socket.detach())
+            with suppress(OSError):  # it is dead already
+                self._conn.send((self._bundle, self._cfg, self._index, self._limits))
+
     def start(self) -> None:
-        """Start the child, where there is none.
+        """Start the child, where there is none, and wait until it has loaded.
 
         Raises:
             ScorerStartError: it can't be started.
@@ -188,16 +201,16 @@ class IsolatedPredictor:
         """
         died = ""
         for _ in range(START_TRIES):
-            if self._child is not None or not (died := self._start()):
+            if self._ready or not (died := self._start()):
                 return
         raise ScorerStartError(f"the scorer's process could not start ({died})")
 
     def _start(self) -> str:
         """Start the child once; how it died, "" where it lives."""
-        self._child = ChildProcess("osteo_ray.screening.scorer_process", "serve", env=MALLOC)
-        self._conn = conn = Connection(self._child.socket.detach())
+        self.launch()
+        conn = self._conn
+        assert conn is not None
         try:
-            conn.send((self._bundle, self._cfg, self._index, self._limits))
             answer: tuple[str, Any] = conn.recv() if conn.poll(START_S) else ("silent", None)
         except (EOFError, OSError) as e:
             return f"{self._end()}: {e}"
@@ -208,11 +221,11 @@ class IsolatedPredictor:
         if what == "failed":
             self._end()
             raise value
-        self._model = value
+        self._model, self._ready = value, True
         return ""
 
     def _end(self) -> str:
-        child, conn, self._child, self._conn = self._child, self._conn, None, None
+        child, conn, self._child, self._conn, self._ready = self._child, self._conn, None, None, False
         self.ended += 1
         if conn is not None:
             conn.close()

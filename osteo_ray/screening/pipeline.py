@@ -43,7 +43,7 @@ from osteo_ray.screening.config import ScreenConfig
 from osteo_ray.screening.isolated import IsolatedPredictor
 from osteo_ray.screening.ledger import Plan
 from osteo_ray.screening.pool import Pool, pool_of, this_machine
-from osteo_ray.screening.score_batch import CALLS, MARK, RUN_ERRORS, ScoreBatch, ScorerOf
+from osteo_ray.screening.score_batch import CALLS, MARK, RUN_ERRORS, ScoreBatch, ScorerOf, launched_scorer
 from osteo_ray.screening.shards import RESULTS_FILE, LedgerError, consolidate, finish_shard
 
 __all__ = ["LedgerError", "ScreenSummary", "dry_run", "screen"]
@@ -88,7 +88,7 @@ def screen(
     codes: frozenset[str] = frozenset(),
     states: frozenset[str] = frozenset(),
     run_id: str | None = None,
-    scorer_of: ScorerOf = IsolatedPredictor,
+    scorer_of: ScorerOf = launched_scorer,
 ) -> ScreenSummary:
     """Score every open series of a catalogue and account for all of them in `<out>/results.parquet`.
 

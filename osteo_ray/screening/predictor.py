@@ -42,7 +42,6 @@ from osteo_ray.outcomes import Outcome, Phase, Rejected, State
 from osteo_ray.patients.header import AGE, SEX, fill_from_header, header_demographics
 from osteo_ray.patients.labels import NORMAL, OSTEOPENIA
 from osteo_ray.patients.schema import NAMES, feature
-from osteo_ray.patients.table import from_mapping_dict
 from osteo_ray.screening.closed_rows import closed_row
 from osteo_ray.screening.config import ScoringConfig
 from osteo_ray.screening.explain import explain
@@ -152,6 +151,7 @@ class Predictor:
             ValueError: where `study` holds no CT series, or more than one study.
         """
         from osteo_ray.catalogue.study import index_study
+        from osteo_ray.patients.table import from_mapping_dict
 
         row = index_study(study, self.index)
         values = np.full(len(NAMES), np.nan)

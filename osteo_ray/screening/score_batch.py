@@ -49,6 +49,16 @@ ScorerOf = Callable[[str, ScoringConfig, IndexConfig, SeriesLimits], Scorer]
 """Makes a scorer from a bundle and the run's configs, in the actor."""
 
 
+def launched_scorer(bundle: str, scoring: ScoringConfig, index: IndexConfig, limits: SeriesLimits) -> Scorer:
+    """The scorer of an actor, loading in its process while the first batch is on its way.
+
+    A process of its own: a series that hangs, crashes or eats memory is quarantined, and its batch goes on.
+    """
+    scorer = IsolatedPredictor(bundle, scoring, index, limits)
+    scorer.launch()
+    return scorer
+
+
 class ScoreBatch:
     """Ray Data actor: holds a scorer, scores batches of catalogue rows, writes a part file of each.
 
@@ -56,8 +66,7 @@ class ScoreBatch:
     written.
     """
 
-    def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str, scorer_of: ScorerOf = IsolatedPredictor):
-        # In a process of its own: a series that hangs, crashes or eats memory is quarantined, its batch goes on.
+    def __init__(self, bundle: str, cfg: ScreenConfig, out: str, run_id: str, scorer_of: ScorerOf = launched_scorer):
         self.scorer = scorer_of(bundle, cfg.scoring, cfg.index, cfg.pipeline.limits)
         self.out = Store(out)
         self.patience_s = cfg.pipeline.store_patience_s

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from osteo_ray.catalogue.study import index_study
 from osteo_ray.dicom import sources
 from osteo_ray.dicom.library_logs import keep_values_out
 from osteo_ray.io.store import local_folder
 from osteo_ray.model.bundle_files import COPIED
 from osteo_ray.outcomes import InputError, Outcome, Phase, Rejected, State
+from osteo_ray.screening.explain import import_shap
 from osteo_ray.screening.predictor import Predictor
 
 
@@ -26,6 +26,8 @@ def serve(fd: int) -> None:
         try:
             with local_folder(bundle, COPIED) as folder:
                 scorer = Predictor.load(folder, cfg, index)
+            if cfg.shap:
+                _import_shap()  # seconds that would else be the first series'
             if torch := sys.modules.get("torch"):  # where the bundle's networks run in it
                 torch.set_num_threads(cfg.threads)
         except Exception as e:
@@ -58,8 +60,22 @@ def serve(fd: int) -> None:
             conn.send(answer)
 
 
+def _import_shap() -> None:
+    """shap without its plots: nobody looks at one here, and matplotlib takes a sixth of a scorer's start."""
+    absent = "matplotlib" not in sys.modules
+    if absent:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # as where it isn't installed
+    try:
+        import_shap()
+    finally:
+        if absent:
+            del sys.modules["matplotlib"]
+
+
 def _study(scorer: Predictor, study: str, record: np.ndarray | None = None) -> tuple[str, Any]:
     """("done", result row of a study, without a record its catalogue row) or ("failed", (code, message))."""
+    from osteo_ray.catalogue.study import index_study  # screening, whose rows are a catalogue's, does without
+
     try:
         row = index_study(study, scorer.index)
         if record is None:

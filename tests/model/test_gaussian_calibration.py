@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm
 
 from osteo_ray.model.calibration import fit_calibrator, rest_log_odds
-from osteo_ray.model.gaussian_calibration import Judged, fit_gaussians, t_score_mean
+from osteo_ray.model.gaussian_calibration import Judged, _density, fit_gaussians, t_score_mean
 from osteo_ray.model.ordinal import Latent
 from osteo_ray.model.scoring_bundle import calibrator_of
 
@@ -63,6 +63,11 @@ def test_weights_undo_a_choice_by_the_t_score():
     truth = norm.cdf((-2.5 - OFFSET - SLOPE * m) / SIGMA).mean()
     assert weighted.risk(judged.logits)[0].mean() == pytest.approx(truth, abs=0.01)
     assert plain.risk(judged.logits)[0].mean() > truth + 0.02
+
+
+def test_the_density_is_scipys_to_the_last_bit():
+    x = np.r_[np.random.default_rng(0).normal(0, 4, 10_000), np.inf, -np.inf]
+    assert (_density(x) == norm.pdf(x)).all()
 
 
 def test_small_patterns_are_drawn_to_the_others_and_large_ones_stay():

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -36,3 +39,14 @@ def test_additive_with_interactions_and_missing_values():
 def test_a_patient_without_ct_gives_the_ct_nothing():
     e = explain(linear, np.zeros(4), np.ones(4, bool), BG, KNOWN, has_ct=False)
     assert e.values[4] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_scorer_has_shap_without_its_plots():
+    program = (
+        "import sys\n"
+        "from osteo_ray.screening import scorer_process\n"
+        "scorer_process._import_shap()\n"
+        "assert 'shap' in sys.modules and 'matplotlib' not in sys.modules\n"
+        "import matplotlib\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -17,6 +17,7 @@ from osteo_ray.screening import isolated
 from osteo_ray.screening.config import ScoringConfig, SeriesLimits
 from osteo_ray.screening.isolated import IsolatedPredictor, ScorerStartError
 from osteo_ray.screening.predictor import Predictor
+from osteo_ray.screening.score_batch import launched_scorer
 
 CFG = ScoringConfig(shap=False)
 pytestmark = pytest.mark.ray
@@ -82,6 +83,24 @@ def test_a_process_killed_while_it_starts_is_started_again(rows, bundle_dir, mon
             with pytest.raises(ScorerStartError, match="signal 9"):
                 scorer.score_rows([rows[1]], values(1))
     assert len(killed) == kills
+
+
+def test_a_scorer_launched_loads_unasked_and_one_killed_meanwhile_is_started_again(rows, bundle_dir):
+    """An actor's scorer loads while its first batch is on its way."""
+    limits = SeriesLimits()
+    scorer = launched_scorer(str(bundle_dir), CFG, IndexConfig(), limits)
+    assert isinstance(scorer, IsolatedPredictor)
+    with scorer:
+        launched = scorer.pid
+        assert launched is not None
+        assert not scorer.model, "nobody has waited for it"
+        scorer.start()
+        assert scorer.pid == launched
+        assert scorer.model
+        scorer.close()
+        scorer.launch()
+        os.kill(scorer.pid, signal.SIGKILL)
+        assert scorer.score_rows([rows[1]], values(1))[0]["risk_prob"] is not None
 
 
 def test_a_process_killed_once_costs_no_row_and_twice_its_series(rows, bundle_dir, silent):
