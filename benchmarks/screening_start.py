@@ -244,8 +244,8 @@ def publish(runs: list[dict[str, Any]], a: argparse.Namespace) -> None:
     )
     for what, x in (("CPU", spent), ("wall", wall)):
         ratio = x[AFTER] / x[BEFORE]
-        bars.append(bar(f"{what} of a whole start, after over before, SHAP off",
-                        *(round(float(f(ratio)), 2) for f in (np.median, np.min, np.max))))  # fmt: skip
+        middle, low, high = (round(float(f(ratio)), 2) for f in (np.median, np.min, np.max))
+        bars.append(bar(f"{what} of a whole start, after over before, SHAP off", middle, low, high))
     loads = [r["load"] for r in runs if r["kind"] == "one"]
     command = f"python benchmarks/screening_start.py --work W --before {a.before} --rounds {a.rounds} --whole {a.whole}"
     page = f"""# Start of a screening
