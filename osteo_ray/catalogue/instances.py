@@ -134,9 +134,9 @@ def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[d
         Rejected: DICOMDIR, MISSING_UID, BAD_UID, MISSING_TAG, NO_PIXELS, TRUNCATED, BAD_FRAMES, VOXEL_CAP.
     """
     # a header that differs in its slice alone from one whose row is sound
-    common = h.common if not h.truncated else None
-    if common is not None and common.derived is not None and common.derived[0] is cfg:
-        return [common.derived[1] | _of_slice(entry, h, crc, _uid(h, "sop_uid"))]
+    alike = h.common if not h.truncated else None
+    if alike is not None and alike.derived is not None and alike.derived[0] is cfg:
+        return [alike.derived[1] | _of_slice(entry, h, crc, _uid(h, "sop_uid"))]
     uids = _uids(h)
     modality = h.text("modality")
     base = _common(entry, h, crc, cfg, uids)
@@ -145,8 +145,8 @@ def instance_rows(entry: Entry, h: Header, crc: int, cfg: IndexConfig) -> list[d
     frames = _check_pixels(entry, h, base, cfg)
     per_frame = h.groups.get("frame_groups")
     if not per_frame and frames == 1 and "shared_groups" not in h.groups:
-        if common is not None:
-            common.derived = (cfg, base.copy())
+        if alike is not None:
+            alike.derived = (cfg, base.copy())
         return [base]
     shared = (h.groups.get("shared_groups") or [{}])[0]
     if per_frame and len(per_frame) != frames:
