@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -266,7 +267,7 @@ def test_the_site_and_the_identity_rule_of_the_index_are_those_of_the_records():
 
 def test_rows_of_neighbours_are_those_of_headers_that_are_alone(monkeypatch):
     """A series' values are decoded once: whichever of them changes midway, the rows are the same."""
-    changing = {
+    changing: dict[str, list[Any]] = {
         "KVP": ["120", "100"],
         "PatientID": ["A", "B"],
         "PatientName": ["A^B", "C^D"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import copysign, nan
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -27,7 +28,12 @@ def test_columns_are_the_rows_that_they_were_made_of():
 
 
 def test_values_that_are_equal_but_for_a_bit_are_not_one():
-    columns = {"nan": [nan, nan], "zero": [0.0, -0.0], "list": [[1.0, -0.0], [1.0, 0.0]], "same": [-0.0, -0.0]}
+    columns: dict[str, list[Any]] = {
+        "nan": [nan, nan],
+        "zero": [0.0, -0.0],
+        "list": [[1.0, -0.0], [1.0, 0.0]],
+        "same": [-0.0, -0.0],
+    }
     rows = Columns.of(columns)
     assert [name for name in columns if rows.is_one(name)] == ["same"]
     assert [copysign(1, v) for v in rows.column("zero")] == [1, -1]
