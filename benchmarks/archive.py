@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import imagecodecs
 import numpy as np
@@ -37,6 +38,7 @@ from osteo_ray.dicom.sources import Entry, LocalSource, file_path, file_uri
 from osteo_ray.dicom.stack import SliceStack
 from osteo_ray.dicom.tags import TAGS
 
+T = TypeVar("T")
 Timed = dict[str, Callable[[], object]]
 J = "1.2.840.10008.1.2.4."
 CFG = IndexConfig()
@@ -125,6 +127,38 @@ def index_part(folder: Path, n: int, repeats: int) -> None:
         whole,
         f" (Ray's start {started:.1f} s, first run {cold:.1f} s)",
     )
+
+
+def cpu_part(folder: Path, n: int, repeats: int) -> None:
+    """CPU time of the index's own work, in one process without Ray: the least of some turns."""
+    from osteo_ray.catalogue import build, listing
+    from osteo_ray.catalogue.exchange import of_parts
+    from osteo_ray.io.store import Store
+
+    write_files(folder, n)
+    best: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], T]) -> T:
+        start = time.process_time()
+        out = work()
+        best[stage] = min(best.get(stage, float("inf")), time.process_time() - start)
+        return out
+
+    def entries() -> Iterator[Entry]:
+        for group in listing.groups(folder, CFG):
+            yield from listing.entries(group, CFG)
+
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as out:
+            store = Store(out)
+            found = timed("listing", lambda: build._write_parts(store, entries(), CFG, frozenset()))  # noqa: B023
+            keys = [k for k, _ in found]
+            records = timed("headers", lambda: build._index_parts(store, keys, CFG))  # noqa: B023
+            work = build._Partition("0.parquet", tuple(of_parts(records)), ())
+            timed("assembly, catalogue", lambda: build._assemble_partition(store, work, CFG))  # noqa: B023
+    print(f"\n### CPU time of the index of {n:,} instances, without Ray\n\n| stage | us an instance |\n|---|---|")
+    for stage, s in [*best.items(), ("together", sum(best.values()))]:
+        print(f"| {stage} | {s / n * 1e6:.1f} |", flush=True)
 
 
 def slices(ct: Path | None, n: int = 12) -> list[pydicom.Dataset]:
@@ -299,12 +333,15 @@ if __name__ == "__main__":
     p.add_argument("--instances", type=int, default=10_000)
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--ct", type=Path)
-    p.add_argument("--parts", nargs="+", default=["index", "decode", "dicomweb"])
+    p.add_argument("--parts", nargs="+", default=["index", "cpu", "decode", "dicomweb"])
     a = p.parse_args()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     if "index" in a.parts:
         with tempfile.TemporaryDirectory() as d:
             index_part(Path(d), a.instances, a.repeats)
+    if "cpu" in a.parts:
+        with tempfile.TemporaryDirectory() as d:
+            cpu_part(Path(d), a.instances, a.repeats)
     if "decode" in a.parts:
         decode_part(a.ct, a.repeats)
     if "dicomweb" in a.parts:

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from osteo_ray.io.tables import Columns
+
 Row = dict[str, Any]
 
 # What makes acquisitions or reconstructions different, in the order in which it is asked.
-_PARTS: tuple[tuple[str, Callable[[Row], Any]], ...] = (
-    ("acquisition", lambda r: r["acquisition_number"]),
-    ("acquisition UID", lambda r: r["acquisition_uid"]),
-    ("kVp", lambda r: r["kvp"]),
-    ("kernel", lambda r: r["convolution_kernel"]),
-    ("contrast", lambda r: r["contrast"]),
-    ("time", lambda r: r["temporal_index"]),
-    ("type", lambda r: r["image_type"]),
-    ("thickness", lambda r: None if r["slice_thickness_mm"] is None else round(r["slice_thickness_mm"], 1)),
+_PARTS = (
+    ("acquisition", "acquisition_number"),
+    ("acquisition UID", "acquisition_uid"),
+    ("kVp", "kvp"),
+    ("kernel", "convolution_kernel"),
+    ("contrast", "contrast"),
+    ("time", "temporal_index"),
+    ("type", "image_type"),
+    ("thickness", "slice_thickness_mm"),
 )
 
 
-def by_acquisition(rows: Sequence[Row], z: np.ndarray, same_position_mm: float) -> list[tuple[str, list[int]]]:
+def by_acquisition(rows: Columns, z: np.ndarray, same_position_mm: float) -> list[tuple[str, list[int]]]:
     """Split the images of one group into volumes: (name, indices), one with an empty name where they are one volume.
 
     Args:
@@ -48,14 +50,16 @@ def by_acquisition(rows: Sequence[Row], z: np.ndarray, same_position_mm: float) 
     return out
 
 
-def _split(
-    rows: Sequence[Row], z: np.ndarray, members: list[int], same_mm: float
-) -> list[tuple[str, list[int]]] | None:
+def _split(rows: Columns, z: np.ndarray, members: list[int], same_mm: float) -> list[tuple[str, list[int]]] | None:
     """The parts by the first property whose values overlap in z; None where there is none."""
-    for name, of in _PARTS:
+    for name, column in _PARTS:
+        if rows.is_one(column):
+            continue
+        values = rows.column(column)
         parts: dict[Any, list[int]] = defaultdict(list)
         for i in members:
-            parts[of(rows[i])].append(i)
+            v = values[i]
+            parts[round(v, 1) if name == "thickness" and v is not None else v].append(i)
         if None in parts and len(parts) == 2:
             continue  # some images are silent: nothing says that they are others
         if len(parts) > 1 and _overlap([z[p] for p in parts.values()], same_mm):
@@ -106,6 +110,8 @@ def interleaved(z: np.ndarray, least: int) -> list[list[int]]:
         z: [n] mm, in the order of the numbering.
         least: fewest slices of a scan.
     """
+    if np.all(np.diff(z) > 0) or np.all(np.diff(z) <= 0):
+        return []  # one scan, as nearly all are
     runs: list[list[int]] = [[]]
     upward: bool | None = None
     for i in range(len(z)):
@@ -191,14 +197,15 @@ def _between(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.count_nonzero((few > many.min()) & (few < many.max())) >= _BETWEEN * len(few))
 
 
-def frames_of_reference_apart(rows: Sequence[Row], least: int) -> bool:
+def frames_of_reference_apart(frames: Sequence[str | None], least: int) -> bool:
     """Whether FrameOfReferenceUID parts images; False where it differs from slice to slice, as after some
     de-identification, and says nothing: then positions alone decide.
 
     Args:
+        frames: of every image.
         least: fewest slices of a volume; frames of reference with fewer images on average hold none.
     """
-    counts = Counter(r["frame_of_reference_uid"] for r in rows)
+    counts = Counter(frames)
     if len(counts) == 2 and None in counts:
         return False  # some images are silent: nothing says that they are others
-    return len(rows) >= least * len(counts)
+    return len(frames) >= least * len(counts)

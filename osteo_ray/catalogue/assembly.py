@@ -12,15 +12,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart, interleaved, speaks_for_scans
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.people import people, person_of
+from osteo_ray.catalogue.people import STATED, Person, people
 from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, unusable, volume_rows
+from osteo_ray.io.tables import Columns
 from osteo_ray.outcomes import Phase, State
 
 SamePixels = Callable[[Row, Row], bool]
@@ -32,16 +32,14 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
     Patients are never mixed: where several stand under one series UID each has rows of its own. `same_pixels(a, b)` is
     asked only for two images with one SOP instance UID, or at one position.
     """
-    rows = sorted(rows, key=lambda r: (r["sop_uid"], r["frame"], r["uri"]))
-    numbers: dict[str | None, list[Row]] = defaultdict(list)
-    for r in rows:
-        numbers[r["patient_key"]].append(r)
-    patients: list[tuple[bool, list[Row]]] = []  # whether the number is another person's, too
-    for key in sorted(numbers, key=str):
-        found = people(numbers[key], person_of, by_name=key is None)
-        patients += [(key is not None and len(found) > 1, members) for members in found]
-    held = Counter(uid for _, members in patients for uid in {r["sop_uid"] for r in members})
-    shared = sorted(uid for uid, n in held.items() if n > 1)
+    rows = rows if isinstance(rows, Columns) else Columns.of_rows(rows)
+    order = list(zip(*(rows.column(n) for n in ("sop_uid", "frame", "uri")), strict=True)) if len(rows) else []
+    rows = rows.take(sorted(range(len(rows)), key=order.__getitem__))
+    patients = _patients(rows)
+    shared: list[str] = []
+    if len(patients) > 1:
+        held = Counter(uid for _, members in patients for uid in set(members.column("sop_uid")))
+        shared = sorted(uid for uid, n in held.items() if n > 1)
     out: list[Row] = []
     files: list[Row] = []
     for i, (contradicted, members) in enumerate(patients, 1):
@@ -64,9 +62,24 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
     return out, files
 
 
-def _assemble_one(
-    rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels, label: str
-) -> tuple[list[Row], list[Row]]:
+def _patients(rows: Columns) -> list[tuple[bool, Columns]]:
+    """(whether the number is another person's, too; images) of each patient."""
+    if not len(rows):
+        return []
+    if rows.is_one("patient_key", *STATED):
+        return [(False, rows)]
+    numbers: dict[str | None, list[int]] = defaultdict(list)
+    for i, key in enumerate(rows.column("patient_key")):
+        numbers[key].append(i)
+    persons = list(map(Person, *(rows.column(name) for name in STATED)))
+    out = []
+    for key in sorted(numbers, key=str):
+        found = people(numbers[key], persons.__getitem__, by_name=key is None)
+        out += [(key is not None and len(found) > 1, rows.take(members)) for members in found]
+    return out
+
+
+def _assemble_one(rows: Columns, cfg: IndexConfig, same_pixels: SamePixels, label: str) -> tuple[list[Row], list[Row]]:
     """The rows of one patient's series."""
     kept, files, clash = _duplicates(rows, same_pixels)
     out: list[Row] = []
@@ -84,7 +97,7 @@ def _assemble_one(
             for scan, scanned in scans:
                 split = ", ".join(x for x in (label, name if len(groups) > 1 else "", sub, scan) if x)
                 out.extend(volume_rows(scanned, cfg, split or None, len(copies)))
-            used = {r["uri"] for r in part}
+            used = set(part.column("uri")) if copies else set()
             for r in copies:
                 if r["uri"] not in used:
                     used.add(r["uri"])
@@ -93,35 +106,40 @@ def _assemble_one(
     return out, files
 
 
-def _duplicates(rows: list[Row], same_pixels: SamePixels) -> tuple[list[Row], list[Row], str | None]:
+def _duplicates(rows: Columns, same_pixels: SamePixels) -> tuple[Columns, list[Row], str | None]:
+    uids = list(zip(rows.column("sop_uid"), rows.column("frame"), strict=True))
+    if len(set(uids)) == len(uids):
+        return rows, [], None
     by_uid: dict[tuple[str, int], Row] = {}
-    kept, files, clash = [], [], None
-    for r in rows:
-        first = by_uid.setdefault((r["sop_uid"], r["frame"]), r)
+    kept: list[int] = []
+    files, clash = [], None
+    for i, r in enumerate(rows):
+        first = by_uid.setdefault(uids[i], r)
         if first is r:
-            kept.append(r)
+            kept.append(i)
         elif r["modality"] != "CT" or same_pixels(first, r):
             if r["frame"] == 0:
                 files.append(_file(r, State.EXCLUDED, "DUPLICATE_INSTANCE", f"the same SOP instance as {first['uri']}"))
         else:
             clash = r["sop_uid"]
-            kept.append(r)
-    return kept, files, clash
+            kept.append(i)
+    return rows.take(kept), files, clash
 
 
 _GIVE_UP = 8  # pairs at one position that all differ: these are no copies, and no more pixels are read
 
 
-def _without_copies(rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels) -> tuple[list[Row], list[Row]]:
+def _without_copies(rows: Columns, cfg: IndexConfig, same_pixels: SamePixels) -> tuple[Columns, list[Row]]:
     """(images, copies): a copy shares position and pixels with an image that is kept."""
-    got = positions(rows) if rows[0]["modality"] == "CT" else None
+    got = positions(rows) if rows.first("modality") == "CT" else None
     tolerance = cfg.geometry.same_position_mm
     if got is None or unusable(rows, cfg) or not collisions(got[1], tolerance):
         return rows, []
     z = got[1]
-    order = sorted(range(len(rows)), key=lambda i: (z[i], rows[i]["sop_uid"], rows[i]["frame"]))
-    kept: list[dict[str, Any]] = []
-    copies: list[dict[str, Any]] = []
+    uids, frames = rows.column("sop_uid"), rows.column("frame")
+    order = sorted(range(len(rows)), key=lambda i: (z[i], uids[i], frames[i]))
+    kept: list[int] = []
+    copies: list[Row] = []
     differ = 0
     at: list[int] = []  # kept images of the position in hand
     for i in order:
@@ -133,8 +151,8 @@ def _without_copies(rows: list[Row], cfg: IndexConfig, same_pixels: SamePixels) 
                 continue
             differ += 1
         at.append(i)
-        kept.append(rows[i])
-    return kept, copies
+        kept.append(i)
+    return rows.take(kept), copies
 
 
 def _file(r: Row, state: State, code: str, message: str) -> Row:
@@ -148,53 +166,60 @@ def _file(r: Row, state: State, code: str, message: str) -> Row:
     }
 
 
-def _groups(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
+_EXACT = ("image_type", "sop_class", "frame_of_reference_uid", "rows", "cols", "signed", "special")
+
+
+def _groups(rows: Columns, cfg: IndexConfig) -> list[tuple[str, Columns]]:
     """Split what can't be one volume: exact on tags, within tolerance on orientation and pixel spacing."""
-    exact: dict[tuple, list[Row]] = defaultdict(list)
-    frames = frames_of_reference_apart([r for r in rows if r["modality"] == "CT"], cfg.geometry.min_slices)
-    for r in rows:
+    exact: dict[tuple, list[int]] = defaultdict(list)
+    modality, frame = rows.column("modality"), rows.column("frame_of_reference_uid")
+    apart = frames_of_reference_apart(
+        [f for f, m in zip(frame, modality, strict=True) if m == "CT"], cfg.geometry.min_slices
+    )
+
+    def key(r: Row) -> tuple:
         if r["modality"] != "CT":
-            exact[(r["modality"],)].append(r)
-            continue
+            return (r["modality"],)
         kind = g.no_volume_kind(r["image_type"], r["sop_class"]) or image_kind(r["image_type"])
-        exact[
-            (
-                "CT",
-                kind,
-                r["frame_of_reference_uid"] if frames else None,
-                r["rows"],
-                r["cols"],
-                r["sop_class"],
-                r["signed"],
-                r["special"],
-            )
-        ].append(r)
+        of_frame = r["frame_of_reference_uid"] if apart else None
+        return ("CT", kind, of_frame, r["rows"], r["cols"], r["sop_class"], r["signed"], r["special"])
+
+    if rows.is_one("modality", *_EXACT):
+        exact[key(rows[0])] = list(range(len(rows)))
+    else:
+        for i, r in enumerate(rows):
+            exact[key(r)].append(i)
     names = ("modality", "type", "frame of reference", "rows", "cols", "class", "signed", "reconstruction")
     varying = [i for i in range(len(names)) if len({k[i] if i < len(k) else None for k in exact}) > 1]
-    out: list[tuple[str, list[Row]]] = []
-    for key in sorted(exact, key=str):
-        label = ", ".join(f"{names[i]} {key[i]}" for i in varying if i < len(key))
-        clusters: list[tuple[np.ndarray | None, list[Row]]] = []
-        for r in exact[key]:
-            if (
-                clusters
-                and r["iop"] == clusters[-1][1][0]["iop"]
-                and r["pixel_spacing"] == clusters[-1][1][0]["pixel_spacing"]
-            ):
-                clusters[-1][1].append(r)
-                continue
-            v = None if not r["iop"] or not r["pixel_spacing"] else np.array([*r["iop"], *r["pixel_spacing"]])
-            for ref, members in clusters:
-                same = ref is v if ref is None or v is None else _close(ref, v, cfg.geometry.iop_tolerance)
-                if same:
-                    members.append(r)
-                    break
-            else:
-                clusters.append((v, [r]))
-        for i, (_, members) in enumerate(clusters):
+    out: list[tuple[str, Columns]] = []
+    for k in sorted(exact, key=str):
+        label = ", ".join(f"{names[i]} {k[i]}" for i in varying if i < len(k))
+        clusters = _oriented(rows, exact[k], cfg)
+        for i, members in enumerate(clusters):
             part = f"orientation {i + 1} of {len(clusters)}" if len(clusters) > 1 else ""
-            out.append((", ".join(x for x in (label, part) if x), members))
+            out.append((", ".join(x for x in (label, part) if x), rows.take(members)))
     return out
+
+
+def _oriented(rows: Columns, members: list[int], cfg: IndexConfig) -> list[list[int]]:
+    """Images by orientation and pixel spacing."""
+    if rows.is_one("iop", "pixel_spacing"):
+        return [members]
+    iop, spacing = rows.column("iop"), rows.column("pixel_spacing")
+    clusters: list[tuple[np.ndarray | None, list[int]]] = []
+    for i in members:
+        if clusters and iop[i] == iop[clusters[-1][1][0]] and spacing[i] == spacing[clusters[-1][1][0]]:
+            clusters[-1][1].append(i)
+            continue
+        v = None if not iop[i] or not spacing[i] else np.array([*iop[i], *spacing[i]])
+        for ref, found in clusters:
+            same = ref is v if ref is None or v is None else _close(ref, v, cfg.geometry.iop_tolerance)
+            if same:
+                found.append(i)
+                break
+        else:
+            clusters.append((v, [i]))
+    return [found for _, found in clusters]
 
 
 def _close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
@@ -210,29 +235,29 @@ def image_kind(image_type: str | None) -> str:
     return f"{kind} REFORMATTED" if made else kind
 
 
-def _volumes(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
+def _volumes(rows: Columns, cfg: IndexConfig) -> list[tuple[str, Columns]]:
     """Split what overlaps in z by what makes it different acquisitions or reconstructions; else leave it whole."""
-    got = positions(rows) if rows[0]["modality"] == "CT" else None
+    got = positions(rows) if rows.first("modality") == "CT" else None
     if got is None:
         return [("", rows)]
     parts = by_acquisition(rows, got[1], cfg.geometry.same_position_mm)
-    return [(name, [rows[i] for i in members]) for name, members in parts]
+    return [(name, rows.take(members)) for name, members in parts]
 
 
-def _scans(rows: list[Row], cfg: IndexConfig) -> list[tuple[str, list[Row]]]:
+def _scans(rows: Columns, cfg: IndexConfig) -> list[tuple[str, Columns]]:
     """Split scans whose slices interleave, where their numbering and one thing more tell them apart."""
-    got = positions(rows) if rows[0]["modality"] == "CT" else None
+    got = positions(rows) if rows.first("modality") == "CT" else None
     # Where two images share a position, which of them is wanted is not for the numbering to say: Q_DUP_SLICES.
     if got is None or unusable(rows, cfg) or collisions(got[1], cfg.geometry.same_position_mm):
         return [("", rows)]
-    numbers = [r["instance_number"] for r in rows]
+    numbers, frames, uids = (rows.column(n) for n in ("instance_number", "frame", "sop_uid"))
     if None in numbers:
         return [("", rows)]
-    order = sorted(range(len(rows)), key=lambda i: (numbers[i], rows[i]["frame"], rows[i]["sop_uid"]))
-    if len({(numbers[i], rows[i]["frame"]) for i in order}) < len(rows):
+    order = sorted(range(len(rows)), key=lambda i: (numbers[i], frames[i], uids[i]))
+    if len(set(zip(numbers, frames, strict=True))) < len(rows):
         return [("", rows)]
     z = got[1][order]
     parts = interleaved(z, cfg.geometry.min_slices)
-    if not parts or not speaks_for_scans([rows[i] for i in order], z, parts):
+    if not parts or not speaks_for_scans(rows.take(order), z, parts):
         return [("", rows)]
-    return [(f"scan {k} by numbering", [rows[order[i]] for i in part]) for k, part in enumerate(parts, 1)]
+    return [(f"scan {k} by numbering", rows.take([order[i] for i in part])) for k, part in enumerate(parts, 1)]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ from osteo_ray.dicom.sources import Branch, Entry
 from osteo_ray.dicom.stack import same_pixels
 from osteo_ray.io.parquet_set import KEY_BITS, SetPart, is_finished, read_manifest, write_manifest
 from osteo_ray.io.store import Store, watched
-from osteo_ray.io.tables import to_rows, to_table
+from osteo_ray.io.tables import Columns, to_columns, to_table
 from osteo_ray.io.trouble import retry_for
 from osteo_ray.io.uris import join
 from osteo_ray.outcomes import InputError
@@ -432,23 +433,37 @@ def _sum(parts: Iterable[SetPart]) -> dict[str, int]:
     return dict(total)
 
 
+_ROWS_TOGETHER = 2000  # header rows of whole studies that are Python objects at a time
+
+
 def assemble_table(table: pa.Table, cfg: IndexConfig) -> tuple[pa.Table, pa.Table]:
-    """Header rows of whole studies -> (catalogue, files) tables; Python objects of one study at a time."""
+    """Header rows of whole studies -> (catalogue, files) tables; Python objects of some studies at a time."""
     table = table.sort_by([("study_uid", "ascending"), ("series_uid", "ascending")])
-    uids = table.column("study_uid").to_pylist()
     series_out, files_out = [CATALOGUE.empty_table()], [FILE.empty_table()]
+    at = n = 0
+    for _, run in groupby(table.column("study_uid").to_pylist()):
+        n += sum(1 for _ in run)
+        if n >= _ROWS_TOGETHER or at + n == table.num_rows:
+            found, files = _assemble_studies(to_columns(table.slice(at, n)), cfg)
+            series_out.append(to_table(found, CATALOGUE))
+            files_out.append(to_table(files, FILE))
+            at, n = at + n, 0
+    return pa.concat_tables(series_out), pa.concat_tables(files_out)
+
+
+def _assemble_studies(columns: dict[str, list[Any]], cfg: IndexConfig) -> tuple[list[dict], list[dict]]:
+    """Sorted header rows of whole studies -> rows of the catalogue, and of files.parquet."""
+    out: list[dict] = []
+    files: list[dict] = []
     at = 0
-    for _, run in groupby(uids):
-        n = sum(1 for _ in run)
-        rows = to_rows(table.slice(at, n))
-        at += n
-        found, files = [], []
-        for _, one in groupby(rows, key=lambda r: r["series_uid"]):
-            got, left = assemble(one, cfg, same_pixels)
+    for _, study in groupby(zip(columns["study_uid"], columns["series_uid"], strict=True), key=itemgetter(0)):
+        found = []
+        for _, series in groupby(study):
+            n = sum(1 for _ in series)
+            got, left = assemble(Columns.of({k: v[at : at + n] for k, v in columns.items()}), cfg, same_pixels)
+            at += n
             found += got
             files += left
         choose(found, cfg)
-        series_out.append(to_table(found, CATALOGUE))
-        if files:
-            files_out.append(to_table(files, FILE))
-    return pa.concat_tables(series_out), pa.concat_tables(files_out)
+        out += found
+    return out, files

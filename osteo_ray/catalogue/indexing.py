@@ -61,9 +61,9 @@ INDEX_VERSION = 4  # raised when header rows change their meaning: older parts a
 
 def part_key(part: list[Entry], cfg: IndexConfig) -> str:
     """Name of a part's results: over what was listed and every setting that header rows depend on."""
+    listed = "".join(f"{e.uri}|{e.bytes}|{e.stamp}|{e.code}\n" for e in part)
     h = hashlib.blake2b(f"{header_config(cfg)}\n".encode(), digest_size=16)
-    for e in part:
-        h.update(f"{e.uri}|{e.bytes}|{e.stamp}|{e.code}\n".encode("utf-8", "surrogateescape"))
+    h.update(listed.encode("utf-8", "surrogateescape"))
     return h.hexdigest()
 
 
@@ -102,13 +102,15 @@ class PartRecord:
 
 def write_listing(part: list[Entry], store: Store, name: str) -> None:
     """Keep a part's entries as `<name>.list.parquet`, until its headers are read."""
-    store.put_table(f"{name}.list.parquet", pa.Table.from_pylist([asdict(e) for e in part], ENTRY))
+    columns = [pa.array([getattr(e, f.name) for e in part], f.type) for f in ENTRY]
+    store.put_table(f"{name}.list.parquet", pa.Table.from_arrays(columns, schema=ENTRY))
 
 
 def read_listing(store: Store, name: str) -> list[Entry]:
     """What `write_listing` kept."""
     with store.parquet(f"{name}.list.parquet") as f:
-        return [Entry(**r) for r in f.read().to_pylist()]
+        columns = [column.to_pylist() for column in f.read(columns=ENTRY.names).columns]
+    return list(map(Entry, *columns))
 
 
 def index_part(store: Store, folder: str, key: str, cfg: IndexConfig) -> PartRecord:

@@ -1,6 +1,6 @@
 """Several people under one patient number, or under none: whom the images of a study belong to. Pure.
 
-    for members in people(rows, person_of, by_name=True): ...          # the rows of one person each
+    for members in people(rows, of, by_name=True): ...                 # the rows of one person each
 
 Numbers are left out, reused and mistyped ("ANON", an emergency's number), so that equal ones do not make one person.
 What else a header states of a person (name, birth date, sex, age) tells two apart. Of the name the index holds 16 bits
@@ -11,15 +11,15 @@ the two. What whoever has the key can compute all the same: docs/decisions/priva
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from osteo_ray.dicom.tags import date_of
 
-Row = dict[str, Any]
+T = TypeVar("T")
 
 _AGE_Y = 2.0  # ages of one person, as different writers state them, lie within this
 
@@ -51,19 +51,8 @@ def _mark(text: bytes, key: str | None) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=2, key=secret).digest())
 
 
-def person_of(row: Mapping[str, Any]) -> Person:
-    """What a header row states of its person."""
-    return Person(row["name_mark"], row["birth_mark"], row["sex"], row["age_y"])
-
-
-def stated_person(rows: Sequence[Mapping[str, Any]]) -> Person:
-    """What the images of one person state together: of each fact the commonest that is stated."""
-    facts = zip(*map(person_of, rows), strict=True)
-    return Person(*(min(c, key=lambda v: (-c[v], str(v)), default=None) for c in (_counted(f) for f in facts)))
-
-
-def _counted(values: Iterable[Any]) -> Counter[Any]:
-    return Counter(v for v in values if v is not None)
+STATED = ("name_mark", "birth_mark", "sex", "age_y")
+"""The columns of a header row that make a `Person`, in its order."""
 
 
 def differ(a: Person, b: Person, by_name: bool) -> bool:
@@ -82,14 +71,14 @@ def differ(a: Person, b: Person, by_name: bool) -> bool:
     return by_name and a.name is not None and b.name is not None and a.name != b.name
 
 
-def people(rows: Sequence[Row], of: Callable[[Row], Person], by_name: bool) -> list[list[Row]]:
+def people(rows: Sequence[T], of: Callable[[T], Person], by_name: bool) -> list[list[T]]:
     """`rows` by person, in an order that does not depend on theirs; one list where nothing says that they are several.
 
     Args:
         of: what a row states of its person.
         by_name: as in `differ`.
     """
-    found: dict[Person, list[Row]] = defaultdict(list)
+    found: dict[Person, list[T]] = defaultdict(list)
     for r in rows:
         found[of(r) if by_name else of(r)._replace(name=None)].append(r)
     if not any(differ(a, b, by_name) for a, b in combinations(found, 2)):

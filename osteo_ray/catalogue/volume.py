@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from itertools import chain
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import numpy as np
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.config import IndexConfig
 from osteo_ray.catalogue.contrast import of_images
-from osteo_ray.catalogue.people import stated_person
+from osteo_ray.catalogue.people import STATED, Person
 from osteo_ray.catalogue.pixel_meaning import OTHER_UNITS, PROJECTION, UNKNOWN_UNITS, explanation
 from osteo_ray.catalogue.schema import CATALOGUE, INSTANCE_OF_SERIES
 from osteo_ray.dicom.codecs import readable
 from osteo_ray.dicom.geometry import alternating, describe, longest_run, normal, valid_iop
+from osteo_ray.io.tables import Columns
 from osteo_ray.outcomes import Phase, State
 
 Row = dict[str, Any]
@@ -40,12 +42,12 @@ _JUDGED = (
 _SMALLEST_MM, _LARGEST_MM = 0.5, 1500.0  # of a picture's side; beyond, the unit is not mm
 
 
-def positions(rows: list[Row]) -> tuple[np.ndarray, np.ndarray] | None:
+def positions(rows: Columns) -> tuple[np.ndarray, np.ndarray] | None:
     """([k, 3] positions, [k] z along the normal), or None where the geometry can't be used."""
-    if any(r["ipp"] is None or r["iop"] is None for r in rows):
+    if None in rows.column("ipp") or None in rows.column("iop"):
         return None
-    ipp = np.array([r["ipp"] for r in rows], dtype=np.float64)
-    iop = np.array(rows[0]["iop"], dtype=np.float64)
+    ipp = np.array(rows.column("ipp"), dtype=np.float64)
+    iop = np.array(rows.first("iop"), dtype=np.float64)
     if not np.all(np.isfinite(ipp)) or not np.all(np.isfinite(iop)) or not np.linalg.norm(np.cross(iop[:3], iop[3:])):
         return None
     return ipp, ipp @ normal(iop)
@@ -56,7 +58,7 @@ def collisions(z: np.ndarray, tolerance: float) -> int:
     return int(np.count_nonzero(np.diff(np.sort(z)) <= tolerance))
 
 
-def volume_rows(rows: list[Row], cfg: IndexConfig, split: str | None, copies: int = 0) -> list[Row]:
+def volume_rows(rows: Columns, cfg: IndexConfig, split: str | None, copies: int = 0) -> list[Row]:
     """One group -> its catalogue row; two where a run of slices beside a gap is left out."""
     row = row_of(rows, cfg)
     row["split"], row["n_copies_dropped"] = split, copies
@@ -65,7 +67,7 @@ def volume_rows(rows: list[Row], cfg: IndexConfig, split: str | None, copies: in
     row["gates"] = gates
     if gates[0].verdict == "fail":
         return [_close_row(row, cfg)]
-    if what := next((r["not_a_patient"] for r in rows if r["not_a_patient"]), None):
+    if what := next(filter(None, rows.column("not_a_patient")), None):
         end(row, State.EXCLUDED, "NOT_A_PATIENT", Phase.GATE, f"by its header no living patient was scanned: {what}")
         return [_close_row(row, cfg)]
     gates.append(g.q_localizer(first["image_type"], first["sop_class"], cfg.gates))
@@ -84,15 +86,13 @@ def volume_rows(rows: list[Row], cfg: IndexConfig, split: str | None, copies: in
         end(row, state, code, Phase.ASSEMBLE, message)
         return [_close_row(row, cfg)]
     ipp, z = got
-    order = np.lexsort((np.array([r["sop_uid"] for r in rows]), z))
-    rows, ipp, z = [rows[i] for i in order], ipp[order], z[order]
-    return _measured(row, rows, ipp, z, cfg)
+    order = np.lexsort((np.array(rows.column("sop_uid")), z))
+    return _measured(row, rows.take(order.tolist()), ipp[order], z[order], cfg)
 
 
-def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: IndexConfig) -> list[Row]:
+def _measured(row: Row, rows: Columns, ipp: np.ndarray, z: np.ndarray, cfg: IndexConfig) -> list[Row]:
     geo, gates = cfg.geometry, row["gates"]
-    iop = np.array(rows[0]["iop"])
-    n = normal(iop)
+    n = normal(np.array(rows.first("iop")))
     _place(row, rows, z)
     distinct = np.concatenate([[True], np.diff(z) > geo.same_position_mm])
     row["n_duplicate_positions"] = int(np.count_nonzero(~distinct))
@@ -132,13 +132,14 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
         where = ", ".join(f"{k} missing after z {at:.1f} mm" for at, k in s.gaps[:5])
         row["message"] = where
         if not hopeless:
-            rest = row_of(rows[:a] + rows[b:], cfg)
+            outside, run = rows.take([*range(a), *range(b, len(z))]), rows.take(range(a, b))
+            rest = row_of(outside, cfg)
             rest["split"] = ", ".join(x for x in (row["split"], "outside the longest run") if x)
-            _place(rest, rows[:a] + rows[b:], np.concatenate([z[:a], z[b:]]))
+            _place(rest, outside, np.concatenate([z[:a], z[b:]]))
             rest["gates"] = [gates[0]]
             end(rest, State.EXCLUDED, "Q_MISSING_SLICES", Phase.GATE, f"left out beside a gap: {where}")
-            kept = row_of(rows[a:b], cfg)
-            _place(kept, rows[a:b], z[a:b])
+            kept = row_of(run, cfg)
+            _place(kept, run, z[a:b])
             for name in ("content_hash", "instances", "sop_count", "n_slices", "bytes", "z_min_mm", "z_max_mm"):
                 row[name] = kept[name]
             out.append(_close_row(rest, cfg))
@@ -158,11 +159,12 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
     return out
 
 
-def unusable(rows: list[Row], cfg: IndexConfig) -> tuple[str, str, State] | None:
+def unusable(rows: Columns, cfg: IndexConfig) -> tuple[str, str, State] | None:
     """(code, message, state) of the first thing that makes pixels or geometry unusable; None where all is well."""
     q = State.QUARANTINED
     seen = set()
-    for r in rows:
+    placed = None not in rows.column("ipp") and all(map(isfinite, chain.from_iterable(rows.column("ipp"))))
+    for r in rows[:1] if placed and rows.is_one(*_JUDGED, "iop", "pixel_spacing") else rows:
         geometry = r["ipp"] is not None and r["iop"] is not None and all(map(isfinite, r["ipp"]))
         key = (geometry, *(r[k] for k in _JUDGED), *(r["iop"] or ()), *(r["pixel_spacing"] or ()))
         if key in seen:
@@ -198,7 +200,7 @@ def unusable(rows: list[Row], cfg: IndexConfig) -> tuple[str, str, State] | None
     return None
 
 
-def row_of(rows: list[Row], cfg: IndexConfig) -> Row:
+def row_of(rows: Columns, cfg: IndexConfig) -> Row:
     """A catalogue row with what needs no geometry; everything else null."""
     first = rows[0]
     row: Row = dict.fromkeys(CATALOGUE.names)
@@ -224,12 +226,12 @@ def row_of(rows: list[Row], cfg: IndexConfig) -> Row:
         "body_part",
         "convolution_kernel",
     ):
-        row[name] = _most(r[name] for r in rows)
-    voltages = {r["kvp"] for r in rows} - {None}
+        row[name] = _most(rows.counts(name))
+    voltages = set(rows.counts("kvp")) - {None}
     row["kvp"] = voltages.pop() if len(voltages) == 1 else None  # stations of several: which one the spine had is open
-    row["contrast"] = of_images(r["contrast"] for r in rows)
+    row["contrast"] = of_images(rows.counts("contrast"))
     for name in ("slice_thickness_mm", "manufacturer", "model", "transfer_syntax", "recon_diameter_mm"):
-        row[name] = _most(r[name] for r in rows)
+        row[name] = _most(rows.counts(name))
     ps = first["pixel_spacing"]
     sides = [] if not ps or not first["rows"] or not first["cols"] else [ps[0] * first["rows"], ps[1] * first["cols"]]
     circle = [row["recon_diameter_mm"]] if (row["recon_diameter_mm"] or 0) > 0 else []
@@ -238,44 +240,38 @@ def row_of(rows: list[Row], cfg: IndexConfig) -> Row:
         orientation=first["iop"],
         pixel_spacing_row_mm=ps[0] if ps else None,
         pixel_spacing_col_mm=ps[1] if ps else None,
-        lossy=any(r["lossy"] for r in rows),
-        bytes=sum({r["uri"]: r["bytes"] for r in rows}.values()),
-        sop_count=len({r["sop_uid"] for r in rows}),
+        lossy=any(rows.counts("lossy")),
+        bytes=sum(dict(zip(rows.column("uri"), rows.column("bytes"), strict=True)).values()),
+        sop_count=len(set(rows.column("sop_uid"))),
         n_slices=len(rows),
         chosen=False,
         gates=[],
         content_hash=_content_hash(rows),
     )
     _place(row, rows, None)
-    row["person"] = stated_person(rows)  # for the choice within a study; no column of the catalogue
+    # for the choice within a study; no column of the catalogue
+    row["person"] = Person(*(_most(rows.counts(name)) for name in STATED))
     return row
 
 
-def _place(row: Row, rows: list[Row], z: np.ndarray | None) -> None:
+def _place(row: Row, rows: Columns, z: np.ndarray | None) -> None:
     """Set the instances, in order of z."""
-    out = []
-    for i, r in enumerate(rows):
-        item = {k: r[k] for k in _COPIED}
-        item["position"] = r["ipp"]
-        item["z_mm"] = None if z is None else float(z[i])
-        out.append(item)
-    row["instances"] = out
+    heights = [None] * len(rows) if z is None else z.tolist()
+    row["instances"] = rows.select(_COPIED, position=rows.column("ipp"), z_mm=heights)
     if z is not None and len(z):
         row["z_min_mm"], row["z_max_mm"] = float(z[0]), float(z[-1])
 
 
-def _most(values: Iterable[Any]) -> Any:
+def _most(count: Counter[Any]) -> Any:
     """The most frequent value that is there; ties by value, so that the order of files doesn't matter."""
-    count = Counter(v for v in values if v is not None)
-    return min(count, key=lambda v: (-count[v], str(v))) if count else None
+    return min((v for v in count if v is not None), key=lambda v: (-count[v], str(v)), default=None)
 
 
-def _content_hash(rows: list[Row]) -> str:
+def _content_hash(rows: Columns) -> str:
     """128 bits over what the files hold (UIDs, sizes, checksums of their beginnings); where they lie is left out."""
-    h = hashlib.blake2b(digest_size=16)
-    for r in sorted(rows, key=lambda r: (r["sop_uid"], r["frame"])):
-        h.update(f"{r['sop_uid']}|{r['frame']}|{r['bytes']}|{r['digest']}\n".encode())
-    return h.hexdigest()
+    found = zip(*(rows.column(n) for n in ("sop_uid", "frame", "bytes", "digest")), strict=True)
+    text = "".join(f"{uid}|{frame}|{size}|{crc}\n" for uid, frame, size, crc in sorted(found, key=itemgetter(0, 1)))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def end(row: Row, state: State, code: str, stage: Phase, message: str) -> None:

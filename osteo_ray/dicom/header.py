@@ -62,7 +62,7 @@ def read_header(read: Callable[[int], bytes], total: int, limits: Limits, head: 
     data = read(size) if head is None else head
     known = _LAYOUTS.read(data, total, limits)
     if known is not None:
-        return _without_name(known)
+        return known
     while True:
         try:
             return _without_name(_parse(data, total, limits))

@@ -76,10 +76,11 @@ _VOLUME = (".nii.gz", ".nii")
 
 def sidecar_of(uri: str) -> str | None:
     """Where the JSON sidecar of a NIfTI volume lies, by the rule of BIDS and dcm2niix; None for other files."""
-    for end in _VOLUME:
-        if uri.lower().partition("::")[0].endswith(end):
-            name, sep, outer = uri.partition("::")
-            return name[: -len(end)] + ".json" + sep + outer
+    name, sep, outer = uri.partition("::")
+    lower = name.lower()
+    if lower.endswith(_VOLUME):
+        end = next(e for e in _VOLUME if lower.endswith(e))
+        return name[: -len(end)] + ".json" + sep + outer
     return None
 
 
@@ -123,7 +124,7 @@ class LocalSource:
 
     def list(self) -> Iterator[Entry]:
         if not os.path.isdir(self.root):
-            yield from with_sidecars([self._entry(self.root)], self._beside)
+            yield from with_sidecars([self._entry(file_uri(self.root), self.root)], self._beside)
             return
         yield from self.list_branch(Branch(self.root, self.root, True))
 
@@ -150,7 +151,7 @@ class LocalSource:
     def list_branch(self, branch: Branch) -> Iterator[Entry]:
         """The entries of one branch."""
         if not os.path.isdir(branch.folder):
-            yield from with_sidecars([self._entry(branch.folder)], self._beside)
+            yield from with_sidecars([self._entry(file_uri(branch.folder), branch.folder)], self._beside)
             return
         seen: set[tuple[int, int]] = set()  # links out of the tree may form loops of their own
         stack = [branch.folder]
@@ -174,9 +175,9 @@ class LocalSource:
     def _scan(self, folder: str) -> tuple[Iterator[Entry], Sequence[os.DirEntry]]:
         """(entries, folders to walk) of one folder, each in order of names; an entry is looked at when it is taken."""
         with os.scandir(folder) as it:
-            found = sorted(it, key=lambda e: os.fsencode(e.name))
+            found = sorted((os.fsencode(e.name), e) for e in it)  # names of one folder differ
         files, below = [], []
-        for item in found:
+        for name, item in found:
             try:
                 folder_like = item.is_dir(follow_symlinks=self.follow_links)
             except OSError:
@@ -184,15 +185,17 @@ class LocalSource:
             if folder_like and not (item.is_symlink() and self._walked_anyway(item.path)):
                 below.append(item)
             else:
-                files.append((item, folder_like))
-        return (self._item(item, loop) for item, loop in files), below
+                files.append((name, item, folder_like))
+        # `file_uri` of every item, whose folder is normalised and quoted once
+        at = file_uri(folder).rstrip("/") + "/"
+        return (self._item(at + quote(name), item, loop) for name, item, loop in files), below
 
-    def _item(self, item: os.DirEntry, loop: bool) -> Entry:
+    def _item(self, uri: str, item: os.DirEntry, loop: bool) -> Entry:
         if loop:
-            return Entry(file_uri(item.path), 0, "", "LINK_LOOP", _LOOP)
+            return Entry(uri, 0, "", "LINK_LOOP", _LOOP)
         if not self.follow_links and item.is_symlink():
-            return Entry(file_uri(item.path), 0, "", "NOT_REGULAR", "a link; this run follows none")
-        return self._entry(item.path)
+            return Entry(uri, 0, "", "NOT_REGULAR", "a link; this run follows none")
+        return self._entry(uri, item.path)
 
     def _walked_anyway(self, link: str) -> bool:
         target = os.path.realpath(link)
@@ -200,11 +203,10 @@ class LocalSource:
 
     def _beside(self, uri: str) -> Entry | None:
         path = file_path(uri)
-        return self._entry(path) if os.path.isfile(path) else None
+        return self._entry(file_uri(path), path) if os.path.isfile(path) else None
 
     @staticmethod
-    def _entry(path: str) -> Entry:
-        uri = file_uri(path)
+    def _entry(uri: str, path: str) -> Entry:
         try:
             st = os.stat(path)
         except OSError as e:

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
+from typing import Any
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -153,6 +154,14 @@ ACTS = dict.fromkeys(TAGS, KEEP) | dict.fromkeys(SEQUENCES, SEQUENCE) | dict.fro
 ITEM, ITEM_END, SEQ_END = _t(0xFFFE, 0xE000), _t(0xFFFE, 0xE00D), _t(0xFFFE, 0xE0DD)
 
 
+@dataclass(eq=False)
+class Common:
+    """What headers have in common that hold the same one: all kept values but those of `layouts.OF_SLICE`, and where
+    values and pixels lie. `derived`: whatever the headers' reader made of these values."""
+
+    derived: Any = None
+
+
 @dataclass
 class Header:
     """Raw values by name (bytes, padding kept; of the patient's name a digest), and where PixelData lies in the file.
@@ -173,6 +182,7 @@ class Header:
     has_pixels: bool = False
     has_meta: bool = True
     truncated: bool = False  # an element claims more bytes than the file has left
+    common: Common | None = field(default=None, compare=False, repr=False)
 
     def text(self, name: str) -> str | None:
         """The value as stripped text (Latin-1: never fails), or None where absent or empty."""

@@ -286,9 +286,8 @@ def test_enhanced_multi_frame_equals_single_files(tmp_path):
     path.write_bytes(enhanced())
     r = one([path.read_bytes()])
     assert (r["state"], r["n_slices"], r["sop_count"], r["spacing_z_median_mm"]) == (None, 90, 1, 2.0)
-    for item in r["instances"]:
-        item["uri"] = file_uri(path)
-    with SliceStack.from_row(r) as s:
+    items = [item | {"uri": file_uri(path)} for item in r["instances"]]
+    with SliceStack.from_row(r | {"instances": items}) as s:
         for i in (0, 5, 89):
             assert s.hu(i).min() == s.hu(i).max() == 100 + i - (1000 if i == 5 else 1024)
     assert r["bytes"] == path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -262,3 +263,38 @@ def test_the_site_and_the_identity_rule_of_the_index_are_those_of_the_records():
         patient_key("00123", "k", site="south"),
         patient_key("123", "k", site="north"),
     ]
+
+
+def test_rows_of_neighbours_are_those_of_headers_that_are_alone(monkeypatch):
+    """A series' values are decoded once: whichever of them changes midway, the rows are the same."""
+    changing: dict[str, list[Any]] = {
+        "KVP": ["120", "100"],
+        "PatientID": ["A", "B"],
+        "PatientName": ["A^B", "C^D"],
+        "SOPInstanceUID": [f"{ROOT}.3.101", "no.uid"],
+        "InstanceNumber": ["17", ""],
+        "ImagePositionPatient": [[1.0, 2.0, 3.0], [1.0, 2.0, 4.0]],
+        "WindowCenter": ["40", "50"],
+        "SeriesInstanceUID": [f"{ROOT}.2.8", f"{ROOT}.2.9"],
+    }
+    files = [file_bytes(i, 2.0 * i) for i in range(3)]
+    for name, values in changing.items():
+        files += [file_bytes(10 + i, 20.0 + i, **{name: v}) for i, v in enumerate([*values, *values])]
+    files += [files[1][:-100]]  # its pixels end early
+
+    def rows(data: bytes):
+        try:
+            return header_rows([data], CFG)
+        except Rejected as r:
+            return r.outcome.code
+
+    alone = []
+    for data in files:
+        monkeypatch.setattr(headers, "_LAYOUTS", Layouts())
+        alone.append(rows(data))
+    monkeypatch.setattr(headers, "_LAYOUTS", Layouts())
+    assert [rows(data) for data in files] == alone
+    assert {"BAD_UID", "TRUNCATED"} <= {r for r in alone if isinstance(r, str)}
+
+
+CFG = IndexConfig()
