@@ -243,9 +243,11 @@ def _table(
         for chunk in chunks(path, Mapping(format="fhir"), name):
             found.rows += len(chunk.frame)
             for f in (*NAMES, "t_score"):
-                if f in chunk.frame:
+                # The columns are always there: one without a value is given by nothing.
+                if f in chunk.frame and chunk.frame[f].notna().any():
                     found.values(f, chunk.frame[f].to_numpy(np.float64))
                     found.source(f, f)
+            found.births += int(chunk.frame["birth_month"].notna().sum()) if "birth_month" in chunk.frame else 0
             yield chunk.frame
         return
     m = _of_site(load_mapping(mapping), site)
