@@ -153,6 +153,7 @@ def _measured(row: Row, rows: list[Row], ipp: np.ndarray, z: np.ndarray, cfg: In
     gates.append(g.q_contrast_unknown(row["contrast"], cfg.gates))
     gates.append(g.q_fov(row["field_of_view_mm"], cfg.gates))
     gates.append(g.q_age(row["age_y"], cfg.gates))
+    gates.append(row["date_check"])
     gates.append(g.q_lossy(row["lossy"], cfg.gates))
     _close_row(row, cfg)
     return out
@@ -225,6 +226,9 @@ def row_of(rows: list[Row], cfg: IndexConfig) -> Row:
         "convolution_kernel",
     ):
         row[name] = _most(r[name] for r in rows)
+    row["date_check"] = g.q_date(row["study_date"], _most(r["acquisition_date"] for r in rows), cfg.gates)
+    if row["date_check"].verdict != "pass":
+        row["study_date"] = None
     voltages = {r["kvp"] for r in rows} - {None}
     row["kvp"] = voltages.pop() if len(voltages) == 1 else None  # stations of several: which one the spine had is open
     row["contrast"] = of_images(r["contrast"] for r in rows)
