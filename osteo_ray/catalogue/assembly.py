@@ -19,7 +19,7 @@ import numpy as np
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart, interleaved, speaks_for_scans
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.people import people, person_of
+from osteo_ray.catalogue.people import differ, people, person_of, stated_person
 from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, unusable, volume_rows
 from osteo_ray.outcomes import Phase, State
 
@@ -36,6 +36,7 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
     numbers: dict[str | None, list[Row]] = defaultdict(list)
     for r in rows:
         numbers[r["patient_key"]].append(r)
+    _give_number(numbers)
     patients: list[tuple[bool, list[Row]]] = []  # whether the number is another person's, too
     for key in sorted(numbers, key=str):
         found = people(numbers[key], person_of, by_name=key is None)
@@ -62,6 +63,24 @@ def assemble(rows: Iterable[Row], cfg: IndexConfig, same_pixels: SamePixels) -> 
         out += got
         files += left
     return out, files
+
+
+def _give_number(numbers: dict[str | None, list[Row]]) -> None:
+    """Put images of a series that lack the patient's number beside those that have one, where name and birth date are
+    stated, and the same (in place): exports leave it out of some. Of two numbers neither is theirs."""
+    if None not in numbers or len(numbers) != 2:
+        return
+    (key,) = (k for k in numbers if k is not None)
+    known = stated_person(numbers[key])
+    if known.name is None or known.birth is None:
+        return
+    rest = []
+    for r in numbers.pop(None):
+        own = person_of(r)
+        theirs = (own.name, own.birth) == (known.name, known.birth) and not differ(own, known, by_name=True)
+        (numbers[key] if theirs else rest).append(r)
+    if rest:
+        numbers[None] = rest
 
 
 def _assemble_one(
