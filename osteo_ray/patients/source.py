@@ -159,7 +159,7 @@ def convert(
         for frame in read(source, mapping, pseudonym_key, identity, found, site):
             table = RecordTable.of(frame)
             rows += len(table)
-            labels.update(table.frame["label"].where(table.frame["label"].notna(), None).tolist())
+            labels.update(v if isinstance(v, str) else None for v in table.frame["label"])
             keys.update(k for k in table.frame["patient_key"].unique() if isinstance(k, str))
             if out is not None:
                 piece = table.to_arrow(kept)
