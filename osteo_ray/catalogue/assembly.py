@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -18,8 +18,8 @@ import numpy as np
 from osteo_ray.catalogue import checks as g
 from osteo_ray.catalogue.acquisitions import by_acquisition, frames_of_reference_apart, interleaved, speaks_for_scans
 from osteo_ray.catalogue.config import IndexConfig
-from osteo_ray.catalogue.people import STATED, Person, people
-from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, unusable, volume_rows
+from osteo_ray.catalogue.people import STATED, Person, differ, people
+from osteo_ray.catalogue.volume import Row, collisions, end, positions, row_of, stated_person, unusable, volume_rows
 from osteo_ray.io.tables import Columns
 from osteo_ray.outcomes import Phase, State
 
@@ -73,10 +73,30 @@ def _patients(rows: Columns) -> list[tuple[bool, Columns]]:
         numbers[key].append(i)
     persons = list(map(Person, *(rows.column(name) for name in STATED)))
     out = []
+    _give_number(rows, numbers, persons)
     for key in sorted(numbers, key=str):
         found = people(numbers[key], persons.__getitem__, by_name=key is None)
         out += [(key is not None and len(found) > 1, rows.take(members)) for members in found]
     return out
+
+
+def _give_number(rows: Columns, numbers: dict[str | None, list[int]], persons: Sequence[Person]) -> None:
+    """Put images of a series that lack the patient's number beside those that have one, where name and birth date are
+    stated, and the same (in place): exports leave it out of some. Of two numbers neither is theirs."""
+    if None not in numbers or len(numbers) != 2:
+        return
+    (key,) = (k for k in numbers if k is not None)
+    known = stated_person(rows.take(numbers[key]))
+    if known.name is None or known.birth is None:
+        return
+    rest: list[int] = []
+    for i in numbers.pop(None):
+        own = persons[i]
+        theirs = (own.name, own.birth) == (known.name, known.birth) and not differ(own, known, by_name=True)
+        (numbers[key] if theirs else rest).append(i)
+    numbers[key].sort()
+    if rest:
+        numbers[None] = rest
 
 
 def _assemble_one(rows: Columns, cfg: IndexConfig, same_pixels: SamePixels, label: str) -> tuple[list[Row], list[Row]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from osteo_ray.catalogue.config import Action, QualityChecks
+from osteo_ray.dicom.tags import date_of
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,16 @@ def q_age(age_y: float | None, cfg: QualityChecks) -> QualityCheck:
     if age_y is None:
         return judged("Q_AGE", True, "off" if cfg.age == "off" else "warn", None, f">= {cfg.age_min_y:g}", cfg)
     return judged("Q_AGE", age_y < cfg.age_min_y, cfg.age, f"{age_y:g}", f">= {cfg.age_min_y:g}", cfg)
+
+
+def q_date(study: str | None, acquired: str | None, cfg: QualityChecks) -> QualityCheck:
+    """Whether a study is of the day on which its images were acquired (YYYYMMDD): else it is not known which of the two
+    records and DXA belong beside.
+    """
+    a, b = date_of(study), date_of(acquired)
+    apart = None if a is None or b is None else abs((a - b).days)
+    fired = apart is not None and apart > cfg.date_days
+    return judged("Q_DATE", fired, cfg.date, apart, f"<= {cfg.date_days} days apart", cfg)
 
 
 def q_lossy(lossy: bool, cfg: QualityChecks) -> QualityCheck:

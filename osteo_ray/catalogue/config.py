@@ -101,6 +101,13 @@ class QualityChecks(Section):
         "fail",
         description="Q_AGE: the patient is younger than `age_min_y`; off, warn, or fail: the series is not screened",
     )
+    date: Action = Field(
+        "warn",
+        description="Q_DATE: StudyDate and AcquisitionDate are more than `date_days` apart, as after an import from "
+        "elsewhere; off: StudyDate counts; warn: the study has no date, so that nothing is paired by it; fail: the "
+        "series is not screened",
+    )
+    date_days: int = Field(30, ge=0, description="StudyDate and AcquisitionDate may be this far apart, days")
     lossy: Action = Field(
         "warn",
         description="Q_LOSSY: the images were compressed with loss, now or once before; off, warn, or fail: the series "

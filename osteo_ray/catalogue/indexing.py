@@ -56,7 +56,7 @@ RUN_ROWS = 40_000
 ATTEMPTS = "attempts/"
 _FLUSH = 2000
 _BATCH = 128  # ranges fetched together from an object store
-INDEX_VERSION = 4  # raised when header rows change their meaning: older parts are read again
+INDEX_VERSION = 5  # raised when header rows change their meaning: older parts are read again
 
 
 def part_key(part: list[Entry], cfg: IndexConfig) -> str:

@@ -47,6 +47,7 @@ INSTANCE = pa.schema(
         ("birth_mark", pa.int32()),
         ("not_a_patient", pa.string()),  # animal, test object, ...: catalogue/subject.py
         ("study_date", pa.string()),
+        ("acquisition_date", pa.string()),  # held against the study's: Q_DATE
         ("modality", pa.string()),
         ("image_type", pa.string()),
         ("body_part", pa.string()),
@@ -216,11 +217,15 @@ def _uid(h: Header, name: str) -> str:
 
 def _of_slice(entry: Entry, h: Header, crc: int, sop_uid: str) -> dict[str, Any]:
     """The columns that slices of one series differ in: all that depends on the entry or on `layouts.OF_SLICE`."""
+    study, acquired = _days(h)
     return {
         "uri": entry.uri,
         "bytes": entry.bytes,
         "digest": crc,
         "sop_uid": sop_uid,
+        "age_y": age_years(h.text("age"), h.text("birth_date"), study, acquired),
+        "study_date": study,
+        "acquisition_date": acquired,
         "acquisition_time": h.text("acquisition_time"),
         "acquisition_number": _whole(h.number("acquisition_number")),
         "instance_number": _whole(h.number("instance_number")),
@@ -249,12 +254,10 @@ def _common(entry: Entry, h: Header, crc: int, cfg: IndexConfig, uids: tuple[str
         "big_endian": h.big_endian,
         "patient_key": patient_key(pid, cfg.pseudonym_key, cfg.identity, site) if known else None,
         "site": site,
-        "age_y": age_years(text("age"), text("birth_date"), text("study_date")),
         "sex": _SEXES.get((sex or "").upper()),
         "name_mark": name_mark(h.values.get("patient_name"), cfg.pseudonym_key),
         "birth_mark": birth_mark(text("birth_date"), cfg.pseudonym_key),
         "not_a_patient": not_a_patient(SubjectTags.of(h)),
-        "study_date": text("study_date"),
         "modality": text("modality"),
         "image_type": image_type,
         "body_part": text("body_part"),
@@ -452,6 +455,17 @@ def _frame_type(items: dict[str, Any], whole: str | None, technique: str | None)
     return "\\".join(v for v in (frame_type or whole, technique) if v)
 
 
+def _days(h: Header) -> tuple[str | None, str | None]:
+    """(day of the study, day of the acquisition) as YYYYMMDD; None where none is stated.
+
+    A study whose own date is absent, or a placeholder, is of the day on which its images were acquired, or made.
+    """
+    acquired = date_of(h.text("acquisition_date")) or date_of((h.text("acquisition_datetime") or "")[:8])
+    study = date_of(h.text("study_date")) or acquired
+    study = study or date_of(h.text("series_date")) or date_of(h.text("content_date"))
+    return (study.strftime("%Y%m%d") if study else None), (acquired.strftime("%Y%m%d") if acquired else None)
+
+
 def _finite(v: float | None) -> float | None:
     return v if v is not None and v == v and abs(v) != float("inf") else None
 
@@ -476,12 +490,17 @@ _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 @lru_cache(maxsize=4096)
-def age_years(age: str | None, birth: str | None, study: str | None) -> float | None:
-    """Age in years: PatientAge (nnnD/W/M/Y), else study minus birth date, else None."""
+def age_years(age: str | None, birth: str | None, study: str | None, acquired: str | None = None) -> float | None:
+    """Age in years: PatientAge (nnnD/W/M/Y), else study minus birth date, else None.
+
+    A PatientAge of 0 is what consoles leave where nobody enters one: the dates are believed where they say more. Where
+    study and acquisition are a year apart the dates say nothing.
+    """
+    b, s, a = date_of(birth), date_of(study), date_of(acquired)
+    years = (s - b).days / 365.25 if b and s and (a is None or abs((s - a).days) <= 365) else -1.0
+    computed = round(years, 4) if 0 <= years <= _OLDEST_Y else None  # a placeholder date is no age
     if age and re.fullmatch(r"\d{1,3}[DWMY]", age.upper()):
         stated = round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)
-        if stated <= _OLDEST_Y:
+        if stated <= _OLDEST_Y and not (stated == 0 and computed is not None and computed >= 1):
             return stated
-    b, s = date_of(birth), date_of(study)
-    years = (s - b).days / 365.25 if b and s else -1.0
-    return round(years, 4) if 0 <= years <= _OLDEST_Y else None  # a placeholder date is no age
+    return computed

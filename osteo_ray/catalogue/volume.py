@@ -154,6 +154,7 @@ def _measured(row: Row, rows: Columns, ipp: np.ndarray, z: np.ndarray, cfg: Inde
     gates.append(g.q_contrast_unknown(row["contrast"], cfg.gates))
     gates.append(g.q_fov(row["field_of_view_mm"], cfg.gates))
     gates.append(g.q_age(row["age_y"], cfg.gates))
+    gates.append(row["date_check"])
     gates.append(g.q_lossy(row["lossy"], cfg.gates))
     _close_row(row, cfg)
     return out
@@ -227,6 +228,9 @@ def row_of(rows: Columns, cfg: IndexConfig) -> Row:
         "convolution_kernel",
     ):
         row[name] = _most(rows.counts(name))
+    row["date_check"] = g.q_date(row["study_date"], _most(rows.counts("acquisition_date")), cfg.gates)
+    if row["date_check"].verdict != "pass":
+        row["study_date"] = None
     voltages = set(rows.counts("kvp")) - {None}
     row["kvp"] = voltages.pop() if len(voltages) == 1 else None  # stations of several: which one the spine had is open
     row["contrast"] = of_images(rows.counts("contrast"))
@@ -250,7 +254,7 @@ def row_of(rows: Columns, cfg: IndexConfig) -> Row:
     )
     _place(row, rows, None)
     # for the choice within a study; no column of the catalogue
-    row["person"] = Person(*(_most(rows.counts(name)) for name in STATED))
+    row["person"] = stated_person(rows)
     return row
 
 
@@ -260,6 +264,11 @@ def _place(row: Row, rows: Columns, z: np.ndarray | None) -> None:
     row["instances"] = rows.select(_COPIED, position=rows.column("ipp"), z_mm=heights)
     if z is not None and len(z):
         row["z_min_mm"], row["z_max_mm"] = float(z[0]), float(z[-1])
+
+
+def stated_person(rows: Columns) -> Person:
+    """What images state together of their person: of each fact the commonest that is stated."""
+    return Person(*(_most(rows.counts(name)) for name in STATED))
 
 
 def _most(count: Counter[Any]) -> Any:

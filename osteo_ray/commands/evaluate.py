@@ -11,10 +11,13 @@ from pydantic import Field
 from osteo_ray.commands import Command
 from osteo_ray.commands.checklist import bundle_manifest
 from osteo_ray.config import narrow, need
+from osteo_ray.outcomes import InputError
 from osteo_ray.patients.config import LabelRecords, SitePatientKeys
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from osteo_ray.evaluation.evaluate import Evaluation
 
 
 class EvaluateJob(LabelRecords, SitePatientKeys):
@@ -51,6 +54,8 @@ def evaluate(job: EvaluateJob) -> list[str]:
     manifest = bundle_manifest(job.bundle)
     how: dict[str, Any] = {"level": job.level, "resamples": job.resamples, "seed": job.seed, "timeline": job.timeline}
     ev = judge(results, labels, keys=keys, **how)
+    if ev.patients_scored and not ev.patients_labelled:
+        raise InputError(_nobody(job, labels, ev))
     paired = None
     if job.against:
         paired = compare(results, job.against, labels, (str(results), job.against), keys=keys, **how)
@@ -70,6 +75,16 @@ def evaluate(job: EvaluateJob) -> list[str]:
     if out == folder and (report := report_again(folder, ev)):
         lines.append(f"report   {report}")
     return lines
+
+
+def _nobody(job: EvaluateJob, labels: pd.DataFrame, ev: Evaluation) -> str:
+    """Why there is nobody to judge by."""
+    given = int(labels.loc[labels["label"].notna(), "patient_key"].nunique())
+    if not given:
+        return f"labels: {job.labels} holds no T-score and no label; give the records with the DXA"
+    why = [n for n in ev.notes if n.endswith("were left out")]
+    hint = "; ".join(why) or "are pseudonym_key, identity and site those of the index, and is it the same number?"
+    return f"labels: none of the {given} patients with a label is among the {ev.patients_scored} scored: {hint}"
 
 
 def _with_truth(labels: pd.DataFrame, truth: str | None) -> pd.DataFrame:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from osteo_ray.dicom.limits import Limits
 
 KEPT = 8  # layouts of a process, and series of a layout
-OF_SLICE = ("sop_uid", "ipp", "instance_number", "acquisition_number", "acquisition_time")
+OF_SLICE = (
+    *("sop_uid", "ipp", "instance_number", "acquisition_number"),
+    *("acquisition_time", "acquisition_datetime"),
+)
 """Kept values that differ from slice to slice of most series."""
 _LARGEST = 1 << 16  # bytes of a header that is held
 _LESSONS = 32  # times that a layout asks which values that are not kept differ: a few elements do, and always these

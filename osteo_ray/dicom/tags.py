@@ -38,6 +38,10 @@ TAGS: dict[int, str] = {
     _t(0x0008, 0x0018): "sop_uid",
     _t(0x0008, 0x0017): "acquisition_uid",
     _t(0x0008, 0x0020): "study_date",
+    _t(0x0008, 0x0021): "series_date",
+    _t(0x0008, 0x0022): "acquisition_date",
+    _t(0x0008, 0x0023): "content_date",
+    _t(0x0008, 0x002A): "acquisition_datetime",
     _t(0x0008, 0x0032): "acquisition_time",
     _t(0x0008, 0x0060): "modality",
     _t(0x0008, 0x0070): "manufacturer",
@@ -272,18 +276,20 @@ def name_digest(name: bytes) -> bytes:
 
 _DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)")
 _FIRST_YEAR = 1850  # of a living person's birth; earlier dates (00010101) are placeholders
+_PLACEHOLDERS = frozenset((date(1900, 1, 1), date(1899, 12, 30), date(1899, 12, 31)))  # a system's, a spreadsheet's 0
 
 
 @lru_cache(maxsize=4096)
 def date_of(text: str | None) -> date | None:
-    """A DA in its present form or in that of ACR-NEMA (1950.01.01); None for what is no date."""
+    """A DA in its present form or in that of ACR-NEMA (1950.01.01); None for what is no date, or stands for none."""
     m = _DATE.fullmatch(text.strip()) if text else None
     if m is None or int(m[1]) < _FIRST_YEAR:
         return None
     try:
-        return date(int(m[1]), int(m[3]), int(m[4]))
+        day = date(int(m[1]), int(m[3]), int(m[4]))
     except ValueError:
         return None
+    return None if day in _PLACEHOLDERS else day
 
 
 @lru_cache(maxsize=8192)

@@ -93,9 +93,12 @@ def _first(path: Path, name: str) -> tuple[dict[str, object], Chunk, list[str]]:
     names are known."""
     how: dict[str, object] = {}
     best = -1, 0
+    sheets: dict[object, int] = {}  # with how many known names a row of each has
     for settings, rows in first_rows(path, name):
         known = [(sum(map(_known_in, fields)), number) for number, fields in rows]
         most = max([k for k, _ in known], default=0)
+        if "sheet" in settings:
+            sheets[settings["sheet"]] = most
         units = sum(unit_like(f) for _, fields in rows for f in fields if not f.isascii())
         if (most, units) <= best:
             continue
@@ -104,6 +107,11 @@ def _first(path: Path, name: str) -> tuple[dict[str, object], Chunk, list[str]]:
         first = next((n for n, fields in rows if any(fields) and not re.fullmatch('"?sep=.?', "".join(fields))), 1)
         how = settings | ({"header_row": start} if start != first and most > 1 else {})
     notes = [f"{key}: {value!r} is what most names of columns speak for" for key, value in how.items()]
+    others = [repr(s) for s, known in sheets.items() if known > 1 and s != how.get("sheet")]
+    if others:
+        notes.append(
+            f"sheets that look like records too: {', '.join(others)}; each needs a mapping and an output of its own"
+        )
     return how, next(iter(chunks(path, Mapping.model_validate({"format": "fhir"} | how), name))), notes
 
 

@@ -396,6 +396,7 @@ class _Export:
                 found.other_ages += int((np.abs(frame[name] - values) > AGES_DIFFER).sum())
             frame[name] = values if name not in frame else np.where(np.isnan(frame[name]), values, frame[name])
         frame["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
+        found.births += int((~np.isnat(born)).sum())
         return frame
 
 

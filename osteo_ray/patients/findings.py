@@ -61,6 +61,7 @@ class ReadReport:
     notes: tuple[str, ...] = ()
     unknown: tuple[tuple[str, int], ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
+    births: int = 0  # records with a birth date
 
     def lines(self) -> list[str]:
         """The report as text, a line each."""
@@ -71,6 +72,8 @@ class ReadReport:
         bounds = [f"{f.name} {f.bounds}" for f in self.features if f.bounds]
         if bounds:
             out.append(f"bounds, not values ('<5'): {', '.join(bounds)}")
+        if self.births:
+            out.append(f"birth dates: {self.births}; the age on the day of a CT follows from them where none is near")
         if self.not_given:
             out.append(f"features that nothing gives: {', '.join(self.not_given)}")
         if self.unused_columns:
@@ -115,6 +118,7 @@ class Findings:
         self.both_sexes = 0  # patients
         self.other_ages = 0  # records
         self.other_bmis = 0  # records
+        self.births = 0  # records with a birth date
         self.unknown: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 
@@ -203,7 +207,7 @@ class Findings:
                 FeatureSummary(name, c.known, c.missing, c.refused, c.bounds, shown, median, ", ".join(c.sources))
             )
         for f in rows:
-            if f.source and not f.known:
+            if f.source and not f.known and not (f.name == "age_y" and self.births):
                 self.note(f"{f.name}: {f.source} holds not one value that counts")
         if self.undated:
             of = ", ".join(f"{name} of {n} patients" for name, n in self.undated.most_common())
@@ -230,4 +234,5 @@ class Findings:
             tuple(self._notes),
             tuple(self.unknown.most_common()),
             tuple(self.dropped.most_common()),
+            self.births,
         )

@@ -28,19 +28,22 @@ import pyarrow.compute as pc
 
 from osteo_ray.io.store import Store, open_parquet
 from osteo_ray.patients.config import PatientKeys, TimelineConfig
-from osteo_ray.patients.events import days_of
+from osteo_ray.patients.events import NAT, days_of
 from osteo_ray.patients.findings import RecordsError
 from osteo_ray.patients.schema import NAMES
 from osteo_ray.patients.table import RecordTable
 from osteo_ray.patients.timeline import Timelines
 
 FACTS = "records.json"
-VERSION = 1
+VERSION = 2  # version 1 had no birth months
 ROWS_PER_GROUP = 1024
 """Rows that are read to find one patient."""
 ROWS_PER_PARTITION = 50_000
 """Records that fit one partition; fewer are one file, which every task reads for itself."""
-COLUMNS = ("patient_key", "site", "record_date", *NAMES, "t_score", "dxa_date", "osteoporosis_treatment")
+COLUMNS = (
+    *("patient_key", "site", "record_date", *NAMES, "t_score", "dxa_date", "osteoporosis_treatment"),
+    "birth_month",
+)
 LABEL_COLUMNS = ("patient_key", "site", "record_date", "t_score", "dxa_date", "osteoporosis_treatment")
 """What labels are made of."""
 SCHEMA = pa.schema(
@@ -52,6 +55,7 @@ SCHEMA = pa.schema(
         ("t_score", pa.float64()),
         ("dxa_date", pa.timestamp("ms")),
         ("osteoporosis_treatment", pa.float64()),
+        ("birth_month", pa.timestamp("ms")),
     ]
 )
 
@@ -125,7 +129,7 @@ class RecordSet:
         wanted = wanted[wanted != ""]
         parts = partition_of(wanted, self.partitions)
         found = [_read_rows(self, p, wanted[parts == p]) for p in np.unique(parts).tolist()]
-        return pa.concat_tables([SCHEMA.empty_table(), *found])
+        return pa.concat_tables([SCHEMA.empty_table(), *found], promote_options="default")
 
     def digests(self, keys: Iterable[Any]) -> np.ndarray:
         wanted = _text(keys)
@@ -163,7 +167,7 @@ def open_record_set(uri: str) -> RecordSet:
     if not store.is_file(FACTS):
         raise RecordsError([f"{uri}: no record set; `osteo-ray records` writes one where `partitions` is given"])
     facts = json.loads(store.get(FACTS))
-    if facts["version"] != VERSION:
+    if facts["version"] not in (1, VERSION):
         raise RecordsError([f"{uri}: record set of version {facts['version']}, {VERSION} is read; write it anew"])
     return RecordSet(store.uri, facts["partitions"], facts["rows"], facts["patients"], facts["id"])
 
@@ -271,8 +275,11 @@ def digests_of(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         return names, np.zeros(0, np.uint64)
     values = np.ascontiguousarray(frame[list(NAMES)].to_numpy(np.float64))
     days = frame["record_date"].to_numpy("datetime64[D]").astype("int64")
+    born = frame["birth_month"].to_numpy("datetime64[D]") if "birth_month" in frame else np.full(len(frame), NAT)
+    month = [b"" if none else b.tobytes() for b, none in zip(born, np.isnat(born), strict=True)]
     rows = [
-        hashlib.blake2b(v.tobytes() + d.tobytes(), digest_size=8).digest() for v, d in zip(values, days, strict=True)
+        hashlib.blake2b(v.tobytes() + d.tobytes() + b, digest_size=8).digest()
+        for v, d, b in zip(values, days, month, strict=True)
     ]
     # A sum, modulo 2^64: the order of a patient's records means nothing.
     return names, np.add.reduceat(np.frombuffer(b"".join(rows), np.uint64), first) + counts.astype(np.uint64)

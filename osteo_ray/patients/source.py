@@ -163,7 +163,7 @@ def convert(
         for frame in read(source, mapping, pseudonym_key, identity, found, site):
             table = RecordTable.of(frame)
             rows += len(table)
-            labels.update(table.frame["label"].where(table.frame["label"].notna(), None).tolist())
+            labels.update(v if isinstance(v, str) else None for v in table.frame["label"])
             keys.update(k for k in table.frame["patient_key"].unique() if isinstance(k, str))
             if out is not None:
                 piece = table.to_arrow(kept)
@@ -247,9 +247,11 @@ def _table(
         for chunk in chunks(path, Mapping(format="fhir"), name):
             found.rows += len(chunk.frame)
             for f in (*NAMES, "t_score"):
-                if f in chunk.frame:
+                # The columns are always there: one without a value is given by nothing.
+                if f in chunk.frame and chunk.frame[f].notna().any():
                     found.values(f, chunk.frame[f].to_numpy(np.float64))
                     found.source(f, f)
+            found.births += int(chunk.frame["birth_month"].notna().sum()) if "birth_month" in chunk.frame else 0
             yield chunk.frame
         return
     m = _of_site(load_mapping(mapping), site)

@@ -28,6 +28,7 @@ from osteo_ray.patients.header import AGE, SEX
 from osteo_ray.patients.schema import DEMOGRAPHICS, LABS, NAMES, feature
 from osteo_ray.patients.table import RecordTable
 
+_MID_MONTH = 14  # days behind the first of a month: what a birth month is taken for
 _HEIGHT, _WEIGHT, _BMI = (NAMES.index(n) for n in ("height_cm", "weight_kg", "bmi"))
 
 
@@ -87,6 +88,7 @@ class Timelines:
     features: tuple[Events, ...]  # in the order of the schema
     sex: np.ndarray  # float64 [P]: what all records say, NaN where none or both
     sex_conflict: np.ndarray  # bool [P]
+    birth: np.ndarray  # datetime64[D] [P]: the middle of the birth month, NaT where none or several are stated
     dxa: Events  # T-scores by DXA date
     dxa_or_record: Events  # T-scores by DXA date, else by their record's date
     treatment: Events  # 1 treated, 0 not
@@ -124,6 +126,7 @@ class Timelines:
             events,
             np.where(conflict, np.nan, low),
             conflict,
+            _births(patient, f, len(keys)),
             events_of(patient, measured, t, "low"),
             events_of(patient, either, t, "low"),
             events_of(patient, day, given.to_numpy(np.float64), "high"),
@@ -165,6 +168,8 @@ class Timelines:
                 values[:, j] = np.where(patient >= 0, self.sex[patient], np.nan) if len(self.sex) else np.nan
                 continue
             values[:, j], days[:, j] = events.nearest(query, *window)
+            if j == AGE:
+                self._ages_by_birth(values, days, patient, query)
             if cfg.undated == "use":
                 empty = np.isnan(values[:, j])
                 values[empty, j] = events.undated_at(patient[empty])[0]
@@ -172,6 +177,16 @@ class Timelines:
         _mend_bmi(values, days, query)
         conflict = self.sex_conflict[patient] & (patient >= 0) if len(self.sex) else np.zeros(n, bool)
         return Values(values, days, conflict)
+
+    def _ages_by_birth(self, values: np.ndarray, days: np.ndarray, patient: np.ndarray, query: np.ndarray) -> None:
+        """Fill in ages that no record near the query states (in place): a birth month is true on every day."""
+        if np.isnat(self.birth).all():
+            return
+        on = day_of(np.maximum(query, 0))
+        age = (on - self.birth[patient]).astype("timedelta64[D]").astype(np.float64) / 365.25
+        age[np.isnat(self.birth[patient])] = np.nan
+        use = np.isnan(values[:, AGE]) & (query >= 0) & (age >= 0) & (age <= feature("age_y").high)
+        values[use, AGE], days[use, AGE] = age[use], on[use]
 
     # ---- the label
 
@@ -357,6 +372,18 @@ def latest_per_patient(rows: pd.DataFrame, first: np.ndarray | None = None) -> p
 
 def _days(days: Any) -> np.ndarray:
     return days if isinstance(days, np.ndarray) and days.dtype == "datetime64[D]" else days_of(days)
+
+
+def _births(patient: np.ndarray, frame: pd.DataFrame, n: int) -> np.ndarray:
+    """The middle of each patient's birth month, datetime64[D] [n]; NaT where none is stated, or more than one."""
+    if "birth_month" not in frame or not n:
+        return np.full(n, NAT)
+    month = frame["birth_month"].to_numpy("datetime64[M]")
+    number = np.where(np.isnat(month), np.nan, month.astype(np.int64).astype(np.float64))
+    low, high = (_by_patient(how, patient, number, n) for how in (np.fmin, np.fmax))
+    one = low == high
+    first = np.where(one, low, 0).astype(np.int64).astype("datetime64[M]").astype("datetime64[D]")
+    return np.where(one, first + np.timedelta64(_MID_MONTH, "D"), NAT)
 
 
 def _by_patient(how: np.ufunc, patient: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:

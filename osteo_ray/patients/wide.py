@@ -183,6 +183,7 @@ def map_chunk(chunk: Chunk, reading: Reading) -> pd.DataFrame:
     if m.birth_date and m.birth_date in raw:
         born = birth_dates(chunk, m.birth_date, reading)
         out["birth_month"] = born.astype("datetime64[M]").astype("datetime64[s]")
+        found.births += int((~np.isnat(born)).sum())
         stated = out.get("age_y")
         at = np.asarray(out.get("record_date", np.full(len(born), np.datetime64("NaT", "s"))))
         out["age_y"] = ages(born, at, stated if isinstance(stated, np.ndarray) else None, chunk, m.birth_date, reading)

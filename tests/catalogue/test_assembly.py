@@ -301,3 +301,34 @@ def test_oblique_slices_are_not_axial(degrees, code):
         for i in range(90)
     ]
     assert one(files)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("other", "parts"),
+    [
+        ({}, 1),
+        ({"PatientName": "DOE^JANE^Dr."}, 1),
+        ({"PatientName": "Roe^Jane"}, 2),
+        ({"PatientName": None}, 2),
+        ({"PatientBirthDate": "19560102"}, 2),
+        ({"PatientBirthDate": ""}, 2),
+        ({"PatientSex": "M"}, 2),
+    ],
+    ids=str,
+)
+def test_images_that_lack_the_number_are_of_the_person_whom_they_name(other, parts):
+    """An export left PatientID out of every third image of one series."""
+    born = {"PatientBirthDate": "19560101"}
+    files = [file_bytes(i, 2.0 * i, **born | ({"PatientID": ""} | other if i % 3 == 0 else {})) for i in range(100)]
+    rows = series_of(files)
+    assert len({r["split"] for r in rows}) == parts
+    assert max(r["n_slices"] for r in rows) == (100 if parts == 1 else 66)
+    if parts == 1:
+        assert (rows[0]["n_slices"], rows[0]["state"]) == (100, None)
+        assert rows[0]["patient_key"] == series_of(file_bytes(i, 2.0 * i, **born) for i in range(100))[0]["patient_key"]
+
+
+def test_of_two_numbers_neither_is_that_of_images_without_one():
+    tags = ({"PatientID": "P-1"}, {"PatientID": "P-2"}, {"PatientID": ""})
+    rows = series_of(file_bytes(i, 2.0 * i, PatientBirthDate="19560101", **tags[i % 3]) for i in range(99))
+    assert [r["n_slices"] for r in rows] == [33, 33, 33]

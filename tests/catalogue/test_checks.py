@@ -25,6 +25,7 @@ CFG = QualityChecks()
         ("Q_AGE", "fail", {"PatientAge": "039Y"}),
         ("Q_AGE", "warn", {"PatientAge": None}),
         ("Q_LOSSY", "warn", {"LossyImageCompression": "01"}),
+        ("Q_DATE", "warn", {"StudyDate": "20240301", "AcquisitionDate": "20190204"}),
     ],
     ids=lambda v: str(v),
 )
@@ -36,6 +37,35 @@ def test_header_gates_fire_and_do_not(name, fires, tags):
     assert gate(r, name)["verdict"] == fires
     assert (r["state"], r["code"]) == (("EXCLUDED", name) if fires == "fail" else (None, None))
     assert gate(r, name)["threshold"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "day"),
+    [
+        ({"StudyDate": "20240301"}, "20240301"),
+        ({"StudyDate": "20240301", "AcquisitionDate": "20240302"}, "20240301"),  # past midnight
+        ({"StudyDate": "20240301", "AcquisitionDate": "20190204"}, None),  # imported, or shifted in one place alone
+        ({"StudyDate": "20240301", "AcquisitionDateTime": "20190204093000.000000+0100"}, None),
+        ({"StudyDate": "20240301", "AcquisitionDate": "19000101"}, "20240301"),  # a placeholder contradicts nothing
+        ({"AcquisitionDate": "20190204", "ContentDate": "20190205"}, "20190204"),
+        ({"StudyDate": "19000101", "SeriesDate": "20190204"}, "20190204"),
+        ({"ContentDate": "20190205"}, "20190205"),
+        ({"StudyDate": "2019.02.04"}, "20190204"),
+        ({"StudyDate": "19000101"}, None),
+    ],
+    ids=str,
+)
+def test_the_day_of_a_study(tags, day):
+    none = dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "")
+    assert series_of(stack(90, **none | tags))[0]["study_date"] == day
+
+
+def test_a_site_may_say_that_the_study_date_counts():
+    rows = stack(90, StudyDate="20240301", AcquisitionDate="20190204")
+    off = series_of(rows, IndexConfig(gates=QualityChecks(date="off")))[0]
+    assert (off["study_date"], off["state"]) == ("20240301", None)
+    failed = series_of(rows, IndexConfig(gates=QualityChecks(date="fail")))[0]
+    assert (failed["state"], failed["code"]) == ("EXCLUDED", "Q_DATE")
 
 
 def test_thick_spacing_fires_like_thick_slices():

@@ -22,7 +22,7 @@ def test_report_match_and_file(tmp_path, capsys):
     assert main([*args, "--catalogue", str(tmp_path / "c.parquet"), "--out", str(tmp_path / "o.parquet")]) == 0
     out = capsys.readouterr().out
     assert "bounds, not values ('<5'): creatinine_umol_l 1" in out
-    assert "3 records of 3 patients: " in out
+    assert "3 records of 3 patients: osteoporosis 1, unlabelled 1, normal 1" in out
     assert "match    2 of 3 patients with records have a CT; 2 of 3 patients with CT have a record" in out
     again = load(tmp_path / "o.parquet").frame
     assert again["label"].tolist()[::2] == ["osteoporosis", "normal"]

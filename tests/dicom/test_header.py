@@ -115,6 +115,10 @@ def test_only_the_first_kilobytes_are_asked_for():
         ("", "19500101", "20200101", 70.0),
         ("64", None, None, None),
         ("garbage", "19500101", None, None),
+        ("000Y", "19500101", "20200101", 70.0),  # what a console leaves where nobody enters an age
+        ("000Y", "20191201", "20200101", 0.0),
+        ("000Y", None, "20200101", 0.0),
+        (None, "19000101", "20150101", None),
         (None, "20300101", "20200101", None),
         (None, "18500101", "20200101", None),
         (None, "19501301", "20200101", None),

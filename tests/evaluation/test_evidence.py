@@ -63,6 +63,21 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ("patient_key,t_score\nsomebody,-2.6\n", "none of the 1 patients with a label is among the 60 scored: are ps"),
+        ("patient_key,t_score\nsomebody,\n", "holds no T-score and no label"),
+    ],
+)
+def test_labels_of_nobody_who_was_scored_are_no_evaluation(files, capsys, table, why):
+    """A wrong secret, or the wrong table, must not look like a finished evaluation to a scheduler."""
+    (files / "others.csv").write_text(table)
+    assert main(["evaluate", str(files / "run"), "--labels", str(files / "others.csv"), "--out", str(files / "o")]) == 3
+    assert why in capsys.readouterr().err
+    assert not (files / "o" / "evaluation.json").exists()
+
+
 def test_attributions_keep_every_value_in_its_place():
     table, _ = run(7)
     a = attr.attributions(table["shap"])

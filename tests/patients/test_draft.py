@@ -101,9 +101,13 @@ def test_the_sheet_and_all_t_scores(tmp_path):
     sheet = book.create_sheet("DXA")
     for row in (["MRN", "DXA date", "hip T-score", "spine T-score", "treated"], ["007", "2024-01-25", -1.0, -2.6, "n"]):
         sheet.append(row)
+    other = book.create_sheet("Labor")
+    for row in (["MRN", "Test", "Result", "Unit"], ["007", "CREA", 0.9, "mg/dL"]):
+        other.append(row)
     book.save(tmp_path / "r.xlsx")
-    proposed, _, t = proposal(tmp_path / "r.xlsx")
+    proposed, notes, t = proposal(tmp_path / "r.xlsx")
     assert proposed["sheet"] == "DXA"
+    assert "sheets that look like records too: 'Labor'; each needs a mapping" in notes
     assert proposed["t_score"] == ["hip T-score", "spine T-score"]
     assert t.frame["t_score"].tolist() == [-2.6]
     assert t.frame["osteoporosis_treatment"].tolist() == [0]

@@ -161,3 +161,48 @@ def test_an_age_grows_until_the_ct():
     ages = Timelines.of(RecordTable.of(frame)).values_at(["a"] * 4, days, wide).values[:, NAMES.index("age_y")]
     assert ages[:3] == pytest.approx([65, 55, 60], abs=0.01)
     assert np.isnan(ages[3])
+
+
+def test_a_birth_month_gives_the_age_at_any_ct(tmp_path):
+    """A patient table has no record dates, and a birth date is true on every day; two of them are none."""
+    table = RecordTable.of(pd.DataFrame({
+        "patient_key": ["a", "b", "b", "c"],
+        "record_date": pd.to_datetime([None, "2012-05-01", "2013-05-01", "2020-02-01"]),
+        "birth_month": pd.to_datetime(["1955-03-01", "1950-01-01", "1951-01-01", "1960-07-01"]),
+        "age_y": [40.0, np.nan, np.nan, 59.5],
+    }))  # fmt: skip
+    keys, days = ["a", "a", "a", "b", "c", "nobody"], ["20150315", "19500101", None, "20130601", "20200301", "20200301"]
+    ages = {}
+    for name, records in (("table", MemoryRecords(table)), ("set", write_record_set(table, str(tmp_path / "s"), 2))):
+        got = records.take(keys).values_at(keys, days_of(days), CFG)
+        ages[name] = got.values[:, NAMES.index("age_y")]
+    np.testing.assert_array_equal(ages["table"], ages["set"])
+    # before the birth, and at a CT without a date, the undated statement is all there is
+    assert ages["set"] == pytest.approx([60, 40, 40, np.nan, 59.58, np.nan], abs=0.01, nan_ok=True)
+    changed = RecordTable.of(table.frame.assign(birth_month=pd.Timestamp("1955-04-01")))
+    assert MemoryRecords(table).digests(["a"]) != MemoryRecords(changed).digests(["a"])
+    without = table.frame.drop(columns="birth_month")
+    unknown = table.frame.assign(birth_month=pd.NaT)
+    assert (MemoryRecords(RecordTable.of(without)).digests(["a", "b"]) == MemoryRecords(
+        RecordTable.of(unknown)).digests(["a", "b"])).all()  # fmt: skip
+
+
+def test_a_set_of_before_there_were_birth_months_is_read(tmp_path):
+    import json
+
+    import pyarrow.parquet as pq
+
+    table = drawn(300)
+    record_set = write_record_set(table, str(tmp_path), 2)
+    for part in tmp_path.glob("part-*.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns("birth_month"), part, row_group_size=1024)
+    facts = json.loads((tmp_path / "records.json").read_text()) | {"version": 1, "id": "old"}
+    (tmp_path / "records.json").write_text(json.dumps(facts))
+    old, keys = open_record_set(str(tmp_path)), [f"k{i:05d}" for i in range(100)]
+    days = days_of(["20220101"] * len(keys))
+    a, b = (r.take(keys).values_at(keys, days, CFG).values for r in (MemoryRecords(table), old))
+    np.testing.assert_array_equal(a, b)
+    assert sum(len(t) for t in old.parts()) == record_set.patients
+    (tmp_path / "records.json").write_text(json.dumps(facts | {"version": 3}))
+    with pytest.raises(RecordsError, match="version 3"):
+        open_record_set(str(tmp_path))

@@ -255,6 +255,18 @@ def test_a_birth_date_gives_the_age_at_the_record(tmp_path):
         crea(tmp_path, "id,day,crea,born\nA,2024-03-01,61,2054-03-01\n", date="day", birth_date="born")
 
 
+def test_a_table_of_birth_dates_without_record_dates_is_no_table_without_ages(tmp_path):
+    first = crea(tmp_path, "id,crea,born\nA,61,1954-03-01\nB,62,1960-07-11\n", birth_date="born")
+    first.to_parquet(tmp_path / "own.parquet")
+    again = load(tmp_path / "own.parquet")
+    for t in (first, again):
+        assert t.report is not None
+        assert not any("holds not one value" in n for n in t.report.notes)
+        assert any(line.startswith("birth dates: 2;") for line in t.report.lines())
+    assert again.report is not None
+    assert "urea_mmol_l" in again.report.not_given
+
+
 def test_the_lowest_of_several_t_scores_counts(tmp_path):
     f = crea(tmp_path, "id,crea,hip,spine\nA,61,-1.0,-2.6\nB,61,,-0.5\nC,61,,\n", t_score=["hip", "spine"]).frame
     assert f["label"].tolist()[:2] == ["osteoporosis", "normal"]
