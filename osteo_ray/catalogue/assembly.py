@@ -74,7 +74,7 @@ def _give_number(numbers: dict[str | None, list[Row]]) -> None:
     known = stated_person(numbers[key])
     if known.name is None or known.birth is None:
         return
-    rest = []
+    rest: list[Row] = []
     for r in numbers.pop(None):
         own = person_of(r)
         theirs = (own.name, own.birth) == (known.name, known.birth) and not differ(own, known, by_name=True)
