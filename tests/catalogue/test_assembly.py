@@ -326,7 +326,7 @@ def test_images_that_lack_the_number_are_of_the_person_whom_they_name(other, par
     assert max(r["n_slices"] for r in rows) == (100 if parts == 1 else 66)
     if parts == 1:
         assert (rows[0]["n_slices"], rows[0]["state"]) == (100, None)
-        assert rows[0]["patient_key"] == series_of(stack(100, **born))[0]["patient_key"]
+        assert rows[0]["patient_key"] == series_of(stack(100, PatientBirthDate="19560101"))[0]["patient_key"]
 
 
 def test_of_two_numbers_neither_is_that_of_images_without_one():

@@ -258,10 +258,12 @@ def test_a_birth_date_gives_the_age_at_the_record(tmp_path):
 def test_a_table_of_birth_dates_without_record_dates_is_no_table_without_ages(tmp_path):
     first = crea(tmp_path, "id,crea,born\nA,61,1954-03-01\nB,62,1960-07-11\n", birth_date="born")
     first.to_parquet(tmp_path / "own.parquet")
-    for t in (first, load(tmp_path / "own.parquet")):
-        assert not any("holds not one value" in n for n in t.report.notes)
-        assert any(line.startswith("birth dates: 2;") for line in t.report.lines())
-    assert "urea_mmol_l" in load(tmp_path / "own.parquet").report.not_given
+    for report in (first.report, again := load(tmp_path / "own.parquet").report):
+        assert report is not None
+        assert not any("holds not one value" in n for n in report.notes)
+        assert any(line.startswith("birth dates: 2;") for line in report.lines())
+    assert again is not None
+    assert "urea_mmol_l" in again.not_given
 
 
 def test_the_lowest_of_several_t_scores_counts(tmp_path):
