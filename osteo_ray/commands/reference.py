@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from osteo_ray.commands import REGISTRY, load_command
 from osteo_ray.commands.options import Key, keys, plain, section_of
 from osteo_ray.outcomes import EXIT_CODES
-from osteo_ray.patients.mapping import Column, Fhir, Mapping, Numbers, Test, Withdrawn
+from osteo_ray.patients.mapping import Column, Fhir, KeyTable, Mapping, Numbers, Test, Withdrawn
 
 HEAD = """\
 # Configuration
@@ -70,7 +70,7 @@ def page() -> str:
             out += [f"| `{path}` | [{cls.__name__}](#{_anchor(cls)}) |" for path, cls, _ in below] + [""]
         sections |= dict.fromkeys(cls for _, cls, _ in below)
     out.append("## Sections\n")
-    shown: list[type[BaseModel]] = [*sections, Mapping, Column, Test, Numbers, Withdrawn, Fhir]
+    shown: list[type[BaseModel]] = [*sections, Mapping, KeyTable, Column, Test, Numbers, Withdrawn, Fhir]
     for cls in dict.fromkeys(shown):
         own = [k for k in keys(cls) if "." not in k.path]
         module = cls.__module__.removeprefix("osteo_ray.")

@@ -177,6 +177,14 @@ class Test(Quantity):
         return [str(x) for x in v] if isinstance(v, list | tuple) else v
 
 
+class KeyTable(Section):
+    """A table of which numbers in these records are which numbers in the CTs."""
+
+    path: str = Field(description="CSV, workbook or Parquet, by path or URI")
+    number: str = Field(description="column with the numbers of these records")
+    ct: str = Field(description="column with the numbers in the CTs' headers, e.g. pseudonyms")
+
+
 class Withdrawn(Section):
     """Which rows of a table were taken back."""
 
@@ -200,6 +208,9 @@ class Mapping(Section):
         "wide", description="wide: a column a feature; long: a row a test; fhir: R4 NDJSON or a Bundle"
     )
     patient_id: str | None = Field(None, description="column with the patient's number")
+    key_table: KeyTable | None = Field(
+        None, description="where the CTs carry other numbers: a table of both; who is not in it meets no CT"
+    )
     site: str | None = Field(None, description="hospital of all rows; part of each patient's key")
     site_column: str | None = Field(None, description="column with each row's hospital, instead of `site`")
     date: str | None = Field(None, description="column with the record's date")

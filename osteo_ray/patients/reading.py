@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pandas as pd
 from osteo_ray.patients.config import DEFAULT_IDENTITY, IdentityConfig
 from osteo_ray.patients.findings import Findings
 from osteo_ray.patients.identity import normalised, patient_key
+from osteo_ray.patients.key_table import ct_numbers
 from osteo_ray.patients.mapping import Mapping, Quantity, folded
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.schema import T_SCORE_RANGE, Feature, feature, molar_mass_of
@@ -121,8 +123,21 @@ class Reading:
                 f"0, in {len(rows)} rows; a total, a footer, a word for nobody? Take such rows out"
             )
 
+    @cached_property
+    def _ct_numbers(self) -> dict[str, str]:
+        table = self.mapping.key_table
+        return {} if table is None else ct_numbers(table, self.identity)
+
     def key(self, pid: str, site: str | None) -> str:
-        """A patient's key."""
+        """A patient's key: by the CTs' number, where the mapping has a table of them."""
+        table = self.mapping.key_table
+        if table is not None:
+            number = self._ct_numbers.get(normalised(pid, self.identity))
+            if number is None:
+                self.found.note(f"{table.path}: not all patients are in this key table; those who are not meet no CT")
+                # As it is, the number might be another person's in the CTs.
+                return patient_key(f"not in {table.path}: {pid}", self.pseudonym_key, self.identity, site or None)
+            pid = number
         key = patient_key(pid, self.pseudonym_key, self.identity, site or None)
         self.found.remember(key, pid, site or None)
         return key
