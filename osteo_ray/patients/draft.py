@@ -17,7 +17,7 @@ from osteo_ray.io.uris import is_remote
 from osteo_ray.patients import draft_names as names
 from osteo_ray.patients.dates import date_forms, day, days, which_first
 from osteo_ray.patients.findings import RecordsError
-from osteo_ray.patients.mapping import WITHDRAWN, WITHDRAWN_CODES, Mapping, Numbers, folded
+from osteo_ray.patients.mapping import Mapping, Numbers, withdrawn_among
 from osteo_ray.patients.readers import FHIR, Chunk, chunks, first_rows, kind_of
 from osteo_ray.patients.schema import BY_LOINC, T_SCORE_LOINCS, feature
 from osteo_ray.patients.units import (
@@ -312,11 +312,15 @@ def _withdrawn(table: pd.DataFrame, roles: dict[str, str], notes: list[str]) -> 
     if column is None:
         return {}
     texts = [t for t in dict.fromkeys(table[column].map(plain)) if t]
-    gone = [t for t in texts if folded((t,)) & folded((*WITHDRAWN, *WITHDRAWN_CODES))]
-    notes.append(f"{column}: do rows with {', '.join(map(repr, gone)) or 'none of its texts'} not count?")
-    others = [t for t in texts if t not in gone][:10]
-    if others:
-        notes.append(f"{column}: and those with {', '.join(map(repr, others))} do?")
+    withdrawn = withdrawn_among(texts, status=True)
+    if not withdrawn:
+        del roles["withdrawn"]
+        return {}
+    gone, others = ([t for t in texts if (t.casefold() in withdrawn) is is_gone] for is_gone in (True, False))
+    notes.append(
+        f"{column}: rows with {', '.join(map(repr, gone))} are passed over; do those with "
+        f"{', '.join(map(repr, others[:10])) or 'no other text'} count?"
+    )
     return {"withdrawn": {"column": column}}
 
 

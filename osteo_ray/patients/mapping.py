@@ -46,7 +46,9 @@ WITHDRAWN = (
 )
 """What tables say of rows that do not count."""
 WITHDRAWN_CODES = ("X", "D", "W")
-"""The same as codes of HL7's table 0085; in a column that is no status they say other things."""
+"""The same as codes of HL7's table 0085."""
+_CODES_OF_RESULTS = frozenset("abcdfinoprsuvwx")
+"""All of that table, in lower case: letters beyond it are another's, of marriage, say (m, s, d, w)."""
 _YES_NO = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
 
 
@@ -76,6 +78,17 @@ def _texts_of_missing(texts: Any) -> Any:
 def folded(texts: Iterable[str]) -> frozenset[str]:
     """Texts in the form in which cells are held against them."""
     return frozenset(t.strip().casefold() for t in texts)
+
+
+def withdrawn_among(texts: Iterable[str], status: bool) -> set[str]:
+    """Which of a column's texts, in lower case, say of a row that it was taken back.
+
+    Args:
+        status: whether the column's name says that it may hold codes of HL7's table 0085.
+    """
+    found = set(folded(texts)) - {""}
+    codes = folded(WITHDRAWN_CODES) if status and found <= _CODES_OF_RESULTS else frozenset()
+    return found & (folded(WITHDRAWN) | codes)
 
 
 def _number(key: Any) -> bool:

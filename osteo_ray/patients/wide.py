@@ -10,7 +10,7 @@ import pandas as pd
 
 from osteo_ray.patients.dates import age_at, births, century_before, date_hint, exchanged, moments
 from osteo_ray.patients.findings import AGES_DIFFER, RecordsError
-from osteo_ray.patients.mapping import WITHDRAWN, WITHDRAWN_CODES, Mapping, folded
+from osteo_ray.patients.mapping import Mapping, folded, withdrawn_among
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import NAMES, feature
@@ -123,7 +123,7 @@ def look_at_unused(chunk: Chunk, reading: Reading) -> None:
             if not said_none:
                 mend = f"name it: `comparator: {c}`" if m.format == "long" else "write '<5' in one cell"
                 reading.found.note(f"{what}, which are passed over; if they are those of the values, {mend}")
-        withdrawn = texts & folded((*WITHDRAWN, *(WITHDRAWN_CODES if "status" in c.casefold() else ())))
+        withdrawn = withdrawn_among(texts, "status" in c.casefold())
         if withdrawn and m.withdrawn is None:
             reading.found.note(
                 f"{where} says {', '.join(sorted(withdrawn))} of some rows, which are read like the others; if they do "

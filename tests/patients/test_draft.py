@@ -145,7 +145,19 @@ def test_signs_and_a_status_in_columns_of_their_own(tmp_path):
     text = "\n".join(draft(path))
     assert "comparator: op" in text
     assert "withdrawn:\n  column: status" in text
-    assert "# CHECK  status: do rows with 'cancelled' not count?" in text
+    assert "# CHECK  status: rows with 'cancelled' are passed over; do those with 'final' count?" in text
     t = load(path, Mapping.model_validate(yaml.safe_load(text)))
     assert t.report is not None
     assert t.report.dropped == (("rows with 'cancelled' in 'status'", 1),)
+
+
+def test_a_status_of_another_kind_withdraws_nobody(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("MRN,date,age,status\nA,2024-01-05,70,M\nB,2024-01-05,81,W\nC,2024-01-05,64,D\n")
+    lines = draft(path)
+    assert not any("withdrawn" in line for line in lines)
+    assert "# CHECK  column 'status': used by nothing" in lines
+    m = Mapping.model_validate({"patient_id": "MRN", "date": "date", "features": {"age_y": {"column": "age"}}})
+    t = load(path, m)
+    assert t.report is not None
+    assert not t.report.notes
