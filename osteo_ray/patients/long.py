@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from osteo_ray.patients.mapping import Column, Mapping, Test
-from osteo_ray.patients.observations import BLOCK, NO_DAY, PRESENT, T_SCORE
+from osteo_ray.patients.observations import BIRTH, BLOCK, NO_DAY, PRESENT, T_SCORE
 from osteo_ray.patients.readers.chunk import Chunk
 from osteo_ray.patients.reading import Reading
 from osteo_ray.patients.schema import BY_LOINC, NAMES, T_SCORE_LOINCS, molar_mass_of
@@ -97,8 +97,12 @@ def map_chunk(chunk: Chunk, reading: Reading, names: TestNames, sites: dict[str,
         out.append(block[usable[rows]])
     stated = {name: _column(name, c, chunk, reading) for name, c in m.features.items() if c.column in raw}
     if m.birth_date and m.birth_date in raw:
-        stated["age_y"] = _ages(base["day"], stated.get("age_y"), chunk, reading)
-    out += [_column_block(base, usable, name, values) for name, values in stated.items()]
+        born = birth_dates(chunk, m.birth_date, reading)
+        stated["age_y"] = _ages(born, base["day"], stated.get("age_y"), chunk, reading)
+        months = born.astype("datetime64[M]")
+        numbers = np.where(np.isnat(months), np.nan, months.astype("int64").astype(float))
+        out.append(_column_block(base, usable, BIRTH, numbers))
+    out += [_column_block(base, usable, NAMES.index(name), values) for name, values in stated.items()]
     return np.concatenate(out) if out else base[:0]
 
 
@@ -138,20 +142,20 @@ def _column(name: str, c: Column, chunk: Chunk, reading: Reading) -> np.ndarray:
     return reading.quantity(name, c, chunk.frame[c.column], units, chunk, c.column)
 
 
-def _column_block(base: np.ndarray, usable: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
+def _column_block(base: np.ndarray, usable: np.ndarray, what: int, values: np.ndarray) -> np.ndarray:
     keep = ~np.isnan(values) & usable
     block = base[keep]
-    block["what"], block["value"] = NAMES.index(name), values[keep]
+    block["what"], block["value"] = what, values[keep]
     return block
 
 
-def _ages(days: np.ndarray, stated: np.ndarray | None, chunk: Chunk, reading: Reading) -> np.ndarray:
+def _ages(born: np.ndarray, days: np.ndarray, stated: np.ndarray | None, chunk: Chunk, reading: Reading) -> np.ndarray:
     """Ages [n] at days since 1970 (NO_DAY: undated): those that the rows state, else by the birth date."""
     column = reading.mapping.birth_date
     assert column is not None
     at = days.astype("int64").astype("datetime64[D]")
     at[days == NO_DAY] = np.datetime64("NaT")
-    return ages(birth_dates(chunk, column, reading), at, stated, chunk, column, reading)
+    return ages(born, at, stated, chunk, column, reading)
 
 
 def _site_numbers(raw: pd.DataFrame, texts: pd.Series | None, m: Mapping, sites: dict[str, int]) -> np.ndarray:

@@ -22,7 +22,7 @@ from osteo_ray.patients.schema import NAMES
 BLOCK = np.dtype(
     [
         ("patient", "u8"),  # patient key as a number, or the number of a FHIR subject
-        ("what", "u1"),  # index into NAMES, or T_SCORE
+        ("what", "u1"),  # index into NAMES, T_SCORE, PRESENT or BIRTH
         ("rank", "u1"),  # 1 a final value, 0 a preliminary one
         ("site", "i2"),  # -1: none
         ("day", "i4"),  # since 1970-01-01, NO_DAY: undated
@@ -37,6 +37,8 @@ T_SCORE = len(NAMES)
 _SEX = NAMES.index("sex_male")
 PRESENT = len(NAMES) + 1
 """A patient of whom nothing was observed: a record without values."""
+BIRTH = len(NAMES) + 2
+"""A patient's birth month, as months since 1970-01."""
 _MIX = 64
 NO_DAY = np.iinfo(np.int32).min
 
@@ -95,7 +97,8 @@ class Observations:
     def records(
         self, sites: list[str] | None = None, resolve: Callable[[np.ndarray], np.ndarray] | None = None
     ) -> Iterator[pd.DataFrame]:
-        """One row a patient and day: patient_key, record_date, features, t_score, dxa_date, site (where known).
+        """One row a patient and day: patient_key, record_date, features, t_score, dxa_date, birth_month, site (where
+        known).
 
         Args:
             sites: names that `site` counts in.
@@ -120,7 +123,8 @@ def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:
     """Records of a partition's observations. Of one quantity on one day the latest final value counts; of T-scores the
     lowest, since the diagnosis is that of the lowest site.
 
-    Where nothing says which of several values counts (two sexes, values without a date), another row holds the other:
+    Where nothing says which of several values counts (two sexes, birth months, values without a date), another row
+    holds the other:
     the timeline uses neither.
     """
     is_t = block["what"] == T_SCORE
@@ -136,7 +140,7 @@ def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:
     new_group[1:] |= block["what"][1:] != block["what"][:-1]
     last = np.append(new_group[1:], True)
     row_of = np.cumsum(new_row) - 1
-    values = np.full((row_of[-1] + 1, len(NAMES) + 2), np.nan)
+    values = np.full((row_of[-1] + 1, BIRTH + 1), np.nan)
     values[row_of[last], block["what"][last]] = block["value"][last]
     first = np.flatnonzero(new_row)
     day = block["day"][first].astype("int64")
@@ -153,6 +157,8 @@ def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:
         t = values[:, T_SCORE]
         frame["t_score"] = t
         frame["dxa_date"] = np.where(np.isnan(t), np.datetime64("NaT", "s"), date.astype("datetime64[s]"))
+    if BIRTH in used:
+        frame["birth_month"] = _months(values[:, BIRTH])
     if sites:
         frame["site"] = np.array([*sites, None], object)[block["site"][first]]
     starts, ends = np.flatnonzero(new_group), np.flatnonzero(last)
@@ -160,10 +166,17 @@ def gather(block: np.ndarray, sites: list[str]) -> pd.DataFrame:
     if not len(others):
         return frame
     rows = frame.iloc[row_of[ends[others.index]]][[c for c in _OF_ROW if c in frame]].reset_index(drop=True)
-    names = np.array(NAMES)[block["what"][ends[others.index]]]
+    names = np.array([*NAMES, "t_score", "", "birth_month"])[block["what"][ends[others.index]]]
     for name in np.unique(names).tolist():
-        rows[name] = np.where(names == name, others.to_numpy(), np.nan)
+        own = np.where(names == name, others.to_numpy(), np.nan)
+        rows[name] = _months(own) if name == "birth_month" else own
     return pd.concat([frame, rows], ignore_index=True)
+
+
+def _months(number: np.ndarray) -> np.ndarray:
+    """Months since 1970-01 (NaN: not known) as days [n]."""
+    month = np.nan_to_num(number).astype("int64").astype("datetime64[M]").astype("datetime64[s]")
+    return np.where(np.isnan(number), np.datetime64("NaT", "s"), month)
 
 
 _OF_ROW = ("patient_key", "record_date", "site")
@@ -172,7 +185,8 @@ _OF_ROW = ("patient_key", "record_date", "site")
 def _others(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pd.Series:
     """The values that contradict the one that counts, by number of their group (of one patient, day and quantity, from
     a row to another), where none is later than the other."""
-    undecided = (block["what"][ends] == _SEX) | ((block["day"][ends] == NO_DAY) & (block["what"][ends] < T_SCORE))
+    what = block["what"][ends]
+    undecided = (what == _SEX) | (what == BIRTH) | ((block["day"][ends] == NO_DAY) & (what < T_SCORE))
     undecided &= ends > starts
     if not undecided.any():
         return pd.Series(dtype=float)

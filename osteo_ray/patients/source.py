@@ -289,7 +289,10 @@ def _long(table: Iterable, reading: Reading) -> Iterator[pd.DataFrame]:
             rows = wide.records_of(chunk, reading, k == 0)
             store.add(long.map_chunk(rows, reading, names, sites, start))
             start += len(rows.frame)
-        yield from store.records(list(sites))
+        for frame in store.records(list(sites)):
+            if "birth_month" in frame:
+                reading.found.births += int(frame["birth_month"].notna().sum())
+            yield frame
 
 
 def is_own(path: Path) -> bool:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from osteo_ray.patients import Mapping, RecordsError, load
+from osteo_ray.patients.config import TimelineConfig
 from osteo_ray.patients.identity import patient_key
 from osteo_ray.patients.observations import BLOCK, T_SCORE, Observations, gather
 from osteo_ray.patients.schema import NAMES
@@ -322,3 +323,19 @@ def test_a_row_that_states_another_unit_than_its_tests_is_refused(tmp_path):
     with pytest.raises(RecordsError, match=r"line 2, column 'result': 30 mg/dL, but the mapping says that all of urea"):
         read(tmp_path, rows, tests=tests)
     assert sorted(read(tmp_path, rows[1:], tests=tests).frame["urea_mmol_l"]) == [5, 6, 7]
+
+
+def test_a_birth_date_gives_the_age_at_any_ct(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(
+        "pid,at,test,result,unit,born\nA,2014-01-05,Crea,80,umol/L,1954-03-11\nA,2014-01-05,Urea,5,mmol/L,1954-03-11\n"
+        "B,2014-01-05,Crea,81,umol/L,1954-03-11\nB,2014-01-05,Crea,82,umol/L,1964-03-11\n"
+    )
+    t = load(path, Mapping.model_validate(LONG | {"birth_date": "born"}))
+    keys = [patient_key(p, None) for p in "AB"]
+    at_ct = Timelines.of(t).values_at(keys, ["2024-03-15"] * 2, TimelineConfig())
+    age = at_ct.values[:, NAMES.index("age_y")]
+    assert age[0] == pytest.approx(70, abs=0.1)
+    assert np.isnan(age[1])  # two birth dates
+    assert t.report is not None
+    assert any(line.startswith("birth dates: 3;") for line in t.report.lines())
