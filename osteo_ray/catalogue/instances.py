@@ -486,6 +486,7 @@ def _stored(v: int | None, signed: int | None) -> int | None:
 
 _OLDEST_Y = 130
 _SEXES = {"M": "M", "F": "F", "MALE": "M", "FEMALE": "F"}
+_NO_AGE_DAYS = 365  # between study and acquisition: an age by either date would be off by more than ages are rounded
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -497,7 +498,7 @@ def age_years(age: str | None, birth: str | None, study: str | None, acquired: s
     study and acquisition are a year apart the dates say nothing.
     """
     b, s, a = date_of(birth), date_of(study), date_of(acquired)
-    years = (s - b).days / 365.25 if b and s and (a is None or abs((s - a).days) <= 365) else -1.0
+    years = (s - b).days / 365.25 if b and s and (a is None or abs((s - a).days) <= _NO_AGE_DAYS) else -1.0
     computed = round(years, 4) if 0 <= years <= _OLDEST_Y else None  # a placeholder date is no age
     if age and re.fullmatch(r"\d{1,3}[DWMY]", age.upper()):
         stated = round(int(age[:-1]) * _AGE_UNITS[age[-1].upper()], 4)

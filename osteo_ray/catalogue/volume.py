@@ -253,8 +253,7 @@ def row_of(rows: Columns, cfg: IndexConfig) -> Row:
         content_hash=_content_hash(rows),
     )
     _place(row, rows, None)
-    # for the choice within a study; no column of the catalogue
-    row["person"] = stated_person(rows)
+    row["person"] = stated_person(rows)  # for the choice within a study; no column of the catalogue
     return row
 
 

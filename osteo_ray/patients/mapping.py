@@ -193,7 +193,7 @@ class Test(Quantity):
 class KeyTable(Section):
     """A table of which numbers in these records are which numbers in the CTs."""
 
-    path: str = Field(description="CSV, workbook or Parquet, by path or URI")
+    path: str = Field(description="CSV, workbook or Parquet, by URI or by path from where the command runs")
     number: str = Field(description="column with the numbers of these records")
     ct: str = Field(description="column with the numbers in the CTs' headers, e.g. pseudonyms")
 
@@ -320,6 +320,10 @@ class Mapping(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Mapping:
+        if self.key_table and self.site_column:  # 12 of one hospital would get the CTs of another's 12
+            raise ValueError(
+                "key_table knows no sites, and site_column several; read each site by a mapping of its own"
+            )
         meaningless = sorted(k for k in _NOT_IN[self.format] if getattr(self, k) and k in self.model_fields_set)
         if meaningless:
             raise ValueError(f"format {self.format} has no use for: {', '.join(meaningless)}")

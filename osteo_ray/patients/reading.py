@@ -132,11 +132,12 @@ class Reading:
         """A patient's key: by the CTs' number, where the mapping has a table of them."""
         table = self.mapping.key_table
         if table is not None:
-            number = self._ct_numbers.get(normalised(pid, self.identity))
+            own = normalised(pid, self.identity)
+            number = self._ct_numbers.get(own)
             if number is None:
                 self.found.note(f"{table.path}: not all patients are in this key table; those who are not meet no CT")
-                # As it is, the number might be another person's in the CTs.
-                return patient_key(f"not in {table.path}: {pid}", self.pseudonym_key, self.identity, site or None)
+                # As it is, the number might be another person's in the CTs. The patient's own records still meet.
+                return patient_key(f"not in the key table: {own}", self.pseudonym_key, self.identity, site or None)
             pid = number
         key = patient_key(pid, self.pseudonym_key, self.identity, site or None)
         self.found.remember(key, pid, site or None)

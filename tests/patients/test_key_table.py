@@ -47,6 +47,20 @@ def test_who_is_not_in_the_table_meets_no_ct_not_even_by_the_own_number(tmp_path
     assert any("not all patients are in this key table" in n for n in t.report.notes)
 
 
+def test_records_of_who_is_not_in_a_table_still_meet_each_other(tmp_path):
+    labs = load(write(tmp_path, "13,P-2\n", "12,61\n"), wide(tmp_path))
+    (tmp_path / "other.csv").write_text("MRN,pseudonym\n13,P-2\n")
+    (tmp_path / "r.csv").write_text("MRN,crea\n12.0,62\n")
+    more = load(tmp_path / "r.csv", wide(tmp_path, path=str(tmp_path / "other.csv")))
+    assert labs.frame["patient_key"].tolist() == more.frame["patient_key"].tolist()
+
+
+def test_numbers_of_several_sites_are_not_looked_up_in_one_table(tmp_path):
+    m = wide(tmp_path).model_dump(exclude_unset=True) | {"site_column": "site"}
+    with pytest.raises(ValueError, match="key_table knows no sites"):
+        Mapping.model_validate(m)
+
+
 def test_two_numbers_of_one_patient_are_one(tmp_path):
     path = write(tmp_path, "0012,P-1\n13,P-1\n")
     t = load(path, wide(tmp_path))
